@@ -1,0 +1,1 @@
+"""Programs on the API of `induced`: each assembles library objects, trains them and looks at what came out."""

@@ -1,0 +1,18 @@
+"""Linear algebra over induced vector spaces: networks that are exactly linear between spaces that charts induce."""
+
+from induced.errors import InducedError
+from induced.linearizer import SVD, Linearizer, LinearizerOperator
+from induced.operators import LinearOperator
+from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, Vector
+
+__all__ = [
+    "SVD",
+    "EuclideanSpace",
+    "HilbertSpace",
+    "InducedError",
+    "InducedSpace",
+    "LinearOperator",
+    "Linearizer",
+    "LinearizerOperator",
+    "Vector",
+]

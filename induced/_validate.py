@@ -1,0 +1,58 @@
+"""Checks of input, shared by every layer: shape and dtype always, values only in eager mode (DESIGN.md, 3b)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from induced.errors import DomainError, DtypeError, ShapeError
+
+
+def eager(x: Tensor) -> bool:
+    """Whether the values of x may be looked at: not while compiling, exporting, under vmap or on the meta device."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
+    """Raise ShapeError unless x has the trailing dimensions `shape`."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{what} must be a torch.Tensor, got {type(x).__name__}")
+    expected = tuple(shape)
+    if tuple(x.shape[x.dim() - len(expected) :]) != expected:
+        trailing = ", ".join(map(str, expected))
+        raise ShapeError(f"{what} must have shape (*batch, {trailing}), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise DtypeError(f"{what} must be a floating point tensor, got {x.dtype}: convert it, e.g. with x.float()")
+
+
+def require_like(x: Tensor, reference: Tensor | None, what: str) -> None:
+    """Raise DtypeError unless x has the dtype and device of `reference` (the first parameter of a module, if any)."""
+    if reference is None or (x.dtype == reference.dtype and x.device == reference.device):
+        return
+    raise DtypeError(
+        f"{what} is {x.dtype} on {x.device}, but the parameters it meets are {reference.dtype} on {reference.device}: "
+        f"convert one of them (x.to(...) or module.to(...)); nothing is copied silently"
+    )
+
+
+def require_finite(x: Tensor, what: str, hint: str = "look for overflow or missing values upstream") -> None:
+    """Raise DomainError where x holds nan or inf; a no-op where values may not be looked at."""
+    if not eager(x) or math.isfinite(x.detach().sum().item()):
+        return
+    bad = int((~torch.isfinite(x)).sum())
+    if bad:
+        raise DomainError(f"{what} holds {bad} non-finite value(s) out of {x.numel()}: {hint}")
+
+
+def require_domain(x: Tensor, inside: Tensor, domain: str, what: str, hint: str = "") -> None:
+    """Raise DomainError where the mask `inside` is false; a no-op where values may not be looked at."""
+    if not eager(x) or bool(inside.all()):
+        return
+    outside = x.detach()[~inside]
+    raise DomainError(
+        f"{what} must lie in {domain}, but {outside.numel()} of {x.numel()} value(s) do not, "
+        f"the first being {outside.flatten()[0].item():.6g}{'; ' + hint if hint else ''}"
+    )

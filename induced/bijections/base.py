@@ -1,0 +1,184 @@
+"""Charts: the abstract bijection g : V -> R^n, its inverse and composition."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced.errors import InducedError, ShapeError
+
+Shape = tuple[int, ...]
+
+
+class Bijection(nn.Module, ABC):
+    """A chart g : V -> R^n, from points (*batch, *shape) to coordinates (*batch, *coord_shape).
+
+    The two obligations are `forward` and `inverse`; a chart that has a Jacobian determinant also implements
+    `forward_and_log_abs_det`. Charts are deterministic, in train and eval mode alike: no dropout and no batch statistics.
+
+    Law:
+        `g.inverse(g(x)) == x` and `g(g.inverse(z)) == z` up to the chart's rounding amplification (laws/test_bijections.py)
+    """
+
+    shape: Shape
+    coord_shape: Shape
+
+    def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.shape = tuple(int(n) for n in shape)
+        self.coord_shape = self.shape if coord_shape is None else tuple(int(n) for n in coord_shape)
+        if not all(n >= 1 for n in self.shape + self.coord_shape):
+            raise ShapeError(f"the sides of a chart are at least 1, got {self.shape} -> {self.coord_shape}")
+        self._origin: tuple[object, ...] | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Coordinates z = g(x)."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> Tensor:
+        """The point x = g^-1(z)."""
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z = g(x) and log|det J_g(x)| of shape (*batch,), in one pass.
+
+        Raises:
+            InducedError: the chart has no determinant.
+        """
+        raise InducedError(f"{type(self).__name__} has no log|det J|: implement forward_and_log_abs_det to give it one")
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        """log|det J_g(x)|, of shape (*batch,)."""
+        return self.forward_and_log_abs_det(x)[1]
+
+    def initialize(self, batch: Tensor) -> None:
+        """Set the state that depends on data (ActNorm) from a batch of points; most charts have none."""
+
+    def layers(self) -> tuple["Bijection", ...]:
+        """The charts g_1, ..., g_L in order of application, with g = g_L ... g_1."""
+        return (self,)
+
+    def identity(self) -> tuple[object, ...]:
+        """What makes two charts the same one: the object itself, or (parent, context) for `parent.at(context)`."""
+        return self._origin or (self,)
+
+    def reference(self) -> Tensor | None:
+        """A parameter that names the chart's dtype and device, or None where it takes those of its input."""
+        return next(self.parameters(), None)
+
+    @property
+    def inv(self) -> "Bijection":
+        """g^-1 as a chart; `g.inv.inv is g`."""
+        return Inverse(self)
+
+    def __matmul__(self, other: "Bijection") -> "Composition":
+        """`g2 @ g1` is g2 after g1."""
+        if not isinstance(other, Bijection):
+            return NotImplemented
+        return Composition(other, self)
+
+    def _event_sum(self, values: Tensor) -> Tensor:
+        """Sum over the dimensions of one point."""
+        return values.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else values
+
+    def _batch_zeros(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[: x.dim() - len(self.shape)])
+
+    def extra_repr(self) -> str:
+        return f"{self.shape} -> {self.coord_shape}" if self.shape != self.coord_shape else f"{self.shape}"
+
+
+@final
+class Identity(Bijection):
+    """g(x) = x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self._batch_zeros(x)
+
+
+@final
+class Inverse(Bijection):
+    """g^-1 as a chart."""
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__(bijection.coord_shape, bijection.shape)
+        self.bijection = bijection
+        self._origin = ("inverse", *bijection.identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bijection.inverse(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        point: Tensor = self.bijection(z)
+        return point
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        point = self.bijection.inverse(x)
+        return point, -self.bijection.log_abs_det(point)
+
+    def layers(self) -> tuple[Bijection, ...]:
+        return tuple(layer.inv for layer in reversed(self.bijection.layers()))
+
+    @property
+    def inv(self) -> Bijection:
+        return self.bijection
+
+
+@final
+class Composition(Bijection):
+    """g_L ... g_2 g_1, the parts given in order of application; nested compositions are flattened.
+
+    Raises:
+        ShapeError: there are no parts, or the coordinates of one do not fit the points of the next.
+    """
+
+    def __init__(self, *parts: Bijection) -> None:
+        if not parts:
+            raise ShapeError("a composition needs at least one chart")
+        for first, second in zip(parts, parts[1:], strict=False):
+            if first.coord_shape != second.shape:
+                raise ShapeError(
+                    f"{type(first).__name__} gives coordinates of shape {first.coord_shape}, "
+                    f"but {type(second).__name__} takes points of shape {second.shape}"
+                )
+        super().__init__(parts[0].shape, parts[-1].coord_shape)
+        flat = [p for part in parts for p in (part.parts if isinstance(part, Composition) else (part,))]
+        self.parts = nn.ModuleList(flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        for part in reversed(self._parts()):
+            z = part.inverse(z)
+        return z
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total = self._batch_zeros(x)
+        for part in self._parts():
+            x, log_det = part.forward_and_log_abs_det(x)
+            total = total + log_det
+        return x, total
+
+    def initialize(self, batch: Tensor) -> None:
+        with torch.no_grad():
+            for part in self._parts():
+                part.initialize(batch)
+                batch = part(batch)
+
+    def _parts(self) -> list[Bijection]:
+        """The parts, typed."""
+        return list(self.parts)  # type: ignore[arg-type]
+
+    def layers(self) -> tuple[Bijection, ...]:
+        return tuple(layer for part in self._parts() for layer in part.layers())

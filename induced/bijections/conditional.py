@@ -1,0 +1,174 @@
+"""Charts that depend on a context: `at(context)` returns an ordinary chart, so that nothing else knows of contexts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced.bijections.base import Bijection, Composition
+from induced.bijections.coupling import AdditiveCoupling, AffineCoupling
+from induced.bijections.normalize import DataDependent, channel_affine, channelwise
+from induced.errors import ShapeError
+
+Context = float | Tensor
+
+
+class ConditionalBijection(nn.Module, ABC):
+    """c -> g_c, a chart for each context; `at` is the one obligation.
+
+    Two charts `parent.at(c)` with equal c are the same chart, and so are the spaces they make. A tensor context is compared by
+    identity, a number by value.
+    """
+
+    @abstractmethod
+    def _bind(self, context: Tensor) -> Bijection:
+        """The chart g_c for a context of shape (*batch, k)."""
+
+    def at(self, context: Context) -> Bijection:
+        """The chart g_c.
+
+        Arguments:
+            context: a number (for k = 1), or a tensor of shape (*batch, k) whose batch broadcasts against that of the points.
+        """
+        like = next(self.parameters(), torch.zeros(()))
+        vector = context if isinstance(context, Tensor) else torch.tensor([float(context)], dtype=like.dtype, device=like.device)
+        if vector.dim() == 0:
+            raise ShapeError("a context is a number or a tensor of shape (*batch, k), got a tensor without dimensions")
+        chart = self._bind(vector)
+        chart._origin = (self, _Same(context) if isinstance(context, Tensor) else float(context))
+        return chart
+
+
+class _Same:
+    """Equality of a tensor by identity, keeping the tensor alive."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.tensor is self.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+
+class _Bound(nn.Module):
+    """A conditioner with its context filled in."""
+
+    context: Tensor
+
+    def __init__(self, conditioner: nn.Module, context: Tensor) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.register_buffer("context", context, persistent=False)
+
+    def forward(self, a: Tensor) -> Tensor:
+        out: Tensor = self.conditioner(a, self.context)
+        return out
+
+
+@final
+class ConditionalCoupling(ConditionalBijection):
+    """A coupling whose conditioner takes (kept half, context)."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        conditioner: nn.Module,
+        *,
+        flip: bool = False,
+        kind: type[AffineCoupling] | type[AdditiveCoupling] = AffineCoupling,
+    ) -> None:
+        super().__init__()
+        self.shape, self.conditioner, self.flip, self.kind = tuple(shape), conditioner, flip, kind
+
+    def _bind(self, context: Tensor) -> Bijection:
+        return self.kind(self.shape, _Bound(self.conditioner, context), flip=self.flip)
+
+
+class _ChannelAffine(Bijection):
+    """z = exp(s) x + b per channel, s and b those of the parent at a context."""
+
+    context: Tensor
+
+    def __init__(self, parent: "ConditionalActNorm", context: Tensor) -> None:
+        super().__init__(parent.shape)
+        self.parent = parent
+        self.register_buffer("context", context, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        log_scale, shift = self.parent.log_scale_and_shift(self.context)
+        return x * channelwise(log_scale.exp(), self.shape) + channelwise(shift, self.shape)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        log_scale, shift = self.parent.log_scale_and_shift(self.context)
+        return (z - channelwise(shift, self.shape)) * channelwise((-log_scale).exp(), self.shape)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, _ = self.parent.log_scale_and_shift(self.context)
+        return self(x), self._batch_zeros(x) + self._event_sum(channelwise(log_scale, self.shape).expand(*log_scale.shape[:-1], *self.shape))
+
+    def initialize(self, batch: Tensor) -> None:
+        self.parent.initialize(batch, self.context)
+
+
+@final
+class ConditionalActNorm(DataDependent, ConditionalBijection):
+    """An ActNorm whose log-scale and shift are affine in the context: (s, b)(c) = (s, b)_0 + W c.
+
+    `at(c).initialize(batch)` sets it for c; a second context corrects W so that the first one keeps its values.
+    """
+
+    first: Tensor
+
+    def __init__(self, shape: Sequence[int], context: int) -> None:
+        nn.Module.__init__(self)
+        self.shape = tuple(shape)
+        self.offset = nn.Parameter(torch.zeros(2, self.shape[0]))
+        self.weight = nn.Parameter(torch.zeros(2, self.shape[0], context))
+        self.register_buffer("first", torch.zeros(context))
+        self._register_state()
+
+    def log_scale_and_shift(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """s and b at a context of shape (*batch, k), each of shape (*batch, C)."""
+        self._require_ready()
+        return self._value(0, context), self._value(1, context)
+
+    def _value(self, i: int, context: Tensor) -> Tensor:
+        return self.offset[i] + context @ self.weight[i].mT
+
+    def initialize(self, batch: Tensor, context: Tensor) -> None:
+        """Give the batch mean 0 and variance 1 per channel at this context."""
+        if context.dim() != 1:
+            raise ShapeError(f"an ActNorm is initialised at one context of shape (k,), got {tuple(context.shape)}")
+        wanted = channel_affine(batch, self.shape)
+        step = context - self.first
+        with torch.no_grad():
+            for i, target in enumerate(wanted):
+                error = target - self._value(i, context)
+                if self._ready and bool((step != 0).any()):
+                    self.weight[i] += error.unsqueeze(-1) * (step / (step @ step))
+                else:
+                    self.offset[i] += error
+            if not self._ready:
+                self.first.copy_(context)
+        self._mark_ready()
+
+    def _bind(self, context: Tensor) -> Bijection:
+        return _ChannelAffine(self, context)
+
+
+@final
+class ConditionalComposition(ConditionalBijection):
+    """A composition some of whose parts, given in order of application, depend on the context."""
+
+    def __init__(self, *parts: Bijection | ConditionalBijection) -> None:
+        super().__init__()
+        if not parts:
+            raise ShapeError("a composition needs at least one chart")
+        self.parts = nn.ModuleList(parts)
+
+    def _bind(self, context: Tensor) -> Bijection:
+        return Composition(*(part._bind(context) if isinstance(part, ConditionalBijection) else part for part in self.parts))  # type: ignore[arg-type]

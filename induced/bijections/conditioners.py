@@ -1,0 +1,69 @@
+"""Free networks for couplings: deterministic, smooth, optionally modulated by a context vector."""
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A coupling starts near, but not at, the identity: laws tested on the identity could not fail.
+START = 0.1
+
+
+class Modulation(nn.Module):
+    """h -> h (1 + gamma(c)) + beta(c) over `width` channels for a context c of shape (*batch, k); k = 0 does nothing."""
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(context, 2 * width) if context else None
+
+    def forward(self, h: Tensor, context: Tensor | None, event_dims: int) -> Tensor:
+        if self.affine is None:
+            return h
+        gamma, beta = self.affine(context)[(..., *(None,) * (event_dims - 1))].chunk(2, -event_dims)
+        return torch.addcmul(h + beta, h, gamma)
+
+
+@final
+class MLP(nn.Module):
+    """Vectors (*batch, inputs) -> (*batch, outputs) through two hidden layers; `inputs` may be 0, for a learned constant."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, context: int = 0) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.first = nn.Linear(max(inputs, 1), width)
+        self.modulation = Modulation(context, width)
+        self.second = nn.Linear(width, width)
+        self.last = nn.Linear(width, outputs)
+        with torch.no_grad():
+            self.last.weight.mul_(START)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if self.inputs == 0:
+            x = x.new_zeros(*x.shape[:-1], 1)
+        h = F.silu(self.modulation(self.first(x), context, 1))
+        out: Tensor = self.last(F.silu(self.second(h)))
+        return out
+
+
+@final
+class ConvNet(nn.Module):
+    """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): three 3 x 3 convolutions, the middle one residual."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, context: int = 0) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        self.modulation = Modulation(context, width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, outputs, 3, padding=1)
+        with torch.no_grad():
+            self.last.weight.mul_(START)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        batch = x.shape[:-3]
+        if context is not None and context.dim() > 1:
+            context = context.expand(*batch, context.shape[-1]).reshape(math.prod(batch), context.shape[-1])
+        h = F.silu(self.modulation(self.first(x.reshape(math.prod(batch), *x.shape[-3:])), context, 3))
+        out: Tensor = self.last(F.silu(h + self.second(h)))
+        return out.reshape(*batch, *out.shape[-3:])

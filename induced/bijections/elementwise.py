@@ -1,0 +1,139 @@
+"""Charts that act on each coordinate alone, exact and with a documented domain."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from induced._validate import eager, require_domain
+from induced.bijections.base import Bijection
+from induced.errors import DomainError, ShapeError
+
+
+class Elementwise(Bijection):
+    """A chart z_i = phi(x_i) with a slope phi' that never vanishes."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+
+    @abstractmethod
+    def log_slope(self, x: Tensor) -> Tensor:
+        """log|phi'(x)|, entry by entry."""
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z: Tensor = self(x)
+        return z, self._event_sum(self.log_slope(x))
+
+
+@final
+class Affine(Elementwise):
+    """z = scale * x + shift on R; numbers or tensors that broadcast to a point, kept in float64 and cast to the input's dtype.
+
+    An `nn.Parameter` given for either one trains, and then fixes the chart's dtype.
+
+    Raises:
+        DomainError: the scale is 0 or not finite somewhere.
+        ShapeError: scale or shift does not broadcast to `shape`.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, shape: Sequence[int], scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> None:
+        super().__init__(shape)
+        for name, value in (("scale", scale), ("shift", shift)):
+            tensor = value if isinstance(value, nn.Parameter) else torch.as_tensor(value, dtype=torch.float64)
+            try:
+                fits = torch.broadcast_shapes(tensor.shape, self.shape) == self.shape
+            except RuntimeError:
+                fits = False
+            if not fits:
+                raise ShapeError(f"the {name} of shape {tuple(tensor.shape)} does not broadcast to a point of shape {self.shape}")
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+        if eager(self.scale) and not bool((torch.isfinite(self.scale) & (self.scale != 0)).all()):
+            raise DomainError("the scale of an affine chart must be finite and non-zero, or it has no inverse")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return (z - self.shift.to(z.dtype)) / self.scale.to(z.dtype)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return self.scale.to(x.dtype).abs().log().expand_as(x)
+
+
+@final
+class Log(Elementwise):
+    """z = log x on the positive numbers: (+) is the product, a (.) x the power x^a."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_domain(x, x > 0, "the positive numbers", "the point of a Log chart")
+        return x.log()
+
+    def inverse(self, z: Tensor) -> Tensor:
+        x = z.exp()
+        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "exp of the coordinates", _TOO_LARGE)
+        return x
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return -x.log()
+
+
+@final
+class Logit(Elementwise):
+    """z = log(x / (1 - x)) on (0, 1): the log-odds of probabilities."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_domain(x, (x > 0) & (x < 1), "(0, 1)", "the point of a Logit chart")
+        return x.log() - torch.log1p(-x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        x = torch.sigmoid(z)
+        require_domain(x, (x > 0) & (x < 1), "(0, 1)", "the sigmoid of the coordinates", _TOO_LARGE)
+        return x
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return -x.log() - torch.log1p(-x)
+
+
+@final
+class Arctanh(Elementwise):
+    """z = artanh x on (-1, 1): (+) is the relativistic addition of collinear velocities, entry by entry."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_domain(x, x.abs() < 1, "(-1, 1)", "the point of an Arctanh chart")
+        return torch.atanh(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        x = torch.tanh(z)
+        require_domain(x, x.abs() < 1, "(-1, 1)", "the tanh of the coordinates", _TOO_LARGE)
+        return x
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return -torch.log1p(x) - torch.log1p(-x)
+
+
+@final
+class Sinh(Elementwise):
+    """z = sinh x on R."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sinh(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return torch.asinh(z)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        # log cosh x without overflow
+        return x.abs() + F.softplus(-2 * x.abs()) - math.log(2)
+
+
+_TOO_LARGE = "the coordinates are so large that the point rounds to the edge of the domain: keep |z| smaller, or use float64"

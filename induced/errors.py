@@ -1,0 +1,45 @@
+"""Every error the library raises on purpose: what came, what was expected, and the likely cause."""
+
+
+class InducedError(Exception):
+    """Base class of all errors raised by `induced`."""
+
+
+class ShapeError(InducedError, ValueError):
+    """A tensor, operator or chart has a shape that does not fit its partner."""
+
+
+class DtypeError(InducedError, TypeError):
+    """A tensor's dtype or device differs from that of the object it is given to."""
+
+
+class DomainError(InducedError, ValueError):
+    """A value lies outside the domain of a chart, or is not finite."""
+
+
+class SpaceMismatch(InducedError, ValueError):
+    """Two objects that must live in one and the same space do not."""
+
+
+class SingularOperator(InducedError, ArithmeticError):
+    """An inverse was asked of an operator that has none at its precision."""
+
+
+class NotInvertible(InducedError, ValueError):
+    """An operation needs an invertible or a square operator and got none."""
+
+
+class LawViolation(InducedError, AssertionError):
+    """A law of the mathematics does not hold for the object under check."""
+
+
+class CheckpointError(InducedError, OSError):
+    """A saved model or checkpoint is missing, damaged, or of a foreign kind."""
+
+
+class MissingExtra(InducedError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class DataError(InducedError, OSError):
+    """A data set is missing, damaged, or not laid out as its reader expects."""

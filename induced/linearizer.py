@@ -1,0 +1,255 @@
+"""Linearizers: maps f = g_y^-1 A g_x that are exactly linear between two induced spaces."""
+
+from abc import ABC, abstractmethod
+from typing import final, overload
+
+from torch import Tensor, nn
+
+from induced.errors import DtypeError, NotInvertible, ShapeError, SpaceMismatch
+from induced.operators import Dense, Inverse, LinearOperator, LowRank, exp, pinv, power, svd
+from induced.operators.base import Scalar
+from induced.spaces import HilbertSpace, Vector
+
+
+class LinearizerOperator(nn.Module, ABC):
+    """A map f : X -> Y between Hilbert spaces that is `Y.point(A(X.coords(x)))` for a linear core A.
+
+    The obligations are the properties `domain`, `codomain` and `core`. Every operation below acts on the core and swaps or joins the
+    spaces. Note what f is not: additive for the ordinary + of tensors.
+
+    Law:
+        `f(X.combine((a, b), (u, v))) == Y.combine((a, b), (f(u), f(v)))` (Prop 2.4; laws/test_linearizer.py)
+    """
+
+    @property
+    @abstractmethod
+    def domain(self) -> HilbertSpace:
+        """The space X of inputs."""
+
+    @property
+    @abstractmethod
+    def codomain(self) -> HilbertSpace:
+        """The space Y of outputs."""
+
+    @property
+    @abstractmethod
+    def core(self) -> LinearOperator:
+        """The linear map A between the coordinates."""
+
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, x: Vector) -> Vector: ...
+    def __call__(self, x: Tensor | Vector) -> Tensor | Vector:
+        result: Tensor | Vector = super().__call__(x)
+        return result
+
+    def forward(self, x: Tensor | Vector) -> Tensor | Vector:
+        """f(x) = g_y^-1(A g_x(x)), for points (*batch, *shape) or a Vector of the domain.
+
+        Raises:
+            SpaceMismatch: a Vector of another space than the domain came.
+            ShapeError, DtypeError, DomainError: x is not a point of the domain, or f(x) overflows the codomain's chart.
+        """
+        if isinstance(x, Vector):
+            if x.space != self.domain:
+                raise SpaceMismatch(f"this map takes vectors of {self.domain!r}, got one of {x.space!r}")
+            return Vector(self.codomain, coords=self.core(x.coords))
+        return self.codomain.point(self.core(self.domain.coords(x)))
+
+    def _endomorphism(self, what: str) -> None:
+        if self.domain != self.codomain:
+            raise SpaceMismatch(
+                f"{what} needs one space on both sides, but the domain is {self.domain!r} and the codomain {self.codomain!r}"
+            )
+
+    @property
+    def H(self) -> "LinearizerOperator":
+        """Adjoint f* = g_x^-1 A^T g_y for the inner products of the two spaces.
+
+        Law:
+            `Y.inner(f(x), y) == X.inner(x, f.H(y))` (Prop 2.8; laws/test_linearizer.py)
+        """
+        return Linearizer(self.core.H, self.codomain, self.domain)
+
+    @property
+    def inv(self) -> "LinearizerOperator":
+        """f^-1 = g_x^-1 A^-1 g_y, factorised on first use.
+
+        Raises:
+            NotInvertible: the core is not square. SingularOperator, on use: it has no inverse at its precision.
+        """
+        core = self.core.operator if isinstance(self.core, Inverse) else Inverse(self.core)
+        return Linearizer(core, self.codomain, self.domain)
+
+    def pinv(self, rtol: float | None = None) -> "LinearizerOperator":
+        """Moore-Penrose inverse f+ = g_x^-1 A+ g_y; singular values up to rtol * ||A|| count as zero.
+
+        Law:
+            `f f+ f = f`, `f+ f f+ = f+`, `(f f+)* = f f+`, `(f+ f)* = f+ f` (Lemma 4.1; laws/test_linearizer.py)
+        """
+        return Linearizer(pinv(self.core, rtol), self.codomain, self.domain)
+
+    def svd(self, rank: int | None = None) -> "SVD":
+        """The singular triplets of f for the inner products of its spaces: all min(m, n), or the `rank` largest.
+
+        Law:
+            `f(v_i) == s_i (.) u_i` with both sets orthonormal (Prop 2.9; laws/test_linearizer.py)
+        """
+        return SVD(*svd(self.core, rank), self.domain, self.codomain)
+
+    def exp(self, t: Scalar = 1.0) -> "LinearizerOperator":
+        """exp(t f) = g^-1 exp(t A) g, a one-parameter group.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain.
+        """
+        self._endomorphism("exp")
+        return Linearizer(exp(self.core, t), self.domain, self.codomain)
+
+    def __matmul__(self, other: "LinearizerOperator") -> "LinearizerOperator":
+        """Composition: L(g_y, g_z, A2) L(g_x, g_y, A1) = L(g_x, g_z, A2 A1) (Prop 2.5).
+
+        Raises:
+            SpaceMismatch: the codomain of the right factor is not the domain of the left one.
+        """
+        if not isinstance(other, LinearizerOperator):
+            return NotImplemented
+        if other.codomain != self.domain:
+            raise SpaceMismatch(
+                f"f @ h needs h to end where f starts, but h ends in {other.codomain!r} and f starts in {self.domain!r}: "
+                f"spaces are the same when they hold the same chart object"
+            )
+        return Linearizer(self.core @ other.core, other.domain, self.codomain)
+
+    def __add__(self, other: "LinearizerOperator") -> "LinearizerOperator":
+        """The sum L(A_f + A_h) of two maps between the same spaces: (f + h)(x) = f(x) (+) h(x)."""
+        if not isinstance(other, LinearizerOperator):
+            return NotImplemented
+        for side, mine, theirs in (("domain", self.domain, other.domain), ("codomain", self.codomain, other.codomain)):
+            if mine != theirs:
+                raise SpaceMismatch(f"f + h needs one {side}, got {mine!r} and {theirs!r}: their charts differ")
+        return Linearizer(self.core + other.core, self.domain, self.codomain)
+
+    def __sub__(self, other: "LinearizerOperator") -> "LinearizerOperator":
+        return self + (-other) if isinstance(other, LinearizerOperator) else NotImplemented
+
+    def __neg__(self) -> "LinearizerOperator":
+        return self * -1.0
+
+    def __mul__(self, a: Scalar) -> "LinearizerOperator":
+        """The scaled map x -> a (.) f(x), of core a A."""
+        if not isinstance(a, (int, float, Tensor)):
+            return NotImplemented
+        return Linearizer(self.core * a, self.domain, self.codomain)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, a: Scalar) -> "LinearizerOperator":
+        return self * (1.0 / a) if isinstance(a, (int, float, Tensor)) else NotImplemented
+
+    def __pow__(self, k: int) -> "LinearizerOperator":
+        """f^k = g^-1 A^k g for an integer k (eq. 4); 0 is the identity, negative powers are those of the inverse.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain. SingularOperator: k < 0 and the core has no inverse.
+        """
+        if not isinstance(k, int):
+            raise NotInvertible(f"f ** k takes an integer k, got {k!r}")
+        self._endomorphism("a power")
+        return Linearizer(power(self.core, k), self.domain, self.codomain)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.core!r}: {self.domain!r} -> {self.codomain!r})"
+
+
+@final
+class Linearizer(LinearizerOperator):
+    """f = g_y^-1 A g_x (Def 2.1).
+
+    Arguments:
+        core: the operator A of shape (codomain.dim, domain.dim); a tensor becomes `Dense`.
+        domain: the space X.
+        codomain: the space Y; the domain where left out.
+
+    Raises:
+        ShapeError: the core's shape does not fit the spaces.
+        DtypeError: core and spaces hold parameters of different dtype or device.
+
+    Example:
+        >>> import torch
+        >>> from induced import InducedSpace
+        >>> from induced.bijections import Log
+        >>> X = InducedSpace(Log((2,)))
+        >>> f = Linearizer(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), X)   # (x, y) -> (x y, y^2)
+        >>> f(torch.tensor([2.0, 3.0]))
+        tensor([6., 9.])
+    """
+
+    def __init__(self, core: LinearOperator | Tensor, domain: HilbertSpace, codomain: HilbertSpace | None = None) -> None:
+        super().__init__()
+        operator = core if isinstance(core, LinearOperator) else Dense(core)
+        codomain = domain if codomain is None else codomain
+        if operator.shape != (codomain.dim, domain.dim):
+            raise ShapeError(
+                f"a core from {domain!r} to {codomain!r} has shape {(codomain.dim, domain.dim)}, got {operator.shape}"
+            )
+        mine = operator.reference()
+        for side, space in (("domain", domain), ("codomain", codomain)):
+            theirs = space.reference()
+            if mine is not None and theirs is not None and (mine.dtype, mine.device) != (theirs.dtype, theirs.device):
+                raise DtypeError(f"the core is {mine.dtype} on {mine.device}, the {side}'s chart {theirs.dtype} on {theirs.device}")
+        for name, module in (("core", operator), ("domain", domain), ("codomain", codomain)):
+            nn.Module.__setattr__(self, name, module)
+
+    @property
+    def domain(self) -> HilbertSpace:
+        return self._modules["domain"]  # type: ignore[return-value]
+
+    @property
+    def codomain(self) -> HilbertSpace:
+        return self._modules["codomain"]  # type: ignore[return-value]
+
+    @property
+    def core(self) -> LinearOperator:
+        return self._modules["core"]  # type: ignore[return-value]
+
+
+@final
+class SVD:
+    """f = sum_i s_i (.) u_i <v_i, .>; the factors are held in coordinates, and decoded to points only when asked for.
+
+    Attributes:
+        values: singular values (k,), descending.
+        U, V: coordinates of the left (m, k) and right (n, k) singular vectors.
+    """
+
+    def __init__(self, U: Tensor, values: Tensor, V: Tensor, domain: HilbertSpace, codomain: HilbertSpace) -> None:
+        self.U, self.values, self.V = U, values, V
+        self.domain, self.codomain = domain, codomain
+
+    def _first(self, factor: Tensor, k: int | None) -> Tensor:
+        count = self.values.shape[0] if k is None else k
+        if not 0 <= count <= self.values.shape[0]:
+            raise ShapeError(f"this SVD holds {self.values.shape[0]} triplets, {count} were asked for")
+        return factor[:, :count].mT
+
+    def left(self, k: int | None = None) -> Tensor:
+        """The first k left singular vectors as points of the codomain, of shape (k, *shape)."""
+        return self.codomain.point(self._first(self.U, k))
+
+    def right(self, k: int | None = None) -> Tensor:
+        """The first k right singular vectors as points of the domain, of shape (k, *shape)."""
+        return self.domain.point(self._first(self.V, k))
+
+    def truncate(self, rank: int) -> Linearizer:
+        """The best approximation of f of this rank (Eckart-Young in the induced geometry)."""
+        U, V = self._first(self.U, rank).mT, self._first(self.V, rank).mT
+        return Linearizer(LowRank(U * self.values[:rank], V), self.domain, self.codomain)
+
+    def reconstruct(self) -> Linearizer:
+        """The map of all triplets held."""
+        return self.truncate(self.values.shape[0])
+
+    def __repr__(self) -> str:
+        return f"SVD({self.values.shape[0]} triplets: {self.domain!r} -> {self.codomain!r})"

@@ -1,0 +1,190 @@
+"""Operators U V^T and c I + U V^T: closed under sum, product, adjoint and powers at O(n r^2) (MATH.md, section 2)."""
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from induced.errors import ShapeError
+from induced.operators.base import LinearOperator, Scalar, register, require_matrix
+from induced.operators.dense import Dense, per_matrix
+
+Parts = tuple[Tensor, Tensor, Tensor]
+
+
+class _Factored(LinearOperator):
+    """What U V^T and c I + U V^T share: the algebra of the parts (c, U, V), with c = 0 for the first."""
+
+    U: Tensor
+    V: Tensor
+
+    def __init__(self, U: Tensor, V: Tensor) -> None:
+        require_matrix(U, "the factor U")
+        require_matrix(V, "the factor V")
+        if U.shape[-1] != V.shape[-1] or U.dtype != V.dtype or U.device != V.device:
+            raise ShapeError(
+                f"U and V must be (m, r) and (n, r) of one dtype and device, got {tuple(U.shape)} {U.dtype} {U.device} "
+                f"and {tuple(V.shape)} {V.dtype} {V.device}"
+            )
+        super().__init__((U.shape[-2], V.shape[-2]))
+        register(self, "U", U)
+        register(self, "V", V)
+
+    def parts(self) -> Parts:
+        """(c, U, V) of c I + U V^T."""
+        return self.U.new_zeros(()), self.U, self.V
+
+    def forward(self, z: Tensor) -> Tensor:
+        return _apply(z, self.U, self.V)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return _apply(w, self.V, self.U)
+
+    def _columns(self, rows: Tensor) -> Tensor:
+        c, U, V = self.parts()
+        return (rows @ V) @ U.mT + per_matrix(c) * rows if self.shape[0] == self.shape[1] else (rows @ V) @ U.mT
+
+    def _plus(self, other: LinearOperator) -> LinearOperator:
+        if isinstance(other, _Factored):
+            (c, U, V), (d, X, Y) = self.parts(), other.parts()
+            return factored(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), plain=is_plain(self, other))
+        return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
+
+    def _times(self, other: LinearOperator) -> LinearOperator:
+        if isinstance(other, _Factored):
+            if is_plain(self) or is_plain(other):
+                # the rank is that of the plain factor: (U V^T) B = U (B^T V)^T and B (U V^T) = (B U) V^T
+                if is_plain(self):
+                    return LowRank(self.U, other.H._columns(self.V.mT).mT)
+                return LowRank(self._columns(other.U.mT).mT, other.V)
+            (c, U, V), (d, X, Y) = self.parts(), other.parts()
+            left = per_matrix(d) * V + Y @ (X.mT @ V)
+            return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([left, per_matrix(c) * Y], -1)), plain=False)
+        if isinstance(other, Dense):
+            return Dense(self._columns(other.A.mT).mT)
+        return super()._times(other)
+
+
+@final
+class LowRank(_Factored):
+    """A = U V^T, for U of shape (*batch, m, r) and V of shape (*batch, n, r); applied at O((m + n) r).
+
+    Raises:
+        ShapeError: the factors differ in rank, dtype or device.
+    """
+
+    def __init__(self, U: Tensor, V: Tensor) -> None:
+        super().__init__(U, V)
+
+    def _adjoint(self) -> LinearOperator:
+        return LowRank(self.V, self.U)
+
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        return LowRank(per_matrix(a) * self.U, self.V)
+
+    def _power(self, k: int) -> LinearOperator:
+        return LowRank(self.U @ torch.linalg.matrix_power(self.V.mT @ self.U, k - 1), self.V)
+
+
+@final
+class ScaledIdentityPlusLowRank(_Factored):
+    """A = c I + U V^T, for a scalar c (or one per operator of a batch) and U, V of shape (*batch, n, r).
+
+    Sum, product, power, inverse, exponential, pseudoinverse and singular values stay in closed form (`induced.operators.linalg`).
+    A product or sum recompresses its factors: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
+
+    Example:
+        >>> import torch
+        >>> A = ScaledIdentityPlusLowRank(2.0, torch.ones(3, 1), torch.ones(3, 1))
+        >>> A(torch.tensor([1.0, 0.0, 0.0]))
+        tensor([3., 1., 1.])
+    """
+
+    c: Tensor
+
+    def __init__(self, c: Scalar, U: Tensor, V: Tensor) -> None:
+        super().__init__(U, V)
+        if self.shape[0] != self.shape[1]:
+            raise ShapeError(f"c I + U V^T is square, but U and V have {self.shape[0]} and {self.shape[1]} rows")
+        register(self, "c", c if isinstance(c, Tensor) else torch.as_tensor(c, dtype=U.dtype, device=U.device))
+
+    def parts(self) -> Parts:
+        return self.c, self.U, self.V
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.addcmul(_apply(z, self.U, self.V), per_sample_tensor(self.c), z)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return torch.addcmul(_apply(w, self.V, self.U), per_sample_tensor(self.c), w)
+
+    def _adjoint(self) -> LinearOperator:
+        return ScaledIdentityPlusLowRank(self.c, self.V, self.U)
+
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        return ScaledIdentityPlusLowRank(a * self.c, per_matrix(a) * self.U, self.V)
+
+    def _power(self, k: int) -> LinearOperator:
+        c, U, V = self.parts()
+        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
+        return ScaledIdentityPlusLowRank(c**k, U @ psi, V)
+
+
+def per_sample_tensor(c: Tensor) -> Tensor:
+    """`per_sample` for a scalar that is known to be a tensor."""
+    return c.unsqueeze(-1) if c.dim() > 0 else c
+
+
+def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:
+    """The identity of R^n, in the dtype and on the device of `like`."""
+    return ScaledIdentityPlusLowRank(1.0, like.new_zeros(n, 0), like.new_zeros(n, 0))
+
+
+def is_plain(*operators: LinearOperator) -> bool:
+    """Whether every operator is U V^T with no multiple of the identity."""
+    return all(isinstance(op, LowRank) for op in operators)
+
+
+def factored(c: Tensor, U: Tensor, V: Tensor, *, plain: bool) -> LinearOperator:
+    """The operator of the parts (c, U, V): LowRank where it is plain."""
+    return LowRank(U, V) if plain else ScaledIdentityPlusLowRank(c, U, V)
+
+
+def compress(c: Tensor, U: Tensor, V: Tensor) -> Parts:
+    """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
+
+    Singular values of U V^T below eps * (|c| + ||U V^T||) are dropped. Factors that carry gradients, or a batch, are returned as
+    they are: the derivative of a truncated SVD does not exist at repeated singular values.
+    """
+    n, r = U.shape[-2], U.shape[-1]
+    if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
+        return c, U, V
+    if r > max(n, V.shape[-2]):
+        left, s, right = torch.linalg.svd(U @ V.mT, full_matrices=False)
+    else:
+        QU, RU = torch.linalg.qr(U)
+        QV, RV = torch.linalg.qr(V)
+        left, s, right = torch.linalg.svd(RU @ RV.mT, full_matrices=False)
+        left, right = QU @ left, right @ QV.mT
+    keep = int((s > torch.finfo(s.dtype).eps * (c.abs() + s[:1])).sum())
+    return c, left[:, :keep] * s[:keep], right[:keep].mT
+
+
+def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+    """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
+
+    phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
+    """
+    r = M.shape[-1]
+    eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
+    cI = per_matrix(c) * eye
+    block = torch.cat([torch.cat([cI + M, eye], -1), torch.cat([torch.zeros_like(M), cI], -1)], -2)
+    result: Tensor = phi(block)[..., :r, r:]
+    return result
+
+
+def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:
+    """U V^T z, for factors with or without a batch."""
+    if U.dim() == 2:
+        return (z @ V) @ U.mT
+    return (U @ (V.mT @ z.unsqueeze(-1))).squeeze(-1)

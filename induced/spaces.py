@@ -1,0 +1,310 @@
+"""Induced vector spaces: sets that a chart makes into Hilbert spaces, and their vectors."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced._validate import eager, require_like, require_shape
+from induced.bijections import Bijection, Identity, amplification
+from induced.errors import DomainError, ShapeError, SpaceMismatch
+from induced.operators.base import Scalar, per_sample
+
+
+class HilbertSpace(nn.Module, ABC):
+    """A set of points that is a Hilbert space through coordinates in R^dim.
+
+    Subclasses give `shape` and `dim` to `__init__` and implement `coords` and `point`, inverse to each other; every operation is
+    then one line: do it to the coordinates. Batch dimensions lead.
+
+    Law:
+        the nine axioms of a vector space (Prop 2.3) and those of an inner product (Prop 2.7; laws/test_spaces.py)
+    """
+
+    shape: tuple[int, ...]
+    dim: int
+
+    def __init__(self, shape: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.shape, self.dim = tuple(int(n) for n in shape), int(dim)
+
+    @abstractmethod
+    def coords(self, x: Tensor) -> Tensor:
+        """Coordinates (*batch, dim) of points (*batch, *shape).
+
+        Raises:
+            ShapeError, DtypeError: x does not fit the space.
+            DomainError: x, or its coordinates, hold values outside the domain or not finite.
+        """
+
+    @abstractmethod
+    def point(self, z: Tensor) -> Tensor:
+        """Points (*batch, *shape) of coordinates (*batch, dim); raises as `coords` does."""
+
+    def reference(self) -> Tensor | None:
+        """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
+        return next(self.parameters(), None)
+
+    def amplification(self, z: Tensor) -> float:
+        """Rounding units (multiples of eps) that coordinates z may lose through `coords(point(z))`; 1 where unknown."""
+        return 1.0
+
+    def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
+        """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
+
+        Arguments:
+            weights: k numbers, or a tensor (k,) or (k, *batch).
+            points: k points of one shape (*batch, *shape), or a tensor (k, *batch, *shape).
+
+        Raises:
+            ShapeError: no terms, or as many weights as points are not given.
+
+        Law:
+            `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
+        """
+        stacked = points if isinstance(points, Tensor) else torch.stack(list(points)) if len(points) else torch.zeros(0)
+        count = weights.shape[0] if isinstance(weights, Tensor) and weights.dim() else -1 if isinstance(weights, Tensor) else len(weights)
+        if stacked.shape[:1] != (count,) or count == 0:
+            raise ShapeError(f"combine needs as many weights as points, at least one; got {count} weights, points {tuple(stacked.shape)}")
+        z = self.coords(stacked)
+        a = weights if isinstance(weights, Tensor) else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
+        a = a.to(z)
+        return self.point((a[(..., *(None,) * (z.dim() - a.dim()))] * z).sum(0))
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (+) y = g^-1(g(x) + g(y)) (Def 2.2)."""
+        return self.point(self.coords(x) + self.coords(y))
+
+    def sub(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (-) y = g^-1(g(x) - g(y))."""
+        return self.point(self.coords(x) - self.coords(y))
+
+    def neg(self, x: Tensor) -> Tensor:
+        """(-) x = g^-1(-g(x))."""
+        return self.point(-self.coords(x))
+
+    def scale(self, a: Scalar, x: Tensor) -> Tensor:
+        """a (.) x = g^-1(a g(x)) (Def 2.2); a is a number or a tensor of shape (*batch,)."""
+        return self.point(per_sample(a) * self.coords(x))
+
+    def zero(self, *batch: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """The zero vectors 0_g = g^-1(0), of shape (*batch, *shape)."""
+        return self.point(self._empty(batch, dtype, device).zero_())
+
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """n points whose coordinates are independent standard normal, of shape (n, *shape)."""
+        return self.point(self._empty((n,), dtype, device).normal_(generator=generator))
+
+    def _empty(self, batch: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
+        like = self.reference()
+        if like is not None:
+            dtype, device = dtype or like.dtype, device or like.device
+        return torch.empty(*batch, self.dim, dtype=dtype, device=device)
+
+    def mean(self, points: Tensor) -> Tensor:
+        """The induced mean g^-1(mean g(x_i)) over the first dimension of points (k, *batch, *shape).
+
+        Raises:
+            ShapeError: there are no points.
+        """
+        if points.dim() == len(self.shape) or points.shape[0] == 0:
+            raise ShapeError(f"the mean of points needs a first dimension of length >= 1, got shape {tuple(points.shape)}")
+        return self.point(self.coords(points).mean(0))
+
+    def segment(self, x: Tensor, y: Tensor, t: Scalar) -> Tensor:
+        """The induced geodesic g^-1((1-t) g(x) + t g(y)); t is a number or a tensor of shape (*batch,)."""
+        z, w = self.coords(x), self.coords(y)
+        return self.point(z + per_sample(t) * (w - z))
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """<x, y> = <g(x), g(y)>, of shape (*batch,) (Def 2.6)."""
+        return (self.coords(x) * self.coords(y)).sum(-1)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """||x|| = |g(x)|, of shape (*batch,)."""
+        return torch.linalg.vector_norm(self.coords(x), dim=-1)
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """||x (-) y|| = |g(x) - g(y)|, of shape (*batch,)."""
+        return torch.linalg.vector_norm(self.coords(x) - self.coords(y), dim=-1)
+
+    def angle(self, x: Tensor, y: Tensor) -> Tensor:
+        """The angle between x and y in [0, pi], of shape (*batch,); nan where either is the zero vector."""
+        z, w = (c / torch.linalg.vector_norm(c, dim=-1, keepdim=True) for c in (self.coords(x), self.coords(y)))
+        # 2 atan2(|u - v|, |u + v|) keeps full precision near 0 and pi, where arccos loses half the digits.
+        return 2 * torch.atan2(torch.linalg.vector_norm(z - w, dim=-1), torch.linalg.vector_norm(z + w, dim=-1))
+
+    def gram(self, points: Tensor) -> Tensor:
+        """The Gram matrix (k, k) of points (k, *shape)."""
+        z = self.coords(points)
+        return z @ z.mT
+
+    def forward(self, x: Tensor) -> "Vector":
+        """`space(x)` is the Vector of the point x."""
+        return Vector(self, point=x)
+
+
+class InducedSpace(HilbertSpace):
+    """The Hilbert space that a chart g makes of its points; two such spaces are equal where their chart is the same one.
+
+    Example:
+        >>> import torch
+        >>> from induced.bijections import Log
+        >>> X = InducedSpace(Log((1,)))                     # the positive numbers
+        >>> X.add(torch.tensor([2.0]), torch.tensor([3.0]))  # (+) is the product
+        tensor([6.])
+    """
+
+    def __init__(self, chart: Bijection) -> None:
+        super().__init__(chart.shape, math.prod(chart.coord_shape))
+        self.chart = chart
+        self._key = chart.identity()
+        self._spread = len(chart.coord_shape) != 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InducedSpace) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def coords(self, x: Tensor) -> Tensor:
+        require_shape(x, self.shape, "a point of the space")
+        require_like(x, self.chart.reference(), "the point")
+        z: Tensor = self.chart(x)
+        if self._spread:
+            z = z.reshape(*z.shape[: z.dim() - len(self.chart.coord_shape)], self.dim)
+        _require_finite(z, x, "point", "coordinates", self)
+        return z
+
+    def point(self, z: Tensor) -> Tensor:
+        require_shape(z, (self.dim,), "coordinates of the space")
+        require_like(z, self.chart.reference(), "the coordinates")
+        x = self.chart.inverse(z.reshape(*z.shape[:-1], *self.chart.coord_shape) if self._spread else z)
+        _require_finite(x, z, "coordinates", "point", self)
+        return x
+
+    def amplification(self, z: Tensor) -> float:
+        return amplification(self.chart.inv, z.detach().reshape(*z.shape[:-1], *self.chart.coord_shape))
+
+    def __repr__(self) -> str:
+        return f"InducedSpace({_describe(self.chart)})"
+
+
+@final
+class EuclideanSpace(InducedSpace):
+    """R^n with its ordinary structure: the chart is the identity. Equal where the shape is."""
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(Identity((shape,) if isinstance(shape, int) else shape))
+        self._key = ("euclidean", self.shape)
+
+    def __repr__(self) -> str:
+        return f"EuclideanSpace({self.shape})"
+
+
+@final
+class Vector:
+    """A point of a space with its algebra; immutable, its coordinates and its point computed at most once each.
+
+    `(2 * u + v - w).point` encodes each leaf once and decodes once. `u @ v` is the inner product.
+
+    Raises:
+        SpaceMismatch: two vectors of different spaces are joined.
+    """
+
+    __slots__ = ("_coords", "_point", "space")
+
+    space: HilbertSpace
+
+    def __init__(self, space: HilbertSpace, *, point: Tensor | None = None, coords: Tensor | None = None) -> None:
+        if point is None and coords is None:
+            raise ShapeError("a Vector needs its point or its coordinates")
+        object.__setattr__(self, "space", space)
+        object.__setattr__(self, "_point", point)
+        object.__setattr__(self, "_coords", coords)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError("a Vector is immutable; make a new one with space(point)")
+
+    @property
+    def coords(self) -> Tensor:
+        """Coordinates, of shape (*batch, dim)."""
+        if self._coords is None:
+            object.__setattr__(self, "_coords", self.space.coords(self._point))
+        coords: Tensor = self._coords
+        return coords
+
+    @property
+    def point(self) -> Tensor:
+        """The point, of shape (*batch, *shape)."""
+        if self._point is None:
+            object.__setattr__(self, "_point", self.space.point(self._coords))
+        point: Tensor = self._point
+        return point
+
+    def _with(self, coords: Tensor) -> "Vector":
+        return Vector(self.space, coords=coords)
+
+    def _same_space(self, other: "Vector", what: str) -> Tensor:
+        if self.space != other.space:
+            raise SpaceMismatch(f"{what} joins vectors of one space, got {self.space!r} and {other.space!r}: their charts differ")
+        return other.coords
+
+    def __add__(self, other: "Vector") -> "Vector":
+        return self._with(self.coords + self._same_space(other, "+")) if isinstance(other, Vector) else NotImplemented
+
+    def __sub__(self, other: "Vector") -> "Vector":
+        return self._with(self.coords - self._same_space(other, "-")) if isinstance(other, Vector) else NotImplemented
+
+    def __neg__(self) -> "Vector":
+        return self._with(-self.coords)
+
+    def __mul__(self, a: Scalar) -> "Vector":
+        return self._with(per_sample(a) * self.coords) if isinstance(a, (int, float, Tensor)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, a: Scalar) -> "Vector":
+        return self._with(self.coords / per_sample(a)) if isinstance(a, (int, float, Tensor)) else NotImplemented
+
+    def __matmul__(self, other: "Vector") -> Tensor:
+        """The inner product <u, v>, of shape (*batch,)."""
+        return (self.coords * self._same_space(other, "@")).sum(-1) if isinstance(other, Vector) else NotImplemented
+
+    def __iter__(self) -> Iterator["Vector"]:
+        raise TypeError("a Vector is one element of its space and is not iterable; use .point or .coords")
+
+    def norm(self) -> Tensor:
+        """||v||, of shape (*batch,)."""
+        return torch.linalg.vector_norm(self.coords, dim=-1)
+
+    def __repr__(self) -> str:
+        known = self._point if self._point is not None else self._coords
+        batch = tuple(known.shape[: known.dim() - (len(self.space.shape) if known is self._point else 1)])
+        return f"Vector(batch={batch}, space={self.space!r})"
+
+
+def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space: HilbertSpace) -> None:
+    if not eager(result) or math.isfinite(result.detach().sum().item()) or bool(torch.isfinite(result).all()):
+        return
+    if not bool(torch.isfinite(source).all()):
+        bad = int((~torch.isfinite(source)).sum())
+        raise DomainError(f"the {came} given to {space!r} hold {bad} non-finite value(s) out of {source.numel()}")
+    raise DomainError(
+        f"the {made} in {space!r} are not finite although the {came} are, the largest being {float(source.abs().max()):.3g}: "
+        f"the chart overflows there; keep them smaller, or use float64"
+    )
+
+
+def _describe(chart: Bijection) -> str:
+    return f"{type(chart).__name__}{chart.shape}"
