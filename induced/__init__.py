@@ -1,5 +1,6 @@
 """Linear algebra over induced vector spaces: networks that are exactly linear between spaces that charts induce."""
 
+from induced.checks import Report
 from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
@@ -14,5 +15,6 @@ __all__ = [
     "LinearOperator",
     "Linearizer",
     "LinearizerOperator",
+    "Report",
     "Vector",
 ]

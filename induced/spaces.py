@@ -48,8 +48,8 @@ class HilbertSpace(nn.Module, ABC):
         """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
         return next(self.parameters(), None)
 
-    def amplification(self, z: Tensor) -> float:
-        """Rounding units (multiples of eps) that coordinates z may lose through `coords(point(z))`; 1 where unknown."""
+    def amplification(self, x: Tensor) -> float:
+        """Rounding units (multiples of eps) that points x and their coordinates may lose there and back; 1 where unknown."""
         return 1.0
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
@@ -193,8 +193,10 @@ class InducedSpace(HilbertSpace):
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
-    def amplification(self, z: Tensor) -> float:
-        return amplification(self.chart.inv, z.detach().reshape(*z.shape[:-1], *self.chart.coord_shape))
+    def amplification(self, x: Tensor) -> float:
+        with torch.no_grad():
+            z = self.chart(x)
+        return max(amplification(self.chart, x.detach()), amplification(self.chart.inv, z))
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"

@@ -33,34 +33,38 @@ class OperatorFamily(nn.Module, ABC):
 
 @final
 class LowRankFamily(OperatorFamily):
-    """A_t = c(t) I + U_t V_t^T, the factors made by a smooth network of t (MATH.md, section 3).
+    """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with a `floor`; smooth factors made by a network of t.
 
-    Without `floor`, c = 0: the paper's family. With `floor` = s, c(t) = (t s^2 - (1-t)) / ((1-t)^2 + t^2 s^2) is the exact generator
-    from N(0, 1) to N(0, s^2) (the Gaussian oracle): every direction that U_t V_t^T leaves alone ends at standard deviation s, so that
-    the propagator has a decaying spectrum and stays invertible.
+    Without `floor` this is the paper's family. With `floor` = s, c and b are the exact generators of the straight paths from N(0, 1) to
+    N(0, s^2) and to N(0, 1) (`gaussian_rate`), and the factors start at the first r unit vectors: at the Gaussian oracle from N(0, I) to
+    N(0, diag(1, ..., 1, s^2, ..., s^2)). Every direction that the factors leave alone ends at standard deviation s, so that the
+    propagator has a decaying spectrum and stays invertible. A_0 = -I and A_1 = I hold throughout, as they do for every Gaussian path.
 
     Arguments:
         dim: number n of coordinates.
         rank: columns r of U_t and V_t.
         width: hidden units of the network of t, whose activations are smooth (order 4 needs A in C^4).
+        features: outputs of that network; the factors are affine in them and hold (features + 1) 2 n r numbers.
         floor: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
 
     Raises:
         DomainError: `floor` is not positive.
-        ShapeError: `rank` is negative, or `dim` below 1.
+        ShapeError: `rank` lies outside 0..dim, or `dim` is below 1.
     """
 
-    def __init__(self, dim: int, rank: int, width: int = 64, floor: float | None = None) -> None:
+    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, floor: float | None = None) -> None:
         super().__init__(dim)
-        if rank < 0:
-            raise ShapeError(f"the rank of a family is at least 0, got {rank}")
+        if not 0 <= rank <= dim:
+            raise ShapeError(f"the rank of a family on {dim} coordinates lies in 0..{dim}, got {rank}")
         if floor is not None and not floor > 0:
             raise DomainError(f"floor is a standard deviation and must be positive, got {floor}")
         self.rank, self.floor = int(rank), floor
-        self.hidden = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        # Factors of order one in the operator norm: entries of size 1/sqrt(n) make columns of unit length.
-        self.factors = nn.Parameter(torch.randn(width, 2, dim, max(rank, 1))[..., :rank] / (dim * width) ** 0.5)
-        self.offset = nn.Parameter(torch.randn(2, dim, max(rank, 1))[..., :rank] * (0.5 / dim**0.5))
+        self.hidden = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, features), nn.Tanh())
+        # Entries of size 1/sqrt(n) make columns of unit length, so that A_t starts with a norm of order one.
+        spread = 0.1 if floor is not None else 1.0
+        self.factors = nn.Parameter(torch.randn(features, 2, dim, rank) * (spread / (dim * features) ** 0.5))
+        start = torch.eye(dim, rank).expand(2, dim, rank) if floor is not None else torch.randn(2, dim, rank) * (0.5 / dim**0.5)
+        self.offset = nn.Parameter(start.clone())
 
     def at(self, t: float | Tensor) -> LinearOperator:
         like = self.offset
@@ -72,9 +76,10 @@ class LowRankFamily(OperatorFamily):
         U, V = UV[..., 0, :, :], UV[..., 1, :, :]
         if self.floor is None:
             return LowRank(U, V)
-        return ScaledIdentityPlusLowRank(gaussian_rate(time, self.floor), U, V)
+        c = gaussian_rate(time, self.floor)
+        return ScaledIdentityPlusLowRank(c, (gaussian_rate(time, 1.0) - c)[..., None, None] * U, V)
 
 
 def gaussian_rate(t: Tensor, std: float) -> Tensor:
-    """c(t) = d/dt log sqrt((1-t)^2 + t^2 s^2), the generator of the straight path from N(0, 1) to N(0, s^2)."""
+    """d/dt log sqrt((1-t)^2 + t^2 s^2), the generator of the straight path from N(0, 1) to N(0, s^2) (MATH.md, section 3)."""
     return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)

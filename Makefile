@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment that make builds from pyproject.toml and constraints.txt.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# One thread for each process' linear algebra: the tests run in parallel processes, and results do not depend on
+# how a sum was split among threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test thorough lint format bench
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## a guided tour: trains, samples and shows what the algebra does
+	$(BIN)/induced tour
+
+test: $(INSTALLED) ## all tests and doctests (WORKERS=2 processes)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+thorough: $(INSTALLED) ## all tests, each property on a thousand examples
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(INSTALLED) ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict induced applications
+
+format: $(INSTALLED) ## format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## side by side with other libraries
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# torch goes first and by its pinned version: any other would be a download of gigabytes.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[apps,test]'
+	touch $@

@@ -1,0 +1,191 @@
+"""The `induced` command: train, look at, and prove properties of models built on the library."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+
+from induced.errors import InducedError, MissingExtra
+
+try:
+    import tyro
+except ImportError as error:
+    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
+
+from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.runs import Run
+from applications.flow_matching import evaluate, store
+from applications.flow_matching.config import Config
+from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.tour import tour as run_tour
+from applications.flow_matching.train import train as run_training
+from induced.checks import require
+
+app = tyro.extras.SubcommandApp()
+training = tyro.extras.SubcommandApp()
+app.command(training, name="train", help="Train an application into a run folder.")
+
+DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
+RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the model from; the pretrained one if absent.")]
+Method = Literal["euler", "midpoint", "rk4"]
+
+
+@training.command(name="flow-matching")
+def train_flow_matching(
+    config: tyro.conf.OmitArgPrefixes[Config],
+    out: Path = Path("runs/flow-matching"),
+    data_dir: DataDir = None,
+    resume: bool = False,
+    fallback: bool = False,
+    overwrite: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+) -> None:
+    """Train one-step flow matching.
+
+    Args:
+        config: What to train.
+        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        resume: Go on from the newest checkpoint in the run folder.
+        fallback: If the newest checkpoint is damaged, resume from the one before it.
+        overwrite: Delete an earlier run in the folder.
+        device: "auto" takes an accelerator if there is one.
+    """
+    result = run_training(
+        config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device
+    )
+    print(f"{result.steps} steps, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.4f}; run folder {out}")
+
+
+@app.command
+def export(run: Path, out: Path) -> None:
+    """Write the averaged weights of a run as config.json and a half-precision model.safetensors.
+
+    Args:
+        run: Run folder.
+        out: Folder to write.
+    """
+    print(f"wrote {store.export(run, out)}")
+
+
+@app.command
+def sample(
+    run: RunFolder = None, n: int = 64, steps: int = 100, method: Method = "rk4", seed: int = 0, out: Path = Path("samples.png")
+) -> None:
+    """Draw digits in ONE step with the collapsed operator.
+
+    Args:
+        run: Run folder to take the model from; the pretrained one if absent.
+        n: How many.
+        steps: Integrator steps that the one step stands for.
+        method: Integrator.
+        seed: Seed of the noise.
+        out: Picture to write.
+    """
+    model = _model(run)
+    with torch.no_grad():
+        images = model.operator(steps, method)(noise(model, n, seed))
+    print(f"wrote {save_png(out, grid(to_uint8(images), columns=8), scale=2)}")
+
+
+@app.command
+def invert(run: RunFolder = None, data: Literal["mnist5k", "mnist"] = "mnist5k", data_dir: DataDir = None, n: int = 100) -> None:
+    """Encode held-out digits with the pseudoinverse, decode them, and print the PSNR.
+
+    Args:
+        run: Run folder to take the model from; the pretrained one if absent.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: How many.
+    """
+    model = _model(run)
+    images = _test_images(load(data, "test", data_dir), n)
+    with torch.no_grad():
+        f = model.operator()
+        found = evaluate.inversion(f, images)
+        rows = [("image", images[:10]), ("encoding", encode(f, images[:10]) / 3), ("f(encoding)", f(encode(f, images[:10])))]
+    path = captioned_rows("inversion.png", [(label, to_uint8(row)) for label, row in rows])
+    print(f"{found.images} held-out images of {data}: PSNR {found.psnr_mean:.1f} dB (worst {found.psnr_min:.1f} dB), ")
+    print(f"encodings have standard deviation {found.encoding_std:.2f}, noise has 1; wrote {path}")
+
+
+@app.command(name="interpolate")
+def interpolate_command(
+    first: int = 0,
+    second: int = 50,
+    run: RunFolder = None,
+    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data_dir: DataDir = None,
+    count: int = 10,
+    out: Path = Path("interpolation.png"),
+) -> None:
+    """Walk the induced segment between the encodings of two held-out digits.
+
+    Args:
+        first: Index of the first digit.
+        second: Index of the second digit.
+        run: Run folder to take the model from; the pretrained one if absent.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        count: Images on the way, ends included.
+        out: Picture to write.
+    """
+    model, images = _model(run), to_unit(load(data, "test", data_dir).images)
+    with torch.no_grad():
+        strip = interpolate(model.operator(), images[first], images[second], count)
+    print(f"wrote {save_png(out, grid(to_uint8(strip), columns=count), scale=2)}")
+
+
+@app.command
+def check(run: RunFolder = None, data: Literal["mnist5k", "mnist"] = "mnist5k", data_dir: DataDir = None, n: int = 8) -> None:
+    """Check every law on a trained model at held-out digits, in float32 and float64; fails if one does not hold.
+
+    Args:
+        run: Run folder to take the model from; the pretrained one if absent.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: Digits that the laws are checked at.
+    """
+    reports = evaluate.axioms(_model(run), _test_images(load(data, "test", data_dir), n))
+    for dtype, rows in reports.items():
+        print(f"{dtype}")
+        for report in rows:
+            print(f"  {report}")
+    require(*reports.values())
+
+
+@app.command
+def tour(out: Path = Path("runs/tour"), steps: int = 400, data_dir: DataDir = None, overwrite: bool = True) -> None:
+    """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
+
+    Args:
+        out: Folder for the run and all figures.
+        steps: Training steps, about five minutes on two cores at the default.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        overwrite: Delete an earlier tour in the folder.
+    """
+    run_tour(out, steps=steps, data_dir=data_dir, overwrite=overwrite)
+
+
+def _model(run: Path | None) -> FlowMatching:
+    return store.load_pretrained() if run is None else store.load_run(run).eval().requires_grad_(False)
+
+
+def _test_images(data: ImageSet, n: int) -> torch.Tensor:
+    chosen = torch.linspace(0, len(data) - 1, n).round().long()
+    return to_unit(data.images[chosen])
+
+
+def main() -> None:
+    """Run the command; an error of the library ends it with its message alone."""
+    try:
+        app.cli(prog="induced", description="Networks that are exactly linear between induced vector spaces.")
+    except InducedError as error:
+        sys.exit(f"induced: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Pictures on disk: grids of images, PNG files, captioned rows and line plots. No display is ever opened."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from induced.errors import DomainError, DtypeError, MissingExtra, ShapeError
+
+try:
+    from matplotlib.figure import Figure
+    from PIL import Image
+except ImportError as error:
+    raise MissingExtra(f"figures need matplotlib and pillow ({error}): install induced[apps]") from error
+
+_WHITE = 255
+_GREY = 128
+
+
+def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
+    """Lay images out row by row on white, `padding` pixels apart and around; the last row may be short.
+
+    Arguments:
+        images: uint8, `(N, C, H, W)`, at least one.
+        columns: Images in a row.
+        padding: White pixels between images and around the whole.
+
+    Returns:
+        uint8, `(C, rows * (H + padding) + padding, columns * (W + padding) + padding)`.
+
+    Raises:
+        DtypeError: images are not uint8.
+        ShapeError: images have no four dimensions, or there are none.
+        DomainError: fewer than one column, or a negative padding.
+    """
+    _require_pixels("grid", images, 4)
+    if columns < 1 or padding < 0:
+        raise DomainError(f"grid needs at least 1 column and no negative padding, got {columns} and {padding}")
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    y_step, x_step = height + padding, width + padding
+    canvas = images.new_full((channels, rows * y_step + padding, columns * x_step + padding), _WHITE)
+    for index, image in enumerate(images):
+        y, x = padding + index // columns * y_step, padding + index % columns * x_step
+        canvas[:, y : y + height, x : x + width] = image
+    return canvas
+
+
+def signed_grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
+    """Lay out images of signed numbers (singular vectors), each scaled by its own largest magnitude.
+
+    Zero is the middle grey 128, an image's largest magnitude 1 or 255 by its sign: the scaling is symmetric, so grey
+    always means zero. Magnitudes of two images cannot be compared.
+
+    Arguments:
+        images: Floating-point, `(N, C, H, W)`, at least one.
+        columns: Images in a row.
+        padding: White pixels between images and around the whole.
+
+    Returns:
+        uint8, as `grid`.
+
+    Raises:
+        DtypeError: images are not floating-point.
+        DomainError: a value is not finite.
+        ShapeError: images have no four dimensions, or there are none.
+    """
+    if not images.is_floating_point():
+        raise DtypeError(f"signed_grid draws floating-point images, got {images.dtype} (grid draws uint8)")
+    if images.ndim != 4 or images.numel() == 0:
+        raise ShapeError(f"signed_grid draws images of shape (N, C, H, W), at least one, got {tuple(images.shape)}")
+    if not bool(images.isfinite().all()):
+        raise DomainError("signed_grid got a value that is not finite")
+    wide = images.detach().double()
+    largest = wide.abs().amax(dim=(1, 2, 3), keepdim=True)
+    relative = wide / torch.where(largest > 0, largest, 1.0)
+    return grid((_GREY + 127 * relative).round().to(torch.uint8), columns, padding)
+
+
+def save_png(path: str | os.PathLike[str], image: Tensor, scale: int = 1) -> Path:
+    """Write one image as PNG, each pixel enlarged to a square of `scale` x `scale`; folders are made as needed.
+
+    Arguments:
+        path: The file.
+        image: uint8, `(C, H, W)` with 1 (grey) or 3 (RGB) channels.
+        scale: Enlargement, without smoothing.
+
+    Returns:
+        The path.
+
+    Raises:
+        DtypeError: the image is not uint8.
+        ShapeError: it has no three dimensions, is empty, or has neither 1 nor 3 channels.
+        DomainError: `scale` is below 1.
+    """
+    _require_pixels("save_png", image, 3)
+    if scale < 1:
+        raise DomainError(f"save_png enlarges by whole numbers from 1, got {scale}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    enlarged = _as_array(image).repeat(scale, axis=0).repeat(scale, axis=1)
+    Image.fromarray(enlarged).save(path, format="PNG")
+    return path
+
+
+def captioned_rows(path: str | os.PathLike[str], rows: Sequence[tuple[str, Tensor]]) -> Path:
+    """Write rows of images as one PNG, each row with its label at the left.
+
+    Arguments:
+        path: The file.
+        rows: Pairs of a label and uint8 images `(N, C, H, W)`; rows may differ in length.
+
+    Returns:
+        The path.
+
+    Raises:
+        DtypeError: images are not uint8.
+        ShapeError: there is no row, or a row is no batch of images with 1 or 3 channels.
+    """
+    if not rows:
+        raise ShapeError("captioned_rows got no row to draw")
+    for _, images in rows:
+        _require_pixels("captioned_rows", images, 4)
+    columns = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(1.6 + columns, len(rows) * 1.08), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for (label, images), line in zip(rows, axes, strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(_as_array(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    return _save(figure, path)
+
+
+def line_plot(
+    path: str | os.PathLike[str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Path:
+    """Write a plot of named lines as PNG; each measured point is marked.
+
+    Arguments:
+        path: The file.
+        series: Name -> (x, y).
+        x_label: What runs along x, with its unit.
+        y_label: What runs along y, with its unit.
+        title: Headline, if any.
+        log_x: Logarithmic x.
+        log_y: Logarithmic y.
+
+    Returns:
+        The path.
+
+    Raises:
+        ShapeError: there is no series, or one has different numbers of x and y.
+    """
+    if not series:
+        raise ShapeError("line_plot got no series to draw")
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for name, (x, y) in series.items():
+        if len(x) != len(y):
+            raise ShapeError(f"line_plot: series {name!r} has {len(x)} x and {len(y)} y")
+        axis.plot(x, y, marker="o", markersize=3, linewidth=1.2, label=name)
+    axis.set(xlabel=x_label, ylabel=y_label, title=title)
+    axis.set_xscale("log" if log_x else "linear")
+    axis.set_yscale("log" if log_y else "linear")
+    axis.grid(alpha=0.3)
+    if len(series) > 1:
+        axis.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure that no window or global state holds: it is freed with its last reference."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=120)
+    return path
+
+
+def _as_array(image: Tensor) -> np.ndarray:
+    """Turn (C, H, W) into what picture libraries draw: (H, W) for one channel, (H, W, 3) for three."""
+    if image.shape[0] not in (1, 3):
+        raise ShapeError(f"an image has 1 (grey) or 3 (RGB) channels, got shape {tuple(image.shape)}")
+    channels_last = image.detach().cpu().permute(1, 2, 0)
+    return (channels_last[..., 0] if image.shape[0] == 1 else channels_last).numpy()
+
+
+def _require_pixels(who: str, images: Tensor, ndim: int) -> None:
+    """Refuse what is not a non-empty uint8 tensor of `ndim` dimensions."""
+    if images.dtype != torch.uint8:
+        raise DtypeError(f"{who} draws uint8 images, got {images.dtype} (to_uint8 maps [-1, 1] to it)")
+    if images.ndim != ndim or images.numel() == 0:
+        expected = "(N, C, H, W), at least one image" if ndim == 4 else "(C, H, W), not empty"
+        raise ShapeError(f"{who} draws images of shape {expected}; got {tuple(images.shape)}")

@@ -1,0 +1,71 @@
+"""Progress of a training on a terminal (a bar) or in a log file (a line now and then)."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from induced.errors import MissingExtra
+
+try:
+    from tqdm import tqdm
+except ImportError as error:
+    raise MissingExtra(f"the progress bar needs tqdm ({error}): install induced[apps]") from error
+
+
+class Progress:
+    """Shows how far a training is, its loss and the time left.
+
+    Arguments:
+        start: Steps done before.
+        total: Steps in all.
+        batch: Images a step.
+        shown: False on all processes but one.
+    """
+
+    def __init__(self, start: int, total: int, batch: int, shown: bool) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=not (shown and terminal))
+        self._lines = shown and not terminal
+        self._start, self._total, self._batch = start, total, batch
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._began
+
+    def rate(self, step: int) -> float:
+        """Images a second since the start.
+
+        Arguments:
+            step: Steps done in all.
+
+        Returns:
+            The rate, 0 before the first step.
+        """
+        return (step - self._start) * self._batch / max(self.seconds, 1e-9)
+
+    def step(self, loss: float) -> None:
+        """Advance the bar by one step.
+
+        Arguments:
+            loss: Loss of the step.
+        """
+        self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self._bar.update()
+
+    def line(self, step: int, losses: Mapping[str, float]) -> None:
+        """Print a line where there is no bar.
+
+        Arguments:
+            step: Steps done in all.
+            losses: What to show.
+        """
+        if self._lines:
+            left = self.seconds / max(step - self._start, 1) * (self._total - step)
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            print(f"step {step}/{self._total}  {shown}  {self.rate(step):.0f} images/s  {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
+        self._bar.close()

@@ -1,0 +1,390 @@
+"""The training loop of every application: deterministic from its config, resumable bit for bit, on any devices."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from applications.common.data import ImageSet, to_unit, unit_shape
+from applications.common.figures import save_png
+from applications.common.progress import Progress
+from applications.common.randomness import batch_indices, step_generator
+from applications.common.runs import Run
+from induced.errors import DataError, DomainError, MissingExtra, ShapeError
+
+try:
+    from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError as error:
+    raise MissingExtra(f"training needs accelerate and tensorboard ({error}): install induced[apps]") from error
+
+Draws = dict[str, Tensor]
+Sampler = Callable[[nn.Module, int], Tensor | None]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one training."""
+
+    steps: int = 2000
+    """Optimiser steps in all."""
+    batch: int = 128
+    """Images a step, over all processes."""
+    learning_rate: float = 1e-3
+    """Largest learning rate of Adam, reached after the warmup."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's first and second moments."""
+    warmup: int = 100
+    """Steps over which the learning rate rises linearly."""
+    final_fraction: float = 0.05
+    """Learning rate at the end of its cosine, as a fraction of the largest."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; longer ones are shortened. None: no limit."""
+    average_decay: float = 0.999
+    """Decay of the moving average of the weights; after n steps it is min(this, (1 + n) / (10 + n))."""
+    precision: Literal["no", "bf16"] = "no"
+    """Autocast to bfloat16, or not."""
+    seed: int = 0
+    """Seed of the order of images and of all noise."""
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    sample_every: int = 0
+    """Steps between two pictures of samples; 0: none."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last step always has one."""
+    keep: int = 2
+    """Newest checkpoints that stay; a fallback needs 2."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        positive = ("steps", "batch", "learning_rate", "log_every", "checkpoint_every", "keep")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise DomainError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "seed", "sample_every", "final_fraction"):
+            if not getattr(self, name) >= 0:
+                raise DomainError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.average_decay < 1:
+            raise DomainError(f"average_decay must lie in [0, 1), got {self.average_decay}")
+        if self.clip is not None and not self.clip > 0:
+            raise DomainError(f"clip must be positive, or None for no limit; got {self.clip}")
+        if self.precision not in ("no", "bf16"):
+            raise DomainError(f"precision is 'no' or 'bf16', got {self.precision!r}")
+
+
+class Objective(nn.Module, ABC):
+    """What is minimised: a model and the losses of a batch.
+
+    Its randomness comes from `draw` alone, never from torch's global generator: that is what makes runs repeatable.
+    """
+
+    model: nn.Module
+    """The module to train, average and save; it holds every trainable parameter."""
+
+    @abstractmethod
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        """Draw all randomness of one step for a global batch, on the CPU.
+
+        Arguments:
+            n: Images in the global batch.
+            generator: The step's generator.
+
+        Returns:
+            Tensors whose first dimension is n.
+        """
+
+    @abstractmethod
+    def initialize(self, images: Tensor, draws: Draws) -> None:
+        """Set what depends on data (ActNorm), once, before the first step of a fresh run; never on resume.
+
+        Arguments:
+            images: The first global batch, `(n, C, H, W)` in [-1, 1).
+            draws: Its randomness.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Compute the losses of one process' part of a batch, each a mean over its images.
+
+        Arguments:
+            images: `(n, C, H, W)` in [-1, 1).
+            draws: Their randomness.
+
+        Returns:
+            Scalars; "loss" is minimised, the others are logged.
+        """
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Arguments:
+        steps: Steps done in all.
+        losses: Losses of the last step, means over the global batch.
+        seconds: Wall time of this call.
+        images_per_second: Images trained on a second in this call, over all processes.
+        average: The moving average of the model.
+        notes: What happened on the way that the user should know (resumed where, a fallback).
+    """
+
+    steps: int
+    losses: dict[str, float]
+    seconds: float
+    images_per_second: float
+    average: nn.Module
+    notes: tuple[str, ...] = field(default=())
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Learning rate of a step: linear warmup, then half a cosine down to `final_fraction` of the largest.
+
+    Arguments:
+        config: The settings.
+        step: Steps done before.
+
+    Returns:
+        The rate; a function of the step alone.
+    """
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    floor = config.final_fraction
+    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def fit(
+    objective: Objective,
+    data: ImageSet,
+    config: TrainingConfig,
+    run: Run,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    fallback: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+    on_sample: Sampler | None = None,
+) -> TrainingResult:
+    """Train `objective.model` on images, dequantised and in [-1, 1), with Adam, and leave a run folder behind.
+
+    Started by torchrun (or `accelerate launch --multi_gpu`) it runs on several processes, each with its slice of every
+    batch; all must see the same run folder. Only the first one writes. (`accelerate launch --cpu` starts only one.)
+
+    Arguments:
+        objective: What is minimised; moved to the device.
+        data: The training images.
+        config: The settings.
+        run: The run folder.
+        settings: Further settings to record in config.json and to compare on resume (the model's, for one).
+        resume: Go on from the newest checkpoint.
+        overwrite: Delete an earlier run in the folder.
+        fallback: On resume, pass over a damaged newest checkpoint.
+        device: "auto" takes an accelerator if there is one.
+        on_sample: Called with the averaged model, in evaluation mode and without gradients, and the steps done, every
+            `sample_every` steps; may return a picture, uint8 (C, H, W), for samples/ and TensorBoard.
+
+    Returns:
+        The result, with the averaged model.
+
+    Raises:
+        DataError: there are no images.
+        ShapeError: the batch does not divide among the processes, or the objective's draws or losses are malformed.
+        DomainError: a loss or the gradient is not finite, or parameters outside `objective.model` would be trained.
+        CheckpointError: as `Run.begin` and `Run.latest` say.
+
+    Law:
+        A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for
+        bit on the CPU, if `steps` stays the same (applications/test_training.py)
+    """
+    # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
+    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available(), mixed_precision="no")
+    batch_of_process = _share(config, data, accelerator.num_processes)
+    parameters = _parameters(objective)
+    if accelerator.is_main_process:
+        run.begin(
+            {"training": asdict(config), "data": {"name": data.name, "images": len(data)}} | dict(settings or {}),
+            resume=resume,
+            overwrite=overwrite,
+        )
+    accelerator.wait_for_everyone()
+
+    objective.to(accelerator.device)
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
+    start, notes = 0, []
+    if resume:
+        checkpoint = run.latest(fallback)
+        average = _average(objective.model, config)
+        checkpoint.restore(objective.model, average.module, optimizer)
+        start = checkpoint.step
+        average.n_averaged.fill_(start)
+        notes = [f"resumed after step {start}", *filter(None, [checkpoint.note])]
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            run.rewind(start)
+            print(*notes, sep="\n", flush=True)
+    else:
+        images, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
+        with torch.no_grad():
+            objective.initialize(images, draws)
+        average = _average(objective.model, config)
+
+    wrapped = accelerator.prepare(objective)
+    mine = slice(accelerator.process_index * batch_of_process, (accelerator.process_index + 1) * batch_of_process)
+    writer = None
+    if accelerator.is_main_process:
+        writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
+    progress = Progress(start, config.steps, config.batch, accelerator.is_main_process)
+    losses = _last_losses(run) if start >= config.steps else {}
+    objective.train()
+    try:
+        for step in range(start, config.steps):
+            images, draws = _batch(objective, data, config, step, mine, accelerator.device)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            optimizer.zero_grad()
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                outputs = wrapped(images, draws)
+            accelerator.backward(_loss(outputs))
+            norm = nn.utils.clip_grad_norm_(parameters, math.inf if config.clip is None else config.clip)
+            # One transfer for all numbers of a step: each would cost a wait for the device of its own.
+            local = torch.stack([*(value.detach().float() for value in outputs.values()), norm.detach().float()])
+            *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
+            losses = dict(zip(outputs, values, strict=True))
+            _require_finite(losses, gradient_norm, step + 1, run)
+            optimizer.step()
+            average.update_parameters(objective.model)
+            progress.step(losses["loss"])
+            if writer is not None:
+                _record(run, writer, config, step, losses, gradient_norm, progress)
+                _sample(run, writer, config, step + 1, average.module, on_sample)
+                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                    states = (objective.model.state_dict(), average.module.state_dict(), optimizer.state_dict())
+                    run.save(step + 1, *states, keep=config.keep)
+    finally:
+        progress.close()
+        if writer is not None:
+            writer.close()
+    accelerator.wait_for_everyone()
+    done = max(start, config.steps)
+    return TrainingResult(done, losses, progress.seconds, progress.rate(done), average.module, tuple(notes))
+
+
+def _share(config: TrainingConfig, data: ImageSet, processes: int) -> int:
+    """Divide the global batch among the processes."""
+    if len(data) == 0:
+        raise DataError(f"image set {data.name!r} holds no image to train on")
+    if config.batch % processes:
+        raise ShapeError(
+            f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of "
+            f"{processes}"
+        )
+    return config.batch // processes
+
+
+def _parameters(objective: Objective) -> list[nn.Parameter]:
+    """List what is trained; a trainable parameter outside the model would be lost on resume."""
+    inside = {id(parameter) for parameter in objective.model.parameters()}
+    outside = [name for name, p in objective.named_parameters() if p.requires_grad and id(p) not in inside]
+    if outside:
+        raise DomainError(
+            f"{type(objective).__name__} has trainable parameters outside its model, which no checkpoint would hold: "
+            f"{', '.join(outside)}; move them into the model or set requires_grad=False"
+        )
+    return [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
+
+
+def _average(model: nn.Module, config: TrainingConfig) -> AveragedModel:
+    """Make the moving average; its decay ramps up, lest a short run keep averaging in its first weights."""
+
+    def update(averages: Any, currents: Any, _: Any) -> None:
+        done = int(average.n_averaged)
+        decay = min(config.average_decay, (1 + done) / (10 + done))
+        get_ema_multi_avg_fn(decay)(averages, currents, done)  # type: ignore[no-untyped-call]
+
+    average = AveragedModel(model, multi_avg_fn=update)
+    return average.eval().requires_grad_(False)
+
+
+def _batch(
+    objective: Objective, data: ImageSet, config: TrainingConfig, step: int, part: slice, device: torch.device
+) -> tuple[Tensor, Draws]:
+    """Make one process' part of a step's batch; randomness is drawn for the whole batch (see `randomness`)."""
+    generator = step_generator(config.seed, step)
+    noise = torch.rand((config.batch, *unit_shape(data.images)[1:]), generator=generator, dtype=torch.float32)
+    draws = objective.draw(config.batch, generator)
+    for name, value in draws.items():
+        if value.ndim == 0 or len(value) != config.batch:
+            raise ShapeError(
+                f"{type(objective).__name__}.draw({config.batch}, ...) gave {name!r} of shape {tuple(value.shape)}; "
+                "its first dimension must be the global batch"
+            )
+    chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
+    images = to_unit(data.images[chosen], noise[part])
+    return images.to(device), {name: value[part].to(device) for name, value in draws.items()}
+
+
+def _loss(outputs: Mapping[str, Tensor]) -> Tensor:
+    """Take the loss out of an objective's outputs, which must be scalars."""
+    if "loss" not in outputs or any(value.ndim for value in outputs.values()):
+        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+        raise ShapeError(f"an objective returns scalars, one of them called 'loss'; got the shapes {shapes}")
+    return outputs["loss"]
+
+
+def _require_finite(losses: Mapping[str, float], gradient_norm: float, step: int, run: Run) -> None:
+    """Stop before a step that would destroy the weights."""
+    values = {**losses, "gradient_norm": gradient_norm}
+    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        saved = run.checkpoints()
+        last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        raise DomainError(
+            f"training stopped at step {step}: {', '.join(bad)}; {last}. A smaller learning rate, a longer warmup or "
+            "precision 'no' are the usual remedies"
+        )
+
+
+def _record(
+    run: Run,
+    writer: SummaryWriter,
+    config: TrainingConfig,
+    step: int,
+    losses: Mapping[str, float],
+    gradient_norm: float,
+    progress: Progress,
+) -> None:
+    """Log a step that just finished, if its turn has come."""
+    done = step + 1
+    if done % config.log_every and done != config.steps:
+        return
+    scalars = {**losses, "gradient_norm": gradient_norm, "learning_rate": learning_rate(config, step)}
+    run.log({"step": done, **scalars, "seconds": round(progress.seconds, 3)})
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, done)
+    progress.line(done, losses)
+
+
+def _sample(
+    run: Run, writer: SummaryWriter, config: TrainingConfig, step: int, model: nn.Module, on_sample: Sampler | None
+) -> None:
+    """Ask for a picture and write it, if its turn has come."""
+    if on_sample is None or not config.sample_every or step % config.sample_every:
+        return
+    with torch.no_grad():
+        picture = on_sample(model, step)
+    if picture is not None:
+        save_png(run.folder / "samples" / f"step-{step:08d}.png", picture)
+        writer.add_image("samples", picture.cpu(), step)
+
+
+def _last_losses(run: Run) -> dict[str, float]:
+    """Read the losses of a run that had already ended."""
+    records = run.metrics()
+    own = {"step", "seconds", "gradient_norm", "learning_rate"}
+    return {name: value for name, value in records[-1].items() if name not in own} if records else {}

@@ -1,0 +1,178 @@
+"""What a trained model is measured by: laws, one step against many, inversion, spectrum, time."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from applications.common.metrics import psnr
+from applications.flow_matching.model import DATA, NOISE, FlowMatching
+from applications.flow_matching.sampling import encode, noise
+from induced import Linearizer
+from induced.checks import Report, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
+from induced.operators import integrate
+
+PEAK = 2.0
+"""Images lie in [-1, 1]."""
+
+
+def in_dtype(model: FlowMatching, dtype: torch.dtype) -> FlowMatching:
+    """A copy of the model in another precision."""
+    return copy.deepcopy(model).to(dtype)
+
+
+def axioms(model: FlowMatching, images: Tensor, *, steps: int = 100) -> dict[str, list[Report]]:
+    """Every law of the slice on the trained model, at real images and noise, in float32 and float64.
+
+    Arguments:
+        images: data points (k, *shape); as many noise images are drawn.
+        steps: steps that the operator collapses.
+
+    Returns:
+        Reports by dtype name.
+    """
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        m = in_dtype(model, dtype)
+        x1, x0 = images.to(dtype), noise(m, len(images), seed=1)
+        f = m.operator(steps)
+        results[str(dtype).removeprefix("torch.")] = [
+            *check_bijection(m.chart_at(NOISE), x0),
+            *check_bijection(m.chart_at(DATA), x1),
+            *check_space(f.domain, x0),
+            *check_space(f.codomain, x1),
+            *check_linear(f, x0),
+            *check_adjoint(f, x0, x1),
+            *check_penrose(f, x0, x1),
+            *check_svd(f, rank=8),
+        ]
+    return results
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """One step against T steps.
+
+    Attributes:
+        dtype, method, steps: what was compared.
+        latent_error: |B z - z_T| / |z_T| over the batch, 0 where both are exactly 0.
+        image_psnr: PSNR in dB of the one-step against the multi-step images, mean over the batch; inf where equal.
+        condition: singular values of B, largest over smallest.
+    """
+
+    dtype: str
+    method: str
+    steps: int
+    latent_error: float
+    image_psnr: float
+    condition: float
+
+
+def one_step(model: FlowMatching, *, counts: tuple[int, ...] = (1, 10, 100), batch: int = 64) -> list[OneStep]:
+    """The one-step sampler beside the T-step sampler, for Euler and RK4, in float32 and float64."""
+    rows = []
+    for dtype in (torch.float32, torch.float64):
+        m = in_dtype(model, dtype)
+        x0 = noise(m, batch, seed=2)
+        z0 = m.space(NOISE).coords(x0)
+        for method in ("euler", "rk4"):
+            for steps in counts:
+                f = m.operator(steps, method)
+                collapsed, stepped = f.core(z0), integrate(m.family, z0, steps=steps, method=method)
+                difference, size = float((collapsed - stepped).norm()), float(stepped.norm())
+                quality = psnr(f(x0), m.multi_step(x0, steps, method), PEAK).mean()
+                values = f.svd().values
+                rows.append(
+                    OneStep(
+                        str(dtype).removeprefix("torch."),
+                        method,
+                        steps,
+                        difference / size if difference else 0.0,
+                        float(quality),
+                        float(values[0] / values[-1]) if values[-1] > 0 else float("inf"),
+                    )
+                )
+    return rows
+
+
+def convergence_order(model: FlowMatching, method: str, steps: tuple[int, ...] = (200, 400, 800)) -> float:
+    """Order of convergence of an integrator on the trained family, in float64, against RK4 with eight times the steps."""
+    m = in_dtype(model, torch.float64)
+    z0 = m.space(NOISE).coords(noise(m, 16, seed=3))
+    exact = integrate(m.family, z0, steps=8 * steps[-1], method="rk4")
+    errors = [float((integrate(m.family, z0, steps=n, method=method) - exact).norm()) for n in steps]
+    return float(torch.log2(torch.tensor(errors[0] / errors[-1])) / torch.log2(torch.tensor(steps[-1] / steps[0])))
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """x -> f+(x) -> f(f+(x)) on held-out images.
+
+    Attributes:
+        psnr_mean, psnr_min: PSNR in dB of f(f+(x)) against x, over the images.
+        encoding_std: standard deviation of the encodings f+(x); noise has 1.
+        images: how many.
+    """
+
+    psnr_mean: float
+    psnr_min: float
+    encoding_std: float
+    images: int
+
+
+def inversion(f: Linearizer, images: Tensor) -> Inversion:
+    """Encode and decode images with the pseudoinverse."""
+    encodings = encode(f, images)
+    quality = psnr(f(encodings), images, PEAK)
+    return Inversion(float(quality.mean()), float(quality.min()), float(encodings.std()), len(images))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds for one batch, in one process.
+
+    Attributes:
+        batch: images drawn.
+        one_step: f(x_0) with B held.
+        steps_in_coordinates: 100 RK4 steps on the coordinates, between one g_0 and one g_1^-1.
+        steps_through_chart: 100 Euler steps, each leaving and entering the chart as a map x -> x would; from 5 of them.
+        collapse: forming B from 100 RK4 steps, once.
+    """
+
+    batch: int
+    one_step: float
+    steps_in_coordinates: float
+    steps_through_chart: float
+    collapse: float
+
+
+def timing(model: FlowMatching, *, batch: int = 64, repeats: int = 3) -> Timing:
+    """Time the samplers; the collapse is not part of a sample."""
+    f, x0 = model.operator(100), noise(model, batch, seed=4)
+    space = model.space(DATA)
+    return Timing(
+        batch,
+        _median(lambda: f(x0), repeats),
+        _median(lambda: model.multi_step(x0, 100), repeats),
+        20 * _median(lambda: [space.point(f.core(space.coords(x0))) for _ in range(5)], repeats),
+        _median(lambda: model.operator(100), repeats),
+    )
+
+
+def _median(action: Callable[[], object], repeats: int) -> float:
+    action()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
+
+
+def as_record(row: OneStep | Inversion | Timing) -> dict[str, object]:
+    """A row as JSON values."""
+    return asdict(row)

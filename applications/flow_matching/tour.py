@@ -1,0 +1,6 @@
+"""placeholder"""
+from pathlib import Path
+
+
+def tour(out: Path, *, steps: int, data_dir: Path | None, overwrite: bool) -> None:
+    raise NotImplementedError

@@ -1,0 +1,82 @@
+"""Pictures: every pixel of a grid where it belongs, files that read back, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
+from induced.errors import DomainError, DtypeError, ShapeError
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 200, shape, dtype=torch.uint8)
+
+
+def test_grid_puts_each_image_in_its_place_on_white() -> None:
+    images = pixels(5, 3, 4, 6)
+    canvas = grid(images, columns=3, padding=2)
+    assert canvas.shape == (3, 2 * 6 + 2, 3 * 8 + 2)
+    covered = torch.zeros(canvas.shape, dtype=torch.bool)
+    for i, image in enumerate(images):
+        y, x = 2 + (i // 3) * 6, 2 + (i % 3) * 8
+        assert torch.equal(canvas[:, y : y + 4, x : x + 6], image)
+        covered[:, y : y + 4, x : x + 6] = True
+    assert (canvas[~covered] == 255).all()
+
+
+def test_signed_grid_scales_each_image_by_itself_about_grey() -> None:
+    images = torch.tensor([[-3.0, 0.0, 1.5], [0.01, 0.0, -0.005], [0.0, 0.0, 0.0]]).reshape(3, 1, 1, 3)
+    canvas = signed_grid(images, columns=1, padding=0)
+    assert canvas.tolist() == [[[1, 128, 192], [255, 128, 64], [128, 128, 128]]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_reads_back_enlarged(tmp_path: Path, channels: int) -> None:
+    image = pixels(channels, 3, 5)
+    path = save_png(tmp_path / "new" / "a.png", image, scale=4)
+    read = np.asarray(Image.open(path)).reshape(12, 20, channels)
+    assert np.array_equal(read[::4, ::4], image.permute(1, 2, 0).numpy())
+    assert np.array_equal(read[3::4, 3::4], read[::4, ::4])
+
+
+def test_captioned_rows_of_different_lengths_make_a_picture(tmp_path: Path) -> None:
+    path = captioned_rows(tmp_path / "rows.png", [("grey", pixels(3, 1, 8, 8)), ("colour", pixels(2, 3, 8, 8))])
+    assert np.asarray(Image.open(path)).std() > 10
+
+
+def test_a_line_plot_makes_a_picture(tmp_path: Path) -> None:
+    series = {"a": ([1, 10, 100], [3.0, 2.0, 1.0]), "b": ([1, 10], [1.0, 1.5])}
+    path = line_plot(tmp_path / "p.png", series, x_label="steps", y_label="error", title="t", log_x=True, log_y=True)
+    assert np.asarray(Image.open(path)).std() > 10
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(DtypeError, match=r"grid draws uint8 images, got torch\.float32"):
+        grid(torch.rand(1, 1, 2, 2), 1)
+    with pytest.raises(ShapeError, match=r"at least one image; got \(0, 1, 2, 2\)"):
+        grid(pixels(0, 1, 2, 2), 1)
+    with pytest.raises(DomainError, match="at least 1 column and no negative padding, got 0 and 2"):
+        grid(pixels(1, 1, 2, 2), 0)
+    with pytest.raises(DtypeError, match=r"floating-point images, got torch\.uint8"):
+        signed_grid(pixels(1, 1, 2, 2), 1)
+    with pytest.raises(ShapeError, match=r"at least one, got \(1, 2, 2\)"):
+        signed_grid(torch.rand(1, 2, 2), 1)
+    with pytest.raises(DomainError, match="not finite"):
+        signed_grid(torch.full((1, 1, 2, 2), torch.nan), 1)
+    with pytest.raises(ShapeError, match=r"\(C, H, W\), not empty; got \(1, 1, 2, 2\)"):
+        save_png(path, pixels(1, 1, 2, 2))
+    with pytest.raises(ShapeError, match=r"1 \(grey\) or 3 \(RGB\) channels, got shape \(2, 2, 2\)"):
+        save_png(path, pixels(2, 2, 2))
+    with pytest.raises(DomainError, match="whole numbers from 1, got 0"):
+        save_png(path, pixels(1, 2, 2), scale=0)
+    with pytest.raises(ShapeError, match="no row to draw"):
+        captioned_rows(path, [])
+    with pytest.raises(ShapeError, match="no series to draw"):
+        line_plot(path, {}, x_label="x", y_label="y")
+    with pytest.raises(ShapeError, match="series 'a' has 2 x and 1 y"):
+        line_plot(path, {"a": ([1, 2], [1])}, x_label="x", y_label="y")
+    assert not path.exists()

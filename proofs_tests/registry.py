@@ -1,0 +1,277 @@
+"""The objects under every law: charts with samples of their points, and cores that reproduce the matrix they are given.
+
+Enrolling a class here puts it under every test of laws/. What is special about a chart or a core is said in its entry.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from induced.bijections import (
+    MLP,
+    ActNorm,
+    AdditiveCoupling,
+    Affine,
+    AffineCoupling,
+    Arctanh,
+    Bijection,
+    Composition,
+    ConditionalActNorm,
+    ConditionalCoupling,
+    Conv1x1,
+    Flatten,
+    Identity,
+    Log,
+    Logit,
+    Sinh,
+    Squeeze,
+    glow,
+    real_nvp,
+)
+from induced.operators import (
+    Adjoint,
+    Dense,
+    Diagonal,
+    Inverse,
+    LinearOperator,
+    LowRank,
+    Product,
+    ScaledIdentityPlusLowRank,
+    Scaled,
+    Sum,
+)
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def agree(actual: Tensor, expected: Tensor, condition: float = 1.0) -> None:
+    """Assert one shape, one dtype, and a difference of at most 100 * eps * condition times the norm of what is expected.
+
+    `condition` is that of the problem, said by the caller; the norm is over all entries, and at least that of a unit vector.
+    """
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.dtype == expected.dtype, f"{actual.dtype}, expected {expected.dtype}"
+    bound = 100 * torch.finfo(expected.dtype).eps * condition * max(1.0, float(expected.detach().norm()))
+    difference = float((actual - expected).detach().norm())
+    assert difference <= bound, f"differs by {difference:.3g}, rounding explains {bound:.3g}"
+
+
+# --------------------------------------------------------------------------------------------------------------- charts
+@dataclass(frozen=True)
+class ChartCase:
+    """A chart and where its points are drawn: uniformly in (low, high), at a distance from the edge of the domain."""
+
+    name: str
+    build: Callable[[], Bijection]
+    low: float = -2.0
+    high: float = 2.0
+
+    def make(self, dtype: torch.dtype = torch.float64) -> Bijection:
+        """The chart in this dtype; data-dependent parts are initialised before."""
+        chart: Bijection = self.build().to(dtype)
+        return chart
+
+    def points(self, chart: Bijection, batch: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        """Points (*batch, *shape) of the chart's domain."""
+        return torch.empty(*batch, *chart.shape, dtype=dtype).uniform_(self.low, self.high)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def shaken[M: nn.Module](module: M, size: float = 0.15) -> M:
+    """The module with noise on each parameter, so that a network is as far from its start as a trained one."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(size * torch.randn_like(p))
+    return module
+
+
+def initialized(chart: Bijection) -> Bijection:
+    """The chart after `initialize` on a batch with mean and spread far from 0 and 1."""
+    chart.initialize(3 * torch.randn(16, *chart.shape) + 1)
+    return chart
+
+
+def _conditional_actnorm() -> Bijection:
+    parent = ConditionalActNorm((3, 2, 2), context=1)
+    parent.at(0.0).initialize(torch.randn(8, 3, 2, 2) * 2 + 1)
+    parent.at(1.0).initialize(torch.randn(8, 3, 2, 2) / 2 - 1)
+    return parent.at(1.0)
+
+
+def _conditional_glow() -> Bijection:
+    parent = glow((2, 4, 4), blocks=1, width=4, context=1)
+    for time in (0.0, 1.0):
+        parent.at(time).initialize(torch.randn(8, 2, 4, 4))
+    return shaken(parent, 0.05).at(1.0)
+
+
+class ContextAtDtype(nn.Module):
+    """A conditional real_nvp at a tensor context that follows `.to(dtype)` with the rest of the chart."""
+
+
+CHARTS = [
+    ChartCase("Identity", lambda: Identity((3,))),
+    ChartCase("Identity of images", lambda: Identity((2, 3, 1))),
+    ChartCase("Affine", lambda: Affine((3,), torch.tensor([2.0, -0.5, 1.0]), 3.0)),
+    ChartCase("Affine with parameters", lambda: Affine((2,), nn.Parameter(torch.tensor([2.0, -0.5])))),
+    ChartCase("Log", lambda: Log((4,)), 0.3, 3.0),
+    ChartCase("Log of a number", lambda: Log(()), 0.3, 3.0),
+    ChartCase("Logit", lambda: Logit((4,)), 0.2, 0.8),
+    ChartCase("Arctanh", lambda: Arctanh((3,)), -0.6, 0.6),
+    ChartCase("Sinh", lambda: Sinh((3,))),
+    ChartCase("AffineCoupling", lambda: AffineCoupling((5,), shaken(MLP(2, 6, 8)))),
+    ChartCase("AffineCoupling flipped", lambda: AffineCoupling((5,), shaken(MLP(3, 4, 8)), flip=True)),
+    ChartCase("AdditiveCoupling", lambda: AdditiveCoupling((4,), shaken(MLP(2, 2, 8)))),
+    ChartCase("AdditiveCoupling in dimension 1", lambda: AdditiveCoupling((1,), shaken(MLP(0, 1, 8)))),
+    ChartCase("ActNorm", lambda: initialized(ActNorm((3,)))),
+    ChartCase("ActNorm of images", lambda: initialized(ActNorm((2, 3, 4)))),
+    ChartCase("Conv1x1", lambda: shaken(Conv1x1((3, 2, 4)))),
+    ChartCase("Squeeze", lambda: Squeeze((2, 4, 6))),
+    ChartCase("Flatten", lambda: Flatten((2, 3))),
+    ChartCase("Flatten of numbers", lambda: Flatten(())),
+    ChartCase("Composition", lambda: shaken(real_nvp(4, 2, 8)) @ Flatten((2, 2)) @ Logit((2, 2)), 0.2, 0.8),
+    ChartCase("Composition of compositions", lambda: Composition(Sinh((2,)) @ Affine((2,), -0.5), shaken(real_nvp(2, 2, 8)))),
+    ChartCase("Inverse of a chart", lambda: shaken(real_nvp(3, 2, 8)).inv),
+    ChartCase("Inverse of a squeeze", lambda: Squeeze((1, 2, 2)).inv),
+    ChartCase("real_nvp(1)", lambda: shaken(real_nvp(1, 3, 8))),
+    ChartCase("real_nvp(2)", lambda: shaken(real_nvp(2, 4, 16))),
+    ChartCase("real_nvp(5)", lambda: shaken(real_nvp(5, 4, 16))),
+    ChartCase("glow of 1 channel", lambda: shaken(initialized(glow((1, 8, 8), 2, 4, levels=2)), 0.05)),
+    ChartCase("glow of 3 channels", lambda: shaken(initialized(glow((3, 4, 4), 2, (4, 6), levels=2)), 0.05)),
+    ChartCase("conditional chart at a number", lambda: shaken(real_nvp(3, 2, 8, context=1)).at(0.5)),
+    ChartCase("conditional chart at a tensor", lambda: shaken(real_nvp(3, 2, 8, context=2)).at(torch.tensor([0.5, -1.0]))),
+    ChartCase("conditional chart in dimension 1", lambda: shaken(real_nvp(1, 2, 8, context=1)).at(0.5)),
+    ChartCase(
+        "conditional additive coupling",
+        lambda: ConditionalCoupling((4,), shaken(MLP(2, 2, 8, context=1)), flip=True, kind=AdditiveCoupling).at(2.0),
+    ),
+    ChartCase("ConditionalActNorm", _conditional_actnorm),
+    ChartCase("conditional glow", _conditional_glow),
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------- cores
+@dataclass(frozen=True)
+class CoreCase:
+    """An operator built from a matrix, `make(M).matrix() == M`, and the matrices M for which that is so."""
+
+    name: str
+    draw: Callable[[], Tensor]
+    build: Callable[[Tensor], LinearOperator]
+    invertible: bool = True
+
+    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A matrix, redrawn until its largest singular value is at most 20 times its smallest one that is not zero."""
+        while True:
+            M = self.draw()
+            s = torch.linalg.svdvals(M)
+            s = s[s > 1e-9 * s.sum()]
+            if not len(s) or s.max() <= CONDITION * s.min():
+                return M.to(dtype)
+
+    def make(self, M: Tensor) -> LinearOperator:
+        return self.build(M)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CONDITION = 20.0
+N = 6
+
+
+def _any(m: int, n: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(m, n, dtype=torch.float64)
+
+
+def _of_rank(m: int, n: int, r: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(m, r, dtype=torch.float64) @ torch.randn(r, n, dtype=torch.float64)
+
+
+def _shifted(n: int, c: float, r: int) -> Callable[[], Tensor]:
+    return lambda: c * torch.eye(n, dtype=torch.float64) + _of_rank(n, n, r)()
+
+
+def _diagonal(d: Sequence[float]) -> Callable[[], Tensor]:
+    return lambda: torch.diag(torch.tensor(d, dtype=torch.float64))
+
+
+def _factors(M: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """U (m, r) and V (n, r) with M = U V^T, for M of rank at most r; balanced by a random change of basis."""
+    U, s, Vh = torch.linalg.svd(M.double(), full_matrices=False)
+    Q = torch.linalg.qr(torch.randn(r, r, dtype=torch.float64))[0]
+    return ((U[:, :r] * s[:r]) @ Q).to(M.dtype), (Vh[:r].mT @ Q).to(M.dtype)
+
+
+def _low_rank(r: int) -> Callable[[Tensor], LinearOperator]:
+    return lambda M: LowRank(*_factors(M, r))
+
+
+def _shift_and_low_rank(c: float, r: int, *, as_tensor: bool = False) -> Callable[[Tensor], LinearOperator]:
+    def build(M: Tensor) -> LinearOperator:
+        U, V = _factors(M - c * torch.eye(len(M), dtype=M.dtype), r)
+        return ScaledIdentityPlusLowRank(torch.tensor(c, dtype=M.dtype) if as_tensor else c, U, V)
+
+    return build
+
+
+def _sum(M: Tensor) -> LinearOperator:
+    rest = torch.randn(M.shape).to(M.dtype)
+    return Sum(Dense(M - rest), Adjoint(Dense(rest.mT.clone())))
+
+
+def _product(M: Tensor) -> LinearOperator:
+    Q = torch.linalg.qr(torch.randn(M.shape[1], M.shape[1], dtype=torch.float64))[0].to(M.dtype)
+    return Product(Dense(M @ Q), Adjoint(Dense(Q)))
+
+
+SQUARE_CORES = [
+    CoreCase("Dense", _any(N, N), Dense),
+    CoreCase("Dense singular", _of_rank(N, N, 3), Dense, invertible=False),
+    CoreCase("Diagonal", _diagonal((2.0, -1.0, 0.5, 2.0, -2.0, 3.0)), lambda M: Diagonal(M.diagonal())),
+    CoreCase("Diagonal singular", _diagonal((2.0, 0.0, -1.0, 0.0, 2.0, 1.0)), lambda M: Diagonal(M.diagonal()), invertible=False),
+    CoreCase("LowRank of rank 0", _of_rank(N, N, 0), _low_rank(0), invertible=False),
+    CoreCase("LowRank of rank 1", _of_rank(N, N, 1), _low_rank(1), invertible=False),
+    CoreCase("LowRank of rank 2 in 4 columns", _of_rank(N, N, 2), _low_rank(4), invertible=False),
+    CoreCase("LowRank of full rank", _of_rank(N, N, N), _low_rank(N)),
+    CoreCase("c I + U V^T", _shifted(N, 2.0, 2), _shift_and_low_rank(2.0, 2)),
+    CoreCase("c I + U V^T, c < 0", _shifted(N, -0.5, 2), _shift_and_low_rank(-0.5, 2)),
+    CoreCase("c I + U V^T, c = 0", _shifted(N, 0.0, 2), _shift_and_low_rank(0.0, 2, as_tensor=True), invertible=False),
+    CoreCase("c I", _shifted(N, -3.0, 0), _shift_and_low_rank(-3.0, 0, as_tensor=True)),
+    CoreCase("c I + U V^T, 2r >= n", _shifted(N, 1.5, 4), _shift_and_low_rank(1.5, 4)),
+    CoreCase("c I + U V^T, singular", lambda: torch.eye(N).double() - _projection(1), _shift_and_low_rank(1.0, 1), invertible=False),
+    CoreCase("Adjoint", _any(N, N), lambda M: Adjoint(Dense(M.mT.clone()))),
+    CoreCase("Sum", _any(N, N), _sum),
+    CoreCase("Product", _any(N, N), _product),
+    CoreCase("Scaled", _any(N, N), lambda M: Scaled(-2.5, Dense(M / -2.5))),
+    CoreCase("Inverse", _any(N, N), lambda M: Inverse(Dense(torch.linalg.inv(M)))),
+    CoreCase("Inverse of c I + U V^T", _shifted(N, 0.5, 1), lambda M: Inverse(_shift_and_low_rank(2.0, 1)(torch.linalg.inv(M)))),
+]
+
+CORES = [
+    *SQUARE_CORES,
+    CoreCase("Dense tall", _any(6, 4), Dense),
+    CoreCase("Dense wide", _any(3, 5), Dense),
+    CoreCase("Dense of one number", _any(1, 1), Dense),
+    CoreCase("Dense of one row", _any(1, 4), Dense),
+    CoreCase("Diagonal of one number", _diagonal((-2.0,)), lambda M: Diagonal(M.diagonal())),
+    CoreCase("LowRank tall", _of_rank(7, 4, 2), _low_rank(2)),
+    CoreCase("LowRank wide", _of_rank(4, 7, 1), _low_rank(1)),
+    CoreCase("LowRank wide of rank 0", _of_rank(4, 7, 0), _low_rank(0)),
+    CoreCase("LowRank of one number", _of_rank(1, 1, 1), _low_rank(1)),
+    CoreCase("c I + U V^T of one number", _shifted(1, 2.0, 1), _shift_and_low_rank(2.0, 1)),
+    CoreCase("c I of one number", _shifted(1, -2.0, 0), _shift_and_low_rank(-2.0, 0)),
+    CoreCase("Sum wide", _any(3, 5), _sum),
+    CoreCase("Product tall", _any(5, 3), _product),
+    CoreCase("Adjoint wide", _any(3, 5), lambda M: Adjoint(Dense(M.mT.clone()))),
+]
+
+
+def _projection(r: int) -> Tensor:
+    """The orthogonal projection onto r random directions of R^N."""
+    Q = torch.linalg.qr(torch.randn(N, r, dtype=torch.float64))[0]
+    return Q @ Q.mT
