@@ -1,8 +1,9 @@
 """The laws as functions: each takes an object and samples, and returns Reports with a derived tolerance (DESIGN.md, section 4).
 
-A residual is normalised by the size of what is compared. The tolerance is 100 * eps * condition * certificate: `condition` belongs to
-the law (the condition of the operator for Penrose), and `certificate` is the rounding amplification of the charts at these samples.
-A tolerance above 1e-2 makes a report not ok: the object is too ill-conditioned to judge at its precision.
+A residual is normalised by the size of what is compared. The tolerance is 100 * eps * condition * certificate:
+`condition` belongs to the law (the condition of the operator for Penrose), and `certificate` is the rounding
+amplification of the charts at these samples. A tolerance above 1e-2 makes a report not ok: the object is too
+ill-conditioned to judge at its precision.
 """
 
 from collections.abc import Callable, Iterable
@@ -134,7 +135,9 @@ def check_linear(f: LinearizerOperator, points: Tensor) -> list[Report]:
         left = Y.coords(f(X.combine((a, b), (u, v))))
         zero = f(X.zero(1, dtype=u.dtype, device=u.device))
         reports = [
-            _compare("f(a u + b v) = a f(u) + b f(v)", "Prop 2.4", left - Y.coords(Y.combine((a, b), (fu, fv))), size, tolerance, 1, u),
+            _compare(
+                "f(a u + b v) = a f(u) + b f(v)", "Prop 2.4", left - Y.coords(Y.combine((a, b), (fu, fv))), size, tolerance, 1, u
+            ),
             _compare("f(a u) = a f(u)", "Prop 2.4", Y.coords(f(X.scale(b, u))) - Y.coords(Y.scale(b, fu)), size, tolerance, 1, u),
             _compare("f(0) = 0", "Prop 2.4", Y.coords(zero), size, tolerance, 1),
         ]
@@ -182,7 +185,7 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
 
 
 def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
-    """f(v_i) = s_i u_i, f*(u_i) = s_i v_i, both sets orthonormal, values descending (Prop 2.9), for the `rank` largest triplets."""
+    """f(v_i) = s_i u_i, f*(u_i) = s_i v_i, both sets orthonormal, values descending (Prop 2.9); `rank` triplets."""
     X, Y = f.domain, f.codomain
     with torch.no_grad():
         S = f.svd(rank)
@@ -204,7 +207,9 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
 
 def _require_samples(x: Tensor, shape: tuple[int, ...]) -> None:
     if x.dim() <= len(shape) or x.numel() == 0:
-        raise ShapeError(f"a law needs at least one sample, of shape (k, {', '.join(map(str, shape))}) with k >= 1; got {tuple(x.shape)}")
+        raise ShapeError(
+            f"a law needs at least one sample, of shape (k, {', '.join(map(str, shape))}) with k >= 1; got {tuple(x.shape)}"
+        )
 
 
 def _tolerance(like: Tensor, certificate: float) -> float:
@@ -286,4 +291,12 @@ def _check_log_abs_det(g: Bijection, x: Tensor, k: int) -> Report:
     condition = float(torch.linalg.cond(J).max())
     dim = J.shape[-1]
     difference = (n.double() - expected) / dim
-    return _compare("log|det J| = sum log|slopes|", "MATH 3", difference.detach(), difference.new_ones(()), _tolerance(x, condition), 1, points)
+    return _compare(
+        "log|det J| = sum log|slopes|",
+        "MATH 3",
+        difference.detach(),
+        difference.new_ones(()),
+        _tolerance(x, condition),
+        1,
+        points,
+    )

@@ -14,8 +14,8 @@ from induced.spaces import HilbertSpace, Vector
 class LinearizerOperator(nn.Module, ABC):
     """A map f : X -> Y between Hilbert spaces that is `Y.point(A(X.coords(x)))` for a linear core A.
 
-    The obligations are the properties `domain`, `codomain` and `core`. Every operation below acts on the core and swaps or joins the
-    spaces. Note what f is not: additive for the ordinary + of tensors.
+    The obligations are the properties `domain`, `codomain` and `core`. Every operation below acts on the core and swaps
+    or joins the spaces. Note what f is not: additive for the ordinary + of tensors.
 
     Law:
         `f(X.combine((a, b), (u, v))) == Y.combine((a, b), (f(u), f(v)))` (Prop 2.4; laws/test_linearizer.py)
@@ -198,7 +198,9 @@ class Linearizer(LinearizerOperator):
         for side, space in (("domain", domain), ("codomain", codomain)):
             theirs = space.reference()
             if mine is not None and theirs is not None and (mine.dtype, mine.device) != (theirs.dtype, theirs.device):
-                raise DtypeError(f"the core is {mine.dtype} on {mine.device}, the {side}'s chart {theirs.dtype} on {theirs.device}")
+                raise DtypeError(
+                    f"the core is {mine.dtype} on {mine.device}, the {side}'s chart {theirs.dtype} on {theirs.device}"
+                )
         for name, module in (("core", operator), ("domain", domain), ("codomain", codomain)):
             nn.Module.__setattr__(self, name, module)
 

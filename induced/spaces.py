@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,23 @@ class HilbertSpace(nn.Module, ABC):
             `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
         """
         stacked = points if isinstance(points, Tensor) else torch.stack(list(points)) if len(points) else torch.zeros(0)
-        count = weights.shape[0] if isinstance(weights, Tensor) and weights.dim() else -1 if isinstance(weights, Tensor) else len(weights)
+        count = (
+            weights.shape[0]
+            if isinstance(weights, Tensor) and weights.dim()
+            else -1
+            if isinstance(weights, Tensor)
+            else len(weights)
+        )
         if stacked.shape[:1] != (count,) or count == 0:
-            raise ShapeError(f"combine needs as many weights as points, at least one; got {count} weights, points {tuple(stacked.shape)}")
+            raise ShapeError(
+                f"combine needs as many weights as points, at least one; got {count} weights, points {tuple(stacked.shape)}"
+            )
         z = self.coords(stacked)
-        a = weights if isinstance(weights, Tensor) else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
+        a = (
+            weights
+            if isinstance(weights, Tensor)
+            else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
+        )
         a = a.to(z)
         return self.point((a[(..., *(None,) * (z.dim() - a.dim()))] * z).sum(0))
 
@@ -132,11 +144,13 @@ class HilbertSpace(nn.Module, ABC):
 
     def norm(self, x: Tensor) -> Tensor:
         """||x|| = |g(x)|, of shape (*batch,)."""
-        return torch.linalg.vector_norm(self.coords(x), dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(self.coords(x), dim=-1)
+        return norm
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """||x (-) y|| = |g(x) - g(y)|, of shape (*batch,)."""
-        return torch.linalg.vector_norm(self.coords(x) - self.coords(y), dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(self.coords(x) - self.coords(y), dim=-1)
+        return distance
 
     def angle(self, x: Tensor, y: Tensor) -> Tensor:
         """The angle between x and y in [0, pi], of shape (*batch,); nan where either is the zero vector."""
@@ -227,6 +241,8 @@ class Vector:
     __slots__ = ("_coords", "_point", "space")
 
     space: HilbertSpace
+    _point: Tensor | None
+    _coords: Tensor | None
 
     def __init__(self, space: HilbertSpace, *, point: Tensor | None = None, coords: Tensor | None = None) -> None:
         if point is None and coords is None:
@@ -241,18 +257,16 @@ class Vector:
     @property
     def coords(self) -> Tensor:
         """Coordinates, of shape (*batch, dim)."""
-        if self._coords is None:
+        if self._coords is None and self._point is not None:
             object.__setattr__(self, "_coords", self.space.coords(self._point))
-        coords: Tensor = self._coords
-        return coords
+        return cast(Tensor, self._coords)
 
     @property
     def point(self) -> Tensor:
         """The point, of shape (*batch, *shape)."""
-        if self._point is None:
+        if self._point is None and self._coords is not None:
             object.__setattr__(self, "_point", self.space.point(self._coords))
-        point: Tensor = self._point
-        return point
+        return cast(Tensor, self._point)
 
     def _with(self, coords: Tensor) -> "Vector":
         return Vector(self.space, coords=coords)
@@ -288,11 +302,12 @@ class Vector:
 
     def norm(self) -> Tensor:
         """||v||, of shape (*batch,)."""
-        return torch.linalg.vector_norm(self.coords, dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(self.coords, dim=-1)
+        return norm
 
     def __repr__(self) -> str:
-        known = self._point if self._point is not None else self._coords
-        batch = tuple(known.shape[: known.dim() - (len(self.space.shape) if known is self._point else 1)])
+        known, own = (self.coords, 1) if self._point is None else (self._point, len(self.space.shape))
+        batch = tuple(known.shape[: known.dim() - own])
         return f"Vector(batch={batch}, space={self.space!r})"
 
 

@@ -109,9 +109,7 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(hashes, dict) or not isinstance(aliases, dict) or set(hashes) != set(_FILES):
         raise CheckpointError(f"{path / 'state.json'}: lacks the hashes of {', '.join(_FILES)}")
     contents = {name: _read_verified(path / name, hashes[name]) for name in _FILES}
-    model, average, tensors = (
-        _unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES
-    )
+    model, average, tensors = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
     rest = parse_object(path / "optimizer.json", contents["optimizer.json"])
     return Checkpoint(path, state["step"], model, average, _join_optimizer(path / "optimizer.json", tensors, rest))
 
@@ -210,6 +208,5 @@ def _check_optimizer(path: Path, optimizer: torch.optim.Optimizer, state: Mappin
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
                 raise CheckpointError(
-                    f"{path}: '{index}.{name}' has shape {tuple(value.shape)}, its parameter "
-                    f"{tuple(parameters[index].shape)}"
+                    f"{path}: '{index}.{name}' has shape {tuple(value.shape)}, its parameter {tuple(parameters[index].shape)}"
                 )

@@ -175,15 +175,11 @@ def to_unit(images: Tensor, noise: Tensor | None = None) -> Tensor:
         noise = torch.full((), 0.5, device=images.device)
     else:
         if noise.dtype not in (torch.float32, torch.float64):
-            raise DtypeError(
-                f"dequantisation noise must be float32 or float64, got {noise.dtype}: fewer bits lose pixels"
-            )
+            raise DtypeError(f"dequantisation noise must be float32 or float64, got {noise.dtype}: fewer bits lose pixels")
         if tuple(noise.shape) != shape:
             raise ShapeError(f"dequantisation noise has shape {tuple(noise.shape)}, expected {shape} (after padding)")
         if not bool(((noise >= 0) & (noise < 1)).all()):
-            raise DomainError(
-                f"dequantisation noise must lie in [0, 1), got [{float(noise.min())}, {float(noise.max())}]"
-            )
+            raise DomainError(f"dequantisation noise must lie in [0, 1), got [{float(noise.min())}, {float(noise.max())}]")
     rows, columns = shape[-2] - images.shape[-2], shape[-1] - images.shape[-1]
     padded = F.pad(images, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     return (padded.to(noise.dtype) + noise.clamp(max=_LARGEST_NOISE)) / 128 - 1

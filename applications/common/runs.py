@@ -205,9 +205,7 @@ class Run:
             except CheckpointError as error:
                 if not fallback:
                     older = f"--fallback resumes from the one before, {paths[-2].name}" if len(paths) > 1 else ""
-                    raise CheckpointError(
-                        f"{error}. {older or 'There is none before it: --overwrite starts anew'}"
-                    ) from error
+                    raise CheckpointError(f"{error}. {older or 'There is none before it: --overwrite starts anew'}") from error
                 damage.append(str(error))
                 continue
             return replace(found, note=f"fell back to {path.name}: {'; '.join(damage)}") if damage else found

@@ -281,8 +281,7 @@ def _share(config: TrainingConfig, data: ImageSet, processes: int) -> int:
         raise DataError(f"image set {data.name!r} holds no image to train on")
     if config.batch % processes:
         raise ShapeError(
-            f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of "
-            f"{processes}"
+            f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of {processes}"
         )
     return config.batch // processes
 

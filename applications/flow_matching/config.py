@@ -25,7 +25,7 @@ class ModelConfig:
     rank: int = 16
     """Rank of U_t V_t^T, and number of leading coordinates that carry the image."""
     floor: float | None = 0.03
-    """Standard deviation of the other coordinates at the data end; None: the paper's family A_t = U_t V_t^T, whose spectrum is flat."""
+    """Standard deviation of the other coordinates at the data end; None: the paper's family U_t V_t^T, whose spectrum is flat."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Config:
     data: Literal["mnist5k", "mnist"] = "mnist5k"
     """`mnist5k` is embedded; `mnist` needs the IDX files in --data-dir or $INDUCED_DATA."""
     leave_out: bool = True
-    """Leave the 500 digits that mnist5k holds out, which are MNIST training images, out of `mnist` too: any model can be judged on them."""
+    """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3, sample_every=500))
@@ -83,4 +83,5 @@ def model_config(record: dict[str, Any], path: Path) -> ModelConfig:
             f"{', '.join(sorted(known))}, found application {record.get('application')!r} with "
             f"{sorted(found) if isinstance(found, dict) else found!r}"
         )
-    return ModelConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return ModelConfig(**values)

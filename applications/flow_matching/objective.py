@@ -24,8 +24,8 @@ def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> 
         t: times (k,); runs of equal times share one A_t.
     """
     times, counts = torch.unique_consecutive(t, return_counts=True)
-    total = z0.new_zeros(())
-    for time, a, b in zip(times, z0.split(counts.tolist()), z1.split(counts.tolist()), strict=True):
+    sizes, total = counts.tolist(), z0.new_zeros(())
+    for time, a, b in zip(times, torch.split_with_sizes(z0, sizes), torch.split_with_sizes(z1, sizes), strict=True):
         total = total + ((family.at(time)((1 - time) * a + time * b) - (b - a)) ** 2).sum()
     return total / z0.numel()
 
@@ -41,7 +41,7 @@ def minus_log_density(z: Tensor, std: Tensor) -> Tensor:
 
 
 def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> Tensor:
-    """Coordinates before reconstruction: the first `kept` ones get noise of `level` standard deviations, the rest is drawn afresh."""
+    """Coordinates before reconstruction: the first `kept` get noise of `level` standard deviations, the rest is drawn afresh."""
     return torch.cat([z[:, :kept] + level * std[:kept] * noise[:, :kept], std[kept:] * noise[:, kept:]], -1)
 
 

@@ -17,7 +17,7 @@ def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
 
 
 def encode(f: Linearizer, x: Tensor) -> Tensor:
-    """The noise images x_0 = f+(x) that f maps to x; f is onto where B is invertible, else the nearest point of its range is met."""
+    """The noise images x_0 = f+(x) that f maps to x, or to the nearest point of its range where B has no inverse."""
     return f.pinv()(x)
 
 

@@ -21,7 +21,9 @@ def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None)
         return data
     held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
     kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
-    return data if bool(kept.all()) else ImageSet(f"{data.name} without the digits held out", data.images[kept], data.labels[kept])
+    return (
+        data if bool(kept.all()) else ImageSet(f"{data.name} without the digits held out", data.images[kept], data.labels[kept])
+    )
 
 
 def train(

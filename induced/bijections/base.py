@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -143,14 +144,14 @@ class Composition(Bijection):
     def __init__(self, *parts: Bijection) -> None:
         if not parts:
             raise ShapeError("a composition needs at least one chart")
-        for first, second in zip(parts, parts[1:], strict=False):
+        for first, second in pairwise(parts):
             if first.coord_shape != second.shape:
                 raise ShapeError(
                     f"{type(first).__name__} gives coordinates of shape {first.coord_shape}, "
                     f"but {type(second).__name__} takes points of shape {second.shape}"
                 )
         super().__init__(parts[0].shape, parts[-1].coord_shape)
-        flat = [p for part in parts for p in (part.parts if isinstance(part, Composition) else (part,))]
+        flat = [p for part in parts for p in (part._parts() if isinstance(part, Composition) else (part,))]
         self.parts = nn.ModuleList(flat)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from induced.bijections.base import Bijection
 def amplification(chart: Bijection, x: Tensor, *, probes: int = 4) -> float:
     """How many units of eps the round trip g^-1(g(x)) may lose, relative to the norm of the largest point of the batch.
 
-    Each layer g_l rounds its coordinates z_l by about eps |z_l|; the error reaches x through J_{(g_l ... g_1)^-1}. The sum over the
-    layers is propagated with random signs, one jvp sweep down the layers a probe, and the worst sample of the worst probe is taken:
-    an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a composition counts. It costs
-    `probes` passes of forward-mode differentiation and is at least 1.
+     Each layer g_l rounds its coordinates z_l by about eps |z_l|; the error reaches x through J_{(g_l ... g_1)^-1}. The
+    sum over the layers is propagated with random signs, one jvp sweep down the layers a probe, and the worst sample of
+    the worst probe is taken: an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation
+    inside a composition counts. It costs `probes` passes of forward-mode differentiation and is at least 1.
 
     Arguments:
         chart: the chart g = g_L ... g_1.

@@ -108,7 +108,9 @@ class _ChannelAffine(Bijection):
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, _ = self.parent.log_scale_and_shift(self.context)
-        return self(x), self._batch_zeros(x) + self._event_sum(channelwise(log_scale, self.shape).expand(*log_scale.shape[:-1], *self.shape))
+        return self(x), self._batch_zeros(x) + self._event_sum(
+            channelwise(log_scale, self.shape).expand(*log_scale.shape[:-1], *self.shape)
+        )
 
     def initialize(self, batch: Tensor) -> None:
         self.parent.initialize(batch, self.context)

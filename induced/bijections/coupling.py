@@ -44,7 +44,7 @@ class Coupling(Bijection):
         """h^-1(b)."""
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x.split(self._sizes, self._axis)
+        first, second = torch.split_with_sizes(x, self._sizes, self._axis)
         return (second, first) if self.flip else (first, second)
 
     def _join(self, a: Tensor, b: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Coupling(Bijection):
         expected = (*b.shape[:axis], self.parameters_per_entry * self.changed, *b.shape[axis + 1 :])
         if tuple(parameters.shape) != expected:
             raise ShapeError(
-                f"the conditioner of {type(self).__name__} must return shape {expected} for a kept half of shape {tuple(a.shape)}, "
+                f"the conditioner of {type(self).__name__} must return shape {expected} for a kept half {tuple(a.shape)}, "
                 f"got {tuple(parameters.shape)}"
             )
         return parameters
@@ -102,7 +102,7 @@ class AffineCoupling(Coupling):
         self.max_log_scale = max_log_scale
 
     def _unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = parameters.split(self.changed, self._axis)
+        shift, raw = torch.split_with_sizes(parameters, [self.changed, self.changed], self._axis)
         return shift, self.max_log_scale * torch.tanh(raw / self.max_log_scale)
 
     def _transform(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:

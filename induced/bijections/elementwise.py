@@ -48,7 +48,7 @@ class Affine(Elementwise):
         for name, value in (("scale", scale), ("shift", shift)):
             tensor = value if isinstance(value, nn.Parameter) else torch.as_tensor(value, dtype=torch.float64)
             try:
-                fits = torch.broadcast_shapes(tensor.shape, self.shape) == self.shape
+                fits = torch.broadcast_shapes(tensor.shape, self.shape) == self.shape  # type: ignore[no-untyped-call]
             except RuntimeError:
                 fits = False
             if not fits:

@@ -34,4 +34,4 @@ class Conv1x1(Bijection):
         return self(x), self._batch_zeros(x) + log_det
 
     def _mix(self, W: Tensor, x: Tensor) -> Tensor:
-        return (W @ x.flatten(-2)).unflatten(-1, self.shape[1:])
+        return (W @ x.flatten(-2)).reshape(x.shape)

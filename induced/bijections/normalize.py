@@ -35,7 +35,7 @@ class DataDependent(nn.Module):
     def _register_state(self) -> None:
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         self._ready = False
-        self.register_load_state_dict_post_hook(_mirror)
+        self.register_load_state_dict_post_hook(_mirror)  # type: ignore[no-untyped-call]
 
     def _mark_ready(self) -> None:
         self.initialized.fill_(True)

@@ -60,8 +60,8 @@ def glow(
 ) -> Composition | ConditionalComposition:
     """A chart of images (C, H, W): each block is ActNorm, a coupling of either half, and a 1x1 convolution (MATH.md, section 3).
 
-    Call `initialize(batch)` once before use. The blocks are spread over `levels`; a squeeze opens every level but the first, and the
-    first too where C = 1. No coordinate is dropped on the way.
+    Call `initialize(batch)` once before use. The blocks are spread over `levels`; a squeeze opens every level but the
+    first, and the first too where C = 1. No coordinate is dropped on the way.
 
     Arguments:
         shape: (C, H, W), H and W divisible by 2 once per squeeze.

@@ -44,7 +44,7 @@ class Flatten(Bijection):
         return x.flatten(-len(self.shape)) if len(self.shape) > 1 else x
 
     def inverse(self, z: Tensor) -> Tensor:
-        return z.unflatten(-1, self.shape)
+        return z.reshape(*z.shape[:-1], *self.shape)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)

@@ -74,11 +74,13 @@ class LinearOperator(nn.Module, ABC):
             raise ShapeError(f"a {self.shape} matrix exceeds limit={limit}; pass matrix(limit={max(self.shape)}) to allow it")
         like = self.reference()
         eye = torch.eye(self.shape[1], dtype=None if like is None else like.dtype, device=None if like is None else like.device)
-        return self._columns(eye).mT
+        matrix: Tensor = self._columns(eye).mT
+        return matrix
 
     def _columns(self, rows: Tensor) -> Tensor:
         """A applied to each row of a matrix, for operators whose batch dimensions must not meet the rows."""
-        return self(rows)
+        applied: Tensor = self(rows)
+        return applied
 
     def _plus(self, other: "LinearOperator") -> "LinearOperator":
         return Sum(self, other)
@@ -155,6 +157,7 @@ class Adjoint(LinearOperator):
     def apply_adjoint(self, w: Tensor) -> Tensor:
         applied: Tensor = self.operator(w)
         return applied
+
 
 @final
 class Sum(LinearOperator):

@@ -35,10 +35,11 @@ class OperatorFamily(nn.Module, ABC):
 class LowRankFamily(OperatorFamily):
     """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with a `floor`; smooth factors made by a network of t.
 
-    Without `floor` this is the paper's family. With `floor` = s, c and b are the exact generators of the straight paths from N(0, 1) to
-    N(0, s^2) and to N(0, 1) (`gaussian_rate`), and the factors start at the first r unit vectors: at the Gaussian oracle from N(0, I) to
-    N(0, diag(1, ..., 1, s^2, ..., s^2)). Every direction that the factors leave alone ends at standard deviation s, so that the
-    propagator has a decaying spectrum and stays invertible. A_0 = -I and A_1 = I hold throughout, as they do for every Gaussian path.
+    Without `floor` this is the paper's family. With `floor` = s, c and b are the exact generators of the straight paths
+    from N(0, 1) to N(0, s^2) and to N(0, 1) (`gaussian_rate`), and the factors start at the first r unit vectors: at
+    the Gaussian oracle from N(0, I) to N(0, diag(1, ..., 1, s^2, ..., s^2)). Every direction that the factors leave
+    alone ends at standard deviation s, so that the propagator has a decaying spectrum and stays invertible. A_0 = -I
+    and A_1 = I hold throughout, as they do for every Gaussian path.
 
     Arguments:
         dim: number n of coordinates.

@@ -137,7 +137,8 @@ def complement(Q: Tensor, k: int) -> Tensor:
     with torch.no_grad():
         full = torch.linalg.qr(torch.cat([Q, fill], -1))[0][:, p:]
         full = full - Q @ (Q.mT @ full)
-    return torch.linalg.qr(full)[0]
+    columns: Tensor = torch.linalg.qr(full)[0]
+    return columns
 
 
 # ------------------------------------------------------------------------------------------------- inverse, pseudoinverse

@@ -1,4 +1,4 @@
-"""Propagators of z' = A_t z: explicit one-step integrators are matrices, and T steps collapse into one operator (MATH.md, section 3)."""
+"""Propagators of z' = A_t z: integrator steps are matrices, and T of them collapse into one operator (MATH.md, section 3)."""
 
 from typing import NamedTuple
 
