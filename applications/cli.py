@@ -158,16 +158,15 @@ def check(run: RunFolder = None, data: Literal["mnist5k", "mnist"] = "mnist5k", 
 
 
 @app.command
-def tour(out: Path = Path("runs/tour"), steps: int = 400, data_dir: DataDir = None, overwrite: bool = True) -> None:
+def tour(out: Path = Path("runs/tour"), steps: int = 500, overwrite: bool = True) -> None:
     """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
 
     Args:
         out: Folder for the run and all figures.
         steps: Training steps, about five minutes on two cores at the default.
-        data_dir: Folder with data sets; beats $INDUCED_DATA.
         overwrite: Delete an earlier tour in the folder.
     """
-    run_tour(out, steps=steps, data_dir=data_dir, overwrite=overwrite)
+    run_tour(out, steps=steps, overwrite=overwrite)
 
 
 def _model(run: Path | None) -> FlowMatching:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._validate import eager, require_like, require_shape
-from induced.bijections import Bijection, Identity, amplification
+from induced.bijections import Bijection, Identity, rounding
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators.base import Scalar, per_sample
 
@@ -48,9 +48,13 @@ class HilbertSpace(nn.Module, ABC):
         """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
         return next(self.parameters(), None)
 
-    def amplification(self, x: Tensor) -> float:
-        """Rounding units (multiples of eps) that points x and their coordinates may lose there and back; 1 where unknown."""
-        return 1.0
+    def rounding(self, x: Tensor) -> tuple[float, float]:
+        """Norms of the errors, in multiples of eps, of `point(coords(x))` and of the coordinates there and back.
+
+        The worst of the points x counts. Where nothing is known of a space, one rounding of the result is taken.
+        """
+        points = x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1)
+        return float(points.norm(dim=-1).max()), float(self.coords(x).norm(dim=-1).max())
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
@@ -203,14 +207,14 @@ class InducedSpace(HilbertSpace):
     def point(self, z: Tensor) -> Tensor:
         require_shape(z, (self.dim,), "coordinates of the space")
         require_like(z, self.chart.reference(), "the coordinates")
-        x = self.chart.inverse(z.reshape(*z.shape[:-1], *self.chart.coord_shape) if self._spread else z)
+        x = self.chart.inverse(z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z)
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
-    def amplification(self, x: Tensor) -> float:
+    def rounding(self, x: Tensor) -> tuple[float, float]:
         with torch.no_grad():
             z = self.chart(x)
-        return max(amplification(self.chart, x.detach()), amplification(self.chart.inv, z))
+        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z)
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"

@@ -5,6 +5,7 @@ Enrolling a class here puts it under every test of laws/. What is special about 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ from induced.operators import (
     LinearOperator,
     LowRank,
     Product,
-    ScaledIdentityPlusLowRank,
     Scaled,
+    ScaledIdentityPlusLowRank,
     Sum,
 )
 
@@ -67,6 +68,8 @@ class ChartCase:
     build: Callable[[], Bijection]
     low: float = -2.0
     high: float = 2.0
+    is_inverse: bool = False
+    only_moves_entries: bool = False
 
     def make(self, dtype: torch.dtype = torch.float64) -> Bijection:
         """The chart in this dtype; data-dependent parts are initialised before."""
@@ -75,13 +78,16 @@ class ChartCase:
 
     def points(self, chart: Bijection, batch: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
         """Points (*batch, *shape) of the chart's domain."""
-        return torch.empty(*batch, *chart.shape, dtype=dtype).uniform_(self.low, self.high)
+        return torch.empty((*batch, *chart.shape), dtype=dtype).uniform_(self.low, self.high)
 
     def __str__(self) -> str:
         return self.name
 
 
-def shaken[M: nn.Module](module: M, size: float = 0.15) -> M:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shaken(module: Module, size: float = 0.15) -> Module:
     """The module with noise on each parameter, so that a network is as far from its start as a trained one."""
     with torch.no_grad():
         for p in module.parameters():
@@ -109,13 +115,9 @@ def _conditional_glow() -> Bijection:
     return shaken(parent, 0.05).at(1.0)
 
 
-class ContextAtDtype(nn.Module):
-    """A conditional real_nvp at a tensor context that follows `.to(dtype)` with the rest of the chart."""
-
-
 CHARTS = [
-    ChartCase("Identity", lambda: Identity((3,))),
-    ChartCase("Identity of images", lambda: Identity((2, 3, 1))),
+    ChartCase("Identity", lambda: Identity((3,)), only_moves_entries=True),
+    ChartCase("Identity of images", lambda: Identity((2, 3, 1)), only_moves_entries=True),
     ChartCase("Affine", lambda: Affine((3,), torch.tensor([2.0, -0.5, 1.0]), 3.0)),
     ChartCase("Affine with parameters", lambda: Affine((2,), nn.Parameter(torch.tensor([2.0, -0.5])))),
     ChartCase("Log", lambda: Log((4,)), 0.3, 3.0),
@@ -130,13 +132,13 @@ CHARTS = [
     ChartCase("ActNorm", lambda: initialized(ActNorm((3,)))),
     ChartCase("ActNorm of images", lambda: initialized(ActNorm((2, 3, 4)))),
     ChartCase("Conv1x1", lambda: shaken(Conv1x1((3, 2, 4)))),
-    ChartCase("Squeeze", lambda: Squeeze((2, 4, 6))),
-    ChartCase("Flatten", lambda: Flatten((2, 3))),
-    ChartCase("Flatten of numbers", lambda: Flatten(())),
+    ChartCase("Squeeze", lambda: Squeeze((2, 4, 6)), only_moves_entries=True),
+    ChartCase("Flatten", lambda: Flatten((2, 3)), only_moves_entries=True),
+    ChartCase("Flatten of numbers", lambda: Flatten(()), only_moves_entries=True),
     ChartCase("Composition", lambda: shaken(real_nvp(4, 2, 8)) @ Flatten((2, 2)) @ Logit((2, 2)), 0.2, 0.8),
     ChartCase("Composition of compositions", lambda: Composition(Sinh((2,)) @ Affine((2,), -0.5), shaken(real_nvp(2, 2, 8)))),
-    ChartCase("Inverse of a chart", lambda: shaken(real_nvp(3, 2, 8)).inv),
-    ChartCase("Inverse of a squeeze", lambda: Squeeze((1, 2, 2)).inv),
+    ChartCase("Inverse of a chart", lambda: shaken(real_nvp(3, 2, 8)).inv, is_inverse=True),
+    ChartCase("Inverse of a squeeze", lambda: Squeeze((1, 2, 2)).inv, is_inverse=True, only_moves_entries=True),
     ChartCase("real_nvp(1)", lambda: shaken(real_nvp(1, 3, 8))),
     ChartCase("real_nvp(2)", lambda: shaken(real_nvp(2, 4, 16))),
     ChartCase("real_nvp(5)", lambda: shaken(real_nvp(5, 4, 16))),
@@ -163,6 +165,7 @@ class CoreCase:
     draw: Callable[[], Tensor]
     build: Callable[[Tensor], LinearOperator]
     invertible: bool = True
+    zero: bool = False
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """A matrix, redrawn until its largest singular value is at most 20 times its smallest one that is not zero."""
@@ -234,16 +237,19 @@ SQUARE_CORES = [
     CoreCase("Dense singular", _of_rank(N, N, 3), Dense, invertible=False),
     CoreCase("Diagonal", _diagonal((2.0, -1.0, 0.5, 2.0, -2.0, 3.0)), lambda M: Diagonal(M.diagonal())),
     CoreCase("Diagonal singular", _diagonal((2.0, 0.0, -1.0, 0.0, 2.0, 1.0)), lambda M: Diagonal(M.diagonal()), invertible=False),
-    CoreCase("LowRank of rank 0", _of_rank(N, N, 0), _low_rank(0), invertible=False),
+    CoreCase("LowRank of rank 0", _of_rank(N, N, 0), _low_rank(0), invertible=False, zero=True),
     CoreCase("LowRank of rank 1", _of_rank(N, N, 1), _low_rank(1), invertible=False),
     CoreCase("LowRank of rank 2 in 4 columns", _of_rank(N, N, 2), _low_rank(4), invertible=False),
+    CoreCase("LowRank of rank 1 in 3 columns", _of_rank(N, N, 1), _low_rank(3), invertible=False),
     CoreCase("LowRank of full rank", _of_rank(N, N, N), _low_rank(N)),
     CoreCase("c I + U V^T", _shifted(N, 2.0, 2), _shift_and_low_rank(2.0, 2)),
     CoreCase("c I + U V^T, c < 0", _shifted(N, -0.5, 2), _shift_and_low_rank(-0.5, 2)),
     CoreCase("c I + U V^T, c = 0", _shifted(N, 0.0, 2), _shift_and_low_rank(0.0, 2, as_tensor=True), invertible=False),
     CoreCase("c I", _shifted(N, -3.0, 0), _shift_and_low_rank(-3.0, 0, as_tensor=True)),
     CoreCase("c I + U V^T, 2r >= n", _shifted(N, 1.5, 4), _shift_and_low_rank(1.5, 4)),
-    CoreCase("c I + U V^T, singular", lambda: torch.eye(N).double() - _projection(1), _shift_and_low_rank(1.0, 1), invertible=False),
+    CoreCase(
+        "c I + U V^T, singular", lambda: torch.eye(N).double() - _projection(1), _shift_and_low_rank(1.0, 1), invertible=False
+    ),
     CoreCase("Adjoint", _any(N, N), lambda M: Adjoint(Dense(M.mT.clone()))),
     CoreCase("Sum", _any(N, N), _sum),
     CoreCase("Product", _any(N, N), _product),
@@ -261,7 +267,7 @@ CORES = [
     CoreCase("Diagonal of one number", _diagonal((-2.0,)), lambda M: Diagonal(M.diagonal())),
     CoreCase("LowRank tall", _of_rank(7, 4, 2), _low_rank(2)),
     CoreCase("LowRank wide", _of_rank(4, 7, 1), _low_rank(1)),
-    CoreCase("LowRank wide of rank 0", _of_rank(4, 7, 0), _low_rank(0)),
+    CoreCase("LowRank wide of rank 0", _of_rank(4, 7, 0), _low_rank(0), zero=True),
     CoreCase("LowRank of one number", _of_rank(1, 1, 1), _low_rank(1)),
     CoreCase("c I + U V^T of one number", _shifted(1, 2.0, 1), _shift_and_low_rank(2.0, 1)),
     CoreCase("c I of one number", _shifted(1, -2.0, 0), _shift_and_low_rank(-2.0, 0)),

@@ -1,7 +1,192 @@
-"""placeholder"""
+"""The guided tour behind `make demo`: train briefly, then show and prove what the model is."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
 
-def tour(out: Path, *, steps: int, data_dir: Path | None, overwrite: bool) -> None:
-    raise NotImplementedError
+from applications.common.data import load, to_uint8, to_unit
+from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
+from applications.common.metrics import psnr
+from applications.common.runs import Run
+from applications.common.training import TrainingConfig
+from applications.flow_matching import evaluate, store
+from applications.flow_matching.config import Config
+from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.train import train
+from induced import Linearizer
+from induced.checks import Report, require
+
+
+def tour(out: Path, *, steps: int = 500, overwrite: bool = False, say: Callable[[str], None] = print) -> dict[str, object]:
+    """Train on the embedded digits, write figures and report.json to `out`, and print the tables.
+
+    Arguments:
+        out: the run folder; figures lie in it beside the checkpoints.
+        steps: training steps.
+        overwrite: delete an earlier tour in the folder.
+        say: where the text goes.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        CheckpointError: the folder holds an earlier run and `overwrite` is false.
+        LawViolation: a law does not hold on the trained model.
+    """
+    say(f"1. Training {steps} steps on 4,500 embedded MNIST digits (500 are held out).")
+    run = Run(out)
+    training = TrainingConfig(steps=steps, batch=64, learning_rate=2e-3, checkpoint_every=steps, log_every=25)
+    result = train(Config(training=training), run, overwrite=overwrite)
+    model = store.load_run(out)
+    say(f"   {result.seconds:.0f} s, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.3f}\n")
+    held_out = load("mnist5k", "test")
+    images = to_unit(held_out.images[::5])
+    with torch.no_grad():
+        report: dict[str, object] = {
+            "training": {"steps": steps, "seconds": result.seconds, "losses": result.losses},
+            "axioms": _axioms(model, images[:8], say),
+            "one_step": _one_step(model, out, say),
+            "inversion": _inversion(model, images, out, say),
+            "spectrum": _spectrum(model.operator(), out, say),
+            "timing": _timing(model, say),
+            "pretrained": _pretrained(out, say),
+        }
+    path = run.report(report)
+    say(f"\nEverything lies in {out}/:")
+    for name, what in _FIGURES.items():
+        say(f"   {name:<24} {what}")
+    say(f"   {path.name:<24} every number above\n   checkpoints/, metrics.jsonl, tensorboard/   the training run")
+    return report
+
+
+_FIGURES = {
+    "one_step.png": "samples of the model trained just now: in one step, and in 100",
+    "inversion.png": "held-out digits, their encodings, the encodings decoded, and the leading coordinates alone",
+    "interpolation.png": "the induced segment between two held-out digits, five times",
+    "spectrum.png": "singular values of the one-step operator",
+    "singular_vectors.png": "its first right (noise) and left (digit) singular vectors as images",
+    "pretrained_samples.png": "samples of the pretrained model, in one step",
+}
+
+
+def _axioms(model: FlowMatching, images: Tensor, say: Callable[[str], None]) -> dict[str, list[dict[str, object]]]:
+    say("2. Is it linear? Every law on the trained networks, at held-out digits and noise; tolerances from the charts' rounding.")
+    reports = evaluate.axioms(model, images)
+    for dtype, rows in reports.items():
+        say(f"   {dtype}")
+        for row in rows:
+            say(f"     {row}")
+    require(*reports.values())
+    total = sum(len(rows) for rows in reports.values())
+    say(f"   all {total} hold\n")
+    return {dtype: [_record(row) for row in rows] for dtype, rows in reports.items()}
+
+
+def _record(row: Report) -> dict[str, object]:
+    return {
+        "law": row.law,
+        "statement": row.statement,
+        "residual": row.residual,
+        "tolerance": row.tolerance,
+        "ok": row.ok,
+    }
+
+
+def _one_step(model: FlowMatching, out: Path, say: Callable[[str], None]) -> dict[str, object]:
+    say("3. One step against T steps: the same map. (Euler with T = 1 gives the zero vector both ways, since A_0 = -I.)")
+    rows = evaluate.one_step(model)
+    say("     dtype    method     T   relative latent error   PSNR of the images   condition of B")
+    for row in rows:
+        say(
+            f"     {row.dtype:<8} {row.method:<6} {row.steps:>5}   {row.latent_error:>21.1e}   {row.image_psnr:>15.1f} dB"
+            f"   {row.condition:>14.3g}"
+        )
+    orders = {method: evaluate.convergence_order(model, method) for method in ("euler", "rk4")}
+    say(f"   order of convergence: Euler {orders['euler']:.2f}, RK4 {orders['rk4']:.2f}")
+    x0 = noise(model, 32, seed=5)
+    once, many = model.operator()(x0), model.multi_step(x0)
+    quality = float(psnr(once, many, evaluate.PEAK).mean())
+    say(f"   the two halves of one_step.png differ by {quality:.1f} dB PSNR\n")
+    save_png(out / "one_step.png", grid(to_uint8(torch.cat([once, many])), columns=16), scale=2)
+    return {"rows": [asdict(row) for row in rows], "order": orders, "figure_psnr": quality}
+
+
+def _inversion(model: FlowMatching, images: Tensor, out: Path, say: Callable[[str], None]) -> dict[str, object]:
+    f = model.operator()
+    found = evaluate.inversion(f, images)
+    say(f"4. Inversion: {found.images} held-out digits x -> f+(x) -> f(f+(x)): PSNR {found.psnr_mean:.1f} dB, ")
+    say(f"   worst {found.psnr_min:.1f} dB; the encodings have standard deviation {found.encoding_std:.2f}, noise has 1.")
+    some = images[:12]
+    codes = encode(f, some)
+    leading = f.codomain.coords(some)
+    leading[:, model.config.rank :] = 0.0
+    rows = [
+        ("held-out digit", some),
+        ("encoding f+(x) / 3", codes / 3),
+        ("f(f+(x))", f(codes)),
+        (f"its first {model.config.rank}\ncoordinates", f.codomain.point(leading)),
+    ]
+    captioned_rows(out / "inversion.png", [(label, to_uint8(row)) for label, row in rows])
+    pairs = [(0, 95), (12, 43), (25, 77), (31, 58), (64, 6)]
+    strips = torch.cat([interpolate(f, images[a], images[b], 12) for a, b in pairs])
+    save_png(out / "interpolation.png", grid(to_uint8(strips), columns=12), scale=2)
+    say("   interpolation.png walks between encodings of held-out digits\n")
+    return asdict(found)
+
+
+def _spectrum(f: Linearizer, out: Path, say: Callable[[str], None]) -> dict[str, object]:
+    svd = f.svd()
+    values = svd.values.tolist()
+    say("5. Spectrum of the one-step operator: the standard deviations that it gives the latent coordinates.")
+    say(f"   largest {', '.join(f'{v:.2f}' for v in values[:8])}; 64th {values[63]:.3f}, last {values[-1]:.3f}\n")
+    line_plot(
+        out / "spectrum.png",
+        {"singular values of B": (list(range(1, len(values) + 1)), values)},
+        x_label="index",
+        y_label="singular value",
+        log_x=True,
+        log_y=True,
+    )
+    k = 8
+    domain, codomain = f.domain, f.codomain
+    left = svd.values[:k, None] * svd.U[:, :k].mT
+    plus, minus = codomain.point(2 * left), codomain.point(-2 * left)
+    right = domain.point(svd.V[:, :k].mT)
+    rows = [
+        ("right v_i", signed_grid_rows(right)),
+        ("f(2 v_i)", to_uint8(plus)),
+        ("f(-2 v_i)", to_uint8(minus)),
+    ]
+    captioned_rows(out / "singular_vectors.png", rows)
+    return {"values": values}
+
+
+def signed_grid_rows(images: Tensor) -> Tensor:
+    """Signed images (k, C, H, W) as uint8, each on its own symmetric scale."""
+    return torch.stack([signed_grid(image[None], columns=1, padding=0) for image in images])
+
+
+def _timing(model: FlowMatching, say: Callable[[str], None]) -> dict[str, object]:
+    times = evaluate.timing(model)
+    say(f"6. Time for a batch of {times.batch} (medians, one process):")
+    rows = {
+        "one step": times.one_step,
+        "100 RK4 steps in coordinates": times.steps_in_coordinates,
+        "100 Euler steps through the charts": times.steps_through_chart,
+        "collapsing 100 RK4 steps, once": times.collapse,
+    }
+    for label, seconds in rows.items():
+        say(f"     {label:<36} {seconds * 1e3:>9.1f} ms   {seconds / times.one_step:>6.1f} x one step")
+    say("")
+    return asdict(times)
+
+
+def _pretrained(out: Path, say: Callable[[str], None]) -> dict[str, object]:
+    model = store.load_pretrained()
+    say("7. pretrained_samples.png is drawn by the pretrained model, trained for longer on full MNIST, and not by the one above.")
+    save_png(out / "pretrained_samples.png", grid(to_uint8(model.operator()(noise(model, 64, seed=6))), columns=16), scale=2)
+    return {"samples": 64, "steps": 100}

@@ -1,7 +1,7 @@
 """Charts: bijections onto R^n that make a set a vector space."""
 
 from induced.bijections.base import Bijection, Composition, Identity, Inverse
-from induced.bijections.certificate import amplification
+from induced.bijections.certificate import rounding
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
 from induced.bijections.conditioners import MLP, ConvNet
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
@@ -35,7 +35,7 @@ __all__ = [
     "Logit",
     "Sinh",
     "Squeeze",
-    "amplification",
     "glow",
     "real_nvp",
+    "rounding",
 ]

@@ -41,10 +41,10 @@ class Flatten(Bijection):
         super().__init__(shape, (math.prod(shape),))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(-len(self.shape)) if len(self.shape) > 1 else x
+        return x.reshape(*x.shape[: x.dim() - len(self.shape)], *self.coord_shape)
 
     def inverse(self, z: Tensor) -> Tensor:
-        return z.reshape(*z.shape[:-1], *self.shape)
+        return z.reshape((*z.shape[:-1], *self.shape))
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)

@@ -15,12 +15,14 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._validate import eager
 from induced.errors import NotInvertible, ShapeError, SingularOperator
 from induced.operators.base import LinearOperator, Scalar
 from induced.operators.dense import Dense, Diagonal
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, divided_difference, identity
 
 
+@final
 class SVDFactors(NamedTuple):
     """A = U diag(values) V^T with U (m, k), values (k,) descending, V (n, k)."""
 
@@ -220,6 +222,9 @@ def _(A: ScaledIdentityPlusLowRank) -> LinearOperator:
 
 
 def _require_condition(condition: Tensor, info: Tensor | None, A: LinearOperator) -> None:
+    condition = condition.detach()
+    if not eager(condition):
+        return
     limit = 1.0 / (max(A.shape[0], 1) * torch.finfo(condition.dtype).eps)
     if (info is not None and int(info) != 0) or not float(condition) <= limit:
         raise SingularOperator(
@@ -287,7 +292,8 @@ class Inverse(LinearOperator):
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""
         tensors = (*self.operator.parameters(), *self.operator.buffers())
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        traced = torch.compiler.is_compiling() or any(t.is_inference() for t in tensors)  # no version counters there
+        if traced or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return inverse(self.operator)
         seen = tuple((id(t), t._version) for t in tensors)
         if self._seen != seen:

@@ -150,11 +150,12 @@ def factored(c: Tensor, U: Tensor, V: Tensor, *, plain: bool) -> LinearOperator:
     return LowRank(U, V) if plain else ScaledIdentityPlusLowRank(c, U, V)
 
 
-def compress(c: Tensor, U: Tensor, V: Tensor) -> Parts:
+def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Parts:
     """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
 
-    Singular values of U V^T below eps * (|c| + ||U V^T||) are dropped. Factors that carry gradients, or a batch, are returned as
-    they are: the derivative of a truncated SVD does not exist at repeated singular values.
+    Singular values of U V^T below rtol * (|c| + ||U V^T||) are dropped, rtol = eps by default. Factors that carry
+    gradients, or a batch, are returned as they are: the derivative of a truncated SVD does not exist at repeated
+    singular values.
     """
     n, r = U.shape[-2], U.shape[-1]
     if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
@@ -166,7 +167,8 @@ def compress(c: Tensor, U: Tensor, V: Tensor) -> Parts:
         QV, RV = torch.linalg.qr(V)
         left, s, right = torch.linalg.svd(RU @ RV.mT, full_matrices=False)
         left, right = QU @ left, right @ QV.mT
-    keep = int((s > torch.finfo(s.dtype).eps * (c.abs() + s[:1])).sum())
+    rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
+    keep = int((s > rtol * (c.abs() + s[:1])).sum())
     return c, left[:, :keep] * s[:keep], right[:keep].mT
 
 
@@ -185,6 +187,6 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) ->
 
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:
     """U V^T z, for factors with or without a batch."""
-    if U.dim() == 2:
+    if U.dim() == 2 and V.dim() == 2:
         return (z @ V) @ U.mT
     return (U @ (V.mT @ z.unsqueeze(-1))).squeeze(-1)

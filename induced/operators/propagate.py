@@ -31,8 +31,9 @@ def propagator(
 ) -> LinearOperator:
     """B = S_{T-1} ... S_1 S_0, the operator that T integrator steps from t0 to t1 apply to a state (eqs. 14-17, 48-53).
 
-    A family of c I + U V^T keeps B in that form, recompressed after each step, while its rank is at most n/4; past that, and for
-    other families, B is a dense matrix. The choice is made by rank and size.
+    A family of c I + U V^T keeps B in that form while its rank is at most n/4; past that, and for other families, B is a dense
+    matrix. The choice is made by rank and size. The factors are multiplied in float64 and recompressed after each step to eps / T
+    of the family's precision, so that all T truncations together cost one rounding.
 
     Arguments:
         family: t -> A_t.
@@ -60,17 +61,18 @@ def propagator(
     grid = _grid(t0, t1, steps, method)
     like = family.reference()
     like = torch.zeros(()) if like is None else like
-    B: LinearOperator = identity(family.dim, like)
+    precise = torch.promote_types(like.dtype, torch.float64)
+    rtol = max(torch.finfo(precise).eps, torch.finfo(like.dtype).eps / steps)
+    B = identity(family.dim, like.to(precise))
     stages = _Stages(family, method)
     for k, step in enumerate(grid):
         operators = stages.at(step)
-        if not isinstance(B, ScaledIdentityPlusLowRank) or not all(hasattr(A, "parts") for A in operators):
-            return _dense(family, B, grid[k:], method)
-        S = _step(operators, METHODS[method], step.h)
-        B = _product(S, B.parts())
+        if not all(hasattr(A, "parts") for A in operators):
+            return _dense(family, B, grid[k:], method, like)
+        B = _product(_step(operators, METHODS[method], step.h, precise), B.parts(), rtol)
         if B.U.shape[-1] > family.dim // 4:
-            return _dense(family, B, grid[k + 1 :], method)
-    return B
+            return _dense(family, B, grid[k + 1 :], method, like)
+    return ScaledIdentityPlusLowRank(*(part.to(like.dtype) for part in compress(*B.parts(), torch.finfo(like.dtype).eps)))
 
 
 def integrate(
@@ -128,24 +130,24 @@ def _advance(family: OperatorFamily, z: Tensor, grid: list[_Step], method: str) 
     return z
 
 
-def _dense(family: OperatorFamily, B: LinearOperator, grid: list[_Step], method: str) -> LinearOperator:
+def _dense(family: OperatorFamily, B: LinearOperator, grid: list[_Step], method: str, like: Tensor) -> LinearOperator:
     """The remaining steps, applied to the columns of B (which are the rows of its transpose)."""
-    return Dense(_advance(family, B.matrix(family.dim).mT, grid, method).mT)
+    return Dense(_advance(family, B.matrix(family.dim).mT.to(like.dtype), grid, method).mT)
 
 
-def _step(operators: list[LinearOperator], tableau: Tableau, h: float) -> Parts:
+def _step(operators: list[LinearOperator], tableau: Tableau, h: float, dtype: torch.dtype) -> Parts:
     """S = I + h sum_i w_i K_i with the true stage products, all stages held as kappa I + basis W^T in one basis [U_1 U_2 ...]."""
     distinct = list({id(A): A for A in operators}.values())
-    parts = [A.parts() for A in distinct]  # type: ignore[operator]
+    parts: dict[int, Parts] = {id(A): tuple(p.to(dtype) for p in A.parts()) for A in distinct}  # type: ignore[operator]
     slots, start = {}, 0
-    for A, (_, U, _) in zip(distinct, parts, strict=True):
-        slots[id(A)] = slice(start, start + U.shape[-1])
+    for key, (_, U, _) in parts.items():
+        slots[key] = slice(start, start + U.shape[-1])
         start += U.shape[-1]
-    basis = torch.cat([U for _, U, _ in parts], -1)
+    basis = torch.cat([U for _, U, _ in parts.values()], -1)
     kappa, W = basis.new_zeros(()), torch.zeros_like(basis)
     total_c, total_W = basis.new_ones(()), torch.zeros_like(basis)
     for A, node, weight in zip(operators, tableau.nodes, tableau.weights, strict=True):
-        c, U, V = A.parts()  # type: ignore[operator]
+        c, _, V = parts[id(A)]
         a = node * h
         # A (I + a (kappa I + basis W^T)) = c (1 + a kappa) I + basis (a c W)^T + U ((1 + a kappa) V + a W basis^T V)^T
         own = (1 + a * kappa) * V + a * (W @ (basis.mT @ V))
@@ -158,7 +160,8 @@ def _add_columns(W: Tensor, slot: slice, own: Tensor) -> Tensor:
     return torch.cat([W[:, : slot.start], W[:, slot] + own, W[:, slot.stop :]], -1)
 
 
-def _product(S: Parts, B: Parts) -> ScaledIdentityPlusLowRank:
+def _product(S: Parts, B: Parts, rtol: float) -> ScaledIdentityPlusLowRank:
     """(s I + X W^T)(b I + P Q^T) = s b I + [s P, X] [Q, b W + Q P^T W]^T, recompressed."""
     (s, X, W), (b, P, Q) = S, B
-    return ScaledIdentityPlusLowRank(*compress(s * b, torch.cat([s * P, X], -1), torch.cat([Q, b * W + Q @ (P.mT @ W)], -1)))
+    left, right = torch.cat([s * P, X], -1), torch.cat([Q, b * W + Q @ (P.mT @ W)], -1)
+    return ScaledIdentityPlusLowRank(*compress(s * b, left, right, rtol))

@@ -1,0 +1,373 @@
+"""A law that cannot fail is a defect: for each report of each check, an object that is broken in just that way."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from induced import SVD, EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearizerOperator, Report
+from induced.bijections import Affine, AffineCoupling, Bijection, Identity, real_nvp
+from induced.checks import (
+    check_adjoint,
+    check_bijection,
+    check_linear,
+    check_penrose,
+    check_space,
+    check_svd,
+    require,
+)
+from induced.errors import LawViolation, ShapeError
+from induced.operators import Dense, Diagonal, LinearOperator
+from proofs_tests.registry import shaken
+
+SHAPE = (3,)
+
+
+def points(k: int = 5) -> Tensor:
+    """Samples of R^3 with both signs and a zero."""
+    x = torch.randn(k, 3, dtype=torch.float64)
+    x[0, 0] = 0.0
+    return x
+
+
+def verdicts(reports: list[Report]) -> dict[str, bool]:
+    return {report.law: report.ok for report in reports}
+
+
+def rejected(reports: list[Report], law: str) -> None:
+    """Assert that the report of this law is there, and is not ok."""
+    matching = [ok for name, ok in verdicts(reports).items() if name.startswith(law)]
+    assert len(matching) == 1, f"{law!r} names {len(matching)} of {list(verdicts(reports))}"
+    assert not matching[0]
+
+
+# -------------------------------------------------------------------------------------------------------------------- charts
+class Chart(Bijection):
+    """A chart of two functions, with log|det J| where a third one is given."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(SHAPE)
+        self.functions = (forward, inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.functions[0](x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.functions[1](z)
+
+
+class WrongDeterminant(Bijection):
+    """2 x, with the log-determinant of a single coordinate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / 2
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, torch.full_like(x[..., 0], 2.0).log()
+
+
+def cube_root(z: Tensor) -> Tensor:
+    return z.sign() * z.abs() ** (1 / 3)
+
+
+BROKEN_CHARTS: dict[str, tuple[Callable[[], Bijection], str]] = {
+    "a wrong inverse": (lambda: Chart(lambda x: 2 * x, lambda z: z / 2 + 1e-6), "g^-1(g(x)) = x"),
+    "a wrong inverse, seen in coordinates": (lambda: Chart(lambda x: 2 * x, lambda z: z / 2.001), "g(g^-1(z)) = z"),
+    "the square, which is not injective": (lambda: Chart(torch.square, torch.sqrt), "g^-1(g(x)) = x"),
+    "dropout in a conditioner": (
+        lambda: AffineCoupling(SHAPE, nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 4)).double()),
+        "g is deterministic in train and eval mode",
+    ),
+    "a wrong log-determinant": (lambda: WrongDeterminant(SHAPE), "log|det J|"),
+    "the cube, whose inverse has no slope at 0": (lambda: Chart(lambda x: x**3, cube_root), "gradients are finite"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_CHARTS)
+def test_check_bijection_rejects(broken: str) -> None:
+    make, law = BROKEN_CHARTS[broken]
+    rejected(check_bijection(make(), points()), law)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="the certificate's jvp meets the running statistics before a report can"
+)
+def test_check_bijection_rejects_batch_statistics_in_a_conditioner() -> None:
+    g = AffineCoupling(SHAPE, nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)).double())
+    rejected(check_bijection(g, points()), "g is deterministic in train and eval mode")
+
+
+def test_check_bijection_accepts_the_same_charts_unbroken() -> None:
+    require(check_bijection(Chart(lambda x: 2 * x, lambda z: z / 2), points()))
+    require(check_bijection(AffineCoupling(SHAPE, nn.Linear(1, 4).double()), points()))
+
+
+# -------------------------------------------------------------------------------------------------------------------- spaces
+class Flat(HilbertSpace):
+    """R^3 with some of its operations replaced."""
+
+    def __init__(self, **replaced: Callable[..., Tensor]) -> None:
+        super().__init__(SHAPE, 3)
+        for name, function in replaced.items():
+            object.__setattr__(self, name, function)
+
+    def coords(self, x: Tensor) -> Tensor:
+        return x
+
+    def point(self, z: Tensor) -> Tensor:
+        return z
+
+
+SKEW = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+BROKEN_SPACES: dict[str, tuple[HilbertSpace, str]] = {
+    "a sum that leaves a remainder": (Flat(add=lambda x, y: x + y + 0.1), "closure"),
+    "the mean as a sum": (Flat(add=lambda x, y: (x + y) / 2), "associativity"),
+    "a sum that prefers one side": (Flat(add=lambda x, y: x + 2 * y), "commutativity"),
+    "a zero that is not neutral": (
+        Flat(zero=lambda *batch, dtype, device: torch.ones(*batch, 3, dtype=dtype)),
+        "identity: x + 0",
+    ),
+    "a negative that is no negative": (Flat(neg=lambda x: x), "inverse"),
+    "multiples that do not multiply": (Flat(scale=lambda a, x: (a + a * a) / 2 * x), "compatibility"),
+    "multiples that vanish": (Flat(scale=lambda a, x: 0 * x), "scalar identity"),
+    "multiples of shifted points": (Flat(scale=lambda a, x: a * x + (a - 1) * 0.1), "distributivity: a (x + y)"),
+    "multiples that ignore the sign": (Flat(scale=lambda a, x: abs(a) * x), "distributivity: (a + b) x"),
+    "an inner product of lengths": (Flat(inner=lambda x, y: x.norm(dim=-1) * y.norm(dim=-1)), "<a x + y, w>"),
+    "an inner product that is not symmetric": (
+        Flat(inner=lambda x, y: (x * (y @ SKEW)).sum(-1), norm=lambda x: (x * (x @ SKEW)).sum(-1).abs().sqrt()),
+        "<x, y> = <y, x>",
+    ),
+    "a norm of another kind": (Flat(norm=lambda x: x.abs().sum(-1)), "<x, x> = ||x||^2"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_SPACES)
+def test_check_space_rejects(broken: str) -> None:
+    X, law = BROKEN_SPACES[broken]
+    rejected(check_space(X, points()), law)
+
+
+def test_every_report_of_check_space_has_its_counterexample() -> None:
+    laws = verdicts(check_space(Flat(), points()))
+    assert all(laws.values())
+    assert all(any(law.startswith(prefix) for _, prefix in BROKEN_SPACES.values()) for law in laws)
+
+
+def test_check_space_rejects_a_chart_that_is_not_injective() -> None:
+    rejected(check_space(InducedSpace(Chart(lambda x: x**2 + 1, lambda z: (z - 1).abs().sqrt())), points()), "scalar identity")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- maps
+class Map(LinearizerOperator):
+    """A map of R^3 with some of its parts replaced."""
+
+    def __init__(self, A: LinearOperator | Tensor, **replaced: object) -> None:
+        super().__init__()
+        self.honest = Linearizer(A, EuclideanSpace(3))
+        self.replaced = replaced
+
+    @property
+    def domain(self) -> HilbertSpace:
+        return self.honest.domain
+
+    @property
+    def codomain(self) -> HilbertSpace:
+        return self.honest.codomain
+
+    @property
+    def core(self) -> LinearOperator:
+        return self.honest.core
+
+    def forward(self, x: Tensor) -> Tensor:
+        function = self.replaced.get("forward", self.honest)
+        return function(x)
+
+    @property
+    def H(self) -> LinearizerOperator:
+        return self.replaced.get("H", self.honest.H)
+
+    def pinv(self, rtol: float | None = None) -> LinearizerOperator:
+        return self.replaced.get("pinv", self.honest.pinv(rtol))
+
+    def svd(self, rank: int | None = None) -> SVD:
+        return self.replaced.get("svd", self.honest.svd(rank))
+
+
+A = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, -1.0]], dtype=torch.float64)
+
+
+def linear(M: Tensor) -> Linearizer:
+    return Linearizer(M, EuclideanSpace(3))
+
+
+NOT_LINEAR: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "a bias": (lambda x: x @ A.mT + 0.01, "f(a u + b v)"),
+    "a bias, seen at zero": (lambda x: x @ A.mT + 0.01, "f(0) = 0"),
+    "a kink": (lambda x: (x @ A.mT).abs(), "f(a u) = a f(u)"),
+    "a slope that is not finite": (lambda x: x @ A.mT + 0 * (x - x.detach()).sum(-1, keepdim=True).sqrt(), "gradients"),
+}
+
+
+@pytest.mark.parametrize("broken", NOT_LINEAR)
+def test_check_linear_rejects(broken: str) -> None:
+    forward, law = NOT_LINEAR[broken]
+    rejected(check_linear(Map(A, forward=forward), points()), law)
+
+
+def test_check_linear_rejects_a_bias_between_charts() -> None:
+    X = InducedSpace(shaken(real_nvp(3, 2, 8)).double())
+    f = Linearizer(A / 3, X)
+
+    class Biased(LinearizerOperator):
+        domain, codomain, core = X, X, f.core
+
+        def forward(self, x: Tensor) -> Tensor:
+            return X.point(f.core(X.coords(x)) + 0.01)
+
+    x = points() * 0.3
+    require(check_linear(f, x))
+    for law in ("f(a u + b v)", "f(a u) = a f(u)", "f(0) = 0"):
+        rejected(check_linear(Biased(), x), law)
+
+
+def test_check_adjoint_rejects_the_map_itself_as_its_adjoint() -> None:
+    rejected(check_adjoint(Map(A, H=linear(A)), points(), points()), "<f(x), y>")
+
+
+def test_check_adjoint_rejects_an_adjoint_that_does_not_lead_back() -> None:
+    reports = check_adjoint(Map(A, H=Map(A.mT.clone(), H=linear(2 * A))), points(), points())
+    rejected(reports, "f** = f")
+    assert verdicts(reports)["<f(x), y> = <x, f*(y)>"]
+
+
+FLAT = torch.diag(torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64))
+TILTED = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]], dtype=torch.float64)
+
+
+class WrongPinv(NamedTuple):
+    """A matrix, a pseudoinverse that it has not, and the equations that still hold of it."""
+
+    pseudoinverse: LinearOperator
+    law: str
+    still: tuple[str, ...]
+
+
+WRONG_PINVS: dict[str, WrongPinv] = {
+    "the zero map": WrongPinv(Dense(0 * FLAT), "f f+ f = f", ("f+ f f+ = f+", "(f f+)* = f f+", "(f+ f)* = f+ f")),
+    "1/diag, kept finite": WrongPinv(
+        Diagonal(1 / torch.tensor([1.0, 1e-6, 2.0], dtype=torch.float64)), "f+ f f+ = f+", ("(f f+)* = f f+", "(f+ f)* = f+ f")
+    ),
+    "an oblique projection on the left": WrongPinv(Dense(TILTED), "(f f+)* = f f+", ("f f+ f = f", "(f+ f)* = f+ f")),
+    "an oblique projection on the right": WrongPinv(Dense(TILTED.mT.clone()), "(f+ f)* = f+ f", ("f f+ f = f", "(f f+)* = f f+")),
+}
+
+
+@pytest.mark.parametrize("broken", WRONG_PINVS)
+def test_check_penrose_rejects(broken: str) -> None:
+    wrong = WRONG_PINVS[broken]
+    p = Map(wrong.pseudoinverse)
+    reports = check_penrose(Map(FLAT, pinv=p), points(), points())
+    rejected(reports, wrong.law)
+    assert all(verdicts(reports)[law] for law in wrong.still)
+
+
+def _svd(U: Tensor, s: Tensor, V: Tensor) -> SVD:
+    return SVD(U, s, V, EuclideanSpace(3), EuclideanSpace(3))
+
+
+U_, S_, V_ = torch.linalg.svd(A)
+V_ = V_.mT
+WRONG_SVDS: dict[str, tuple[SVD, str]] = {
+    "vectors of the other side": (_svd(V_, S_, U_), "f(v_i) = s_i u_i"),
+    "vectors of the other side, seen by the adjoint": (_svd(V_, S_, U_), "f*(u_i) = s_i v_i"),
+    "singular values that miss a square root": (_svd(U_, S_**2, V_), "f(v_i) = s_i u_i"),
+    "left vectors that are not of length 1": (_svd(2 * U_, S_ / 2, V_), "<u_i, u_j>"),
+    "right vectors that are not of length 1": (_svd(U_, 2 * S_, 2 * V_), "<v_i, v_j>"),
+    "values in ascending order": (_svd(U_.flip(1), S_.flip(0), V_.flip(1)), "s_1 >= s_2"),
+    "negative values": (_svd(-U_, -S_, V_), "s_1 >= s_2"),
+}
+
+
+@pytest.mark.parametrize("broken", WRONG_SVDS)
+def test_check_svd_rejects(broken: str) -> None:
+    triplets, law = WRONG_SVDS[broken]
+    rejected(check_svd(Map(A, svd=triplets)), law)
+
+
+def test_the_checks_accept_the_same_map_unbroken() -> None:
+    x, y = points(), points()
+    for M in (A, FLAT):
+        f = Map(M)
+        require(check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f))
+
+
+# ------------------------------------------------------------------------------------------------------------------- reports
+GOOD, BAD = Report("a good law", "Prop 1", 1e-9, 1e-8), Report("a bad law", "Prop 2", 1e-3, 1e-8)
+
+
+def test_require_lists_what_fails_and_only_that() -> None:
+    require(GOOD, [GOOD, GOOD])
+    require()
+    with pytest.raises(LawViolation, match="2 of 4 laws do not hold") as raised:
+        require(BAD, [GOOD, GOOD, BAD])
+    assert str(raised.value).count("a bad law") == 2
+    assert "a good law" not in str(raised.value)
+    assert "VIOLATED" in str(raised.value)
+
+
+@pytest.mark.parametrize("residual", [float("nan"), float("inf"), 1.0])
+def test_a_residual_that_is_no_small_number_is_not_ok(residual: float) -> None:
+    assert not Report("law", "", residual, 1e-8).ok
+
+
+@pytest.mark.parametrize("tolerance", [0.0101, 1.0, float("inf"), float("nan")])
+def test_a_wide_tolerance_judges_nothing(tolerance: float) -> None:
+    assert not Report("law", "", 0.0, tolerance).ok
+    assert Report("law", "", 0.0, 0.01).ok
+
+
+def test_what_is_too_ill_conditioned_is_said_so_and_not_passed() -> None:
+    assert "too ill-conditioned to judge" in str(Report("law", "", 1e-3, 0.5))
+    assert "VIOLATED" in str(BAD) and "ok" in str(GOOD)
+    g = Affine(SHAPE, shift=-1e6) @ Affine(SHAPE, shift=1e6)
+    reports = check_bijection(g, points().float())
+    assert reports[0].tolerance > 1e-2
+    with pytest.raises(LawViolation, match="too ill-conditioned to judge"):
+        require(reports)
+
+
+def test_a_report_names_the_worst_sample() -> None:
+    x = torch.tensor([[1.0, 1.0, 1.0], [1.0, -2.0, 1.0], [1.0, -1.0, 1.0]], dtype=torch.float64)
+    report = check_bijection(Chart(torch.square, torch.sqrt), x)[0]
+    assert report.worst is not None and torch.equal(report.worst, x[1])
+
+
+def test_a_check_of_a_chart_leaves_its_mode_as_it_was() -> None:
+    g = real_nvp(3, 1, 4).double().eval()
+    check_bijection(g, points())
+    assert not g.training and not any(module.training for module in g.modules())
+
+
+# --------------------------------------------------------------------------------------------------------------- no samples
+EMPTY = torch.zeros(0, 3, dtype=torch.float64)
+WITHOUT_SAMPLES: dict[str, Callable[[Tensor], object]] = {
+    "check_bijection": lambda x: check_bijection(Identity(SHAPE), x),
+    "check_space": lambda x: check_space(EuclideanSpace(SHAPE), x),
+    "check_linear": lambda x: check_linear(linear(A), x),
+    "check_adjoint": lambda x: check_adjoint(linear(A), x, points()),
+    "check_adjoint, second samples": lambda x: check_adjoint(linear(A), points(), x),
+    "check_penrose": lambda x: check_penrose(linear(A), x, points()),
+    "check_penrose, second samples": lambda x: check_penrose(linear(A), points(), x),
+}
+
+
+@pytest.mark.parametrize("check", WITHOUT_SAMPLES)
+@pytest.mark.parametrize("samples", [EMPTY, EMPTY.new_zeros(3)], ids=["empty", "one point without a batch"])
+def test_no_law_is_judged_without_samples(check: str, samples: Tensor) -> None:
+    with pytest.raises(ShapeError, match="a law needs at least one sample.*with k >= 1; got"):
+        WITHOUT_SAMPLES[check](samples)

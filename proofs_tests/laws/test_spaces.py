@@ -1,0 +1,284 @@
+"""Induced spaces: the axioms over the registry of charts, and what each operation costs. Oracles: arithmetic of known charts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from induced import EuclideanSpace, InducedSpace, Vector
+from induced.bijections import Bijection, Log, Logit, real_nvp
+from induced.checks import check_space, require
+from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken
+
+every_chart = pytest.mark.parametrize("case", CHARTS, ids=str)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+moderate = st.floats(-3, 3, allow_subnormal=False)
+positive = st.floats(0.1, 10)
+
+
+class Counting(Bijection):
+    """Doubles its points and counts how often it is called each way."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.encoded, self.decoded = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.encoded += 1
+        return 2 * x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        self.decoded += 1
+        return z / 2
+
+    def calls(self) -> tuple[int, int]:
+        """(encoded, decoded) since the last question."""
+        counted = (self.encoded, self.decoded)
+        self.encoded = self.decoded = 0
+        return counted
+
+
+@every_dtype
+@every_chart
+def test_the_axioms_of_a_hilbert_space_hold(case: ChartCase, dtype: torch.dtype) -> None:
+    g = case.make(dtype)
+    reports = check_space(InducedSpace(g), case.points(g, (6,), dtype))
+    require(reports)
+    assert len(reports) == 12
+
+
+@every_chart
+def test_combine_is_add_and_scale(case: ChartCase) -> None:
+    g = case.make()
+    X = InducedSpace(g)
+    x, y = case.points(g, (4,)), case.points(g, (4,))
+    added = X.add(X.scale(0.3, x), X.scale(-0.6, y))
+    agree(X.coords(X.combine((0.3, -0.6), (x, y))).detach(), X.coords(added).detach(), 100)
+    agree(X.combine([1.0], [x]), x, 100)
+    agree(X.combine(torch.tensor([0.5, 0.5]), torch.stack([x, y])), X.segment(x, y, 0.5), 100)
+    agree(X.sub(x, y), X.combine((1, -1), (x, y)), 100)
+    agree(X.neg(x), X.scale(-1.0, x), 100)
+
+
+@every_chart
+def test_coordinates_are_vectors_for_every_batch(case: ChartCase) -> None:
+    g = case.make()
+    X = InducedSpace(g)
+    assert X.dim == math.prod(g.coord_shape)
+    for batch in ((), (1,), (0,), (3, 2)):
+        x = case.points(g, batch)
+        assert X.coords(x).shape == (*batch, X.dim)
+        assert X.point(X.coords(x)).shape == x.shape
+        assert X.norm(x).shape == X.inner(x, x).shape == X.distance(x, x).shape == batch
+        assert X.zero(*batch, dtype=torch.float64).shape == x.shape
+
+
+@every_chart
+def test_the_geometry_is_that_of_the_coordinates(case: ChartCase) -> None:
+    g = case.make()
+    X = InducedSpace(g)
+    points = case.points(g, (5,))
+    with torch.no_grad():
+        z = g(points).reshape(5, -1).numpy()
+        agree(X.gram(points), torch.from_numpy(z @ z.T))
+        agree(X.inner(points[1], points[2]), torch.tensor(float(z[1] @ z[2]), dtype=torch.float64))
+        agree(X.norm(points), torch.from_numpy((z**2).sum(-1) ** 0.5))
+        agree(X.distance(points[0], points[1]), torch.tensor(((z[0] - z[1]) ** 2).sum() ** 0.5, dtype=torch.float64))
+        agree(X.coords(X.mean(points)), torch.from_numpy(z.mean(0)), 100)
+
+
+# ------------------------------------------------------------------------------------------------- charts of known arithmetic
+@given(st.lists(st.tuples(moderate, positive), min_size=1, max_size=5))
+def test_combinations_of_positive_numbers_are_products_of_powers(terms: list[tuple[float, float]]) -> None:
+    X = InducedSpace(Log((1,)))
+    result = X.combine([a for a, _ in terms], [torch.tensor([x], dtype=torch.float64) for _, x in terms])
+    # the sum of logarithms is off by eps times its terms, and the exponential turns that into a relative error
+    size = 1 + sum(abs(a * math.log(x)) for a, x in terms)
+    assert result.item() == pytest.approx(math.prod(x**a for a, x in terms), rel=1e-15 * 10 * size)
+
+
+@given(positive, positive)
+def test_the_mean_of_positive_numbers_is_geometric(x: float, y: float) -> None:
+    X = InducedSpace(Log((1,)))
+    assert X.mean(torch.tensor([[x], [y]], dtype=torch.float64)).item() == pytest.approx(math.sqrt(x * y), rel=1e-14)
+
+
+def test_the_zero_of_positive_numbers_is_1_and_that_of_probabilities_a_half() -> None:
+    assert torch.equal(InducedSpace(Log((2,))).zero(3), torch.ones(3, 2))
+    assert torch.equal(InducedSpace(Logit((2,))).zero(), torch.full((2,), 0.5))
+
+
+@given(st.floats(0, 1, allow_subnormal=False))
+def test_a_segment_of_positive_numbers_is_a_weighted_geometric_mean(t: float) -> None:
+    X = InducedSpace(Log((1,)))
+    x, y = torch.tensor([2.0], dtype=torch.float64), torch.tensor([7.0], dtype=torch.float64)
+    assert X.segment(x, y, t).item() == pytest.approx(2 ** (1 - t) * 7**t, rel=1e-14)
+
+
+def test_segments_take_a_time_for_each_sample() -> None:
+    X = InducedSpace(Log((1,)))
+    x, y = torch.full((3, 1), 2.0).double(), torch.full((3, 1), 8.0).double()
+    agree(X.segment(x, y, torch.tensor([0.0, 0.5, 1.0]).double()), torch.tensor([[2.0], [4.0], [8.0]]).double())
+
+
+def test_scalars_may_differ_by_sample() -> None:
+    X = InducedSpace(Log((2,)))
+    x = torch.full((3, 2), 2.0).double()
+    a = torch.tensor([0.0, 1.0, 3.0]).double()
+    expected = torch.tensor([[1.0, 1.0], [2.0, 2.0], [8.0, 8.0]]).double()
+    agree(X.scale(a, x), expected)
+    agree(X.combine(a[None], x[None]), expected)
+    agree((a * X(x)).point, expected)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-5, 1.0, math.pi / 2, math.pi - 1e-5, math.pi - 1e-9, math.pi])
+def test_angles_keep_their_digits_near_0_and_pi(angle: float) -> None:
+    X = EuclideanSpace(2)
+    x = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    y = 0.5 * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+    assert X.angle(x, y).item() == pytest.approx(angle, abs=4 * 2.0**-52, rel=1e-12)
+
+
+def test_the_angle_with_zero_is_nan() -> None:
+    assert EuclideanSpace(2).angle(torch.zeros(2), torch.ones(2)).isnan()
+
+
+@given(st.lists(moderate, min_size=2, max_size=2), st.lists(moderate, min_size=2, max_size=2))
+def test_cauchy_schwarz_and_the_triangle_inequality(x: list[float], y: list[float]) -> None:
+    g = shaken(real_nvp(2, 2, 4)).double()
+    X = InducedSpace(g)
+    with torch.no_grad():
+        u, v = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
+        bound = float(X.norm(u) * X.norm(v))
+        assert abs(float(X.inner(u, v))) <= bound * (1 + 1e-12)
+        assert float(X.norm(X.add(u, v))) <= float(X.norm(u) + X.norm(v)) * (1 + 1e-12) + 1e-12
+
+
+# --------------------------------------------------------------------------------------------------------------- zero, sample
+def test_zero_and_sample_take_the_dtype_asked_for_or_that_of_the_chart() -> None:
+    X, Y = InducedSpace(Log((2,))), InducedSpace(real_nvp(2, 1, 4).double())
+    assert X.zero().dtype == X.sample(2).dtype == torch.float32
+    assert X.zero(dtype=torch.float64).dtype == X.sample(2, dtype=torch.float64).dtype == torch.float64
+    assert Y.zero().dtype == Y.sample(2).dtype == torch.float64
+    assert X.zero(0).shape == (0, 2) and X.zero(3, 4).shape == (3, 4, 2)
+
+
+def test_the_zero_has_coordinates_0() -> None:
+    X = InducedSpace(shaken(real_nvp(3, 2, 8)).double())
+    agree(X.coords(X.zero(2)).detach(), torch.zeros(2, 3).double())
+
+
+def test_samples_have_standard_normal_coordinates_and_repeat_with_their_generator() -> None:
+    X = InducedSpace(Log((2,)))
+    x = X.sample(4000, torch.Generator().manual_seed(0))
+    z = X.coords(x)
+    assert x.shape == (4000, 2)
+    # five standard errors of a mean and of a standard deviation over 8000 values
+    assert abs(float(z.mean())) < 5 / 8000**0.5
+    assert abs(float(z.std()) - 1) < 5 / 16000**0.5
+    assert torch.equal(x, X.sample(4000, torch.Generator().manual_seed(0)))
+    assert not torch.equal(x, X.sample(4000, torch.Generator().manual_seed(1)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- equality
+def test_spaces_are_equal_where_their_chart_is_the_same_one() -> None:
+    g = Log((2,))
+    assert InducedSpace(g) == InducedSpace(g) and hash(InducedSpace(g)) == hash(InducedSpace(g))
+    assert InducedSpace(g) != InducedSpace(Log((2,)))
+    assert InducedSpace(g.inv) == InducedSpace(g.inv) != InducedSpace(g)
+    assert EuclideanSpace(2) == EuclideanSpace((2,)) and EuclideanSpace(2) != EuclideanSpace(3)
+    assert EuclideanSpace((2, 3)) != EuclideanSpace(6)
+    assert InducedSpace(g) != "a space"
+
+
+# ----------------------------------------------------------------------------------------------------------------------- cost
+def test_combine_calls_the_chart_once_each_way() -> None:
+    g = Counting((2,))
+    X = InducedSpace(g)
+    points = [torch.ones(2) * k for k in range(10)]
+    result = X.combine(range(10), points)
+    assert g.calls() == (1, 1)
+    assert torch.equal(result, torch.full((2,), 285.0))
+    X.mean(torch.stack(points))
+    assert g.calls() == (1, 1)
+    X.gram(torch.stack(points))
+    assert g.calls() == (1, 0)
+    X.scale(2.0, points[1])
+    assert g.calls() == (1, 1)
+
+
+def test_a_sum_of_vectors_encodes_each_leaf_once_and_decodes_once() -> None:
+    g = Counting((2,))
+    X = InducedSpace(g)
+    vectors = [X(torch.ones(2) * k) for k in range(10)]
+    assert g.calls() == (0, 0)
+    total = vectors[0]
+    for k, v in enumerate(vectors[1:], start=1):
+        total = total + k * v
+    total = total - vectors[3] / 2 + -vectors[4]
+    assert torch.equal(total.point, torch.full((2,), 285.0 - 1.5 - 4.0))
+    assert torch.equal(total.point, total.point)
+    assert g.calls() == (10, 1)
+    assert (total @ vectors[2]).item() == 4 * 2 * 2 * 279.5
+    assert g.calls() == (0, 0)
+
+
+def test_a_leaf_is_not_decoded_again() -> None:
+    g = Counting((2,))
+    x = torch.ones(2)
+    v = InducedSpace(g)(x)
+    assert v.point is x
+    assert v.norm().item() == pytest.approx(math.sqrt(8))
+    assert g.calls() == (1, 0)
+
+
+# --------------------------------------------------------------------------------------------------------------------- Vector
+def test_vectors_do_the_algebra_of_their_space() -> None:
+    X = InducedSpace(Log((2,)))
+    x, y = torch.tensor([2.0, 3.0]).double(), torch.tensor([5.0, 0.5]).double()
+    u, v = X(x), X(y)
+    agree((u + v).point, x * y)
+    agree((u - v).point, x / y)
+    agree((-u).point, 1 / x)
+    agree((2 * u).point, x**2)
+    agree((u * torch.tensor(2.0)).point, x**2)
+    agree((torch.tensor(2.0) * u).point, x**2)
+    agree((u / 2).point, x.sqrt())
+    agree(u @ v, (x.log() * y.log()).sum())
+    agree(u.norm(), x.log().norm())
+    assert "Log" in repr(u) and "batch=()" in repr(u)
+    assert "batch=(4,)" in repr(X(torch.ones(4, 2)))
+
+
+def test_a_vector_is_immutable() -> None:
+    v = EuclideanSpace(2)(torch.ones(2))
+    for name in ("space", "_point", "_coords", "anything"):
+        with pytest.raises(TypeError, match="a Vector is immutable; make a new one"):
+            setattr(v, name, torch.zeros(2))
+    total = v
+    total += v
+    assert total is not v and torch.equal(v.point, torch.ones(2))
+
+
+def test_a_vector_takes_no_part_in_arithmetic_with_strangers() -> None:
+    v = EuclideanSpace(2)(torch.ones(2))
+    for operation in (lambda: v + 1, lambda: v - "x", lambda: v @ 2, lambda: v * v, lambda: v / v, lambda: 1 + v):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            operation()
+
+
+def test_gradients_reach_the_points_and_the_chart() -> None:
+    g = shaken(real_nvp(3, 2, 4))
+    X = InducedSpace(g)
+    x = torch.randn(5, 3, requires_grad=True)
+    X.norm(X.combine((0.5, 2.0), (x, x.flip(0)))).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all() and (x.grad != 0).all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in g.parameters())
+
+
+def test_a_vector_from_coordinates_decodes_to_its_point() -> None:
+    X = InducedSpace(Log((2,)))
+    assert torch.equal(Vector(X, coords=torch.zeros(2)).point, torch.ones(2))

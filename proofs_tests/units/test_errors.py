@@ -1,0 +1,410 @@
+"""Every error that the library raises, once: it names what came and what was expected."""
+
+import ast
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import induced
+from induced import EuclideanSpace, InducedSpace, Linearizer, Report, Vector
+from induced._validate import require_finite
+from induced.bijections import (
+    MLP,
+    ActNorm,
+    AdditiveCoupling,
+    Affine,
+    AffineCoupling,
+    Arctanh,
+    Bijection,
+    Composition,
+    ConditionalActNorm,
+    ConditionalComposition,
+    Conv1x1,
+    Identity,
+    Log,
+    Logit,
+    Sinh,
+    Squeeze,
+    glow,
+    real_nvp,
+)
+from induced.checks import check_space, require
+from induced.errors import (
+    DomainError,
+    DtypeError,
+    InducedError,
+    LawViolation,
+    NotInvertible,
+    ShapeError,
+    SingularOperator,
+    SpaceMismatch,
+)
+from induced.operators import (
+    Dense,
+    Diagonal,
+    Inverse,
+    LowRank,
+    LowRankFamily,
+    ScaledIdentityPlusLowRank,
+    exp,
+    integrate,
+    inverse,
+    pinv,
+    power,
+    propagator,
+    svd,
+)
+
+ROOT = Path(induced.__file__).parent
+
+
+class Case(NamedTuple):
+    """What is done, the error it must raise, and what the message must say."""
+
+    error: type[Exception]
+    message: str
+    act: Callable[[], object]
+
+
+class NoDeterminant(Bijection):
+    """A chart that gives no determinant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z
+
+
+R2, R3 = EuclideanSpace(2), EuclideanSpace(3)
+POSITIVE = InducedSpace(Log((2,)))
+WIDE, SQUARE = Dense(torch.ones(2, 3)), Dense(torch.eye(2))
+BATCH = Dense(torch.ones(5, 2, 2))
+FAMILY = LowRankFamily(3, 1, 4)
+U, V = torch.ones(6, 1), torch.ones(6, 1)
+
+
+def linear(A: Tensor, X: induced.HilbertSpace = R2, Y: induced.HilbertSpace | None = None) -> Linearizer:
+    return Linearizer(A, X, Y)
+
+
+CASES = [
+    # points and coordinates
+    Case(DtypeError, r"a point of the space must be a torch.Tensor, got list", lambda: R2.coords([1.0, 2.0])),
+    Case(ShapeError, r"a point of the space must have shape \(\*batch, 2\), got \(4, 3\)", lambda: R2.coords(torch.ones(4, 3))),
+    Case(ShapeError, r"coordinates of the space must have shape \(\*batch, 2\), got \(\)", lambda: R2.point(torch.ones(()))),
+    Case(DtypeError, r"floating point tensor, got torch.int64: convert it", lambda: R2.coords(torch.ones(2, dtype=torch.int64))),
+    Case(
+        DtypeError,
+        r"the point is torch.float64 on cpu, but the parameters it meets are torch.float32 on cpu: convert one of them",
+        lambda: InducedSpace(real_nvp(2)).coords(torch.ones(2).double()),
+    ),
+    Case(
+        DtypeError,
+        r"the coordinates is torch.float64 on cpu|the coordinates are torch.float64",
+        lambda: InducedSpace(real_nvp(2)).point(torch.ones(2).double()),
+    ),
+    Case(
+        DomainError,
+        r"the batch holds 1 non-finite value\(s\) out of 2: look",
+        lambda: require_finite(torch.tensor([1.0, torch.nan]), "the batch"),
+    ),
+    Case(
+        DomainError,
+        r"the point given to EuclideanSpace\(\(2,\)\) hold 1 non-finite value\(s\) out of 2",
+        lambda: R2.coords(torch.tensor([1.0, torch.inf])),
+    ),
+    Case(
+        DomainError,
+        r"the coordinates in InducedSpace\(Sinh\(1,\)\) are not finite although the point are, the largest being 100: .*float64",
+        lambda: InducedSpace(Sinh((1,))).coords(torch.tensor([100.0])),
+    ),
+    # charts
+    Case(ShapeError, r"the sides of a chart are at least 1, got \(0,\) -> \(0,\)", lambda: Identity((0,))),
+    Case(
+        InducedError,
+        r"NoDeterminant has no log\|det J\|: implement forward_and_log_abs_det",
+        lambda: NoDeterminant((2,)).log_abs_det(torch.ones(2)),
+    ),
+    Case(ShapeError, r"a composition needs at least one chart", lambda: Composition()),
+    Case(ShapeError, r"a composition needs at least one chart", lambda: ConditionalComposition()),
+    Case(
+        ShapeError,
+        r"Log gives coordinates of shape \(2,\), but Logit takes points of shape \(3,\)",
+        lambda: Logit((3,)) @ Log((2,)),
+    ),
+    Case(
+        DomainError,
+        r"must lie in the positive numbers, but 1 of 2 value\(s\) do not, the first being -3",
+        lambda: Log((2,))(torch.tensor([1.0, -3.0])),
+    ),
+    Case(
+        DomainError,
+        r"exp of the coordinates must lie in the positive numbers.*keep \|z\| smaller, or use float64",
+        lambda: Log((1,)).inverse(torch.tensor([200.0])),
+    ),
+    Case(
+        DomainError, r"the point of a Logit chart must lie in \(0, 1\), but 1 of 1 .* being 1", lambda: Logit((1,))(torch.ones(1))
+    ),
+    Case(DomainError, r"the sigmoid of the coordinates must lie in \(0, 1\)", lambda: Logit((1,)).inverse(torch.tensor([40.0]))),
+    Case(DomainError, r"the point of an Arctanh chart must lie in \(-1, 1\)", lambda: Arctanh((1,))(torch.tensor([-1.0]))),
+    Case(DomainError, r"the tanh of the coordinates must lie in \(-1, 1\)", lambda: Arctanh((1,)).inverse(torch.tensor([20.0]))),
+    Case(
+        ShapeError,
+        r"the scale of shape \(3,\) does not broadcast to a point of shape \(2,\)",
+        lambda: Affine((2,), torch.ones(3)),
+    ),
+    Case(
+        DomainError, r"the scale of an affine chart must be finite and non-zero", lambda: Affine((2,), torch.tensor([1.0, 0.0]))
+    ),
+    Case(ShapeError, r"a 1x1 convolution acts on points of shape \(C, H, W\), got \(3,\)", lambda: Conv1x1((3,))),
+    Case(ShapeError, r"Squeeze takes points of shape \(C, H, W\) with even H and W, got \(1, 3, 4\)", lambda: Squeeze((1, 3, 4))),
+    Case(
+        ShapeError,
+        r"flipped coupling .* which is empty for shape \(1,\)",
+        lambda: AdditiveCoupling((1,), MLP(1, 1, 2), flip=True),
+    ),
+    Case(
+        ShapeError,
+        r"the conditioner of AffineCoupling must return shape \(5, 4\) for a kept half .*\(5, 2\), got \(5, 3\)",
+        lambda: AffineCoupling((4,), nn.Linear(2, 3))(torch.ones(5, 4)),
+    ),
+    Case(
+        ShapeError,
+        r"at least two values a channel, got a batch of shape \(1, 3\)",
+        lambda: ActNorm((3,)).initialize(torch.ones(1, 3)),
+    ),
+    Case(
+        ShapeError,
+        r"at least two values a channel, got a batch of shape \(0, 3\)",
+        lambda: ActNorm((3,)).initialize(torch.ones(0, 3)),
+    ),
+    Case(
+        InducedError,
+        r"this ActNorm has not been initialised: call chart.initialize\(batch\) once",
+        lambda: ActNorm((3,))(torch.ones(3)),
+    ),
+    Case(
+        InducedError,
+        r"this ConditionalActNorm has not been initialised",
+        lambda: ConditionalActNorm((3,), 1).at(0.0)(torch.ones(3)),
+    ),
+    Case(ShapeError, r"real_nvp needs dim >= 1 and blocks >= 1, got dim=0, blocks=6", lambda: real_nvp(0)),
+    Case(ShapeError, r"glow needs .* got shape=\(1, 4, 4\), levels=3, blocks=2, width=32", lambda: glow((1, 4, 4), 2, levels=3)),
+    Case(
+        ShapeError,
+        r"a context is a number or a tensor of shape \(\*batch, k\)",
+        lambda: real_nvp(2, context=1).at(torch.tensor(1.0)),
+    ),
+    Case(
+        ShapeError,
+        r"initialised at one context of shape \(k,\), got \(4, 1\)",
+        lambda: ConditionalActNorm((2,), 1).at(torch.ones(4, 1)).initialize(torch.ones(4, 2)),
+    ),
+    # spaces and vectors
+    Case(
+        ShapeError,
+        r"as many weights as points, at least one; got 1 weights, points \(2, 2\)",
+        lambda: R2.combine([1.0], [torch.ones(2)] * 2),
+    ),
+    Case(ShapeError, r"at least one; got 0 weights", lambda: R2.combine([], [])),
+    Case(
+        ShapeError,
+        r"the mean of points needs a first dimension of length >= 1, got shape \(0, 2\)",
+        lambda: R2.mean(torch.ones(0, 2)),
+    ),
+    Case(ShapeError, r"a Vector needs its point or its coordinates", lambda: Vector(R2)),
+    Case(
+        TypeError, r"a Vector is immutable; make a new one with space\(point\)", lambda: setattr(R2(torch.ones(2)), "space", R3)
+    ),
+    Case(TypeError, r"a Vector is one element of its space and is not iterable", lambda: list(R2(torch.ones(2)))),
+    Case(
+        SpaceMismatch,
+        r"\+ joins vectors of one space, got EuclideanSpace\(\(2,\)\) and InducedSpace\(Log\(2,\)\): their charts differ",
+        lambda: R2(torch.ones(2)) + POSITIVE(torch.ones(2)),
+    ),
+    # operators
+    Case(ShapeError, r"an operator has the shape \(m, n\) of its matrix, got \(2,\)", lambda: _Shapeless()),
+    Case(ShapeError, r"a \(6, 6\) matrix exceeds limit=5; pass matrix\(limit=6\)", lambda: LowRank(U, V).matrix(limit=5)),
+    Case(ShapeError, r"a \(6, 6\) matrix exceeds limit=5", lambda: Diagonal(torch.ones(6)).matrix(limit=5)),
+    Case(ShapeError, r"operators of shapes \(2, 3\) and \(2, 2\) cannot be added: Dense\(", lambda: WIDE + SQUARE),
+    Case(ShapeError, r"operators of shapes \(2, 3\) and \(2, 2\) do not compose: Dense\(", lambda: WIDE @ SQUARE),
+    Case(NotInvertible, r"A \*\* k takes an integer k >= 1, got 0.5; use induced.operators.power", lambda: SQUARE**0.5),
+    Case(NotInvertible, r"only a square operator has powers, this one is \(2, 3\)", lambda: WIDE**2),
+    Case(
+        ShapeError,
+        r"the matrix of a Dense operator must be a tensor of shape \(\*batch, m, n\), got \(3,\)",
+        lambda: Dense(torch.ones(3)),
+    ),
+    Case(ShapeError, r"the diagonal must be a tensor of shape \(\*batch, n\), got \(\)", lambda: Diagonal(torch.tensor(1.0))),
+    Case(
+        ShapeError, r"of one dtype and device, got \(6, 1\) torch.float32 cpu and \(6, 2\)", lambda: LowRank(U, torch.ones(6, 2))
+    ),
+    Case(ShapeError, r"is square, but U and V have 6 and 4 rows", lambda: ScaledIdentityPlusLowRank(1.0, U, torch.ones(4, 1))),
+    Case(NotInvertible, r"the inverse needs a square operator, got shape \(2, 3\)", lambda: inverse(WIDE)),
+    Case(NotInvertible, r"the inverse needs a square operator, got shape \(2, 3\)", lambda: Inverse(WIDE)),
+    Case(NotInvertible, r"a power needs a square operator, got shape \(2, 3\)", lambda: power(WIDE, 0)),
+    Case(NotInvertible, r"the exponential needs a square operator, got shape \(2, 3\)", lambda: exp(WIDE)),
+    Case(NotInvertible, r"A\^k takes an integer k, got 1.5", lambda: power(SQUARE, 1.5)),
+    Case(ShapeError, r"svd takes one operator, not a batch of them \(factor of shape \(5, 2, 2\)\)", lambda: svd(BATCH)),
+    Case(ShapeError, r"svd takes one operator, not a batch", lambda: pinv(BATCH)),
+    Case(ShapeError, r"rank must lie in 0..2 for an operator of shape \(2, 3\), got 3", lambda: svd(WIDE, 3)),
+    Case(SingularOperator, r"an operator of rank 1 on 6 coordinates has no inverse; use pinv", lambda: inverse(LowRank(U, V))),
+    Case(
+        SingularOperator,
+        r"singular at torch.float32: its condition is inf, the limit .*; use pinv\(rtol\), or float64",
+        lambda: inverse(Diagonal(torch.tensor([1.0, 0.0]))),
+    ),
+    Case(SingularOperator, r"the operator is singular at torch.float32", lambda: inverse(Dense(torch.ones(2, 2)))),
+    Case(SingularOperator, r"the operator is singular at torch.float32", lambda: inverse(ScaledIdentityPlusLowRank(0.0, U, V))),
+    Case(
+        SingularOperator, r"the operator is singular at torch.float32", lambda: inverse(ScaledIdentityPlusLowRank(1.0, -U / 6, V))
+    ),
+    # families and propagators
+    Case(ShapeError, r"a family acts on at least one coordinate, got dim=0", lambda: LowRankFamily(0, 0)),
+    Case(ShapeError, r"the rank of a family on 3 coordinates lies in 0..3, got 4", lambda: LowRankFamily(3, 4)),
+    Case(DomainError, r"floor is a standard deviation and must be positive, got 0.0", lambda: LowRankFamily(3, 1, floor=0.0)),
+    Case(DomainError, r"unknown integrator 'rk5'; known are euler, .*midpoint, rk4", lambda: propagator(FAMILY, method="rk5")),
+    Case(DomainError, r"the number of steps is at least 1, got 0", lambda: integrate(FAMILY, torch.ones(3), steps=0)),
+    # linearizers
+    Case(
+        SpaceMismatch,
+        r"this map takes vectors of EuclideanSpace\(\(2,\)\), got one of InducedSpace\(Log\(2,\)\)",
+        lambda: linear(torch.eye(2))(POSITIVE(torch.ones(2))),
+    ),
+    Case(
+        SpaceMismatch,
+        r"exp needs one space on both sides, but the domain is .*\(\(3,\)\) and the codomain .*\(\(2,\)\)",
+        lambda: linear(torch.ones(2, 3), R3, R2).exp(),
+    ),
+    Case(SpaceMismatch, r"a power needs one space on both sides", lambda: linear(torch.eye(2), R2, POSITIVE) ** 2),
+    Case(
+        SpaceMismatch,
+        r"h ends in InducedSpace\(Log\(2,\)\) and f starts in EuclideanSpace\(\(2,\)\): spaces are the same when they hold the same",
+        lambda: linear(torch.eye(2)) @ linear(torch.eye(2), R2, POSITIVE),
+    ),
+    Case(
+        SpaceMismatch,
+        r"f \+ h needs one codomain, got EuclideanSpace.* and InducedSpace",
+        lambda: linear(torch.eye(2)) + linear(torch.eye(2), R2, POSITIVE),
+    ),
+    Case(
+        SpaceMismatch,
+        r"f \+ h needs one domain, got EuclideanSpace.* and InducedSpace",
+        lambda: linear(torch.eye(2)) - linear(torch.eye(2), POSITIVE, R2),
+    ),
+    Case(NotInvertible, r"f \*\* k takes an integer k, got 0.5", lambda: linear(torch.eye(2)) ** 0.5),
+    Case(NotInvertible, r"the inverse needs a square operator, got shape \(2, 3\)", lambda: linear(torch.ones(2, 3), R3, R2).inv),
+    Case(
+        ShapeError,
+        r"a core from EuclideanSpace\(\(3,\)\) to EuclideanSpace\(\(2,\)\) has shape \(2, 3\), got \(3, 2\)",
+        lambda: linear(torch.ones(3, 2), R3, R2),
+    ),
+    Case(
+        DtypeError,
+        r"the core is torch.float64 on cpu, the domain's chart torch.float32",
+        lambda: linear(torch.eye(2).double(), InducedSpace(real_nvp(2))),
+    ),
+    Case(ShapeError, r"this SVD holds 2 triplets, 3 were asked for", lambda: linear(torch.eye(2)).svd().left(3)),
+    # checks
+    Case(LawViolation, r"1 of 1 laws do not hold:\n.*a law", lambda: require(Report("a law", "", 1.0, 0.0))),
+    Case(
+        ShapeError,
+        r"a law needs at least one sample, of shape \(k, 2\) with k >= 1; got \(0, 2\)",
+        lambda: check_space(R2, torch.ones(0, 2)),
+    ),
+]
+
+
+class _Shapeless(induced.LinearOperator):
+    """An operator that gives its base a wrong shape."""
+
+    def __init__(self) -> None:
+        super().__init__((2,))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return w
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.error.__name__}: {case.message[:40]}")
+def test_the_message_names_what_came_and_what_was_expected(case: Case) -> None:
+    with pytest.raises(case.error, match=case.message) as raised:
+        case.act()
+    assert raised.type is case.error
+
+
+def test_every_error_of_the_library_is_raised_above() -> None:
+    raised: set[tuple[str, int]] = set()
+    for case in CASES:
+        with pytest.raises(case.error) as caught:
+            case.act()
+        last = traceback.extract_tb(caught.tb)[-1]
+        raised.add((last.filename, last.lineno or 0))
+    missed = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise)
+        and not any(name == str(path) and node.lineno <= line <= (node.end_lineno or 0) for name, line in raised)
+    ]
+    assert not missed, f"no test raises {missed}"
+
+
+def test_every_error_is_an_induced_error_and_an_ordinary_one() -> None:
+    for error in InducedError.__subclasses__():
+        assert len(error.__bases__) == 2 and issubclass(error, InducedError) and error.__doc__, error
+
+
+@pytest.mark.parametrize(
+    "operate",
+    [
+        lambda A: A + 1,
+        lambda A: A - 1,
+        lambda A: A @ 2,
+        lambda A: A * None,
+        lambda A: A / A,
+        lambda A: 1 / A,
+        lambda A: 2 + A,
+        lambda A: 2**A,
+    ],
+)
+@pytest.mark.parametrize("operand", [SQUARE, Linearizer(torch.eye(2), R2)], ids=["operator", "linearizer"])
+def test_other_arithmetic_is_a_type_error_that_names_both_operands(
+    operand: nn.Module, operate: Callable[[nn.Module], object]
+) -> None:
+    with pytest.raises(TypeError, match=re.compile("unsupported operand type.*(Dense|Linearizer)")):
+        operate(operand)
+
+
+# What the messages above should also say of these, and does not yet.
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an operator does not check the dtype of its input")
+def test_a_map_without_parameters_in_its_charts_names_a_wrong_dtype() -> None:
+    with pytest.raises(DtypeError, match="float64"):
+        Linearizer(torch.eye(2), POSITIVE)(torch.ones(2).double())
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an operator does not check the shape of its input")
+def test_an_operator_names_a_wrong_shape() -> None:
+    with pytest.raises(ShapeError, match="2"):
+        SQUARE(torch.ones(5))
+
+
+@pytest.mark.xfail(strict=True, reason="a coordinate of length 1 is broadcast silently")
+def test_a_diagonal_refuses_coordinates_of_another_length() -> None:
+    with pytest.raises(ShapeError, match="2"):
+        Diagonal(torch.ones(2))(torch.ones(4, 1))
+
+
+@pytest.mark.xfail(strict=True, reason="values of a batch of diagonals are sorted as if they were one operator")
+def test_a_batch_of_diagonals_has_no_svd() -> None:
+    with pytest.raises(ShapeError, match="svd takes one operator, not a batch"):
+        svd(Diagonal(torch.ones(2, 3)))
