@@ -1,6 +1,7 @@
 """The `induced` command: train, look at, and prove properties of models built on the library."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from applications.flow_matching import evaluate, store
 from applications.flow_matching.config import Config
 from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.tour import BRIEF
 from applications.flow_matching.tour import tour as run_tour
 from applications.flow_matching.train import train as run_training
 from induced.checks import require
@@ -166,11 +168,11 @@ def tour(out: Path = Path("runs/tour"), steps: int = 500, overwrite: bool = True
         steps: Training steps, about five minutes on two cores at the default.
         overwrite: Delete an earlier tour in the folder.
     """
-    run_tour(out, steps=steps, overwrite=overwrite)
+    run_tour(out, config=Config(training=replace(BRIEF, steps=steps)), overwrite=overwrite)
 
 
 def _model(run: Path | None) -> FlowMatching:
-    return store.load_pretrained() if run is None else store.load_run(run).eval().requires_grad_(False)
+    return store.load_pretrained() if run is None else store.load_run(run)
 
 
 def _test_images(data: ImageSet, n: int) -> torch.Tensor:

@@ -21,12 +21,18 @@ from induced import Linearizer
 from induced.checks import Report, require
 
 
-def tour(out: Path, *, steps: int = 500, overwrite: bool = False, say: Callable[[str], None] = print) -> dict[str, object]:
+BRIEF = TrainingConfig(steps=500, batch=64, learning_rate=2e-3, warmup=50, log_every=25)
+"""About five minutes on two cores."""
+
+
+def tour(
+    out: Path, *, config: Config = Config(training=BRIEF), overwrite: bool = False, say: Callable[[str], None] = print
+) -> dict[str, object]:
     """Train on the embedded digits, write figures and report.json to `out`, and print the tables.
 
     Arguments:
         out: the run folder; figures lie in it beside the checkpoints.
-        steps: training steps.
+        config: what to train, on the embedded digits.
         overwrite: delete an earlier tour in the folder.
         say: where the text goes.
 
@@ -37,17 +43,16 @@ def tour(out: Path, *, steps: int = 500, overwrite: bool = False, say: Callable[
         CheckpointError: the folder holds an earlier run and `overwrite` is false.
         LawViolation: a law does not hold on the trained model.
     """
-    say(f"1. Training {steps} steps on 4,500 embedded MNIST digits (500 are held out).")
+    say(f"1. Training {config.training.steps} steps on 4,500 embedded MNIST digits (500 are held out).")
     run = Run(out)
-    training = TrainingConfig(steps=steps, batch=64, learning_rate=2e-3, checkpoint_every=steps, log_every=25)
-    result = train(Config(training=training), run, overwrite=overwrite)
+    result = train(config, run, overwrite=overwrite)
     model = store.load_run(out)
     say(f"   {result.seconds:.0f} s, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.3f}\n")
     held_out = load("mnist5k", "test")
     images = to_unit(held_out.images[::5])
     with torch.no_grad():
         report: dict[str, object] = {
-            "training": {"steps": steps, "seconds": result.seconds, "losses": result.losses},
+            "training": {"steps": result.steps, "seconds": result.seconds, "losses": result.losses},
             "axioms": _axioms(model, images[:8], say),
             "one_step": _one_step(model, out, say),
             "inversion": _inversion(model, images, out, say),

@@ -79,6 +79,12 @@ def test_the_adjoint_follows_its_operator_to_another_dtype() -> None:
     agree(B.H.matrix(), A.matrix().double())
 
 
+@pytest.mark.xfail(strict=True, reason="the scalar of a lazy multiple is neither a parameter nor a buffer")
+def test_a_lazy_multiple_follows_its_operator_to_another_dtype() -> None:
+    A = Sum(Dense(torch.eye(2)), Diagonal(torch.ones(2))).double() * torch.ones(3).double()
+    assert A.float()(torch.ones(3, 2)).dtype == torch.float32
+
+
 @every_square_core
 def test_sums_and_products_with_every_operator_are_those_of_matrices(case: CoreCase) -> None:
     M = case.matrix()

@@ -1,4 +1,4 @@
-"""The shape of the library itself: who imports whom, what is final, and that what docstrings promise exists (DESIGN.md, section 2)."""
+"""The shape of the library: who imports whom, what is final, and that what docstrings promise exists (DESIGN.md, 2)."""
 
 import ast
 import doctest
@@ -35,7 +35,8 @@ LAYERS = {
     "__init__": 9,
 }
 EXTRAS = (
-    ["accelerate", "tyro", "tqdm", "tensorboard", "matplotlib", "PIL", "mlxtend", "hypothesis", "sympy", "pytest", "applications", "proofs_tests", "benchmarks"]
+    *("accelerate", "tyro", "tqdm", "tensorboard", "matplotlib", "PIL", "mlxtend", "hypothesis", "sympy", "pytest"),
+    *("applications", "proofs_tests", "benchmarks"),
 )
 # DESIGN.md, 3: EuclideanSpace is an InducedSpace of its own.
 NEITHER_ABSTRACT_NOR_FINAL = {"InducedSpace"}

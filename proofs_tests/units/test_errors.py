@@ -286,7 +286,7 @@ CASES = [
     Case(SpaceMismatch, r"a power needs one space on both sides", lambda: linear(torch.eye(2), R2, POSITIVE) ** 2),
     Case(
         SpaceMismatch,
-        r"h ends in InducedSpace\(Log\(2,\)\) and f starts in EuclideanSpace\(\(2,\)\): spaces are the same when they hold the same",
+        r"h ends in InducedSpace\(Log\(2,\)\) and f starts in EuclideanSpace\(\(2,\)\): spaces are the same",
         lambda: linear(torch.eye(2)) @ linear(torch.eye(2), R2, POSITIVE),
     ),
     Case(
