@@ -168,7 +168,7 @@ def tour(out: Path = Path("runs/tour"), steps: int = 500, overwrite: bool = True
         steps: Training steps, about five minutes on two cores at the default.
         overwrite: Delete an earlier tour in the folder.
     """
-    run_tour(out, config=Config(training=replace(BRIEF, steps=steps)), overwrite=overwrite)
+    run_tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)
 
 
 def _model(run: Path | None) -> FlowMatching:

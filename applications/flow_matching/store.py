@@ -55,7 +55,9 @@ def export(run_folder: Path, folder: Path) -> Path:
         CheckpointError: the run cannot be read, or a weight does not fit half precision.
     """
     model = load_run(run_folder)
-    state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in model.state_dict().items()
+    }
     overflowing = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
     if overflowing:
         raise CheckpointError(f"{run_folder}: too large for half precision: {', '.join(overflowing)}")

@@ -20,14 +20,11 @@ from applications.flow_matching.train import train
 from induced import Linearizer
 from induced.checks import Report, require
 
-
-BRIEF = TrainingConfig(steps=500, batch=64, learning_rate=2e-3, warmup=50, log_every=25)
+BRIEF = Config(training=TrainingConfig(steps=500, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """About five minutes on two cores."""
 
 
-def tour(
-    out: Path, *, config: Config = Config(training=BRIEF), overwrite: bool = False, say: Callable[[str], None] = print
-) -> dict[str, object]:
+def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Callable[[str], None] = print) -> dict[str, object]:
     """Train on the embedded digits, write figures and report.json to `out`, and print the tables.
 
     Arguments:
