@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._validate import eager, require_like, require_shape
-from induced.bijections import Bijection, Identity, rounding
+from induced.bijections import Bijection, rounding
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators.base import Scalar, per_sample
 
@@ -27,9 +27,17 @@ class HilbertSpace(nn.Module, ABC):
     shape: tuple[int, ...]
     dim: int
 
-    def __init__(self, shape: Sequence[int], dim: int) -> None:
+    def __init__(self, shape: Sequence[int], dim: int, key: tuple[object, ...] | None = None) -> None:
+        """`key` says when two spaces are the same one; without it a space equals itself alone."""
         super().__init__()
         self.shape, self.dim = tuple(int(n) for n in shape), int(dim)
+        self._key = (object(),) if key is None else key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HilbertSpace) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @abstractmethod
     def coords(self, x: Tensor) -> Tensor:
@@ -172,6 +180,7 @@ class HilbertSpace(nn.Module, ABC):
         return Vector(self, point=x)
 
 
+@final
 class InducedSpace(HilbertSpace):
     """The Hilbert space that a chart g makes of its points; two such spaces are equal where their chart is the same one.
 
@@ -184,16 +193,9 @@ class InducedSpace(HilbertSpace):
     """
 
     def __init__(self, chart: Bijection) -> None:
-        super().__init__(chart.shape, math.prod(chart.coord_shape))
+        super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
         self.chart = chart
-        self._key = chart.identity()
         self._spread = len(chart.coord_shape) != 1
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, InducedSpace) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
 
     def coords(self, x: Tensor) -> Tensor:
         require_shape(x, self.shape, "a point of the space")
@@ -221,12 +223,23 @@ class InducedSpace(HilbertSpace):
 
 
 @final
-class EuclideanSpace(InducedSpace):
-    """R^n with its ordinary structure: the chart is the identity. Equal where the shape is."""
+class EuclideanSpace(HilbertSpace):
+    """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        super().__init__(Identity((shape,) if isinstance(shape, int) else shape))
-        self._key = ("euclidean", self.shape)
+        sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        super().__init__(sides, math.prod(sides), ("euclidean", sides))
+
+    def coords(self, x: Tensor) -> Tensor:
+        require_shape(x, self.shape, "a point of the space")
+        z = x.reshape(*x.shape[: x.dim() - len(self.shape)], self.dim)
+        _require_finite(z, x, "point", "coordinates", self)
+        return z
+
+    def point(self, z: Tensor) -> Tensor:
+        require_shape(z, (self.dim,), "coordinates of the space")
+        _require_finite(z, z, "coordinates", "point", self)
+        return z.reshape(*z.shape[:-1], *self.shape)
 
     def __repr__(self) -> str:
         return f"EuclideanSpace({self.shape})"

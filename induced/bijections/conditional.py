@@ -16,14 +16,14 @@ Context = float | Tensor
 
 
 class ConditionalBijection(nn.Module, ABC):
-    """c -> g_c, a chart for each context; `at` is the one obligation.
+    """c -> g_c, a chart for each context. Subclasses implement `bind`; callers use `at`, which also names the chart.
 
     Two charts `parent.at(c)` with equal c are the same chart, and so are the spaces they make. A tensor context is compared by
     identity, a number by value.
     """
 
     @abstractmethod
-    def _bind(self, context: Tensor) -> Bijection:
+    def bind(self, context: Tensor) -> Bijection:
         """The chart g_c for a context of shape (*batch, k)."""
 
     def at(self, context: Context) -> Bijection:
@@ -36,7 +36,7 @@ class ConditionalBijection(nn.Module, ABC):
         vector = context if isinstance(context, Tensor) else torch.tensor([float(context)], dtype=like.dtype, device=like.device)
         if vector.dim() == 0:
             raise ShapeError("a context is a number or a tensor of shape (*batch, k), got a tensor without dimensions")
-        chart = self._bind(vector)
+        chart = self.bind(vector)
         chart._origin = (self, _Same(context) if isinstance(context, Tensor) else float(context))
         return chart
 
@@ -84,7 +84,7 @@ class ConditionalCoupling(ConditionalBijection):
         super().__init__()
         self.shape, self.conditioner, self.flip, self.kind = tuple(shape), conditioner, flip, kind
 
-    def _bind(self, context: Tensor) -> Bijection:
+    def bind(self, context: Tensor) -> Bijection:
         return self.kind(self.shape, _Bound(self.conditioner, context), flip=self.flip)
 
 
@@ -158,7 +158,7 @@ class ConditionalActNorm(DataDependent, ConditionalBijection):
                 self.first.copy_(context)
         self._mark_ready()
 
-    def _bind(self, context: Tensor) -> Bijection:
+    def bind(self, context: Tensor) -> Bijection:
         return _ChannelAffine(self, context)
 
 
@@ -172,5 +172,5 @@ class ConditionalComposition(ConditionalBijection):
             raise ShapeError("a composition needs at least one chart")
         self.parts = nn.ModuleList(parts)
 
-    def _bind(self, context: Tensor) -> Bijection:
-        return Composition(*(part._bind(context) if isinstance(part, ConditionalBijection) else part for part in self.parts))  # type: ignore[arg-type]
+    def bind(self, context: Tensor) -> Bijection:
+        return Composition(*(part.bind(context) if isinstance(part, ConditionalBijection) else part for part in self.parts))  # type: ignore[arg-type]
