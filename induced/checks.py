@@ -65,8 +65,14 @@ def check_bijection(g: Bijection, x: Tensor) -> list[Report]:
     Arguments:
         g: the chart.
         x: points (k, *shape), k >= 1. The determinant is compared with that of the autograd Jacobian up to 64 coordinates.
+
+    Returns:
+        The reports; of a chart that is not deterministic that one alone, since nothing else can be asked of it.
     """
     _require_samples(x, g.shape)
+    deterministic = Report("g is deterministic in train and eval mode", "DESIGN 3", _mode_difference(g, x), 0.0, x[:1])
+    if not deterministic.ok:
+        return [deterministic]
     with torch.no_grad():
         z: Tensor = g(x)
         back, forth = g.inverse(z), g(g.inverse(z))
@@ -74,7 +80,7 @@ def check_bijection(g: Bijection, x: Tensor) -> list[Report]:
     reports = [
         _compare("g^-1(g(x)) = x", "Def 2.2", back - x, x, rounding(g, x), x, k),
         _compare("g(g^-1(z)) = z", "Def 2.2", forth - z, z, rounding(g.inv, z), z, k),
-        Report("g is deterministic in train and eval mode", "DESIGN 3", _mode_difference(g, x), 0.0),
+        deterministic,
         _finite_gradients(lambda p: g.inverse(2 * g(p)), x),
     ]
     if z[(0,) * k].numel() <= 64 and type(g).forward_and_log_abs_det is not Bijection.forward_and_log_abs_det:
@@ -145,7 +151,7 @@ def check_linear(f: LinearizerOperator, points: Tensor) -> list[Report]:
         error = gain * X.rounding(torch.cat([u, mixed, scaled, zero]))[1] + Y.rounding(images)[1]
 
         def coords(law: str, difference: Tensor) -> Report:
-            return _compare(law, "Prop 2.4", difference, reach, error, u)
+            return _compare(law, "Prop 2.4", difference, reach, error, u, zero_size=X.norm(u).max())
 
         reports = [
             coords("f(a u + b v) = a f(u) + b f(v)", Y.coords(f(mixed)) - Y.coords(Y.combine((a, b), (fu, fv)))),
@@ -168,8 +174,16 @@ def check_adjoint(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         at_Hy = gain * Y.rounding(y)[1] + X.rounding(Hy)[1]
         difference = Y.inner(fx, y) - X.inner(x, Hy)
         return [
-            _compare("<f(x), y> = <x, f*(y)>", "Prop 2.8", difference, reach * size_y, at_fx * size_y + at_Hy * size_x, x),
-            _compare("f** = f", "Prop 2.8", Y.coords(H.H(x)) - Y.coords(fx), reach, at_fx, x),
+            _compare(
+                "<f(x), y> = <x, f*(y)>",
+                "Prop 2.8",
+                difference,
+                reach * size_y,
+                at_fx * size_y + at_Hy * size_x,
+                x,
+                zero_size=size_x * size_y,
+            ),
+            _compare("f** = f", "Prop 2.8", Y.coords(H.H(x)) - Y.coords(fx), reach, at_fx, x, zero_size=size_x),
         ]
 
 
@@ -194,8 +208,12 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
         sym_x = X.inner(pfx, v) - X.inner(x, p(f(v)))
         return [
-            _compare("f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, e_y + norm_f * (e_x + condition * size_x), x),
-            _compare("f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + condition * size_y), y),
+            _compare(
+                "f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, e_y + norm_f * (e_x + condition * size_x), x, zero_size=size_x
+            ),
+            _compare(
+                "f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + condition * size_y), y, zero_size=size_y
+            ),
             _compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, across_y * size_y, y),
             _compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, across_x * size_x, x),
         ]
@@ -214,8 +232,24 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
         eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
         disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
         return [
-            _compare("f(v_i) = s_i u_i", "Prop 2.9", Y.coords(fv) - s[:, None] * Y.coords(u), top, e_y + top * (e_x + e_y), v),
-            _compare("f*(u_i) = s_i v_i", "Prop 2.9", X.coords(Hu) - s[:, None] * X.coords(v), top, e_x + top * (e_x + e_y), u),
+            _compare(
+                "f(v_i) = s_i u_i",
+                "Prop 2.9",
+                Y.coords(fv) - s[:, None] * Y.coords(u),
+                top,
+                e_y + top * (e_x + e_y),
+                v,
+                zero_size=1.0,
+            ),
+            _compare(
+                "f*(u_i) = s_i v_i",
+                "Prop 2.9",
+                X.coords(Hu) - s[:, None] * X.coords(v),
+                top,
+                e_x + top * (e_x + e_y),
+                u,
+                zero_size=1.0,
+            ),
             _compare("<u_i, u_j> = delta_ij", "Prop 2.9", (Y.gram(u) - eye).flatten(), 1.0, 2 * e_y, u, per=len(s)),
             _compare("<v_i, v_j> = delta_ij", "Prop 2.9", (X.gram(v) - eye).flatten(), 1.0, 2 * e_x, v, per=len(s)),
             Report("s_1 >= s_2 >= ... >= 0", "Prop 2.9", float(disorder.max()), 0.0),
@@ -242,6 +276,7 @@ def _compare(
     samples: Tensor,
     batch: int = 1,
     per: int = 1,
+    zero_size: Tensor | float = 0.0,
 ) -> Report:
     """The report of a law: the largest difference of a sample beside the roundings, both over `size`.
 
@@ -252,13 +287,17 @@ def _compare(
         samples: what the law was tried at, (*batch, ...).
         batch: number of batch dimensions.
         per: differences a sample.
+        zero_size: the size for a map that rounding cannot tell from zero: that of its input.
     """
     norms = _norms(difference, batch).flatten()
     scale = float(_norms(size, batch).max()) if isinstance(size, Tensor) and size.dim() > 0 else float(size)
+    eps = torch.finfo(samples.dtype).eps
+    if scale <= 10 * FACTOR * eps * roundings:
+        scale = max(scale, float(zero_size))
     worst = int(norms.argmax())
     largest = float(norms[worst])
     residual = 0.0 if largest == 0.0 else largest / scale if scale else float("inf")
-    tolerance = FACTOR * torch.finfo(samples.dtype).eps * (roundings / scale if scale else 0.0)
+    tolerance = FACTOR * eps * (roundings / scale if scale else 0.0)
     return Report(law, statement, residual, tolerance, samples.flatten(0, batch - 1)[min(worst // per, len(samples) - 1)])
 
 

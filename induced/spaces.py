@@ -333,10 +333,10 @@ def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space:
         return
     if not bool(torch.isfinite(source).all()):
         bad = int((~torch.isfinite(source)).sum())
-        raise DomainError(f"the {came} given to {space!r} hold {bad} non-finite value(s) out of {source.numel()}")
+        raise DomainError(f"{bad} of the {source.numel()} values of the {came} given to {space!r} are not finite")
     raise DomainError(
-        f"the {made} in {space!r} are not finite although the {came} are, the largest being {float(source.abs().max()):.3g}: "
-        f"the chart overflows there; keep them smaller, or use float64"
+        f"{space!r} cannot give finite {made} for finite {came} of size {float(source.abs().max()):.3g}: "
+        f"the chart overflows there; keep the values smaller, or use float64"
     )
 
 

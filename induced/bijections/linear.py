@@ -34,4 +34,5 @@ class Conv1x1(Bijection):
         return self(x), self._batch_zeros(x) + log_det
 
     def _mix(self, W: Tensor, x: Tensor) -> Tensor:
-        return (W @ x.flatten(-2)).reshape(x.shape)
+        with torch.autocast(x.device.type, enabled=False):
+            return (W @ x.to(W.dtype).flatten(-2)).reshape(x.shape)

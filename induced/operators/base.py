@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._validate import require_shape
-from induced.errors import NotInvertible, ShapeError
+from induced.errors import DtypeError, NotInvertible, ShapeError
 
 Scalar = float | Tensor
 
@@ -57,6 +57,24 @@ class LinearOperator(nn.Module, ABC):
     def _adjoint(self) -> "LinearOperator":
         return Adjoint(self)
 
+    def __call__(self, z: Tensor) -> Tensor:
+        if z.shape[-1:] != self.shape[1:]:
+            raise ShapeError(f"{self} takes coordinates of shape (*batch, {self.shape[1]}), got {tuple(z.shape)}")
+        like = self.reference()
+        if torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
+            with torch.autocast(z.device.type, enabled=False):
+                full: Tensor = super().__call__(z if like is None else z.to(like.dtype))
+                return full
+        if like is not None and like.dtype != z.dtype:
+            raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
+        applied: Tensor = super().__call__(z)
+        return applied
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading batch dimensions of the operator; none for most."""
+        return torch.Size()
+
     def reference(self) -> Tensor | None:
         """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
         return next(iter(self.parameters()), next(iter(self.buffers()), None))
@@ -74,13 +92,12 @@ class LinearOperator(nn.Module, ABC):
             raise ShapeError(f"a {self.shape} matrix exceeds limit={limit}; pass matrix(limit={max(self.shape)}) to allow it")
         like = self.reference()
         eye = torch.eye(self.shape[1], dtype=None if like is None else like.dtype, device=None if like is None else like.device)
-        matrix: Tensor = self._columns(eye).mT
-        return matrix
+        return self._columns(eye).mT
 
     def _columns(self, rows: Tensor) -> Tensor:
-        """A applied to each row of a matrix, for operators whose batch dimensions must not meet the rows."""
-        applied: Tensor = self(rows)
-        return applied
+        """A applied to each row of a matrix (k, n), of shape (*batch, k, m): the rows must not meet the operator's batch."""
+        applied = self(rows.reshape(rows.shape[0], *(1,) * len(self.batch), rows.shape[1]))
+        return applied.movedim(0, -2)
 
     def _plus(self, other: "LinearOperator") -> "LinearOperator":
         return Sum(self, other)
@@ -151,12 +168,15 @@ class Adjoint(LinearOperator):
         super().__init__((operator.shape[1], operator.shape[0]))
         self.operator = operator
 
+    @property
+    def batch(self) -> torch.Size:
+        return self.operator.batch
+
     def forward(self, z: Tensor) -> Tensor:
         return self.operator.apply_adjoint(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        applied: Tensor = self.operator(w)
-        return applied
+        return self.operator(w)
 
 
 @final
@@ -167,9 +187,12 @@ class Sum(LinearOperator):
         super().__init__(left.shape)
         self.left, self.right = left, right
 
+    @property
+    def batch(self) -> torch.Size:
+        return _joint_batch(self.left, self.right)
+
     def forward(self, z: Tensor) -> Tensor:
-        total: Tensor = self.left(z) + self.right(z)
-        return total
+        return self.left(z) + self.right(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return self.left.apply_adjoint(w) + self.right.apply_adjoint(w)
@@ -183,9 +206,12 @@ class Product(LinearOperator):
         super().__init__((left.shape[0], right.shape[1]))
         self.left, self.right = left, right
 
+    @property
+    def batch(self) -> torch.Size:
+        return _joint_batch(self.left, self.right)
+
     def forward(self, z: Tensor) -> Tensor:
-        applied: Tensor = self.left(self.right(z))
-        return applied
+        return self.left(self.right(z))
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return self.right.apply_adjoint(self.left.apply_adjoint(w))
@@ -193,18 +219,35 @@ class Product(LinearOperator):
 
 @final
 class Scaled(LinearOperator):
-    """a A for a scalar a."""
+    """a A for a scalar a, or one scalar per operator of a batch."""
+
+    a: Scalar
 
     def __init__(self, a: Scalar, operator: LinearOperator) -> None:
         super().__init__(operator.shape)
-        self.a, self.operator = a, operator
+        self.operator = operator
+        if isinstance(a, Tensor):
+            register(self, "a", a)
+        else:
+            self.a = float(a)
+
+    def reference(self) -> Tensor | None:
+        return self.operator.reference()
+
+    @property
+    def batch(self) -> torch.Size:
+        own = self.a.shape if isinstance(self.a, Tensor) else torch.Size()
+        return torch.broadcast_shapes(own, self.operator.batch)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, z: Tensor) -> Tensor:
-        scaled: Tensor = per_sample(self.a) * self.operator(z)
-        return scaled
+        return per_sample(self.a) * self.operator(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return per_sample(self.a) * self.operator.apply_adjoint(w)
+
+
+def _joint_batch(A: LinearOperator, B: LinearOperator) -> torch.Size:
+    return torch.broadcast_shapes(A.batch, B.batch)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:

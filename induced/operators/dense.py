@@ -34,6 +34,13 @@ class Dense(LinearOperator):
         super().__init__((A.shape[-2], A.shape[-1]))
         register(self, "A", A)
 
+    @property
+    def batch(self) -> torch.Size:
+        return self.A.shape[:-2]
+
+    def reference(self) -> Tensor:
+        return self.A
+
     def forward(self, z: Tensor) -> Tensor:
         if self.A.dim() == 2:
             return z @ self.A.mT
@@ -55,7 +62,7 @@ class Dense(LinearOperator):
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         # (A B)^T = B^T A^T applies B's adjoint to the rows of A, and so uses the structure of B.
-        if isinstance(other, Dense) or self.A.dim() > 2:
+        if isinstance(other, Dense) or self.batch or other.batch:
             return Dense(self.A @ other.matrix(max(other.shape)))
         return Dense(other.H._columns(self.A))
 
@@ -78,6 +85,13 @@ class Diagonal(LinearOperator):
         require_shape(d, d.shape[-1:], "the diagonal")
         super().__init__((d.shape[-1], d.shape[-1]))
         register(self, "d", d)
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.d.shape[:-1]
+
+    def reference(self) -> Tensor:
+        return self.d
 
     def forward(self, z: Tensor) -> Tensor:
         return self.d * z

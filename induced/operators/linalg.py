@@ -17,8 +17,8 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import NotInvertible, ShapeError, SingularOperator
-from induced.operators.base import LinearOperator, Scalar
-from induced.operators.dense import Dense, Diagonal
+from induced.operators.base import LinearOperator, Scalar, per_sample
+from induced.operators.dense import Dense, Diagonal, per_matrix
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, divided_difference, identity
 
 
@@ -37,9 +37,13 @@ def _square(A: LinearOperator, what: str) -> None:
 
 
 def _unbatched(A: LinearOperator, what: str) -> None:
-    like = A.reference()
-    if like is not None and like.dim() > 2:
-        raise ShapeError(f"{what} takes one operator, not a batch of them (factor of shape {tuple(like.shape)})")
+    if A.batch:
+        raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
+
+
+def _tracked(A: LinearOperator) -> bool:
+    """Whether gradients may be asked for: orthonormal bases have none where columns are dependent or values repeat."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers()))
 
 
 def _rank(A: LinearOperator, rank: int | None) -> int:
@@ -50,9 +54,9 @@ def _rank(A: LinearOperator, rank: int | None) -> int:
 
 
 def cutoff(values: Tensor, shape: tuple[int, int], rtol: float | None) -> Tensor:
-    """The threshold below which a singular value counts as zero: rtol * max(values), rtol = eps * max(m, n) by default."""
+    """What counts as zero among values (*batch, k): rtol * their maximum, rtol = eps * max(m, n) by default."""
     rtol = torch.finfo(values.dtype).eps * max(shape) if rtol is None else rtol
-    return rtol * values.max() if values.numel() else values.new_zeros(())
+    return rtol * values.amax(-1, keepdim=True) if values.shape[-1] else values.new_zeros(())
 
 
 def reciprocal(values: Tensor, threshold: Tensor) -> Tensor:
@@ -80,6 +84,7 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
 
 @svd.register
 def _(A: Diagonal, rank: int | None = None) -> SVDFactors:
+    _unbatched(A, "svd")
     k = _rank(A, rank)
     order = A.d.abs().argsort(descending=True, stable=True)[:k]
     V = torch.zeros(A.shape[0], k, dtype=A.d.dtype, device=A.d.device)
@@ -151,8 +156,9 @@ def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     Law:
         the four Penrose equations (Lemma 4.1; laws/test_operators.py)
     """
-    U, s, V = svd(A)
-    return Dense((V * reciprocal(s, cutoff(s, A.shape, rtol))) @ U.mT)
+    # torch's own pseudoinverse has a closed derivative, also at repeated singular values
+    M = A.matrix()
+    return Dense(torch.linalg.pinv(M, rtol=torch.finfo(M.dtype).eps * max(A.shape) if rtol is None else rtol))
 
 
 @pinv.register
@@ -162,6 +168,8 @@ def _(A: Diagonal, rtol: float | None = None) -> LinearOperator:
 
 @pinv.register
 def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
+    if _tracked(A):
+        return pinv.dispatch(LinearOperator)(A, rtol)
     U, s, V = svd(A, min(A.U.shape[-1], *A.shape))
     return LowRank(V * reciprocal(s, cutoff(s, A.shape, rtol)), U)
 
@@ -173,7 +181,10 @@ def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> LinearOperator
         return pinv.dispatch(LinearOperator)(A, rtol)
     Q, K = _invariant_block(A)
     P, s, Rh = torch.linalg.svd(K)
-    threshold = cutoff(torch.cat([s, A.c.abs().reshape(1)]), A.shape, rtol)
+    values = torch.cat([s, A.c.abs().reshape(1)])
+    threshold = cutoff(values, A.shape, rtol).squeeze(-1)
+    if _tracked(A):
+        return _woodbury(A) if bool((values > threshold).all()) else pinv.dispatch(LinearOperator)(A, rtol)
     c = reciprocal(A.c, threshold)
     return ScaledIdentityPlusLowRank(c, Q @ ((Rh.mT * reciprocal(s, threshold)) @ P.mT) - c * Q, Q)
 
@@ -218,7 +229,15 @@ def _(A: ScaledIdentityPlusLowRank) -> LinearOperator:
     Q, K = _invariant_block(A)
     s = torch.cat([torch.linalg.svdvals(K.detach()), A.c.detach().abs().reshape(1)])
     _require_condition(s.max() / s.min(), None, A)
+    if _tracked(A):
+        return _woodbury(A)
     return ScaledIdentityPlusLowRank(1.0 / A.c, Q @ torch.linalg.inv(K) - Q / A.c, Q)
+
+
+def _woodbury(A: ScaledIdentityPlusLowRank) -> LinearOperator:
+    """A^-1 = (I - U (c I_r + V^T U)^-1 V^T) / c, smooth in c, U and V; K is more accurate where that matrix is worse off."""
+    small = A.c * torch.eye(A.U.shape[-1], dtype=A.U.dtype, device=A.U.device) + A.V.mT @ A.U
+    return ScaledIdentityPlusLowRank(1.0 / A.c, -torch.linalg.solve(small, A.U, left=False) / A.c, A.V)
 
 
 def _require_condition(condition: Tensor, info: Tensor | None, A: LinearOperator) -> None:
@@ -253,12 +272,12 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
         `exp(A, s) @ exp(A, t) == exp(A, s + t)` (laws/test_operators.py)
     """
     _square(A, "the exponential")
-    return Dense(torch.linalg.matrix_exp(t * A.matrix()))
+    return Dense(torch.linalg.matrix_exp(per_matrix(t) * A.matrix()))
 
 
 @exp.register
 def _(A: Diagonal, t: Scalar = 1.0) -> LinearOperator:
-    return Diagonal(torch.exp(t * A.d))
+    return Diagonal(torch.exp(per_sample(t) * A.d))
 
 
 @exp.register
@@ -269,8 +288,8 @@ def _(A: LowRank, t: Scalar = 1.0) -> LinearOperator:
 
 @exp.register
 def _(A: ScaledIdentityPlusLowRank, t: Scalar = 1.0) -> LinearOperator:
-    psi = divided_difference(A.c * t, (A.V.mT @ A.U) * t, torch.linalg.matrix_exp)
-    return ScaledIdentityPlusLowRank(torch.exp(t * A.c), A.U @ psi * t, A.V)
+    psi = divided_difference(A.c * t, (A.V.mT @ A.U) * per_matrix(t), torch.linalg.matrix_exp)
+    return ScaledIdentityPlusLowRank(torch.exp(t * A.c), A.U @ psi * per_matrix(t), A.V)
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse
@@ -288,6 +307,10 @@ class Inverse(LinearOperator):
         self.operator = operator
         self._seen: tuple[tuple[int, int], ...] | None = None
         self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.operator.batch
 
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""

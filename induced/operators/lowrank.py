@@ -31,6 +31,15 @@ class _Factored(LinearOperator):
         register(self, "U", U)
         register(self, "V", V)
 
+    @property
+    def batch(self) -> torch.Size:
+        c, U, V = self.parts()
+        shapes = (c.shape, U.shape[:-2], V.shape[:-2])
+        return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return, no-untyped-call]
+
+    def reference(self) -> Tensor:
+        return self.U
+
     def parts(self) -> Parts:
         """(c, U, V) of c I + U V^T."""
         return self.U.new_zeros(()), self.U, self.V
@@ -41,17 +50,17 @@ class _Factored(LinearOperator):
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return _apply(w, self.V, self.U)
 
-    def _columns(self, rows: Tensor) -> Tensor:
-        c, U, V = self.parts()
-        return (rows @ V) @ U.mT + per_matrix(c) * rows if self.shape[0] == self.shape[1] else (rows @ V) @ U.mT
-
     def _plus(self, other: LinearOperator) -> LinearOperator:
+        if self.batch or other.batch:
+            return super()._plus(other)
         if isinstance(other, _Factored):
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
             return factored(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), plain=is_plain(self, other))
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
+        if self.batch or other.batch:
+            return super()._times(other)
         if isinstance(other, _Factored):
             if is_plain(self) or is_plain(other):
                 # the rank is that of the plain factor: (U V^T) B = U (B^T V)^T and B (U V^T) = (B U) V^T
@@ -59,8 +68,8 @@ class _Factored(LinearOperator):
                     return LowRank(self.U, other.H._columns(self.V.mT).mT)
                 return LowRank(self._columns(other.U.mT).mT, other.V)
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
-            left = per_matrix(d) * V + Y @ (X.mT @ V)
-            return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([left, per_matrix(c) * Y], -1)), plain=False)
+            left = d * V + Y @ (X.mT @ V)
+            return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([left, c * Y], -1)), plain=False)
         if isinstance(other, Dense):
             return Dense(self._columns(other.A.mT).mT)
         return super()._times(other)

@@ -79,7 +79,6 @@ def test_the_adjoint_follows_its_operator_to_another_dtype() -> None:
     agree(B.H.matrix(), A.matrix().double())
 
 
-@pytest.mark.xfail(strict=True, reason="the scalar of a lazy multiple is neither a parameter nor a buffer")
 def test_a_lazy_multiple_follows_its_operator_to_another_dtype() -> None:
     A = Sum(Dense(torch.eye(2)), Diagonal(torch.ones(2))).double() * torch.ones(3).double()
     assert A.float()(torch.ones(3, 2)).dtype == torch.float32
@@ -188,29 +187,17 @@ def test_a_batch_of_operators_meets_the_batch_of_coordinates(kind: str) -> None:
         agree(A.H(z), (M.mT @ z.unsqueeze(-1)).squeeze(-1))
 
 
-NO_MATRIX = pytest.mark.xfail(strict=True, reason="the columns of a lazy operator meet the batch of its parts")
-NO_JOIN = pytest.mark.xfail(
-    strict=True, reason="factors with a batch and factors without one are not broadcast, or rows meet the batch"
-)
 PAIRS = [(kind, other) for kind in BATCHED for other in ("Dense", "Diagonal", "LowRank", "c I + U V^T", "Sum")]
-BROKEN = {
-    ("Dense", "Sum"),
-    *((kind, other) for kind in ("LowRank", "c I + U V^T", "scaled LowRank") for other in ("LowRank", "c I + U V^T")),
-    *((kind, "Dense") for kind in ("Diagonal", "Adjoint", "Sum", "Product", "scaled Sum")),
-    ("scaled Dense", "Sum"),
-}
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=NO_MATRIX) if k in {"Adjoint", "Sum", "Product", "scaled Sum"} else k for k in BATCHED]
-)
+@pytest.mark.parametrize("kind", BATCHED)
 def test_a_batch_of_operators_has_a_batch_of_matrices(kind: str) -> None:
     A, M = _batched(kind)
     agree(A.matrix(), M)
     agree(A.H.matrix(), M.mT)
 
 
-@pytest.mark.parametrize(("kind", "other"), [pytest.param(*p, marks=NO_JOIN) if p in BROKEN else p for p in PAIRS])
+@pytest.mark.parametrize(("kind", "other"), PAIRS)
 def test_sums_and_products_of_batches_act_as_those_of_matrices(kind: str, other: str) -> None:
     A, M = _batched(kind)
     single, K = _single()[other]
@@ -247,7 +234,6 @@ def test_powers_and_exponentials_of_batches_are_those_of_each_operator(kind: str
     agree(exp(A, 0.5).matrix(), torch.stack([tensor(scipy.linalg.expm(0.5 * m.numpy())) for m in M]), 100)
 
 
-@pytest.mark.xfail(strict=True, reason="one threshold for the whole batch")
 def test_the_pseudoinverse_of_a_batch_of_diagonals_has_a_cutoff_for_each() -> None:
     d = torch.tensor([[1e9, 1e9], [1e-9, 0.0]], dtype=torch.float64)
     agree(pinv(Diagonal(d)).matrix()[1], torch.diag(torch.tensor([1e9, 0.0], dtype=torch.float64)))
@@ -430,15 +416,7 @@ def test_functions_of_c_I_plus_low_rank_have_the_gradients_of_finite_differences
     assert torch.autograd.gradcheck(through, tuple(p.clone().requires_grad_() for p in (number(2.0), U, V)))
 
 
-REPEATED = pytest.mark.xfail(strict=True, reason="nan: the derivative of singular vectors at repeated singular values")
-THROUGH_QR = pytest.mark.xfail(strict=True, reason="nan: the derivative of the QR of [U V] where V lies in the span of U")
-
-
-@pytest.mark.parametrize(
-    ("what", "function"),
-    [pytest.param(*f, marks=THROUGH_QR) if f[0] in {"inverse", "pinv", "negative power"} else f for f in FACTORED],
-    ids=[name for name, _ in FACTORED],
-)
+@pytest.mark.parametrize(("what", "function"), FACTORED, ids=[name for name, _ in FACTORED])
 def test_functions_of_a_symmetric_c_I_plus_low_rank_have_the_gradients_of_finite_differences(
     what: str, function: Callable[..., LinearOperator]
 ) -> None:
@@ -458,11 +436,7 @@ def test_functions_of_a_dense_operator_have_the_gradients_of_finite_differences(
     assert torch.autograd.gradcheck(lambda M: function(Dense(M)).matrix(), start.clone().requires_grad_())
 
 
-@pytest.mark.parametrize(
-    ("what", "function"),
-    [pytest.param(*f, marks=REPEATED) if f[0] == "pinv" else f for f in FACTORED],
-    ids=[name for name, _ in FACTORED],
-)
+@pytest.mark.parametrize(("what", "function"), FACTORED, ids=[name for name, _ in FACTORED])
 def test_functions_of_a_dense_identity_have_the_gradients_of_finite_differences(
     what: str, function: Callable[..., LinearOperator]
 ) -> None:
