@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from applications.common.training import TrainingConfig
-from induced.errors import CheckpointError
+from induced.errors import CheckpointError, DomainError
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class ObjectiveConfig:
     """Standard deviation of the noise added to coordinates before reconstruction, relative to theirs."""
     noise_share: int = 4
     """One in this many images is paired with a noise image."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        for f in fields(self):
+            if not getattr(self, f.name) >= (1 if f.name == "noise_share" else 0):
+                raise DomainError(f"{f.name} must be at least {1 if f.name == 'noise_share' else 0}, got {getattr(self, f.name)}")
 
 
 @dataclass(frozen=True)
