@@ -25,6 +25,8 @@ class Bijection(nn.Module, ABC):
 
     shape: Shape
     coord_shape: Shape
+    exact: bool = False
+    """Whether the chart only moves entries, and so never rounds."""
 
     def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -95,6 +97,8 @@ class Bijection(nn.Module, ABC):
 class Identity(Bijection):
     """g(x) = x."""
 
+    exact = True
+
     def forward(self, x: Tensor) -> Tensor:
         return x
 
@@ -113,6 +117,7 @@ class Inverse(Bijection):
         super().__init__(bijection.coord_shape, bijection.shape)
         self.bijection = bijection
         self._origin = ("inverse", *bijection.identity())
+        self.exact = bijection.exact
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bijection.inverse(x)

@@ -11,10 +11,10 @@ from induced.bijections.base import Bijection
 def rounding(chart: Bijection, x: Tensor, *, probes: int | None = None) -> float:
     """The norm of the error, in multiples of eps, that the round trip g^-1(g(x)) may make; the worst point of the batch.
 
-    Each layer g_l rounds its coordinates z_l by about eps |z_l|; the error reaches x through J_{(g_l ... g_1)^-1}. The sum
-    over the layers is propagated with random signs, one jvp sweep down the layers a probe: an estimate of
-    sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a composition counts. The error that
-    coordinates may make through g(g^-1(z)) is `rounding(g.inv, z)`.
+    Each layer g_l that computes rounds its coordinates z_l by about eps |z_l| (one that only moves entries does not); the
+    error reaches x through J_{(g_l ... g_1)^-1}. The sum over the layers is propagated with random signs, one jvp sweep
+    down the layers a probe: an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a
+    composition counts. The error that coordinates may make through g(g^-1(z)) is `rounding(g.inv, z)`.
 
     Arguments:
         chart: the chart g = g_L ... g_1.
@@ -34,9 +34,12 @@ def rounding(chart: Bijection, x: Tensor, *, probes: int | None = None) -> float
         for layer in layers:
             points.append(layer(points[-1]))
         for _ in range(probes):
-            tangent = _signs(points[-1], generator) * points[-1]
-            for layer, z, below in zip(reversed(layers), reversed(points[1:]), reversed(points[:-1]), strict=True):
-                tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1] + _signs(below, generator) * below
+            tangent = torch.zeros_like(points[-1])
+            for layer, z in zip(reversed(layers), reversed(points[1:]), strict=True):
+                if not layer.exact:
+                    tangent = tangent + _signs(z, generator) * z
+                tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1]
+            tangent = tangent + _signs(x, generator) * x
             norms = tangent.flatten(batch).norm(dim=-1) if tangent.dim() > batch else tangent.abs()
             worst = max(worst, float(norms.max()))
     return worst

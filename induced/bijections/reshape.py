@@ -14,6 +14,8 @@ from induced.errors import ShapeError
 class Squeeze(Bijection):
     """(C, H, W) -> (4 C, H/2, W/2): each 2 x 2 patch becomes four channels."""
 
+    exact = True
+
     def __init__(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:
             raise ShapeError(f"Squeeze takes points of shape (C, H, W) with even H and W, got {tuple(shape)}")
@@ -36,6 +38,8 @@ class Squeeze(Bijection):
 @final
 class Flatten(Bijection):
     """Points of any shape -> vectors of their entries."""
+
+    exact = True
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape, (math.prod(shape),))
