@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from induced.errors import InducedError, MissingExtra
+from induced.errors import DomainError, InducedError, MissingExtra
 
 try:
     import tyro
@@ -63,47 +63,64 @@ def train_flow_matching(
 
 
 @app.command
-def export(run: Path, out: Path) -> None:
+def export(run: Path, out: Path, fallback: bool = False) -> None:
     """Write the averaged weights of a run as config.json and a half-precision model.safetensors.
 
     Args:
         run: Run folder.
         out: Folder to write.
+        fallback: If the newest checkpoint is damaged, take the one before it.
     """
-    print(f"wrote {store.export(run, out)}")
+    print(f"wrote {store.export(run, out, fallback=fallback)}")
 
 
 @app.command
 def sample(
-    run: RunFolder = None, n: int = 64, steps: int = 100, method: Method = "rk4", seed: int = 0, out: Path = Path("samples.png")
+    run: RunFolder = None,
+    fallback: bool = False,
+    n: int = 64,
+    steps: int = 100,
+    method: Method = "rk4",
+    seed: int = 0,
+    out: Path = Path("samples.png"),
 ) -> None:
     """Draw digits in ONE step with the collapsed operator.
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
         n: How many.
         steps: Integrator steps that the one step stands for.
         method: Integrator.
         seed: Seed of the noise.
         out: Picture to write.
     """
-    model = _model(run)
+    if n < 1:
+        raise DomainError(f"--n is at least 1, got {n}")
+    model = _model(run, fallback)
     with torch.no_grad():
         images = model.operator(steps, method)(noise(model, n, seed))
     print(f"wrote {save_png(out, grid(to_uint8(images), columns=8), scale=2)}")
 
 
 @app.command
-def invert(run: RunFolder = None, data: Literal["mnist5k", "mnist"] = "mnist5k", data_dir: DataDir = None, n: int = 100) -> None:
+def invert(
+    run: RunFolder = None,
+    fallback: bool = False,
+    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data_dir: DataDir = None,
+    n: int = 100,
+) -> None:
     """Encode held-out digits with the pseudoinverse, decode them, and print the PSNR.
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: How many.
     """
-    model = _model(run)
+    model = _model(run, fallback)
     images = _test_images(load(data, "test", data_dir), n)
     with torch.no_grad():
         f = model.operator()
@@ -119,6 +136,7 @@ def interpolate_command(
     first: int = 0,
     second: int = 50,
     run: RunFolder = None,
+    fallback: bool = False,
     data: Literal["mnist5k", "mnist"] = "mnist5k",
     data_dir: DataDir = None,
     count: int = 10,
@@ -130,28 +148,39 @@ def interpolate_command(
         first: Index of the first digit.
         second: Index of the second digit.
         run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         count: Images on the way, ends included.
         out: Picture to write.
     """
-    model, images = _model(run), to_unit(load(data, "test", data_dir).images)
+    model, images = _model(run, fallback), to_unit(load(data, "test", data_dir).images)
+    for index in (first, second):
+        if not 0 <= index < len(images):
+            raise DomainError(f"--first and --second lie in 0..{len(images) - 1} for the test images of {data}, got {index}")
     with torch.no_grad():
         strip = interpolate(model.operator(), images[first], images[second], count)
     print(f"wrote {save_png(out, grid(to_uint8(strip), columns=count), scale=2)}")
 
 
 @app.command
-def check(run: RunFolder = None, data: Literal["mnist5k", "mnist"] = "mnist5k", data_dir: DataDir = None, n: int = 8) -> None:
+def check(
+    run: RunFolder = None,
+    fallback: bool = False,
+    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data_dir: DataDir = None,
+    n: int = 8,
+) -> None:
     """Check every law on a trained model at held-out digits, in float32 and float64; fails if one does not hold.
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: Digits that the laws are checked at.
     """
-    reports = evaluate.axioms(_model(run), _test_images(load(data, "test", data_dir), n))
+    reports = evaluate.axioms(_model(run, fallback), _test_images(load(data, "test", data_dir), n))
     for dtype, rows in reports.items():
         print(f"{dtype}")
         for report in rows:
@@ -171,11 +200,14 @@ def tour(out: Path = Path("runs/tour"), steps: int = 500, overwrite: bool = True
     run_tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)
 
 
-def _model(run: Path | None) -> FlowMatching:
-    return store.load_pretrained() if run is None else store.load_run(run)
+def _model(run: Path | None, fallback: bool) -> FlowMatching:
+    return store.load_pretrained() if run is None else store.load_run(run, fallback=fallback)
 
 
 def _test_images(data: ImageSet, n: int) -> torch.Tensor:
+    """n images spread evenly over a set."""
+    if not 1 <= n <= len(data):
+        raise DomainError(f"--n lies in 1..{len(data)}, the images that {data.name} has, got {n}")
     chosen = torch.linspace(0, len(data) - 1, n).round().long()
     return to_unit(data.images[chosen])
 

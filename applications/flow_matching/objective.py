@@ -9,6 +9,7 @@ from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, FlowMatching
 from induced.bijections import Bijection
+from induced.errors import ShapeError
 from induced.operators import OperatorFamily
 
 SAME_TIME = 16
@@ -70,6 +71,11 @@ class FlowMatchingObjective(Objective):
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
         weights, model = self.config, self.model
+        if len(images) % weights.noise_share:
+            raise ShapeError(
+                f"a process' part of the batch, here {len(images)} images, must be a multiple of noise_share="
+                f"{weights.noise_share}: else several processes would not pair the images that one would"
+            )
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
         some = slice(None, None, weights.noise_share)
         x0, unit = draws["noise_image"][some], std.new_ones(model.dim)

@@ -48,13 +48,13 @@ def load_pretrained(name: str = "mnist", root: Path = PRETRAINED) -> FlowMatchin
     return _filled(read_json(folder / "config.json"), state, folder)
 
 
-def export(run_folder: Path, folder: Path) -> Path:
+def export(run_folder: Path, folder: Path, *, fallback: bool = False) -> Path:
     """Write the moving average of a run as config.json and model.safetensors in half precision; returns the folder.
 
     Raises:
         CheckpointError: the run cannot be read, or a weight does not fit half precision.
     """
-    model = load_run(run_folder)
+    model = load_run(run_folder, fallback=fallback)
     state = {
         name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in model.state_dict().items()
     }
@@ -63,6 +63,7 @@ def export(run_folder: Path, folder: Path) -> Path:
         raise CheckpointError(f"{run_folder}: too large for half precision: {', '.join(overflowing)}")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
     write_json(folder / "config.json", Run(run_folder).config())
     return folder
 

@@ -5,13 +5,14 @@ from typing import Literal
 
 import torch
 
-from applications.common.data import ImageSet, load
+from applications.common.data import ImageSet, load, unit_shape
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective
 from applications.flow_matching.sampling import sample_grid
+from induced.errors import ShapeError
 
 
 def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
@@ -37,11 +38,15 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
 ) -> TrainingResult:
     """Train a model from its seed; the result holds the moving average of its weights."""
+    data = training_set(config, data_dir)
+    if config.model.shape != unit_shape(data.images)[1:]:
+        found = unit_shape(data.images)[1:]
+        raise ShapeError(f"the model takes images of shape {config.model.shape}, got {found} from {data.name}")
     torch.manual_seed(config.training.seed)
     objective = FlowMatchingObjective(build(config.model), config.objective)
     return fit(
         objective,
-        training_set(config, data_dir),
+        data,
         config.training,
         run,
         settings=settings(config),

@@ -105,9 +105,7 @@ def test_data_dir_beats_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(load("mnist", "train", tmp_path / "b")) == 5
 
 
-def test_missing_mnist_says_what_was_sought_and_what_needs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_mnist_says_what_was_sought_and_what_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="mnist5k needs no files") as caught:
         load("mnist", "train", tmp_path)
     assert str(tmp_path / "mnist" / "train-images-idx3-ubyte.gz") in str(caught.value)

@@ -199,9 +199,7 @@ def test_what_only_a_pickle_could_hold_is_refused(run: Run) -> None:
 
 def test_an_earlier_run_is_never_overwritten_unasked(run: Run) -> None:
     config = run.config()
-    with pytest.raises(
-        CheckpointError, match=r"already holds checkpoints, config\.json of an earlier run; give --over"
-    ):
+    with pytest.raises(CheckpointError, match=r"already holds checkpoints, config\.json of an earlier run; give --over"):
         run.begin(config)
     save(run, 5)
     run.log({"step": 5})
@@ -227,9 +225,7 @@ def test_resuming_with_other_settings_names_them(run: Run) -> None:
 
 
 def test_steps_and_cadences_may_change_on_resume(run: Run) -> None:
-    run.begin(
-        {"training": {"seed": 1, "steps": 99, "betas": [0.9, 0.99], "keep": 3}, "model": {"width": 3}}, resume=True
-    )
+    run.begin({"training": {"seed": 1, "steps": 99, "betas": [0.9, 0.99], "keep": 3}, "model": {"width": 3}}, resume=True)
     assert run.config()["training"]["steps"] == 99
 
 

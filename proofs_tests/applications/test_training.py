@@ -53,9 +53,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("death", "last"), [("step", 15), ("write", 5)])
-def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
-    tmp_path: Path, uninterrupted: Path, death: str, last: int
-) -> None:
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, uninterrupted: Path, death: str, last: int) -> None:
     killed = in_process(tmp_path / "run", death)
     assert killed.returncode == -9, killed.stderr
     run = Run(tmp_path / "run")
@@ -116,9 +114,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
         assert torch.equal(value, first.average.state_dict()[key]), key
 
 
-def test_a_run_is_not_overwritten_unasked_and_not_resumed_with_other_settings(
-    tmp_path: Path, uninterrupted: Path
-) -> None:
+def test_a_run_is_not_overwritten_unasked_and_not_resumed_with_other_settings(tmp_path: Path, uninterrupted: Path) -> None:
     with pytest.raises(CheckpointError, match="give --resume to go on; give --overwrite"):
         toy.train(uninterrupted)
     with pytest.raises(CheckpointError, match=r"training\.batch \(config\.json: 8, now: 4\)"):

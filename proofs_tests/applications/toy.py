@@ -18,9 +18,7 @@ from applications.common.data import ImageSet
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 
-CONFIG = TrainingConfig(
-    steps=20, batch=8, learning_rate=1e-2, warmup=4, seed=3, log_every=3, checkpoint_every=5, sample_every=1
-)
+CONFIG = TrainingConfig(steps=20, batch=8, learning_rate=1e-2, warmup=4, seed=3, log_every=3, checkpoint_every=5, sample_every=1)
 
 
 def images(n: int = 37) -> ImageSet:

