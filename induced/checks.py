@@ -228,6 +228,9 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
             return []
         u, v, s = S.left(), S.right(), S.values
         fv, Hu, top = f(v), f.H(u), float(s[0])
+        zu, zv = Y.coords(u), X.coords(v)
+        # <u_i, u_j> sees only what the error of one has along the other
+        along_x, along_y = X.rounding(v, zv)[1], Y.rounding(u, zu)[1]
         e_x, e_y = X.rounding(torch.cat([v, Hu]))[1], Y.rounding(torch.cat([u, fv]))[1]
         eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
         disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
@@ -235,7 +238,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
             _compare(
                 "f(v_i) = s_i u_i",
                 "Prop 2.9",
-                Y.coords(fv) - s[:, None] * Y.coords(u),
+                Y.coords(fv) - s[:, None] * zu,
                 top,
                 e_y + top * (e_x + e_y),
                 v,
@@ -244,14 +247,14 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
             _compare(
                 "f*(u_i) = s_i v_i",
                 "Prop 2.9",
-                X.coords(Hu) - s[:, None] * X.coords(v),
+                X.coords(Hu) - s[:, None] * zv,
                 top,
                 e_x + top * (e_x + e_y),
                 u,
                 zero_size=1.0,
             ),
-            _compare("<u_i, u_j> = delta_ij", "Prop 2.9", (Y.gram(u) - eye).flatten(), 1.0, 2 * e_y, u, per=len(s)),
-            _compare("<v_i, v_j> = delta_ij", "Prop 2.9", (X.gram(v) - eye).flatten(), 1.0, 2 * e_x, v, per=len(s)),
+            _compare("<u_i, u_j> = delta_ij", "Prop 2.9", (zu @ zu.mT - eye).flatten(), 1.0, 2 * along_y, u, per=len(s)),
+            _compare("<v_i, v_j> = delta_ij", "Prop 2.9", (zv @ zv.mT - eye).flatten(), 1.0, 2 * along_x, v, per=len(s)),
             Report("s_1 >= s_2 >= ... >= 0", "Prop 2.9", float(disorder.max()), 0.0),
         ]
 

@@ -56,13 +56,15 @@ class HilbertSpace(nn.Module, ABC):
         """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
         return next(self.parameters(), None)
 
-    def rounding(self, x: Tensor) -> tuple[float, float]:
+    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
         """Norms of the errors, in multiples of eps, of `point(coords(x))` and of the coordinates there and back.
 
-        The worst of the points x counts. Where nothing is known of a space, one rounding of the result is taken.
+        The worst of the points x counts. With `against`, coordinates (m, dim), the second number is the largest inner
+        product of the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
         """
         points = x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1)
-        return float(points.norm(dim=-1).max()), float(self.coords(x).norm(dim=-1).max())
+        reach = 1.0 if against is None else float(against.norm(dim=-1).max())
+        return float(points.norm(dim=-1).max()), reach * float(self.coords(x).norm(dim=-1).max())
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
@@ -213,10 +215,10 @@ class InducedSpace(HilbertSpace):
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
-    def rounding(self, x: Tensor) -> tuple[float, float]:
+    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
         with torch.no_grad():
             z = self.chart(x)
-        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z)
+        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z, against=against)
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"

@@ -8,7 +8,7 @@ from torch import Tensor
 from induced.bijections.base import Bijection
 
 
-def rounding(chart: Bijection, x: Tensor, *, probes: int | None = None) -> float:
+def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> float:
     """The norm of the error, in multiples of eps, that the round trip g^-1(g(x)) may make; the worst point of the batch.
 
     Each layer g_l that computes rounds its coordinates z_l by about eps |z_l| (one that only moves entries does not); the
@@ -19,6 +19,7 @@ def rounding(chart: Bijection, x: Tensor, *, probes: int | None = None) -> float
     Arguments:
         chart: the chart g = g_L ... g_1.
         x: points of shape (*batch, *shape); an empty batch gives 0.
+        against: vectors (m, n); the largest inner product of the error with one of them is then taken, in place of its norm.
         probes: random sign patterns, the worst of which counts; each costs one forward-mode pass through the inverse. By
             default 8 for points of up to 64 entries, where signs can cancel, and 2 above.
     """
@@ -40,8 +41,9 @@ def rounding(chart: Bijection, x: Tensor, *, probes: int | None = None) -> float
                     tangent = tangent + _signs(z, generator) * z
                 tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1]
             tangent = tangent + _signs(x, generator) * x
-            norms = tangent.flatten(batch).norm(dim=-1) if tangent.dim() > batch else tangent.abs()
-            worst = max(worst, float(norms.max()))
+            error = tangent.flatten(batch) if tangent.dim() > batch else tangent.unsqueeze(-1)
+            sizes = error.norm(dim=-1) if against is None else error @ against.mT
+            worst = max(worst, float(sizes.abs().max()))
     return worst
 
 
