@@ -189,7 +189,7 @@ def check(
 
 
 @app.command
-def tour(out: Path = Path("runs/tour"), steps: int = 500, overwrite: bool = True) -> None:
+def tour(out: Path = Path("runs/tour"), steps: int = BRIEF.training.steps, overwrite: bool = True) -> None:
     """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
 
     Args:

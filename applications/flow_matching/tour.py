@@ -20,7 +20,7 @@ from applications.flow_matching.train import train
 from induced import Linearizer
 from induced.checks import Report, require
 
-BRIEF = Config(training=TrainingConfig(steps=500, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
+BRIEF = Config(training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """About five minutes on two cores."""
 
 
