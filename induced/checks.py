@@ -201,8 +201,9 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         # Each visit of a space rounds; A+ itself is known to `condition` roundings.
         e_x, e_y = X.rounding(torch.cat([x, pfx, py]))[1], Y.rounding(torch.cat([y, fx, fpy]))[1]
         v, w = x.roll(1, 0), y.roll(1, 0)
-        across_y = e_y + norm_f * e_x + condition * size_y
-        across_x = e_x + norm_p * e_y + condition * size_x
+        # An inner product sees what an error has along the other vector: <A e, w> = <e, A^T w>.
+        along_y = Y.rounding(torch.cat([y, fpy]), Y.coords(y))[1] + X.rounding(py, X.coords(f.H(y)))[1]
+        along_x = X.rounding(torch.cat([x, pfx]), X.coords(x))[1] + Y.rounding(fx, Y.coords(p.H(x)))[1]
         ffp = Y.coords(f(pfx)) - Y.coords(fx)
         pfp = X.coords(p(fpy)) - X.coords(py)
         sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
@@ -214,8 +215,8 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
             _compare(
                 "f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + condition * size_y), y, zero_size=size_y
             ),
-            _compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, across_y * size_y, y),
-            _compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, across_x * size_x, x),
+            _compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, 2 * along_y + condition * size_y**2, y),
+            _compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, 2 * along_x + condition * size_x**2, x),
         ]
 
 
