@@ -1,4 +1,4 @@
-"""Checks of input, shared by every layer: shape and dtype always, values only in eager mode (DESIGN.md, 3b)."""
+"""Checks of input, shared by every layer: shape and dtype always, values only in eager mode."""
 
 import math
 from collections.abc import Sequence

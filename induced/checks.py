@@ -70,7 +70,7 @@ def check_bijection(g: Bijection, x: Tensor) -> list[Report]:
         The reports; of a chart that is not deterministic that one alone, since nothing else can be asked of it.
     """
     _require_samples(x, g.shape)
-    deterministic = Report("g is deterministic in train and eval mode", "DESIGN 3", _mode_difference(g, x), 0.0, x[:1])
+    deterministic = Report("g is deterministic in train and eval mode", "contract", _mode_difference(g, x), 0.0, x[:1])
     if not deterministic.ok:
         return [deterministic]
     with torch.no_grad():
@@ -354,7 +354,7 @@ def _finite_gradients(f: Callable[[Tensor], Tensor], x: Tensor) -> Report:
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(f(leaf).sum(), leaf)
-    return Report("gradients are finite", "DESIGN 4", float((~torch.isfinite(gradient)).sum()), 0.0)
+    return Report("gradients are finite", "contract", float((~torch.isfinite(gradient)).sum()), 0.0)
 
 
 def _check_log_abs_det(g: Bijection, x: Tensor, k: int) -> Report:
@@ -362,4 +362,4 @@ def _check_log_abs_det(g: Bijection, x: Tensor, k: int) -> Report:
     J = torch.stack([torch.func.jacrev(g)(p) for p in points]).detach().double().reshape(len(points), -1, points[0].numel())
     difference = g.log_abs_det(points).detach().double() - torch.linalg.slogdet(J)[1]
     n = J.shape[-1]
-    return _compare("log|det J|", "MATH 3", difference, n, n * float(torch.linalg.cond(J).max()), x, k)
+    return _compare("log|det J|", "Jacobian", difference, n, n * float(torch.linalg.cond(J).max()), x, k)

@@ -1,1 +1,1 @@
-"""One-step flow matching: a Linearizer between a noise space and a data space (MATH.md, section 3)."""
+"""One-step flow matching: a Linearizer between a noise space and a data space (docs/mathematics.md, 3)."""

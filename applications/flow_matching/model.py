@@ -14,7 +14,7 @@ NOISE, DATA = 0.0, 1.0
 
 
 class FlowMatching(nn.Module):
-    """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (MATH.md, section 3).
+    """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/mathematics.md, 3).
 
     The first `rank` coordinates of the data end carry the image; the others have standard deviation `floor`, so that
     g_1^-1 on the range of B works as a decoder while B stays invertible.

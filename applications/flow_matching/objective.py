@@ -47,7 +47,7 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
 
 
 class FlowMatchingObjective(Objective):
-    """The weighted sum of MATH.md, section 3: velocity, reconstruction of both ends, and fixed latent densities."""
+    """The weighted sum of docs/mathematics.md, 3: velocity, reconstruction of both ends, and fixed latent densities."""
 
     model: FlowMatching
 

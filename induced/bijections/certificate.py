@@ -1,4 +1,4 @@
-"""How much rounding a chart amplifies on the way there and back (MATH.md, section 7)."""
+"""How much rounding a chart amplifies on the way there and back (docs/mathematics.md, 4)."""
 
 import math
 

@@ -58,7 +58,7 @@ def glow(
 def glow(
     shape: Sequence[int], blocks: int = 6, width: int | Sequence[int] = 32, *, levels: int = 1, context: int = 0
 ) -> Composition | ConditionalComposition:
-    """A chart of images (C, H, W): each block is ActNorm, a coupling of either half, and a 1x1 convolution (MATH.md, section 3).
+    """A chart of images (C, H, W): each block is ActNorm, a coupling of either half, and a 1x1 convolution.
 
     Call `initialize(batch)` once before use. The blocks are spread over `levels`; a squeeze opens every level but the
     first, and the first too where C = 1. No coordinate is dropped on the way.

@@ -1,4 +1,4 @@
-"""Propagators of z' = A_t z: integrator steps are matrices, and T of them collapse into one operator (MATH.md, section 3)."""
+"""Propagators of z' = A_t z: integrator steps are matrices, and T of them collapse into one operator (docs/mathematics.md, 3)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Propagators: T steps of an integrator are one operator (MATH.md, section 3). The oracle is plain matrix algebra and scipy."""
+"""Propagators: T steps of an integrator are one operator. The oracle is plain matrix algebra and scipy."""
 
 import math
 from collections.abc import Callable

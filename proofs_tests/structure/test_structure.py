@@ -1,4 +1,4 @@
-"""The shape of the library: who imports whom, what is final, and that what docstrings promise exists (DESIGN.md, 2)."""
+"""The shape of the library: who imports whom, what is final, and that what docstrings promise exists."""
 
 import ast
 import doctest
