@@ -305,6 +305,8 @@ class Inverse(LinearOperator):
         _square(operator, "the inverse")
         super().__init__(operator.shape)
         self.operator = operator
+        # resolved here, since torch.compile cannot trace a singledispatch
+        self._invert = inverse.dispatch(type(operator))
         self._seen: tuple[tuple[int, int], ...] | None = None
         self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
 
@@ -317,10 +319,10 @@ class Inverse(LinearOperator):
         tensors = (*self.operator.parameters(), *self.operator.buffers())
         traced = torch.compiler.is_compiling() or any(t.is_inference() for t in tensors)  # no version counters there
         if traced or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return inverse(self.operator)
+            return self._invert(self.operator)
         seen = tuple((id(t), t._version) for t in tensors)
         if self._seen != seen:
-            self._factors, self._seen = [inverse(self.operator)], seen
+            self._factors, self._seen = [self._invert(self.operator)], seen
         return self._factors[0]
 
     def forward(self, z: Tensor) -> Tensor:
