@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -171,8 +171,3 @@ def _median(action: Callable[[], object], repeats: int) -> float:
         action()
         seconds.append(time.perf_counter() - start)
     return median(seconds)
-
-
-def as_record(row: OneStep | Inversion | Timing) -> dict[str, object]:
-    """A row as JSON values."""
-    return asdict(row)

@@ -30,7 +30,7 @@ class ConditionalBijection(nn.Module, ABC):
         """The chart g_c.
 
         Arguments:
-            context: a number (for k = 1), or a tensor of shape (*batch, k) whose batch broadcasts against that of the points.
+            context: a number (for k = 1), or a tensor of shape (k,) or (*batch, k), batch that of the points.
         """
         like = next(self.parameters(), torch.zeros(()))
         vector = context if isinstance(context, Tensor) else torch.tensor([float(context)], dtype=like.dtype, device=like.device)

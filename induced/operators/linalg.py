@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | svd | LAPACK | sort | QR + r x r | QR + 2r x 2r; all n vectors at O(n^2 r) |
 | pinv, inverse | SVD, LU | entrywise | from the svd, none | K on span[U V]: O(n r^2) |
-| power, exp | dense | entrywise | r x r | 2r x 2r block: O(n r^2) |
+| power, exp | dense | entrywise | r x r, exp as c = 0 | 2r x 2r block: O(n r^2) |
 
 Every function falls back to `matrix()` for an operator without a row here. Linear algebra runs in at least float32.
 """
