@@ -1,11 +1,14 @@
-"""Every error that the library raises, once: it names what came and what was expected."""
+"""Every error that the library raises, once: it names what came and what was expected.
+
+The cases are the list here and the lists `CASES` of the modules `cases_*.py` beside it.
+"""
 
 import ast
+import importlib
 import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -59,16 +62,9 @@ from induced.operators import (
     propagator,
     svd,
 )
+from proofs_tests.units.case import Case
 
 ROOT = Path(induced.__file__).parent
-
-
-class Case(NamedTuple):
-    """What is done, the error it must raise, and what the message must say."""
-
-    error: type[Exception]
-    message: str
-    act: Callable[[], object]
 
 
 class NoDeterminant(Bijection):
@@ -320,6 +316,8 @@ CASES = [
         lambda: check_space(R2, torch.ones(0, 2)),
     ),
 ]
+for _path in sorted(Path(__file__).parent.glob("cases_*.py")):
+    CASES += importlib.import_module(f"proofs_tests.units.{_path.stem}").CASES
 
 
 class _Shapeless(induced.LinearOperator):
