@@ -4,7 +4,8 @@ from induced.checks import Report
 from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
-from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, Vector
+from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Vector
+from induced.subspaces import PrincipalComponents, Subspace, principal_components
 
 __all__ = [
     "SVD",
@@ -15,6 +16,10 @@ __all__ = [
     "LinearOperator",
     "Linearizer",
     "LinearizerOperator",
+    "PrincipalComponents",
+    "ProductSpace",
     "Report",
+    "Subspace",
     "Vector",
+    "principal_components",
 ]

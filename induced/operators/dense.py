@@ -3,6 +3,7 @@
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from induced._validate import require_shape
@@ -42,14 +43,12 @@ class Dense(LinearOperator):
         return self.A
 
     def forward(self, z: Tensor) -> Tensor:
-        if self.A.dim() == 2:
-            return z @ self.A.mT
-        return (self.A @ z.unsqueeze(-1)).squeeze(-1)
+        A = self.A
+        return F.linear(z, A) if A.dim() == 2 else (A @ z.unsqueeze(-1)).squeeze(-1)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        if self.A.dim() == 2:
-            return w @ self.A
-        return (self.A.mT @ w.unsqueeze(-1)).squeeze(-1)
+        A = self.A
+        return w @ A if A.dim() == 2 else (A.mT @ w.unsqueeze(-1)).squeeze(-1)
 
     def _adjoint(self) -> LinearOperator:
         return Dense(self.A.mT)

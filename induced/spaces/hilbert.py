@@ -1,6 +1,5 @@
-"""Induced vector spaces: sets that a chart makes into Hilbert spaces, and their vectors."""
+"""Hilbert spaces of points that are known by their coordinates, and their vectors."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import cast, final
@@ -8,10 +7,9 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from induced._validate import eager, require_like, require_shape
-from induced.bijections import Bijection, rounding
-from induced.errors import DomainError, ShapeError, SpaceMismatch
+from induced.errors import ShapeError, SpaceMismatch
 from induced.operators.base import Scalar, per_sample
+from induced.operators.bases import orthonormal_columns
 
 
 class HilbertSpace(nn.Module, ABC):
@@ -177,74 +175,49 @@ class HilbertSpace(nn.Module, ABC):
         z = self.coords(points)
         return z @ z.mT
 
+    def orthonormalize(self, points: Tensor, rtol: float | None = None) -> Tensor:
+        """Orthonormal points (r, *shape) with the span of points (k, *shape): Gram-Schmidt in coordinates, rank-revealing.
+
+        Points that depend on others, up to `rtol` times the longest one, are left out: r is the dimension of the span.
+
+        Law:
+            `gram(orthonormalize(x)) == I`; `orthonormalize(x)[0] == x[0] / ||x[0]||` for independent x (laws/test_spaces.py)
+        """
+        return self.point(orthonormal_columns(self.coords(points).mT, rtol).mT)
+
+    def metric(self, x: Tensor) -> Tensor:
+        """The metric tensor G(x) = J^T J, J the Jacobian of the coordinates: the pullback of the Euclidean metric.
+
+        Of shape (*batch, d, d), d the number of entries of a point. It speaks of tangent vectors: where a set has fewer
+        dimensions than its points have entries (the simplex, symmetric matrices), only of those that stay in the set. The
+        chart must be C^1, with J injective on tangent vectors; x^3 fails at 0.
+
+        Law:
+            `v @ G(x) @ v == |d/ds g(x + s v)|^2` (laws/test_spaces.py)
+        """
+        batch = x.shape[: x.dim() - len(self.shape)]
+        points = x.reshape(-1, *self.shape)
+        # samples do not meet in a chart, so the Jacobian of the sum over them holds that of each
+        J = torch.func.jacrev(lambda p: self.coords(p).sum(0))(points).reshape(self.dim, len(points), -1).movedim(0, 1)
+        return (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
+
+    def geodesic(self, x: Tensor, tangent: Tensor, t: Scalar = 1.0) -> Tensor:
+        """The point g^-1(g(x) + t J_g(x) v) reached from x at time t with initial velocity v: straight in coordinates.
+
+        Arguments:
+            x: points (*batch, *shape).
+            tangent: velocities v of the same shape, in the entries of a point.
+            t: a number or a tensor of shape (*batch,).
+
+        Law:
+            its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_spaces.py)
+        """
+        z, w = torch.func.jvp(self.coords, (x,), (tangent,))
+        return self.point(z + per_sample(t) * w)
+
     def forward(self, x: Tensor) -> "Vector":
         """`space(x)` is the Vector of the point x."""
         return Vector(self, point=x)
-
-
-@final
-class InducedSpace(HilbertSpace):
-    """The Hilbert space that a chart g makes of its points; two such spaces are equal where their chart is the same one.
-
-    Example:
-        >>> import torch
-        >>> from induced.bijections import Log
-        >>> X = InducedSpace(Log((1,)))                     # the positive numbers
-        >>> X.add(torch.tensor([2.0]), torch.tensor([3.0]))  # (+) is the product
-        tensor([6.])
-    """
-
-    def __init__(self, chart: Bijection) -> None:
-        super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
-        self.chart = chart
-        self._spread = len(chart.coord_shape) != 1
-
-    def coords(self, x: Tensor) -> Tensor:
-        require_shape(x, self.shape, "a point of the space")
-        require_like(x, self.chart.reference(), "the point")
-        z: Tensor = self.chart(x)
-        if self._spread:
-            z = z.reshape(*z.shape[: z.dim() - len(self.chart.coord_shape)], self.dim)
-        _require_finite(z, x, "point", "coordinates", self)
-        return z
-
-    def point(self, z: Tensor) -> Tensor:
-        require_shape(z, (self.dim,), "coordinates of the space")
-        require_like(z, self.chart.reference(), "the coordinates")
-        x = self.chart.inverse(z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z)
-        _require_finite(x, z, "coordinates", "point", self)
-        return x
-
-    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
-        with torch.no_grad():
-            z = self.chart(x)
-        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z, against=against)
-
-    def __repr__(self) -> str:
-        return f"InducedSpace({_describe(self.chart)})"
-
-
-@final
-class EuclideanSpace(HilbertSpace):
-    """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
-
-    def __init__(self, shape: int | Sequence[int]) -> None:
-        sides = (shape,) if isinstance(shape, int) else tuple(shape)
-        super().__init__(sides, math.prod(sides), ("euclidean", sides))
-
-    def coords(self, x: Tensor) -> Tensor:
-        require_shape(x, self.shape, "a point of the space")
-        z = x.reshape(*x.shape[: x.dim() - len(self.shape)], self.dim)
-        _require_finite(z, x, "point", "coordinates", self)
-        return z
-
-    def point(self, z: Tensor) -> Tensor:
-        require_shape(z, (self.dim,), "coordinates of the space")
-        _require_finite(z, z, "coordinates", "point", self)
-        return z.reshape(*z.shape[:-1], *self.shape)
-
-    def __repr__(self) -> str:
-        return f"EuclideanSpace({self.shape})"
 
 
 @final
@@ -328,19 +301,3 @@ class Vector:
         known, own = (self.coords, 1) if self._point is None else (self._point, len(self.space.shape))
         batch = tuple(known.shape[: known.dim() - own])
         return f"Vector(batch={batch}, space={self.space!r})"
-
-
-def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space: HilbertSpace) -> None:
-    if not eager(result) or math.isfinite(result.detach().sum().item()) or bool(torch.isfinite(result).all()):
-        return
-    if not bool(torch.isfinite(source).all()):
-        bad = int((~torch.isfinite(source)).sum())
-        raise DomainError(f"{bad} of the {source.numel()} values of the {came} given to {space!r} are not finite")
-    raise DomainError(
-        f"{space!r} cannot give finite {made} for finite {came} of size {float(source.abs().max()):.3g}: "
-        f"the chart overflows there; keep the values smaller, or use float64"
-    )
-
-
-def _describe(chart: Bijection) -> str:
-    return f"{type(chart).__name__}{chart.shape}"

@@ -1,0 +1,172 @@
+"""Spaces: that of a chart, the Euclidean one, and products."""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced._validate import eager, require_like, require_shape
+from induced.bijections import Bijection, rounding
+from induced.errors import DomainError, DtypeError, ShapeError
+from induced.spaces.hilbert import HilbertSpace
+
+
+@final
+class InducedSpace(HilbertSpace):
+    """The Hilbert space that a chart g makes of its points; two such spaces are equal where their chart is the same one.
+
+    Example:
+        >>> import torch
+        >>> from induced.bijections import Log
+        >>> X = InducedSpace(Log((1,)))                     # the positive numbers
+        >>> X.add(torch.tensor([2.0]), torch.tensor([3.0]))  # (+) is the product
+        tensor([6.])
+    """
+
+    def __init__(self, chart: Bijection) -> None:
+        super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
+        self.chart = chart
+        self._spread = len(chart.coord_shape) != 1
+
+    def coords(self, x: Tensor) -> Tensor:
+        require_shape(x, self.shape, "a point of the space")
+        require_like(x, self.chart.reference(), "the point")
+        z: Tensor = self.chart(x)
+        if self._spread:
+            z = z.reshape(*z.shape[: z.dim() - len(self.chart.coord_shape)], self.dim)
+        _require_finite(z, x, "point", "coordinates", self)
+        return z
+
+    def point(self, z: Tensor) -> Tensor:
+        require_shape(z, (self.dim,), "coordinates of the space")
+        require_like(z, self.chart.reference(), "the coordinates")
+        x = self.chart.inverse(z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z)
+        _require_finite(x, z, "coordinates", "point", self)
+        return x
+
+    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
+        with torch.no_grad():
+            z = self.chart(x)
+        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z, against=against)
+
+    def __repr__(self) -> str:
+        return f"InducedSpace({_describe(self.chart)})"
+
+
+@final
+class EuclideanSpace(HilbertSpace):
+    """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        super().__init__(sides, math.prod(sides), ("euclidean", sides))
+
+    def coords(self, x: Tensor) -> Tensor:
+        require_shape(x, self.shape, "a point of the space")
+        z = x.reshape(*x.shape[: x.dim() - len(self.shape)], self.dim)
+        _require_finite(z, x, "point", "coordinates", self)
+        return z
+
+    def point(self, z: Tensor) -> Tensor:
+        require_shape(z, (self.dim,), "coordinates of the space")
+        _require_finite(z, z, "coordinates", "point", self)
+        return z.reshape(*z.shape[:-1], *self.shape)
+
+    def __repr__(self) -> str:
+        return f"EuclideanSpace({self.shape})"
+
+
+@final
+class ProductSpace(HilbertSpace):
+    """X_1 x ... x X_k with <x, y> = sum_i <x_i, y_i>; a point is the entries of its parts, flattened one after the other.
+
+    `join` and `split` go between a point and its parts. Two products are equal where their factors are.
+
+    Raises:
+        ShapeError: there are no factors. DtypeError: the factors' charts differ in dtype or device.
+
+    Law:
+        `inner(x, y) == sum(F.inner(a, b) for F, a, b in zip(factors, split(x), split(y)))` (laws/test_spaces.py)
+
+    Example:
+        >>> import torch
+        >>> from induced.bijections import Log
+        >>> X = ProductSpace(EuclideanSpace(1), InducedSpace(Log((1,))))
+        >>> x = X.join(torch.tensor([2.0]), torch.tensor([3.0]))
+        >>> X.add(x, x)
+        tensor([4., 9.])
+    """
+
+    def __init__(self, *factors: HilbertSpace) -> None:
+        if not factors:
+            raise ShapeError("a product of spaces needs at least one factor")
+        self._entries = [math.prod(factor.shape) for factor in factors]
+        self._dims = [factor.dim for factor in factors]
+        super().__init__((sum(self._entries),), sum(self._dims), ("product", *(factor._key for factor in factors)))
+        self.factors = nn.ModuleList(factors)
+        kinds = {(like.dtype, like.device) for factor in factors if (like := factor.reference()) is not None}
+        if len(kinds) > 1:
+            raise DtypeError(f"the factors of a product hold parameters of one dtype and device, got {sorted(map(str, kinds))}")
+
+    def _spaces(self) -> list[HilbertSpace]:
+        """The factors, typed."""
+        return list(self.factors)  # type: ignore[arg-type]
+
+    def join(self, *parts: Tensor) -> Tensor:
+        """The point of the product with these parts, one a factor, of shapes (*batch, *factor.shape).
+
+        Raises:
+            ShapeError: there are more or fewer parts than factors, or a part is no point of its factor.
+        """
+        spaces = self._spaces()
+        if len(parts) != len(spaces):
+            raise ShapeError(f"this product has {len(spaces)} factors, got {len(parts)} parts")
+        for part, space in zip(parts, spaces, strict=True):
+            require_shape(part, space.shape, f"a part in {space!r}")
+        return torch.cat([part.reshape(*_batch(part, space), -1) for part, space in zip(parts, spaces, strict=True)], -1)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The parts of points (*batch, *shape), one a factor."""
+        require_shape(x, self.shape, "a point of the product")
+        pieces = torch.split_with_sizes(x, self._entries, -1)
+        return tuple(p.reshape(*p.shape[:-1], *space.shape) for p, space in zip(pieces, self._spaces(), strict=True))
+
+    def coords(self, x: Tensor) -> Tensor:
+        return torch.cat([space.coords(part) for part, space in zip(self.split(x), self._spaces(), strict=True)], -1)
+
+    def point(self, z: Tensor) -> Tensor:
+        require_shape(z, (self.dim,), "coordinates of the product")
+        pieces = torch.split_with_sizes(z, self._dims, -1)
+        return self.join(*(space.point(piece) for piece, space in zip(pieces, self._spaces(), strict=True)))
+
+    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
+        along = [None] * len(self._dims) if against is None else list(torch.split_with_sizes(against, self._dims, -1))
+        each = [F.rounding(part, w) for F, part, w in zip(self._spaces(), self.split(x), along, strict=True)]
+        points, coords = zip(*each, strict=True)
+        # errors along vectors add up, lengths of errors as the hypotenuse
+        return math.hypot(*points), sum(coords) if against is not None else math.hypot(*coords)
+
+    def __repr__(self) -> str:
+        return f"ProductSpace({', '.join(map(repr, self._spaces()))})"
+
+
+def _batch(x: Tensor, space: HilbertSpace) -> tuple[int, ...]:
+    return tuple(x.shape[: x.dim() - len(space.shape)])
+
+
+def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space: HilbertSpace) -> None:
+    if not eager(result) or math.isfinite(result.detach().sum().item()) or bool(torch.isfinite(result).all()):
+        return
+    if not bool(torch.isfinite(source).all()):
+        bad = int((~torch.isfinite(source)).sum())
+        raise DomainError(f"{bad} of the {source.numel()} values of the {came} given to {space!r} are not finite")
+    raise DomainError(
+        f"{space!r} cannot give finite {made} for finite {came} of size {float(source.abs().max()):.3g}: "
+        f"the chart overflows there; keep the values smaller, or use float64"
+    )
+
+
+def _describe(chart: Bijection) -> str:
+    return f"{type(chart).__name__}{chart.shape}"

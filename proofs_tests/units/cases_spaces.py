@@ -1,0 +1,51 @@
+"""Errors of spaces, subspaces and the methods of Linearizers that analyse."""
+
+import torch
+
+from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
+from induced.bijections import Log, real_nvp
+from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
+from induced.operators.bases import orthonormal_columns
+from induced.subspaces import principal_components
+from proofs_tests.units.case import Case
+
+R2 = EuclideanSpace(2)
+PAIR = ProductSpace(R2, EuclideanSpace(1))
+LINE = Subspace(R2, torch.eye(2)[:, :1])
+OTHER = Subspace(InducedSpace(Log((2,))), torch.eye(2)[:, :1])
+
+CASES = [
+    Case(ShapeError, r"a product of spaces needs at least one factor", lambda: ProductSpace()),
+    Case(
+        DtypeError,
+        r"the factors of a product hold parameters of one dtype and device, got .*torch.float32.*torch.float64",
+        lambda: ProductSpace(InducedSpace(real_nvp(2)), InducedSpace(real_nvp(2).double())),
+    ),
+    Case(ShapeError, r"this product has 2 factors, got 1 parts", lambda: PAIR.join(torch.ones(2))),
+    Case(
+        ShapeError,
+        r"a part in EuclideanSpace\(\(1,\)\) must have shape \(\*batch, 1\), got \(2,\)",
+        lambda: PAIR.join(torch.ones(2), torch.ones(2)),
+    ),
+    Case(ShapeError, r"the columns of one matrix \(n, k\), got shape \(3,\)", lambda: orthonormal_columns(torch.ones(3))),
+    Case(
+        ShapeError,
+        r"a basis of a subspace of EuclideanSpace\(\(2,\)\) has shape \(2, k\), k <= 2, got \(3, 1\)",
+        lambda: Subspace(R2, torch.ones(3, 1)),
+    ),
+    Case(
+        DomainError,
+        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size 1;.*span",
+        lambda: Subspace(R2, torch.ones(2, 1)),
+    ),
+    Case(
+        SpaceMismatch,
+        r"\+ needs subspaces of one space, got EuclideanSpace.* and InducedSpace.*charts differ",
+        lambda: LINE + OTHER,
+    ),
+    Case(
+        ShapeError,
+        r"5 points in 2 dimensions have at most 2 principal components, 3 were asked for",
+        lambda: principal_components(R2, torch.rand(5, 2), 3),
+    ),
+]
