@@ -1,0 +1,112 @@
+"""Laws of operators on one space: powers, the one-parameter group, idempotents."""
+
+import torch
+from torch import Tensor
+
+from induced.checks.maps import gain_and_reach
+from induced.checks.report import FACTOR, Report, compare, require_samples
+from induced.linearizer import LinearizerOperator
+
+
+def check_powers(f: LinearizerOperator, x: Tensor) -> list[Report]:
+    """f^0 = id, f^1 = f, f^3 = f f f and f^2 f^3 = f^5 (eq. 4), for samples x of the space."""
+    X = f.domain
+    require_samples(x, X.shape)
+    with torch.no_grad():
+        orbit = [x]
+        for _ in range(3):
+            orbit.append(f(orbit[-1]))
+        gain, reach = gain_and_reach(f, x, orbit[1])
+        known = [X.rounding(p)[1] for p in orbit]
+
+        def carried(k: int) -> float:
+            """The error of f applied k times: that of each point, carried on."""
+            return sum(gain ** (k - i) * e for i, e in enumerate(known[: k + 1]))
+
+        def law(name: str, left: Tensor, right: Tensor, k: int) -> Report:
+            error = carried(min(k, 3)) * max(1.0, gain) ** max(0, k - 3) + X.rounding(torch.cat([left, right]))[1]
+            size = reach * gain ** (k - 1) if k else X.norm(x).max()
+            # the entries of A^k are known to k roundings of ||A||^k
+            error += k * float(size)
+            return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x, zero_size=X.norm(x).max())
+
+        cube = f**3
+        return [
+            law("f^0 = id", (f**0)(x), x, 0),
+            law("f^1 = f", (f**1)(x), orbit[1], 1),
+            law("f^3 = f f f", cube(x), orbit[3], 3),
+            law("f^2 f^3 = f^5", (f**2)(cube(x)), (f**5)(x), 5),
+        ]
+
+
+def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: float | None = None) -> list[Report]:
+    """exp(0) = id, exp(s f) exp(t f) = exp((s + t) f), exp(-t f) exp(t f) = id, and d/dt exp(t f) = f at t = 0 (section 7).
+
+    Arguments:
+        f: an operator of one space; `forward` and `exp` are called.
+        x: samples (k, *shape), k >= 1.
+        s, t: times; 0.3 and 0.5 over the norm of f by default, so that every point stays near the samples.
+
+    The derivative is a central difference of order 4, of a step that balances its truncation against rounding; its
+    tolerance holds both.
+    """
+    X = f.domain
+    require_samples(x, X.shape)
+    with torch.no_grad():
+        fx = f(x)
+        gain, _ = gain_and_reach(f, x, fx)
+        size = X.norm(x).max()
+        # a map that rounding cannot tell from zero sets no time scale
+        noise = 10 * FACTOR * torch.finfo(x.dtype).eps * X.rounding(torch.cat([x, fx]))[1]
+        scale = gain if gain * float(size) > noise else 1.0
+        s, t = 0.3 / scale if s is None else s, 0.5 / scale if t is None else t
+        h = torch.finfo(x.dtype).eps ** 0.2 / scale
+        flow = {time: f.exp(time) for time in (0.0, s, t, s + t, -t)}
+        xt = flow[t](x)
+        images = {time: flow[time](x) for time in (0.0, s + t)}
+        joined, back = flow[s](xt), flow[-t](xt)
+        error = X.rounding(torch.cat([x, xt, joined, back, *images.values()]))[1] * float(torch.tensor(scale * (s + 2 * t)).exp())
+
+        def law(name: str, left: Tensor, right: Tensor) -> Report:
+            return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + float(size), x)
+
+        steps = [X.coords(f.exp(k * h)(x)) for k in (-2, -1, 1, 2)]
+        difference = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h) - X.coords(fx)
+        truncation = (scale * h) ** 4 / torch.finfo(x.dtype).eps
+        return [
+            law("exp(0) = id", images[0.0], x),
+            law("exp(s f) exp(t f) = exp((s + t) f)", joined, images[s + t]),
+            law("exp(-t f) exp(t f) = id", back, x),
+            compare(
+                "d/dt exp(t f) = f at t = 0",
+                "section 7",
+                difference,
+                scale * size,
+                (error + float(size)) / h + scale * float(size) * (1 + truncation),
+                x,
+            ),
+        ]
+
+
+def check_idempotent(f: LinearizerOperator, x: Tensor, *, exact: bool = False) -> list[Report]:
+    """f f = f (Lemma 4.2), for samples x of the space.
+
+    Arguments:
+        f: an operator of one space.
+        x: samples (k, *shape), k >= 1.
+        exact: compare the points bit for bit, as a 0/1 core over lattice charts allows.
+    """
+    X = f.domain
+    require_samples(x, X.shape)
+    with torch.no_grad():
+        once = f(x)
+        twice = f(once)
+        if exact:
+            bits = torch.int32 if x.element_size() == 4 else torch.int64
+            different = (once.view(bits) != twice.view(bits)).flatten(1).any(-1)
+            worst = x[int(different.int().argmax())]
+            return [Report("f(f(x)) = f(x), bit for bit", "Lemma 4.2", float(different.sum()), 0.0, worst)]
+        gain, reach = gain_and_reach(f, x, once)
+        error = (1 + gain) * X.rounding(torch.cat([once, twice]))[1] + gain * reach
+        difference = X.coords(twice) - X.coords(once)
+        return [compare("f(f(x)) = f(x)", "Lemma 4.2", difference, reach, error, x, zero_size=X.norm(x).max())]
