@@ -5,6 +5,7 @@ from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Vector
+from induced.spectrum import Spectrum
 from induced.subspaces import PrincipalComponents, Subspace, principal_components
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PrincipalComponents",
     "ProductSpace",
     "Report",
+    "Spectrum",
     "Subspace",
     "Vector",
     "principal_components",

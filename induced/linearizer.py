@@ -1,14 +1,19 @@
 """Linearizers: maps f = g_y^-1 A g_x that are exactly linear between two induced spaces."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final, overload
 
+import scipy.sparse.linalg
 from torch import Tensor, nn
 
+import induced.operators as ops
 from induced.errors import DtypeError, NotInvertible, ShapeError, SpaceMismatch
-from induced.operators import Dense, Inverse, LinearOperator, LowRank, exp, pinv, power, svd
+from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.base import Scalar
 from induced.spaces import HilbertSpace, Vector
+from induced.spectrum import Spectrum
+from induced.subspaces import Subspace
 
 
 class LinearizerOperator(nn.Module, ABC):
@@ -88,7 +93,15 @@ class LinearizerOperator(nn.Module, ABC):
         Law:
             `f f+ f = f`, `f+ f f+ = f+`, `(f f+)* = f f+`, `(f+ f)* = f+ f` (Lemma 4.1; laws/test_linearizer.py)
         """
-        return Linearizer(pinv(self.core, rtol), self.codomain, self.domain)
+        return Linearizer(ops.pinv(self.core, rtol), self.codomain, self.domain)
+
+    def solve(self, y: Tensor, rtol: float | None = None) -> Tensor:
+        """The point x of least ||x|| among those that bring f(x) nearest to y: g_x^-1(A+ g_y(y)), without forming A+.
+
+        Law:
+            `f(solve(y))` projects y onto `range()`, and `solve(y)` is orthogonal to `kernel()` (laws/test_analysis.py)
+        """
+        return self.domain.point(ops.solve(self.core, self.codomain.coords(y), rtol))
 
     def svd(self, rank: int | None = None) -> "SVD":
         """The singular triplets of f for the inner products of its spaces: all min(m, n), or the `rank` largest.
@@ -96,7 +109,78 @@ class LinearizerOperator(nn.Module, ABC):
         Law:
             `f(v_i) == s_i (.) u_i` with both sets orthonormal (Prop 2.9; laws/test_linearizer.py)
         """
-        return SVD(*svd(self.core, rank), self.domain, self.codomain)
+        return SVD(*ops.svd(self.core, rank), self.domain, self.codomain)
+
+    def polar(self) -> "tuple[LinearizerOperator, LinearizerOperator]":
+        """(u, p) with f = u p: p = (f* f)^{1/2} on the domain, u a partial isometry from the domain to the codomain.
+
+        Law:
+            `u(p(x)) == f(x)`, `p.H` is p, and `<u(x), u(y)> == <x, y>` for x, y in the range of p (laws/test_analysis.py)
+        """
+        Q, P = ops.polar(self.core)
+        return Linearizer(Q, self.domain, self.codomain), Linearizer(P, self.domain)
+
+    def kernel(self, rtol: float | None = None) -> Subspace:
+        """The subspace {x : f(x) = 0} of the domain; singular values up to rtol * ||A|| count as zero.
+
+        Law:
+            `f(x) == 0` for its points, and `kernel().dim + rank() == domain.dim` (laws/test_analysis.py)
+        """
+        return Subspace(self.domain, ops.kernel(self.core, rtol))
+
+    def range(self, rtol: float | None = None) -> Subspace:
+        """The subspace {f(x)} of the codomain; singular values up to rtol * ||A|| count as zero.
+
+        Law:
+            `range().contains(f(x))`, and `range()` is the complement of `H.kernel()` (laws/test_analysis.py)
+        """
+        return Subspace(self.codomain, ops.column_space(self.core, rtol))
+
+    def rank(self, rtol: float | None = None) -> int:
+        """The number of singular values above rtol * ||A||; rtol = eps * max(m, n) by default."""
+        return ops.rank(self.core, rtol)
+
+    def norm(self, kind: ops.Norm = "spectral") -> Tensor:
+        """The operator norm sup ||f(x)|| / ||x||, or the "frobenius" or "nuclear" one of the core."""
+        return ops.norm(self.core, kind)
+
+    def cond(self) -> Tensor:
+        """The condition number, the largest singular value over the least; inf where f has a kernel or misses a direction."""
+        return ops.cond(self.core)
+
+    def abs_det(self) -> Tensor:
+        """|det A|: the factor by which f changes volume, between spaces of one dimension."""
+        return ops.det(self.core).abs()
+
+    def det(self) -> Tensor:
+        """det A, which no change of chart alters. Between two spaces only `abs_det` has a meaning.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain.
+        """
+        self._endomorphism("the determinant (only its absolute value, abs_det, has a meaning between two)")
+        return ops.det(self.core)
+
+    def trace(self) -> Tensor:
+        """tr A, which no change of chart alters.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain.
+        """
+        self._endomorphism("the trace")
+        return ops.trace(self.core)
+
+    def spectrum(self) -> Spectrum:
+        """The eigenvalues, complex, and the real invariant subspaces that belong to them.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain.
+
+        Law:
+            `f(x) == a (.) x` on the subspace of a simple real eigenvalue a (laws/test_analysis.py)
+        """
+        self._endomorphism("the spectrum")
+        return Spectrum(ops.eigenvalues(self.core), self.core, self.domain)
 
     def exp(self, t: Scalar = 1.0) -> "LinearizerOperator":
         """exp(t f) = g^-1 exp(t A) g, a one-parameter group.
@@ -105,7 +189,53 @@ class LinearizerOperator(nn.Module, ABC):
             SpaceMismatch: the domain is not the codomain.
         """
         self._endomorphism("exp")
-        return Linearizer(exp(self.core, t), self.domain, self.codomain)
+        return Linearizer(ops.exp(self.core, t), self.domain)
+
+    def sqrt(self) -> "LinearizerOperator":
+        """The principal square root: `f.sqrt() @ f.sqrt()` is f. Raises as `function`."""
+        self._endomorphism("sqrt")
+        return Linearizer(ops.sqrt(self.core), self.domain)
+
+    def log(self) -> "LinearizerOperator":
+        """The principal logarithm: `f.log().exp()` is f. Not its converse: log(exp f) = f only where |Im lambda| < pi.
+
+        Raises as `function`.
+        """
+        self._endomorphism("log")
+        return Linearizer(ops.log(self.core), self.domain)
+
+    def power(self, p: float) -> "LinearizerOperator":
+        """The principal power f^p for a real p; `f ** k` is that of an integer. Raises as `function`."""
+        self._endomorphism("a power")
+        return Linearizer(ops.power(self.core, p), self.domain)
+
+    def resolvent(self, s: float) -> "LinearizerOperator":
+        """(s I - f)^-1.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain. SingularOperator: s is an eigenvalue.
+        """
+        self._endomorphism("the resolvent")
+        return Linearizer(ops.resolvent(self.core, s), self.domain)
+
+    def function(self, phi: Callable[[Tensor], Tensor]) -> "LinearizerOperator":
+        """phi(f) = g^-1 phi(A) g for an analytic function phi.
+
+        Arguments:
+            phi: the scalar function, entry by entry on complex tensors; analytic at the eigenvalues.
+
+        Raises:
+            SpaceMismatch: the domain is not the codomain. DomainError: phi(A) is not real, or does not exist.
+
+        Law:
+            `f.function(torch.exp)` is `f.exp()`, and phi(f) commutes with f (laws/test_analysis.py)
+        """
+        self._endomorphism("a function")
+        return Linearizer(ops.function(self.core, phi), self.domain)
+
+    def to_scipy(self) -> "scipy.sparse.linalg.LinearOperator":
+        """The core between coordinates as a scipy operator, for `scipy.sparse.linalg`; without gradients."""
+        return ops.to_scipy(self.core)
 
     def __matmul__(self, other: "LinearizerOperator") -> "LinearizerOperator":
         """Composition: L(g_y, g_z, A2) L(g_x, g_y, A1) = L(g_x, g_z, A2 A1) (Prop 2.5).
@@ -157,7 +287,7 @@ class LinearizerOperator(nn.Module, ABC):
         if not isinstance(k, int):
             raise NotInvertible(f"f ** k takes an integer k, got {k!r}")
         self._endomorphism("a power")
-        return Linearizer(power(self.core, k), self.domain, self.codomain)
+        return Linearizer(ops.power(self.core, k), self.domain)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.core!r}: {self.domain!r} -> {self.codomain!r})"
@@ -168,7 +298,8 @@ class Linearizer(LinearizerOperator):
     """f = g_y^-1 A g_x (Def 2.1).
 
     Arguments:
-        core: the operator A of shape (codomain.dim, domain.dim); a tensor becomes `Dense`.
+        core: the operator A of shape (codomain.dim, domain.dim), or what `as_operator` makes one: a tensor or array, a scipy
+            or pylops operator, anything with `shape`, `matvec` and `rmatvec`.
         domain: the space X.
         codomain: the space Y; the domain where left out.
 
@@ -186,9 +317,9 @@ class Linearizer(LinearizerOperator):
         tensor([6., 9.])
     """
 
-    def __init__(self, core: LinearOperator | Tensor, domain: HilbertSpace, codomain: HilbertSpace | None = None) -> None:
+    def __init__(self, core: object, domain: HilbertSpace, codomain: HilbertSpace | None = None) -> None:
         super().__init__()
-        operator = core if isinstance(core, LinearOperator) else Dense(core)
+        operator = ops.as_operator(core)
         codomain = domain if codomain is None else codomain
         if operator.shape != (codomain.dim, domain.dim):
             raise ShapeError(
@@ -203,6 +334,15 @@ class Linearizer(LinearizerOperator):
                 )
         for name, module in (("core", operator), ("domain", domain), ("codomain", codomain)):
             nn.Module.__setattr__(self, name, module)
+
+    @staticmethod
+    def projection(subspace: Subspace) -> "Linearizer":
+        """The orthogonal projection g^-1 Q Q^T g onto a subspace, an operator of its space.
+
+        Law:
+            `p(p(x)) == p(x)`, `p.H` is p, and p(x) is the nearest point of the subspace (laws/test_analysis.py)
+        """
+        return Linearizer(subspace.projector(), subspace.space)
 
     @property
     def domain(self) -> HilbertSpace:

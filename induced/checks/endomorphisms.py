@@ -16,27 +16,24 @@ def check_powers(f: LinearizerOperator, x: Tensor) -> list[Report]:
         orbit = [x]
         for _ in range(3):
             orbit.append(f(orbit[-1]))
-        gain, reach = gain_and_reach(f, x, orbit[1])
-        known = [X.rounding(p)[1] for p in orbit]
-
-        def carried(k: int) -> float:
-            """The error of f applied k times: that of each point, carried on."""
-            return sum(gain ** (k - i) * e for i, e in enumerate(known[: k + 1]))
-
-        def law(name: str, left: Tensor, right: Tensor, k: int) -> Report:
-            error = carried(min(k, 3)) * max(1.0, gain) ** max(0, k - 3) + X.rounding(torch.cat([left, right]))[1]
-            size = reach * gain ** (k - 1) if k else X.norm(x).max()
-            # the entries of A^k are known to k roundings of ||A||^k
-            error += k * float(size)
-            return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x, zero_size=X.norm(x).max())
-
         cube = f**3
-        return [
-            law("f^0 = id", (f**0)(x), x, 0),
-            law("f^1 = f", (f**1)(x), orbit[1], 1),
-            law("f^3 = f f f", cube(x), orbit[3], 3),
-            law("f^2 f^3 = f^5", (f**2)(cube(x)), (f**5)(x), 5),
-        ]
+        pairs = {
+            "f^0 = id": (0, (f**0)(x), x),
+            "f^1 = f": (1, (f**1)(x), orbit[1]),
+            "f^3 = f f f": (3, cube(x), orbit[3]),
+            "f^2 f^3 = f^5": (5, (f**2)(cube(x)), (f**5)(x)),
+        }
+        gain, reach = gain_and_reach(f, x, orbit[1])
+        known = X.rounding(torch.cat([*orbit, *(side for _, *sides in pairs.values() for side in sides)]))[1]
+        start = float(X.norm(x).max())
+
+        def law(name: str, k: int, left: Tensor, right: Tensor) -> Report:
+            size = reach * gain ** (k - 1) if k else start
+            # each of k points is known to `known`, which f carries on; the entries of A^k to k roundings of ||A||^k
+            error = known * sum(gain**i for i in range(k + 1)) + k * size
+            return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x, zero_size=start)
+
+        return [law(name, *pair) for name, pair in pairs.items()]
 
 
 def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: float | None = None) -> list[Report]:

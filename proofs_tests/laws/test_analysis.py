@@ -34,13 +34,13 @@ def flow(dim: int, dtype: torch.dtype = torch.float64) -> InducedSpace:
 def between(core: CoreCase) -> tuple[Linearizer, Tensor]:
     """A map with this core between two spaces of networks, and its matrix."""
     M = core.matrix()
-    return Linearizer(core.make(M), flow(M.shape[1]), flow(M.shape[0])), M
+    return Linearizer(core.make(M).requires_grad_(False), flow(M.shape[1]), flow(M.shape[0])), M
 
 
 def on_one_space(core: CoreCase) -> tuple[Linearizer, Tensor]:
     """An operator of one space with this core, and its matrix."""
     M = core.matrix()
-    return Linearizer(core.make(M), flow(len(M))), M
+    return Linearizer(core.make(M).requires_grad_(False), flow(len(M))), M
 
 
 def samples(f: LinearizerOperator, k: int = 4) -> Tensor:
@@ -56,7 +56,7 @@ def test_kernel_and_range_are_subspaces_of_the_right_dimensions(core: CoreCase) 
     assert (f.rank(), image.dim, kernel.dim) == (r, r, M.shape[1] - r)
     assert (kernel.space, image.space) == (f.domain, f.codomain)
     agree(f.codomain.coords(f(kernel.basis())), torch.zeros(kernel.dim, M.shape[0]).double(), ROUND_TRIP * CONDITION)
-    assert bool(image.contains(f(samples(f)), tolerance=1e-9).all())
+    assert bool(image.contains(f(samples(f))).all())
     agree(image.complement().projector().matrix(), f.H.kernel().projector().matrix(), ROUND_TRIP * CONDITION)
 
 
@@ -86,9 +86,9 @@ def test_norms_and_condition_are_those_of_the_matrix(core: CoreCase) -> None:
     agree(f.norm(), torch.tensor(s.max()), CONDITION)
     agree(f.norm("frobenius"), torch.tensor(np.linalg.norm(s)), CONDITION)
     agree(f.norm("nuclear"), torch.tensor(s.sum()), CONDITION)
-    if core.invertible and s.min() > 1e-6:
+    if s.min() > 1e-9 * s.max():
         agree(f.cond(), torch.tensor(s.max() / s.min()), CONDITION**2)
-    elif M.shape[0] == M.shape[1]:
+    else:
         assert float(f.cond()) > 1e12
 
 
@@ -232,9 +232,9 @@ def test_powers_the_group_and_projections_hold_over_every_chart(case: ChartCase,
     g = case.make(dtype).requires_grad_(False)
     X = InducedSpace(g)
     U, V = (torch.randn(X.dim, 1, dtype=dtype) / X.dim**0.5 for _ in range(2))
-    f = Linearizer(ScaledIdentityPlusLowRank(0.5, 0.3 * U, V), X)
+    f = Linearizer(ScaledIdentityPlusLowRank(0.9, 0.3 * U, V), X)
     x = case.points(g, (4,), dtype)
-    require(check_powers(f, x), check_group(f, x))
+    require(check_powers(f, x), check_group(f, x)[: 3 if g.resolution else 4])  # a lattice has no derivatives
     require(check_idempotent(Linearizer.projection(Subspace.span(X, x[:1])), x))
 
 
@@ -330,19 +330,19 @@ def test_a_linearizer_is_a_module_that_trains() -> None:
     f = Linearizer(nn.Parameter(torch.eye(2)), InducedSpace(real_nvp(2, 2, 16)))
     x = torch.rand(64, 2)
     y = x.square()
-    optimizer = torch.optim.Adam(f.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(f.parameters(), lr=3e-2)
     losses = []
     for _ in range(150):
         optimizer.zero_grad()
         loss = (f(x) - y).square().mean()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 20
 
 
 def test_diagonal_operators_of_known_charts() -> None:
-    f = Linearizer(Diagonal(torch.tensor([2.0, 3.0]).double()), InducedSpace(Log((2,))))
-    agree(f.sqrt()(torch.tensor([4.0, 8.0]).double()), torch.tensor([4.0, 8.0**1.7320508075688772]).double(), CONDITION)
+    f = Linearizer(Diagonal(torch.tensor([4.0, 9.0]).double()), InducedSpace(Log((2,))))
+    agree(f.sqrt()(torch.tensor([4.0, 5.0]).double()), torch.tensor([16.0, 125.0]).double(), CONDITION)
     g = Linearizer(Diagonal(torch.tensor([2.0]).double()), InducedSpace(Sinh((1,))), EuclideanSpace(1))
     assert float(g(torch.tensor([1.0]).double())) == pytest.approx(2 * math.sinh(1))
