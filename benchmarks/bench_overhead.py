@@ -1,4 +1,4 @@
-"""What the checks of a space and an operator cost: a Linearizer beside the bare composition of its modules, an operator beside matmul.
+"""What checks cost: a Linearizer beside the bare composition of its modules, an operator beside torch.matmul.
 
 The bare composition calls the same chart and the same matrix with no check of shape, dtype, or finite values.
 """

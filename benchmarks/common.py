@@ -27,14 +27,18 @@ def seconds(forms: Mapping[str, Callable[[], object]], *, rounds: int = 5, budge
     Arguments:
         forms: what to time.
         rounds: timings of each form.
-        budget: seconds that the timings of one form may last; a slow form is timed fewer times, but once at least.
+        budget: seconds that the timings of one form may last; a slow form is timed fewer times, and once, the first time, where
+            that is longer.
     """
     loops, turns = {}, {}
+    found: dict[str, list[float]] = {name: [] for name in forms}
     for name, form in forms.items():
         once = _time(form, 1)
+        if once > budget:
+            found[name], turns[name] = [once], 0
+            continue
         loops[name] = max(1, round(SHORTEST / max(once, 1e-7)))
         turns[name] = max(1, min(rounds, int(budget / max(once * loops[name], 1e-7))))
-    found: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(max(turns.values())):
         for name, form in forms.items():
             if turn < turns[name]:

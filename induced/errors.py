@@ -29,6 +29,14 @@ class NotInvertible(InducedError, ValueError):
     """An operation needs an invertible or a square operator and got none."""
 
 
+class MissingAdjoint(InducedError, NotImplementedError):
+    """A foreign operator is asked for its adjoint, or for a gradient, and has none."""
+
+
+class NotConverged(InducedError, ArithmeticError):
+    """An iterative method stopped before it reached its tolerance."""
+
+
 class LawViolation(InducedError, AssertionError):
     """A law of the mathematics does not hold for the object under check."""
 

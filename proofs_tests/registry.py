@@ -3,12 +3,16 @@
 Enrolling a class here puts it under every test of laws/. What is special about a chart or a core is said in its entry.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor, nn
+from torch.distributions.transforms import AffineTransform, TanhTransform
 
 from induced.bijections import (
     MLP,
@@ -22,25 +26,45 @@ from induced.bijections import (
     ConditionalActNorm,
     ConditionalCoupling,
     Conv1x1,
+    ConvNet,
     Flatten,
     Identity,
+    LatticeCoupling,
+    Linear,
     Log,
+    LogExpm1,
     Logit,
+    PixelShuffle,
+    PositiveDefinite,
+    RandomSplit,
+    RationalQuadraticCoupling,
+    Reversible,
+    Simplex,
     Sinh,
     Squeeze,
+    from_callables,
+    from_transform,
     glow,
     real_nvp,
 )
 from induced.operators import (
+    LU,
     Adjoint,
+    BlockCirculant,
+    Convolution,
     Dense,
     Diagonal,
+    Householder,
     Inverse,
     LinearOperator,
     LowRank,
+    Orthogonal,
+    Permutation,
     Product,
+    Projection,
     Scaled,
     ScaledIdentityPlusLowRank,
+    SkewExponential,
     Sum,
 )
 
@@ -62,23 +86,38 @@ def agree(actual: Tensor, expected: Tensor, condition: float = 1.0) -> None:
 # --------------------------------------------------------------------------------------------------------------- charts
 @dataclass(frozen=True)
 class ChartCase:
-    """A chart and where its points are drawn: uniformly in (low, high), at a distance from the edge of the domain."""
+    """A chart and where its points are drawn: uniformly in (low, high), at a distance from the edge of the domain.
+
+    With a `spread` they are drawn in coordinates instead, g^-1(z) for normal z of that deviation; `by_dtype` says that `build`
+    takes the dtype.
+    """
 
     name: str
-    build: Callable[[], Bijection]
+    build: Callable[..., Bijection]
     low: float = -2.0
     high: float = 2.0
+    spread: float = 0.0
+    by_dtype: bool = False
     is_inverse: bool = False
     only_moves_entries: bool = False
 
     def make(self, dtype: torch.dtype = torch.float64) -> Bijection:
         """The chart in this dtype; data-dependent parts are initialised before."""
-        chart: Bijection = self.build().to(dtype)
+        chart: Bijection = (self.build(dtype) if self.by_dtype else self.build()).to(dtype)
         return chart
 
     def points(self, chart: Bijection, batch: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
         """Points (*batch, *shape) of the chart's domain."""
+        if self.spread:
+            with torch.no_grad():
+                return chart.inverse(self.spread * torch.randn((*batch, *chart.coord_shape), dtype=dtype))
         return torch.empty((*batch, *chart.shape), dtype=dtype).uniform_(self.low, self.high)
+
+    @property
+    def square(self) -> bool:
+        """Whether a point has as many entries as coordinates."""
+        chart = self.build()
+        return math.prod(chart.shape) == math.prod(chart.coord_shape)
 
     def __str__(self) -> str:
         return self.name
@@ -115,6 +154,12 @@ def _conditional_glow() -> Bijection:
     return shaken(parent, 0.05).at(1.0)
 
 
+def _lattice(dtype: torch.dtype = torch.float64, *, flip: bool = False) -> Bijection:
+    """A lattice coupling of 1024 or 2048 units, and a step at which the tolerances of float64 still see a wrong law."""
+    kept, bits = 3 if flip else 2, 14 if dtype == torch.float32 else 42
+    return LatticeCoupling((5,), shaken(MLP(kept, 5 - kept, 8)), flip=flip, bits=bits)
+
+
 CHARTS = [
     ChartCase("Identity", lambda: Identity((3,)), only_moves_entries=True),
     ChartCase("Identity of images", lambda: Identity((2, 3, 1)), only_moves_entries=True),
@@ -125,14 +170,55 @@ CHARTS = [
     ChartCase("Logit", lambda: Logit((4,)), 0.2, 0.8),
     ChartCase("Arctanh", lambda: Arctanh((3,)), -0.6, 0.6),
     ChartCase("Sinh", lambda: Sinh((3,))),
+    ChartCase("LogExpm1", lambda: LogExpm1((4,)), 0.3, 3.0),
+    ChartCase("Simplex", lambda: Simplex(5), spread=0.7),
+    ChartCase("Simplex of two parts", lambda: Simplex(2), spread=0.7),
+    ChartCase("PositiveDefinite", lambda: PositiveDefinite(3), spread=0.4),
+    ChartCase("PositiveDefinite of one number", lambda: PositiveDefinite(1), spread=0.5),
+    ChartCase("Composition over the simplex", lambda: shaken(real_nvp(3, 2, 8)) @ Simplex(4), spread=0.7),
+    ChartCase("LatticeCoupling", _lattice, by_dtype=True),
+    ChartCase("LatticeCoupling flipped", lambda dtype=torch.float64: _lattice(dtype, flip=True), by_dtype=True),
+    ChartCase(
+        "Composition of lattice couplings",
+        lambda dtype=torch.float64: Affine((5,), 1.5) @ _lattice(dtype, flip=True) @ _lattice(dtype),
+        by_dtype=True,
+    ),
     ChartCase("AffineCoupling", lambda: AffineCoupling((5,), shaken(MLP(2, 6, 8)))),
     ChartCase("AffineCoupling flipped", lambda: AffineCoupling((5,), shaken(MLP(3, 4, 8)), flip=True)),
     ChartCase("AdditiveCoupling", lambda: AdditiveCoupling((4,), shaken(MLP(2, 2, 8)))),
     ChartCase("AdditiveCoupling in dimension 1", lambda: AdditiveCoupling((1,), shaken(MLP(0, 1, 8)))),
+    ChartCase(
+        "RationalQuadraticCoupling", lambda: RationalQuadraticCoupling((5,), shaken(MLP(2, 33, 8)), bins=4, bound=1.5), -2.0, 2.0
+    ),
+    ChartCase(
+        "RationalQuadraticCoupling of images",
+        lambda: RationalQuadraticCoupling((3, 2, 2), shaken(ConvNet(2, 8, 4)), flip=True, bins=3),
+    ),
+    ChartCase("Reversible", lambda: Reversible(shaken(real_nvp(4, 3, 8)))),
+    ChartCase(
+        "Reversible with other layers", lambda: Reversible(initialized(glow((1, 4, 4), 1, 4)) @ shaken(Flatten((1, 4, 4)).inv))
+    ),
     ChartCase("ActNorm", lambda: initialized(ActNorm((3,)))),
     ChartCase("ActNorm of images", lambda: initialized(ActNorm((2, 3, 4)))),
     ChartCase("Conv1x1", lambda: shaken(Conv1x1((3, 2, 4)))),
+    ChartCase("Linear of a matrix", lambda: Linear(Dense(nn.Parameter(torch.eye(4) + torch.randn(4, 4) / 5)))),
+    ChartCase("Linear of a matrix on images", lambda: Linear(Dense(torch.eye(3) + torch.randn(3, 3) / 5), (3, 2, 2))),
+    ChartCase("Linear of an orthogonal matrix", lambda: Linear(Orthogonal(torch.linalg.qr(torch.randn(4, 4).double())[0]))),
+    ChartCase("Linear of reflections", lambda: Linear(Householder(nn.Parameter(torch.randn(3, 4))))),
+    ChartCase("Linear of a rotation of signals", lambda: Linear(SkewExponential(nn.Parameter(torch.randn(3, 3))), (3, 5))),
+    ChartCase("Linear of an LU", lambda: Linear(shaken(LU(5)))),
+    ChartCase("Linear of an LU on images", lambda: Linear(shaken(LU(3)), (3, 2, 2))),
+    ChartCase("Linear of an LU in dimension 1", lambda: Linear(shaken(LU(1)))),
+    ChartCase("Linear of a permutation", lambda: Linear(Permutation([2, 0, 3, 1])), only_moves_entries=True),
+    ChartCase("Linear of a permutation of channels", lambda: Linear(Permutation([1, 2, 0]), (3, 2, 2)), only_moves_entries=True),
+    ChartCase(
+        "Linear of c I + U V^T", lambda: Linear(ScaledIdentityPlusLowRank(1.5, torch.randn(5, 1) / 3, torch.randn(5, 1) / 3))
+    ),
     ChartCase("Squeeze", lambda: Squeeze((2, 4, 6)), only_moves_entries=True),
+    ChartCase("Squeeze by 3", lambda: Squeeze((2, 3, 6), 3), only_moves_entries=True),
+    ChartCase("PixelShuffle", lambda: PixelShuffle((8, 1, 3)), only_moves_entries=True),
+    ChartCase("PixelShuffle by 3", lambda: PixelShuffle((9, 2, 1), 3), only_moves_entries=True),
+    ChartCase("RandomSplit", lambda: RandomSplit((2, 4, 2)), only_moves_entries=True),
     ChartCase("Flatten", lambda: Flatten((2, 3)), only_moves_entries=True),
     ChartCase("Flatten of numbers", lambda: Flatten(()), only_moves_entries=True),
     ChartCase("Composition", lambda: shaken(real_nvp(4, 2, 8)) @ Flatten((2, 2)) @ Logit((2, 2)), 0.2, 0.8),
@@ -153,6 +239,9 @@ CHARTS = [
     ),
     ChartCase("ConditionalActNorm", _conditional_actnorm),
     ChartCase("conditional glow", _conditional_glow),
+    ChartCase("torch transform", lambda: from_transform(AffineTransform(torch.tensor([1.0, 2.0]), -0.5), (2,))),
+    ChartCase("inverse of a torch transform", lambda: from_transform(TanhTransform().inv, (3,)), -0.6, 0.6, is_inverse=True),
+    ChartCase("callables", lambda: from_callables(torch.sinh, torch.asinh, (2,), log_abs_det=lambda x: x.cosh().log().sum(-1))),
 ]
 
 
@@ -183,6 +272,7 @@ class CoreCase:
         return self.name
 
 
+Pads = Sequence[tuple[int, int]]
 CONDITION = 20.0
 N = 6
 
@@ -232,6 +322,79 @@ def _product(M: Tensor) -> LinearOperator:
     return Product(Dense(M @ Q), Adjoint(Dense(Q)))
 
 
+def _orthogonal() -> Tensor:
+    return torch.linalg.qr(torch.randn(N, N, dtype=torch.float64))[0]
+
+
+def _reflections(M: Tensor) -> LinearOperator:
+    """M as a product of reflections: the j-th moves the j-th column of what is left to the j-th unit vector."""
+    rest, vectors = M.double().clone(), []
+    for j in range(len(M)):
+        v = rest[:, j] - torch.eye(len(M), dtype=torch.float64)[j]
+        if v.norm() > 1e-6:
+            vectors.append(v)
+            rest = rest - 2 * torch.outer(v, v @ rest) / (v @ v)
+    return Householder(torch.stack(vectors).to(M.dtype))
+
+
+def _rotation() -> Tensor:
+    S = torch.randn(N, N, dtype=torch.float64) / 3
+    return torch.linalg.matrix_exp(S - S.mT)
+
+
+def _generator(M: Tensor) -> Tensor:
+    return torch.from_numpy(scipy.linalg.logm(M.double().numpy()).real).to(M.dtype)
+
+
+def convolution_matrix(kernel: Tensor, shape: Sequence[int], pads: Pads, mode: str, stride: int = 1, groups: int = 1) -> Tensor:
+    """The matrix of a convolution, entry by entry: numpy pads the numbers of the pixels, and each tap is added where it reads."""
+    channels, *size = shape
+    place = np.arange(int(np.prod(size))).reshape(size)
+    names = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+    place = np.pad(place, pads, constant_values=-1) if mode == "zeros" else np.pad(place, pads, mode=names[mode])
+    out = [(n - k) // stride + 1 for n, k in zip(place.shape, kernel.shape[2:], strict=True)]
+    M = torch.zeros(kernel.shape[0], *out, channels, int(np.prod(size)), dtype=kernel.dtype)
+    for o, i, *tap in np.ndindex(*kernel.shape):
+        source = o // (kernel.shape[0] // groups) * kernel.shape[1] + i
+        for p in np.ndindex(*out):
+            read = place[tuple(stride * a + b for a, b in zip(p, tap, strict=True))]
+            if read >= 0:
+                M[(o, *p, source, read)] += kernel[(o, i, *tap)]
+    return M.reshape(kernel.shape[0] * int(np.prod(out)), -1)
+
+
+def _convolution(
+    name: str, kernel: Sequence[int], shape: Sequence[int], pads: Pads, mode: str, stride: int = 1, groups: int = 1
+) -> "CoreCase":
+    """A case of a geometry: kernels are read off a matrix by least squares against the matrices of single taps."""
+
+    def matrix(K: Tensor) -> Tensor:
+        return convolution_matrix(K, shape, pads, mode, stride, groups)
+
+    def build(M: Tensor) -> LinearOperator:
+        taps = torch.eye(int(np.prod(kernel)), dtype=torch.float64).reshape(-1, *kernel)
+        units = torch.stack([matrix(tap).flatten() for tap in taps], -1)
+        K = torch.linalg.lstsq(units, M.double().flatten().unsqueeze(-1)).solution.reshape(*kernel)
+        return Convolution(K.to(M.dtype), shape, padding=pads, mode=mode, stride=stride, groups=groups)
+
+    square = shape[0] == kernel[0] and matrix(torch.ones(*kernel, dtype=torch.float64)).shape[0] == int(np.prod(shape))
+    return CoreCase(name, lambda: matrix(torch.randn(*kernel, dtype=torch.float64)), build, invertible=square)
+
+
+def _response(M: Tensor, out: int, channels: int, size: Sequence[int]) -> Tensor:
+    """What a unit at the first pixel of each channel gives."""
+    return M.reshape(out, -1, channels, int(np.prod(size)))[..., 0].movedim(-1, 1).reshape(out, channels, *size)
+
+
+def _circulant(name: str, out: int, channels: int, size: Sequence[int]) -> "CoreCase":
+    kernel, pads = (out, channels, *size), [(0, n - 1) for n in size]
+    return CoreCase(
+        name,
+        lambda: convolution_matrix(torch.randn(*kernel, dtype=torch.float64), (channels, *size), pads, "circular"),
+        lambda M: BlockCirculant.of(_response(M, out, channels, size), len(size)),
+    )
+
+
 SQUARE_CORES = [
     CoreCase("Dense", _any(N, N), Dense),
     CoreCase("Dense singular", _of_rank(N, N, 3), Dense, invertible=False),
@@ -256,10 +419,35 @@ SQUARE_CORES = [
     CoreCase("Scaled", _any(N, N), lambda M: Scaled(-2.5, Dense(M / -2.5))),
     CoreCase("Inverse", _any(N, N), lambda M: Inverse(Dense(torch.linalg.inv(M)))),
     CoreCase("Inverse of c I + U V^T", _shifted(N, 0.5, 1), lambda M: Inverse(_shift_and_low_rank(2.0, 1)(torch.linalg.inv(M)))),
+    CoreCase("Orthogonal", _orthogonal, Orthogonal),
+    CoreCase("Householder", _orthogonal, _reflections),
+    CoreCase("SkewExponential", _rotation, lambda M: SkewExponential(_generator(M))),
+    CoreCase("Permutation", lambda: torch.eye(N).double()[torch.randperm(N)], lambda M: Permutation(M.argmax(-1), M.dtype)),
+    CoreCase("LU", _any(N, N), LU.of),
+    CoreCase(
+        "Projection", _diagonal((1.0, 0.0, 1.0, 1.0, 0.0, 1.0)), lambda M: Projection(M.diagonal().clone()), invertible=False
+    ),
+    _convolution("Convolution", (1, 1, 3, 2), (1, 2, 3), [(1, 1), (0, 1)], "zeros"),
+    _convolution("Convolution, circular", (2, 2, 2), (2, 3), [(0, 1)], "circular"),
+    _convolution("Convolution, circular, by channel", (2, 1, 3), (2, 3), [(1, 1)], "circular", groups=2),
+    _convolution("Convolution, circular, of an image", (1, 1, 1, 2), (1, 2, 3), [(0, 0), (1, 0)], "circular"),
+    _convolution("Convolution, reflect", (1, 1, 4), (1, 6), [(1, 2)], "reflect"),
+    _convolution("Convolution, replicate", (2, 2, 3), (2, 3), [(2, 0)], "replicate"),
+    _circulant("BlockCirculant", 2, 2, (3,)),
+    _circulant("BlockCirculant of an image", 1, 1, (2, 3)),
 ]
 
 CORES = [
     *SQUARE_CORES,
+    CoreCase("Orthogonal of one number", _diagonal((-1.0,)), Orthogonal),
+    CoreCase("Permutation of one number", _diagonal((1.0,)), lambda M: Permutation(M.argmax(-1), M.dtype)),
+    CoreCase("LU of one number", _diagonal((-2.0,)), LU.of),
+    _convolution("Convolution, stride 2", (2, 1, 3, 3), (1, 4, 3), [(1, 1), (1, 1)], "zeros", stride=2),
+    _convolution("Convolution, stride 3, replicate", (1, 2, 2), (2, 6), [(0, 1)], "replicate", stride=3),
+    _convolution("Convolution, no padding", (2, 1, 3), (1, 4), [(0, 0)], "zeros"),
+    _convolution("Convolution, circular, to one channel", (1, 2, 2), (2, 4), [(1, 0)], "circular"),
+    _convolution("Convolution of one pixel", (1, 1, 1), (1, 1), [(0, 0)], "circular"),
+    _circulant("BlockCirculant tall", 2, 1, (2, 2)),
     CoreCase("Dense tall", _any(6, 4), Dense),
     CoreCase("Dense wide", _any(3, 5), Dense),
     CoreCase("Dense of one number", _any(1, 1), Dense),

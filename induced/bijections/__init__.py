@@ -1,15 +1,27 @@
 """Charts: bijections onto R^n that make a set a vector space."""
 
+from induced.bijections.adapters import (
+    from_callables,
+    from_freia,
+    from_nflows,
+    from_normflows,
+    from_transform,
+    from_zuko,
+)
 from induced.bijections.base import Bijection, Composition, Identity, Inverse
-from induced.bijections.certificate import rounding
+from induced.bijections.certificate import Roundtrip, rounding, roundtrip
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
 from induced.bijections.conditioners import MLP, ConvNet
+from induced.bijections.constrained import PositiveDefinite, Simplex
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
-from induced.bijections.elementwise import Affine, Arctanh, Elementwise, Log, Logit, Sinh
-from induced.bijections.linear import Conv1x1
+from induced.bijections.elementwise import Affine, Arctanh, Elementwise, Log, LogExpm1, Logit, Sinh
+from induced.bijections.lattice import LatticeCoupling
+from induced.bijections.linear import Conv1x1, Linear
 from induced.bijections.normalize import ActNorm
 from induced.bijections.ready import glow, real_nvp
-from induced.bijections.reshape import Flatten, Squeeze
+from induced.bijections.reshape import Flatten, PixelShuffle, RandomSplit, Rearrangement, Squeeze
+from induced.bijections.reversible import Reversible
+from induced.bijections.spline import RationalQuadraticCoupling
 
 __all__ = [
     "MLP",
@@ -31,11 +43,29 @@ __all__ = [
     "Flatten",
     "Identity",
     "Inverse",
+    "LatticeCoupling",
+    "Linear",
     "Log",
+    "LogExpm1",
     "Logit",
+    "PixelShuffle",
+    "PositiveDefinite",
+    "RandomSplit",
+    "RationalQuadraticCoupling",
+    "Rearrangement",
+    "Reversible",
+    "Roundtrip",
+    "Simplex",
     "Sinh",
     "Squeeze",
+    "from_callables",
+    "from_freia",
+    "from_nflows",
+    "from_normflows",
+    "from_transform",
+    "from_zuko",
     "glow",
     "real_nvp",
     "rounding",
+    "roundtrip",
 ]

@@ -1,7 +1,7 @@
 """Charts: the abstract bijection g : V -> R^n, its inverse and composition."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import final
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from induced.errors import InducedError, ShapeError
 
 Shape = tuple[int, ...]
+Pieces = tuple[Tensor, ...]
 
 
 class Bijection(nn.Module, ABC):
@@ -27,6 +28,8 @@ class Bijection(nn.Module, ABC):
     coord_shape: Shape
     exact: bool = False
     """Whether the chart only moves entries, and so never rounds."""
+    resolution: float = 0.0
+    """The step of the lattice onto which the chart rounds its points and coordinates; 0 where it is defined on all of them."""
 
     def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -35,6 +38,8 @@ class Bijection(nn.Module, ABC):
         if not all(n >= 1 for n in self.shape + self.coord_shape):
             raise ShapeError(f"the sides of a chart are at least 1, got {self.shape} -> {self.coord_shape}")
         self._origin: tuple[object, ...] | None = None
+        # how points are cut into the pieces that `_step` takes; None for not at all
+        self._cut: Shape | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -82,6 +87,26 @@ class Bijection(nn.Module, ABC):
             return NotImplemented
         return Composition(other, self)
 
+    def _split(self, x: Tensor) -> Pieces:
+        """The pieces on which the chart works. A composition carries them from one chart to the next with an equal `_cut`."""
+        return (x,)
+
+    def _join(self, pieces: Pieces) -> Tensor:
+        return pieces[0]
+
+    def _step(self, pieces: Pieces) -> Pieces:
+        """`forward` on pieces."""
+        return (self(pieces[0]),)
+
+    def _step_back(self, pieces: Pieces) -> Pieces:
+        """`inverse` on pieces."""
+        return (self.inverse(pieces[0]),)
+
+    def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        """`forward_and_log_abs_det` on pieces."""
+        z, log_det = self.forward_and_log_abs_det(pieces[0])
+        return (z,), log_det
+
     def _event_sum(self, values: Tensor) -> Tensor:
         """Sum over the dimensions of one point."""
         return values.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else values
@@ -118,6 +143,7 @@ class Inverse(Bijection):
         self.bijection = bijection
         self._origin = ("inverse", *bijection.identity())
         self.exact = bijection.exact
+        self.resolution = bijection.resolution
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bijection.inverse(x)
@@ -142,6 +168,9 @@ class Inverse(Bijection):
 class Composition(Bijection):
     """g_L ... g_2 g_1, the parts given in order of application; nested compositions are flattened.
 
+    Couplings that follow each other are a run: the point is cut once, before the first, and joined once, after the last. Forward
+    hooks of a coupling within a composition are not called; those of its conditioner are.
+
     Raises:
         ShapeError: there are no parts, or the coordinates of one do not fit the points of the next.
     """
@@ -158,23 +187,33 @@ class Composition(Bijection):
         super().__init__(parts[0].shape, parts[-1].coord_shape)
         flat = [p for part in parts for p in (part._parts() if isinstance(part, Composition) else (part,))]
         self.parts = nn.ModuleList(flat)
+        self.resolution = max(part.resolution for part in flat)
 
     def forward(self, x: Tensor) -> Tensor:
-        for part in self.parts:
-            x = part(x)
-        return x
+        return self._sweep(self._parts(), x, lambda part, pieces: part._step(pieces))
 
     def inverse(self, z: Tensor) -> Tensor:
-        for part in reversed(self._parts()):
-            z = part.inverse(z)
-        return z
+        return self._sweep(self._parts()[::-1], z, lambda part, pieces: part._step_back(pieces))
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total = self._batch_zeros(x)
-        for part in self._parts():
-            x, log_det = part.forward_and_log_abs_det(x)
+
+        def step(part: Bijection, pieces: Pieces) -> Pieces:
+            nonlocal total
+            pieces, log_det = part._step_and_log_abs_det(pieces)
             total = total + log_det
-        return x, total
+            return pieces
+
+        return self._sweep(self._parts(), x, step), total
+
+    def _sweep(self, parts: Sequence[Bijection], x: Tensor, step: Callable[[Bijection, Pieces], Pieces]) -> Tensor:
+        """One part after the other; points are cut anew only where a part cuts them otherwise than the last."""
+        last, pieces = parts[0], parts[0]._split(x)
+        for part in parts:
+            if part._cut != last._cut:
+                pieces = part._split(last._join(pieces))
+            pieces, last = step(part, pieces), part
+        return last._join(pieces)
 
     def initialize(self, batch: Tensor) -> None:
         with torch.no_grad():

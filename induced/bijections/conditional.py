@@ -1,14 +1,14 @@
 """Charts that depend on a context: `at(context)` returns an ordinary chart, so that nothing else knows of contexts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from induced.bijections.base import Bijection, Composition
-from induced.bijections.coupling import AdditiveCoupling, AffineCoupling
+from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.normalize import DataDependent, channel_affine, channelwise
 from induced.errors import ShapeError
 
@@ -71,7 +71,7 @@ class _Bound(nn.Module):
 
 @final
 class ConditionalCoupling(ConditionalBijection):
-    """A coupling whose conditioner takes (kept half, context)."""
+    """A coupling whose conditioner takes (kept half, context); `kind` makes it from (shape, conditioner, flip=flip)."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ConditionalCoupling(ConditionalBijection):
         conditioner: nn.Module,
         *,
         flip: bool = False,
-        kind: type[AffineCoupling] | type[AdditiveCoupling] = AffineCoupling,
+        kind: Callable[..., Coupling] = AffineCoupling,
     ) -> None:
         super().__init__()
         self.shape, self.conditioner, self.flip, self.kind = tuple(shape), conditioner, flip, kind

@@ -72,10 +72,16 @@ class Affine(Elementwise):
 
 @final
 class Log(Elementwise):
-    """z = log x on the positive numbers: (+) is the product, a (.) x the power x^a."""
+    """z = log x on the positive numbers: (+) is the product, a (.) x the power x^a, 0_g = 1, and the mean is geometric.
+
+    This is the multiplicative geometry: the distance of x and y is |log(x / y)|, so that scaling is an isometry.
+
+    Law:
+        `X.mean(x) == exp(mean(log(x)))` (§2.1; laws/test_constrained.py)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        require_domain(x, x > 0, "the positive numbers", "the point of a Log chart")
+        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the point of a Log chart")
         return x.log()
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -89,7 +95,13 @@ class Log(Elementwise):
 
 @final
 class Logit(Elementwise):
-    """z = log(x / (1 - x)) on (0, 1): the log-odds of probabilities."""
+    """z = log(x / (1 - x)) on (0, 1), the log-odds: (+) multiplies the odds x / (1 - x), a (.) x takes their power, 0_g = 1/2.
+
+    The sum of probabilities is Bayes' rule for independent evidence at even prior odds: x y / (x y + (1 - x)(1 - y)).
+
+    Law:
+        `odds(X.add(x, y)) == odds(x) * odds(y)` (§2.1; laws/test_constrained.py)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         require_domain(x, (x > 0) & (x < 1), "(0, 1)", "the point of a Logit chart")
@@ -106,7 +118,14 @@ class Logit(Elementwise):
 
 @final
 class Arctanh(Elementwise):
-    """z = artanh x on (-1, 1): (+) is the relativistic addition of collinear velocities, entry by entry."""
+    """z = artanh x on (-1, 1), the rapidity: (+) is the relativistic addition of collinear velocities, (x + y) / (1 + x y).
+
+    `Arctanh((3,))` holds three independent copies, entry by entry: not Einstein's addition on the ball, which is neither
+    commutative nor a vector space.
+
+    Law:
+        `X.add(x, y) == (x + y) / (1 + x * y)` (§2.1; laws/test_constrained.py)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         require_domain(x, x.abs() < 1, "(-1, 1)", "the point of an Arctanh chart")
@@ -122,8 +141,26 @@ class Arctanh(Elementwise):
 
 
 @final
+class LogExpm1(Elementwise):
+    """z = log(e^x - 1) on the positive numbers, the inverse of softplus: like `Log` near 0, and like x itself for large x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the point of a LogExpm1 chart")
+        # each branch is finite where the other one is taken, so that gradients are
+        return torch.where(x > 1, x + torch.log1p(-torch.exp(-x.clamp(min=1))), torch.expm1(x.clamp(max=1)).log())
+
+    def inverse(self, z: Tensor) -> Tensor:
+        x = torch.logaddexp(z, torch.zeros_like(z))
+        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the softplus of the coordinates", _TOO_LARGE)
+        return x
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return -torch.log(-torch.expm1(-x))
+
+
+@final
 class Sinh(Elementwise):
-    """z = sinh x on R."""
+    """z = sinh x on R: linear near 0, exponential far from it; `Sinh(shape).inv` is the area sine, which tames long tails."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sinh(x)

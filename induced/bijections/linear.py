@@ -1,5 +1,6 @@
-"""Linear charts."""
+"""Linear charts: an invertible operator along the first axis of a point."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
 
@@ -7,32 +8,119 @@ import torch
 from torch import Tensor, nn
 
 from induced.bijections.base import Bijection
-from induced.errors import ShapeError
+from induced.errors import NotInvertible, ShapeError
+from induced.operators.base import LinearOperator
+from induced.operators.dense import Dense
+from induced.operators.invariants import SignLogDet, slogdet
+from induced.operators.linalg import inverse
+from induced.operators.orthogonal import Permutation
+
+__all__ = ["Conv1x1", "Linear"]
+
+
+class _Mixing(Bijection):
+    """z = A x along the first axis of a point, at every position of the others, for the operator A that a subclass gives."""
+
+    def __init__(self, shape: Sequence[int], kind: type[LinearOperator]) -> None:
+        super().__init__(shape)
+        # resolved here, since torch.compile cannot trace a singledispatch
+        self._invert = _invert_dense if kind is Dense else inverse.dispatch(kind)
+        self._slogdet = _slogdet_dense if kind is Dense else slogdet.dispatch(kind)
+
+    @abstractmethod
+    def _operator(self) -> LinearOperator:
+        """A, of shape (C, C) for points (C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._mix(self._operator(), x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self._mix(self._invert(self._operator()), z)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        A = self._operator()
+        log_det = self._slogdet(A).logabs.to(x.dtype) * torch.Size(self.shape[1:]).numel()
+        return self._mix(A, x), self._batch_zeros(x) + log_det
+
+    def _mix(self, A: LinearOperator, x: Tensor) -> Tensor:
+        columns = x.flatten(1 - len(self.shape)) if len(self.shape) > 1 else x.unsqueeze(-1)
+        if not isinstance(A, Dense):
+            applied: Tensor = A(columns.mT)
+            return applied.mT.reshape(x.shape)
+        with torch.autocast(x.device.type, enabled=False):
+            return (A.A @ columns.to(A.A.dtype)).reshape(x.shape)
+
+
+def _invert_dense(A: LinearOperator) -> LinearOperator:
+    """A^-1, computed in float64 and rounded once."""
+    M = A.matrix(max(A.shape))
+    return Dense(torch.linalg.inv(M.double()).to(M.dtype))
+
+
+def _slogdet_dense(A: LinearOperator) -> SignLogDet:
+    return SignLogDet(*torch.linalg.slogdet(A.matrix(max(A.shape)).double()))
 
 
 @final
-class Conv1x1(Bijection):
+class Linear(_Mixing):
+    """z = A x for an invertible operator A of shape (C, C), along the first axis of a point and at every position of the others.
+
+    The inverse is that of the structure: the adjoint of an orthogonal operator, triangular solves of an LU, a matrix computed in
+    float64 and rounded once for Dense. It is taken anew at each call, and so never stale while A trains.
+
+    Arguments:
+        operator: A. A `Permutation` only moves entries, and is exact.
+        shape: the shape of a point, (C, ...); (C,) by default.
+
+    Raises:
+        NotInvertible: A is not square.
+        ShapeError: A is a batch of operators, or `shape` does not start with C.
+
+    Law:
+        `g(x) == A(x)`, `g.inverse(g(x)) == x` (laws/test_linear_charts.py)
+
+    Example:
+        >>> import torch
+        >>> from induced.operators import Permutation
+        >>> g = Linear(Permutation([1, 0]), (2, 3))
+        >>> g(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+        tensor([[4., 5., 6.],
+                [1., 2., 3.]])
+    """
+
+    def __init__(self, operator: LinearOperator, shape: Sequence[int] | None = None) -> None:
+        C = operator.shape[0]
+        if operator.shape != (C, C):
+            raise NotInvertible(f"a chart needs a square operator, got shape {operator.shape}: {operator}")
+        shape = (C,) if shape is None else tuple(shape)
+        if operator.batch or shape[:1] != (C,):
+            raise ShapeError(
+                f"one operator on {C} coordinates acts on points of shape ({C}, ...), got the shape {shape} and the batch "
+                f"{tuple(operator.batch)}: {operator}"
+            )
+        super().__init__(shape, type(operator))
+        self.operator = operator
+        self.exact = isinstance(operator, Permutation)
+
+    def _operator(self) -> LinearOperator:
+        return self.operator
+
+    def reference(self) -> Tensor | None:
+        return self.operator.reference()
+
+
+@final
+class Conv1x1(_Mixing):
     """z = W x at every position of a (C, H, W) point, W an invertible (C, C) matrix that starts orthogonal.
 
-    The inverse matrix is computed in float64 and rounded once.
+    `Linear(Dense(W), shape)` is the same chart; this one makes W, its parameter `weight`.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__(shape)
+        super().__init__(shape, Dense)
         if len(self.shape) != 3:
             raise ShapeError(f"a 1x1 convolution acts on points of shape (C, H, W), got {self.shape}")
         self.weight = nn.Parameter(torch.linalg.qr(torch.randn(self.shape[0], self.shape[0]))[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._mix(self.weight, x)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return self._mix(torch.linalg.inv(self.weight.double()).to(self.weight.dtype), z)
-
-    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_det = torch.linalg.slogdet(self.weight.double())[1].to(x.dtype) * (self.shape[1] * self.shape[2])
-        return self(x), self._batch_zeros(x) + log_det
-
-    def _mix(self, W: Tensor, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return (W @ x.to(W.dtype).flatten(-2)).reshape(x.shape)
+    def _operator(self) -> LinearOperator:
+        return Dense(self.weight)

@@ -1,27 +1,35 @@
 """Ready-made charts: real_nvp for vectors, glow for images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, overload
 
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
 from induced.bijections.conditioners import MLP, ConvNet
-from induced.bijections.coupling import AffineCoupling
+from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.linear import Conv1x1
 from induced.bijections.normalize import ActNorm
 from induced.bijections.reshape import Squeeze
 from induced.errors import ShapeError
 
 Part = Bijection | ConditionalBijection
+Kind = Callable[..., Coupling]
 
 
 @overload
-def real_nvp(dim: int, blocks: int = 6, width: int = 64, *, context: Literal[0] = 0) -> Composition: ...
+def real_nvp(
+    dim: int, blocks: int = 6, width: int = 64, *, context: Literal[0] = 0, max_log_scale: float = 1.0
+) -> Composition: ...
 @overload
-def real_nvp(dim: int, blocks: int = 6, width: int = 64, *, context: int) -> Composition | ConditionalComposition: ...
+def real_nvp(
+    dim: int, blocks: int = 6, width: int = 64, *, context: int, max_log_scale: float = 1.0
+) -> Composition | ConditionalComposition: ...
 
 
-def real_nvp(dim: int, blocks: int = 6, width: int = 64, *, context: int = 0) -> Composition | ConditionalComposition:
+def real_nvp(
+    dim: int, blocks: int = 6, width: int = 64, *, context: int = 0, max_log_scale: float = 1.0
+) -> Composition | ConditionalComposition:
     """A chart of vectors (dim,): `blocks` affine couplings that change the halves in turn; near the identity, not at it.
 
     Arguments:
@@ -29,6 +37,7 @@ def real_nvp(dim: int, blocks: int = 6, width: int = 64, *, context: int = 0) ->
         blocks: number of couplings.
         width: hidden units of each conditioner.
         context: length of a context vector; above 0 the result is a ConditionalBijection.
+        max_log_scale: bound of each coupling's log-scale; lower it where `rounding` finds the chart ill-conditioned.
 
     Raises:
         ShapeError: `dim` or `blocks` is below 1.
@@ -42,7 +51,8 @@ def real_nvp(dim: int, blocks: int = 6, width: int = 64, *, context: int = 0) ->
     """
     if dim < 1 or blocks < 1:
         raise ShapeError(f"real_nvp needs dim >= 1 and blocks >= 1, got dim={dim}, blocks={blocks}")
-    return _compose([_dense_coupling(dim, width, context, flip=bool(k % 2) and dim > 1) for k in range(blocks)], context)
+    kind = partial(AffineCoupling, max_log_scale=max_log_scale)
+    return _compose([_dense_coupling(dim, width, context, kind, flip=bool(k % 2) and dim > 1) for k in range(blocks)], context)
 
 
 @overload
@@ -96,14 +106,14 @@ def _compose(parts: Sequence[Part], context: int) -> Composition | ConditionalCo
     return ConditionalComposition(*parts) if context else Composition(*(p for p in parts if isinstance(p, Bijection)))
 
 
-def _dense_coupling(dim: int, width: int, context: int, *, flip: bool) -> Part:
+def _dense_coupling(dim: int, width: int, context: int, kind: Kind, *, flip: bool) -> Part:
     kept, changed = _halves(dim, flip)
-    return _coupling((dim,), MLP(kept, 2 * changed, width, context), context, flip=flip)
+    return _coupling((dim,), MLP(kept, 2 * changed, width, context), context, kind, flip=flip)
 
 
 def _conv_coupling(shape: tuple[int, ...], width: int, context: int, *, flip: bool) -> Part:
     kept, changed = _halves(shape[0], flip)
-    return _coupling(shape, ConvNet(kept, 2 * changed, width, context), context, flip=flip)
+    return _coupling(shape, ConvNet(kept, 2 * changed, width, context), context, AffineCoupling, flip=flip)
 
 
 def _halves(channels: int, flip: bool) -> tuple[int, int]:
@@ -111,6 +121,5 @@ def _halves(channels: int, flip: bool) -> tuple[int, int]:
     return (channels - first, first) if flip else (first, channels - first)
 
 
-def _coupling(shape: tuple[int, ...], conditioner: MLP | ConvNet, context: int, *, flip: bool) -> Part:
-    kind = ConditionalCoupling if context else AffineCoupling
-    return kind(shape, conditioner, flip=flip)
+def _coupling(shape: tuple[int, ...], conditioner: MLP | ConvNet, context: int, kind: Kind, *, flip: bool) -> Part:
+    return ConditionalCoupling(shape, conditioner, flip=flip, kind=kind) if context else kind(shape, conditioner, flip=flip)

@@ -4,42 +4,94 @@ import math
 from collections.abc import Sequence
 from typing import final
 
+import torch
 from torch import Tensor
 
 from induced.bijections.base import Bijection
 from induced.errors import ShapeError
 
 
-@final
-class Squeeze(Bijection):
-    """(C, H, W) -> (4 C, H/2, W/2): each 2 x 2 patch becomes four channels."""
+class Rearrangement(Bijection):
+    """A chart that moves the entries of a point: exact, an isometry, with log|det J| = 0."""
 
     exact = True
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:
-            raise ShapeError(f"Squeeze takes points of shape (C, H, W) with even H and W, got {tuple(shape)}")
-        super().__init__(shape, (4 * shape[0], shape[1] // 2, shape[2] // 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        C, H, W = self.shape
-        x = x.reshape(*x.shape[:-3], C, H // 2, 2, W // 2, 2)
-        return x.movedim((-3, -1), (-4, -3)).reshape(*x.shape[:-5], *self.coord_shape)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        C, H, W = self.shape
-        z = z.reshape(*z.shape[:-3], C, 2, 2, H // 2, W // 2)
-        return z.movedim((-4, -3), (-3, -1)).reshape(*z.shape[:-5], *self.shape)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)
 
 
 @final
-class Flatten(Bijection):
-    """Points of any shape -> vectors of their entries."""
+class Squeeze(Rearrangement):
+    """(C, H, W) -> (f^2 C, H/f, W/f), f = `factor`: each f x f patch becomes f^2 channels, a channel's own ones together.
 
-    exact = True
+    Law:
+        `Squeeze(shape, f)(x) == torch.nn.functional.pixel_unshuffle(x, f)` (laws/test_bijections.py)
+    """
+
+    def __init__(self, shape: Sequence[int], factor: int = 2) -> None:
+        if len(shape) != 3 or factor < 1 or shape[1] % factor or shape[2] % factor:
+            even = "even" if factor == 2 else f"factor {factor} dividing"
+            raise ShapeError(f"Squeeze takes points of shape (C, H, W) with {even} H and W, got {tuple(shape)}")
+        super().__init__(shape, (factor**2 * shape[0], shape[1] // factor, shape[2] // factor))
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _gather(x, self.factor)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return _scatter(z, self.factor)
+
+
+@final
+class PixelShuffle(Rearrangement):
+    """(f^2 C, H, W) -> (C, f H, f W), f = `factor`: the inverse of `Squeeze`.
+
+    Law:
+        `PixelShuffle(shape, f)(x) == torch.nn.functional.pixel_shuffle(x, f)` (laws/test_bijections.py)
+    """
+
+    def __init__(self, shape: Sequence[int], factor: int = 2) -> None:
+        if len(shape) != 3 or factor < 1 or shape[0] % factor**2:
+            raise ShapeError(f"PixelShuffle takes points of shape (C, H, W), C a multiple of {factor**2}, got {tuple(shape)}")
+        super().__init__(shape, (shape[0] // factor**2, factor * shape[1], factor * shape[2]))
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _scatter(x, self.factor)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return _gather(z, self.factor)
+
+
+@final
+class RandomSplit(Rearrangement):
+    """(C, H, W) -> (4 C, H/2, W/2): each 2 x 2 patch is dealt into two streams by one random pattern, fixed by the seed.
+
+    The first 2 C channels are the one stream, two pixels of every patch, and the last 2 C the other: the halves that a coupling
+    keeps and changes. The pattern is a buffer and is saved with the chart.
+    """
+
+    order: Tensor
+
+    def __init__(self, shape: Sequence[int], seed: int = 0) -> None:
+        if len(shape) != 3 or shape[1] % 2 or shape[2] % 2:
+            raise ShapeError(f"RandomSplit takes points of shape (C, H, W) with even H and W, got {tuple(shape)}")
+        super().__init__(shape, (4 * shape[0], shape[1] // 2, shape[2] // 2))
+        self.register_buffer("order", torch.randperm(4, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = _gather(x, 2)
+        pixels = z.reshape(*z.shape[:-3], self.shape[0], 4, *z.shape[-2:]).transpose(-4, -3)
+        return pixels.index_select(-4, self.order).reshape(z.shape)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        pixels = z.reshape(*z.shape[:-3], 4, self.shape[0], *z.shape[-2:]).index_select(-4, self.order.argsort())
+        return _scatter(pixels.transpose(-4, -3).reshape(z.shape), 2)
+
+
+@final
+class Flatten(Rearrangement):
+    """Points of any shape -> vectors of their entries."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape, (math.prod(shape),))
@@ -50,5 +102,16 @@ class Flatten(Bijection):
     def inverse(self, z: Tensor) -> Tensor:
         return z.reshape((*z.shape[:-1], *self.shape))
 
-    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self(x), self._batch_zeros(x)
+
+def _gather(x: Tensor, f: int) -> Tensor:
+    """(*batch, C, f H, f W) -> (*batch, f^2 C, H, W): the pixels of each patch, row by row, as channels."""
+    C, H, W = x.shape[-3], x.shape[-2] // f, x.shape[-1] // f
+    patches = x.reshape(*x.shape[:-3], C, H, f, W, f)
+    return patches.movedim((-3, -1), (-4, -3)).reshape(*x.shape[:-3], C * f**2, H, W)
+
+
+def _scatter(z: Tensor, f: int) -> Tensor:
+    """The inverse of `_gather`."""
+    C, H, W = z.shape[-3] // f**2, z.shape[-2], z.shape[-1]
+    patches = z.reshape(*z.shape[:-3], C, f, f, H, W)
+    return patches.movedim((-4, -3), (-3, -1)).reshape(*z.shape[:-3], C, H * f, W * f)

@@ -1,6 +1,7 @@
 """Euclidean linear operators A : R^n -> R^m, and the lazy sums, products and adjoints of operators without a closed form."""
 
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import final
 
 import torch
@@ -77,7 +78,7 @@ class LinearOperator(nn.Module, ABC):
 
     def reference(self) -> Tensor | None:
         """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
-        return next(iter(self.parameters()), next(iter(self.buffers()), None))
+        return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
 
     def matrix(self, limit: int = 4096) -> Tensor:
         """The matrix of A, of shape (*batch, m, n).

@@ -34,4 +34,5 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None) -> Tensor:
     rank = int((diagonal > rtol * diagonal[0]).sum())
     Q, R = torch.linalg.qr(Z[:, sorted(pivots[:rank].tolist())])
     signs = torch.where(R.detach().diagonal() < 0, -1.0, 1.0).to(Q)
-    return Q * signs
+    basis: Tensor = Q * signs
+    return basis

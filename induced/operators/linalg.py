@@ -1,12 +1,32 @@
-"""Singular values, pseudoinverse, inverse, powers and exponential of operators; closed forms where they beat dense algebra.
+"""Singular values, pseudoinverse and inverse of operators; closed forms where they beat dense algebra.
 
 | function | Dense | Diagonal | U V^T | c I + U V^T |
 |---|---|---|---|---|
-| svd | LAPACK | sort | QR + r x r | QR + 2r x 2r; all n vectors at O(n^2 r) |
-| pinv, inverse | SVD, LU | entrywise | from the svd, none | K on span[U V]: O(n r^2) |
-| power, exp | dense | entrywise | r x r, exp as c = 0 | 2r x 2r block: O(n r^2) |
+| svd | LAPACK | sort | r x r | 2r x 2r; all n vectors at O(n^2 r) |
+| pinv | SVD | entrywise | from the svd | K on span[U V]: O(n r^2) |
+| inverse | LU | entrywise | none | r x r where that is well off, else K |
 
-Every function falls back to `matrix()` for an operator without a row here. Linear algebra runs in at least float32.
+Every function falls back to `matrix()` for an operator without a row here. Linear algebra runs in at least float32, that of the
+r x r and 2r x 2r matrices in float64. What `+` and `@` of two operators return (c I is `identity(n) * c`):
+
+| + | Dense | Diagonal | U V^T | c I | c I + U V^T | other |
+|---|---|---|---|---|---|---|
+| Dense | Dense | Dense | Dense | Dense | Dense | Dense |
+| Diagonal | Dense | Diagonal | Sum | Diagonal | Sum | Sum |
+| U V^T | Dense | Sum | U V^T | c I + U V^T | c I + U V^T | Sum |
+| c I | Dense | Diagonal | c I + U V^T | c I | c I + U V^T | Sum |
+| c I + U V^T | Dense | Sum | c I + U V^T | c I + U V^T | c I + U V^T | Sum |
+
+| left @ right | Dense | Diagonal | U V^T | c I | c I + U V^T | other |
+|---|---|---|---|---|---|---|
+| Dense | Dense | Dense | U V^T | Dense | Dense | Dense |
+| Diagonal | Dense | Diagonal | U V^T | Diagonal | Product | Product |
+| U V^T | U V^T | U V^T | U V^T | U V^T | U V^T | U V^T |
+| c I | Dense | Diagonal | U V^T | c I | c I + U V^T | scaled |
+| c I + U V^T | Dense | Product | U V^T | c I + U V^T | c I + U V^T | Product |
+
+A batch of operators without a closed form of its own gives a Sum or a Product. Sums and products of U V^T and c I + U V^T
+recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
 from functools import singledispatch
@@ -17,9 +37,12 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import NotInvertible, ShapeError, SingularOperator
-from induced.operators.base import LinearOperator, Scalar, per_sample
+from induced.operators.base import LinearOperator, Scalar
+from induced.operators.blocks import block, complement, cutoff, fixed, followed, reciprocal, thin, tracked, watched
 from induced.operators.dense import Dense, Diagonal, per_matrix
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, divided_difference, identity
+from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
+
+__all__ = ["Inverse", "SVDFactors", "complement", "cutoff", "inverse", "pinv", "reciprocal", "svd"]
 
 
 @final
@@ -41,11 +64,6 @@ def _unbatched(A: LinearOperator, what: str) -> None:
         raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
 
 
-def _tracked(A: LinearOperator) -> bool:
-    """Whether gradients may be asked for: orthonormal bases have none where columns are dependent or values repeat."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers()))
-
-
 def _rank(A: LinearOperator, rank: int | None) -> int:
     full = min(A.shape)
     if rank is not None and not 0 <= rank <= full:
@@ -53,32 +71,24 @@ def _rank(A: LinearOperator, rank: int | None) -> int:
     return full if rank is None else rank
 
 
-def cutoff(values: Tensor, shape: tuple[int, int], rtol: float | None) -> Tensor:
-    """What counts as zero among values (*batch, k): rtol * their maximum, rtol = eps * max(m, n) by default."""
-    rtol = torch.finfo(values.dtype).eps * max(shape) if rtol is None else rtol
-    return rtol * values.amax(-1, keepdim=True) if values.shape[-1] else values.new_zeros(())
-
-
-def reciprocal(values: Tensor, threshold: Tensor) -> Tensor:
-    """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
-    keep = values.abs() > threshold
-    return torch.where(keep, 1.0 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
-
-
 # ------------------------------------------------------------------------------------------------------------------ svd
 @singledispatch
 def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     """The `rank` largest singular triplets of A, or all min(m, n) of them; `(U, values, V)` with A = U diag(values) V^T.
 
+    Gradients through the values are finite always. Those through the vectors exist where the values are distinct and not zero;
+    elsewhere the backward pass raises. The values of c I + U V^T and U V^T have a first derivative only.
+
     Raises:
         ShapeError: `rank` lies outside 0..min(m, n), or A is a batch of operators.
+        DomainError: in the backward pass, a derivative of singular vectors of a repeated value, or of dependent columns.
 
     Law:
         `A(V[:, i]) == values[i] * U[:, i]`, U and V orthonormal (Prop 2.9; laws/test_operators.py)
     """
     _unbatched(A, "svd")
     k = _rank(A, rank)
-    U, s, Vh = torch.linalg.svd(A.matrix(), full_matrices=False)
+    U, s, Vh = torch.linalg.svd(watched(A.matrix()), full_matrices=False)
     return SVDFactors(U[:, :k], s[:k], Vh[:k].mT)
 
 
@@ -95,17 +105,11 @@ def _(A: Diagonal, rank: int | None = None) -> SVDFactors:
 @svd.register
 def _(A: LowRank, rank: int | None = None) -> SVDFactors:
     _unbatched(A, "svd")
-    k, r = _rank(A, rank), A.U.shape[-1]
-    if r == 0 or 2 * r > min(A.shape):
-        return svd.dispatch(LinearOperator)(A, rank)
-    QU, RU = torch.linalg.qr(A.U)
-    QV, RV = torch.linalg.qr(A.V)
-    P, s, Rh = torch.linalg.svd(RU @ RV.mT)
-    U, V, values = QU @ P, QV @ Rh.mT, s
-    if k > r:
-        U, V = torch.cat([U, complement(U, k - r)], -1), torch.cat([V, complement(V, k - r)], -1)
-        values = torch.cat([s, s.new_zeros(k - r)])
-    return SVDFactors(U[:, :k], values[:k], V[:, :k])
+    k = _rank(A, rank)
+    P, s, Q = (factor.to(A.U.dtype) for factor in thin(watched(A.U), watched(A.V)))
+    more = max(k - len(s), 0)
+    U, V = torch.cat([P, fixed(P, more)], -1)[:, :k], torch.cat([Q, fixed(Q, more)], -1)[:, :k]
+    return SVDFactors(U, followed(A, U, torch.cat([s, s.new_zeros(more)])[:k], V), V)
 
 
 @svd.register
@@ -114,44 +118,30 @@ def _(A: ScaledIdentityPlusLowRank, rank: int | None = None) -> SVDFactors:
     k, n = _rank(A, rank), A.shape[0]
     if 2 * A.U.shape[-1] >= n:
         return svd.dispatch(LinearOperator)(A, rank)
-    Q, K = _invariant_block(A)
+    Y, T, K = block(*map(watched, A.parts()))
     P, s, Rh = torch.linalg.svd(K)
-    p = s.shape[0]
-    others = n - p  # |c|, with left vectors sign(c) q for q in the complement of Q
-    values, order = torch.cat([s, A.c.abs().expand(min(others, k))]).sort(descending=True, stable=True)
-    values, order = values[:k], order[:k]
-    missing = int((order >= p).sum())
-    rest = complement(Q, missing)
-    slot = torch.where(order < p, order, p + (torch.cumsum(order >= p, 0) - 1))
+    c = A.c.double().abs()
+    above = int((s >= c).sum())
+    first = min(above, k)
+    others = min(n - len(s), k - first)  # |c|, with left vectors sign(c) q for q in the complement of Q
+    last = slice(above, above + k - first - others)
+    values = torch.cat([s[:first], c.expand(others), s[last]]).to(A.U.dtype)
+    Q = (Y @ T).to(A.U.dtype)
+    U, V = (Q @ torch.cat([X[:, :first], X[:, last]], -1).to(Q) for X in (P, Rh.mT))
+    rest = fixed(Q, others)
     sign = torch.where(A.c < 0, -1.0, 1.0).to(rest)
-    return SVDFactors(torch.cat([Q @ P, sign * rest], -1)[:, slot], values, torch.cat([Q @ Rh.mT, rest], -1)[:, slot])
-
-
-def _invariant_block(A: ScaledIdentityPlusLowRank) -> tuple[Tensor, Tensor]:
-    """Q, an orthonormal basis of a space that holds span[U V], and K with A = Q K Q^T + c (I - Q Q^T)."""
-    Q = torch.linalg.qr(torch.cat([A.U, A.V], -1))[0]
-    eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    return Q, A.c * eye + (Q.mT @ A.U) @ (A.V.mT @ Q)
-
-
-def complement(Q: Tensor, k: int) -> Tensor:
-    """k orthonormal columns orthogonal to those of Q (n, p), p + k <= n, at O(n (p + k)^2)."""
-    n, p = Q.shape
-    if k == 0:
-        return Q.new_zeros(n, 0)
-    generator = torch.Generator().manual_seed(0)
-    fill = torch.randn(n, k, generator=generator, dtype=torch.float64).to(Q)
-    with torch.no_grad():
-        full = torch.linalg.qr(torch.cat([Q, fill], -1))[0][:, p:]
-        full = full - Q @ (Q.mT @ full)
-    columns: Tensor = torch.linalg.qr(full)[0]
-    return columns
+    U = torch.cat([U[:, :first], sign * rest, U[:, first:]], -1)
+    V = torch.cat([V[:, :first], rest, V[:, first:]], -1)
+    return SVDFactors(U, followed(A, U, values, V), V)
 
 
 # ------------------------------------------------------------------------------------------------- inverse, pseudoinverse
 @singledispatch
 def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """The Moore-Penrose inverse A+; singular values up to rtol * ||A|| count as zero (rtol = eps * max(m, n) by default).
+
+    Gradients are finite at repeated singular values and at rank-deficient A; there they are those at fixed rank, for A+ is not
+    continuous where the rank changes.
 
     Law:
         the four Penrose equations (Lemma 4.1; laws/test_operators.py)
@@ -168,30 +158,45 @@ def _(A: Diagonal, rtol: float | None = None) -> LinearOperator:
 
 @pinv.register
 def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
-    if _tracked(A):
+    U, s, V = thin(A.U.detach(), A.V.detach())
+    threshold = cutoff(s.to(A.U.dtype), A.shape, rtol)
+    if not tracked(A.U, A.V):
+        return LowRank((V * reciprocal(s, threshold).unsqueeze(-2)).to(A.V), U.to(A.U))
+    if s.shape[-1] < A.U.shape[-1] or not bool((s > threshold).all()):
         return pinv.dispatch(LinearOperator)(A, rtol)
-    U, s, V = svd(A, min(A.U.shape[-1], *A.shape))
-    return LowRank(V * reciprocal(s, cutoff(s, A.shape, rtol)), U)
+    return LowRank(_dual(A.V.double()).to(A.V), _dual(A.U.double()).to(A.U))
+
+
+def _dual(U: Tensor) -> Tensor:
+    """U (U^T U)^-1 for independent columns, smooth in U; the fixed R of a QR conditions U^T U."""
+    R = torch.linalg.qr(U.detach())[1]
+    X = torch.linalg.solve_triangular(R, U, upper=True, left=False)
+    dual: Tensor = torch.linalg.solve_triangular(R.mT, torch.linalg.solve(X.mT @ X, X, left=False), upper=False, left=False)
+    return dual
 
 
 @pinv.register
 def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> LinearOperator:
-    _unbatched(A, "pinv")
     if 2 * A.U.shape[-1] >= A.shape[0]:
         return pinv.dispatch(LinearOperator)(A, rtol)
-    Q, K = _invariant_block(A)
+    rtol = torch.finfo(A.U.dtype).eps * A.shape[0] if rtol is None else rtol
+    woodbury, bound = _woodbury(A)
+    if eager(A.U) and float(bound) <= _WELL and float(bound) * rtol < 1:
+        return woodbury
+    followed = tracked(*A.parts())
+    Y, T, K = block(*(part.detach() if followed else part for part in A.parts()))
     P, s, Rh = torch.linalg.svd(K)
-    values = torch.cat([s, A.c.abs().reshape(1)])
-    threshold = cutoff(values, A.shape, rtol).squeeze(-1)
-    if _tracked(A):
-        return _woodbury(A) if bool((values > threshold).all()) else pinv.dispatch(LinearOperator)(A, rtol)
-    c = reciprocal(A.c, threshold)
-    return ScaledIdentityPlusLowRank(c, Q @ ((Rh.mT * reciprocal(s, threshold)) @ P.mT) - c * Q, Q)
+    c = A.c.double()
+    threshold = rtol * torch.maximum(s.amax(-1), c.abs()) if s.shape[-1] else rtol * c.abs()
+    if followed:
+        kept = bool((s > threshold.unsqueeze(-1)).all()) and bool((c.abs() > threshold).all())
+        return woodbury if kept else pinv.dispatch(LinearOperator)(A, rtol)
+    return _on_block(A, reciprocal(c, threshold), Y, T, (Rh.mT * reciprocal(s, threshold.unsqueeze(-1)).unsqueeze(-2)) @ P.mT)
 
 
 @singledispatch
 def inverse(A: LinearOperator) -> LinearOperator:
-    """A^-1.
+    """A^-1, with finite gradients, also at repeated singular values.
 
     Raises:
         NotInvertible: A is not square.
@@ -223,21 +228,43 @@ def _(A: LowRank) -> LinearOperator:
 
 @inverse.register
 def _(A: ScaledIdentityPlusLowRank) -> LinearOperator:
-    _unbatched(A, "the inverse")
     if 2 * A.U.shape[-1] >= A.shape[0]:
         return inverse.dispatch(LinearOperator)(A)
-    Q, K = _invariant_block(A)
-    s = torch.cat([torch.linalg.svdvals(K.detach()), A.c.detach().abs().reshape(1)])
-    _require_condition(s.max() / s.min(), None, A)
-    if _tracked(A):
-        return _woodbury(A)
-    return ScaledIdentityPlusLowRank(1.0 / A.c, Q @ torch.linalg.inv(K) - Q / A.c, Q)
+    woodbury, bound = _woodbury(A)
+    followed = tracked(*A.parts())
+    if eager(A.U) and float(bound) <= _WELL:
+        return woodbury
+    Y, T, K = block(*(part.detach() if followed else part for part in A.parts()))
+    if eager(A.U):
+        c = A.c.detach().double().abs().unsqueeze(-1)
+        s = torch.linalg.svdvals(K.detach())
+        s = torch.cat([s, c.expand(*s.shape[:-1], 1)], -1)
+        _require_condition((s.amax(-1) / s.amin(-1)).max().to(A.U.dtype), None, A)
+    return woodbury if followed else _on_block(A, 1.0 / A.c.double(), Y, T, torch.linalg.inv(K))
 
 
-def _woodbury(A: ScaledIdentityPlusLowRank) -> LinearOperator:
-    """A^-1 = (I - U (c I_r + V^T U)^-1 V^T) / c, smooth in c, U and V; K is more accurate where that matrix is worse off."""
-    small = A.c * torch.eye(A.U.shape[-1], dtype=A.U.dtype, device=A.U.device) + A.V.mT @ A.U
-    return ScaledIdentityPlusLowRank(1.0 / A.c, -torch.linalg.solve(small, A.U, left=False) / A.c, A.V)
+_WELL = 100.0
+"""Largest bound of `_woodbury` up to which its factors are as good as those of K."""
+
+
+def _woodbury(A: ScaledIdentityPlusLowRank) -> tuple[LinearOperator, Tensor]:
+    """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
+
+    The bound also limits the condition of S, which can be far worse than that of A: K is more accurate there.
+    """
+    c, U, V = A.c.double(), A.U.double(), A.V.double()
+    small = torch.linalg.inv_ex(per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U).inverse
+    X = A.U @ (-small / per_matrix(c)).to(A.U)
+    with torch.no_grad():
+        u, v, x = (torch.linalg.vector_norm(t, dim=(-2, -1)) for t in (A.U, A.V, X))
+        bound = (1 + u * v / A.c.abs()) * (1 + x * v * A.c.abs())
+    return ScaledIdentityPlusLowRank((1.0 / c).to(A.c), X, A.V), bound.max() if bound.numel() else c.new_zeros(())
+
+
+def _on_block(A: ScaledIdentityPlusLowRank, c: Tensor, Y: Tensor, T: Tensor, K: Tensor) -> LinearOperator:
+    """Q K Q^T + c (I - Q Q^T) for Q = Y T, in the dtype of A."""
+    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
+    return ScaledIdentityPlusLowRank(c.to(A.c), (Y @ (T @ (K - per_matrix(c) * eye))).to(A.U), (Y @ T).to(A.U))
 
 
 def _require_condition(condition: Tensor, info: Tensor | None, A: LinearOperator) -> None:
@@ -250,46 +277,6 @@ def _require_condition(condition: Tensor, info: Tensor | None, A: LinearOperator
             f"the operator is singular at {condition.dtype}: its condition is {float(condition):.3g}, the limit {limit:.3g}; "
             f"use pinv(rtol), or float64: {A}"
         )
-
-
-# -------------------------------------------------------------------------------------------------------------- functions
-def power(A: LinearOperator, k: int) -> LinearOperator:
-    """A^k for any integer k: the identity for 0, powers of the inverse below it (eq. 4)."""
-    _square(A, "a power")
-    if not isinstance(k, int):
-        raise NotInvertible(f"A^k takes an integer k, got {k!r}")
-    if k == 0:
-        like = A.reference()
-        return identity(A.shape[0], torch.zeros(()) if like is None else like)
-    return A**k if k > 0 else inverse(A) ** (-k)
-
-
-@singledispatch
-def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
-    """exp(t A), the one-parameter group of A; sizes up to `matrix(limit)`.
-
-    Law:
-        `exp(A, s) @ exp(A, t) == exp(A, s + t)` (laws/test_operators.py)
-    """
-    _square(A, "the exponential")
-    return Dense(torch.linalg.matrix_exp(per_matrix(t) * A.matrix()))
-
-
-@exp.register
-def _(A: Diagonal, t: Scalar = 1.0) -> LinearOperator:
-    return Diagonal(torch.exp(per_sample(t) * A.d))
-
-
-@exp.register
-def _(A: LowRank, t: Scalar = 1.0) -> LinearOperator:
-    _square(A, "the exponential")
-    return exp(ScaledIdentityPlusLowRank(0.0, A.U, A.V), t)
-
-
-@exp.register
-def _(A: ScaledIdentityPlusLowRank, t: Scalar = 1.0) -> LinearOperator:
-    psi = divided_difference(A.c * t, (A.V.mT @ A.U) * per_matrix(t), torch.linalg.matrix_exp)
-    return ScaledIdentityPlusLowRank(torch.exp(t * A.c), A.U @ psi * per_matrix(t), A.V)
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse
@@ -364,8 +351,3 @@ def _(A: Inverse, rank: int | None = None) -> SVDFactors:
 @pinv.register
 def _(A: Inverse, rtol: float | None = None) -> LinearOperator:
     return pinv(A.factorised(), rtol)
-
-
-@exp.register
-def _(A: Inverse, t: Scalar = 1.0) -> LinearOperator:
-    return exp(A.factorised(), t)

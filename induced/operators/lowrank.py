@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from induced.errors import ShapeError
-from induced.operators.base import LinearOperator, Scalar, register, require_matrix
-from induced.operators.dense import Dense, per_matrix
+from induced.errors import DomainError, ShapeError
+from induced.operators.base import LinearOperator, Product, Scalar, register, require_matrix
+from induced.operators.dense import Dense, Diagonal, per_matrix
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -34,6 +35,8 @@ class _Factored(LinearOperator):
     @property
     def batch(self) -> torch.Size:
         c, U, V = self.parts()
+        if c.dim() == 0 and U.dim() == 2 and V.dim() == 2:
+            return torch.Size()
         shapes = (c.shape, U.shape[:-2], V.shape[:-2])
         return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -44,11 +47,32 @@ class _Factored(LinearOperator):
         """(c, U, V) of c I + U V^T."""
         return self.U.new_zeros(()), self.U, self.V
 
-    def forward(self, z: Tensor) -> Tensor:
-        return _apply(z, self.U, self.V)
+    def compressed(self, rtol: float | None = None) -> "LinearOperator":
+        """The operator of the fewest columns within `rtol` of this one: U V^T by its best approximation of that rank.
 
-    def apply_adjoint(self, w: Tensor) -> Tensor:
-        return _apply(w, self.V, self.U)
+        Arguments:
+            rtol: singular values of U V^T up to rtol * (|c| + ||U V^T||) are dropped; eps by default.
+
+        Returns:
+            An operator B of the same class with ||A - B|| <= rtol * (|c| + ||U V^T||) in the operator norm, besides rounding.
+
+        Raises:
+            ShapeError: a batch of operators, whose ranks may differ.
+            DomainError: U or V carry gradients: a truncation has none where singular values repeat.
+
+        Law:
+            `norm(A - A.compressed(rtol)) <= rtol * (abs(c) + norm(U V^T))` (laws/test_operators.py)
+
+        Example:
+            >>> import torch
+            >>> LowRank(torch.ones(4, 3), torch.ones(5, 3)).compressed().U.shape
+            torch.Size([4, 1])
+        """
+        if self.batch:
+            raise ShapeError(f"one operator is compressed, not a batch of them of shape {tuple(self.batch)}: {self}")
+        if torch.is_grad_enabled() and (self.U.requires_grad or self.V.requires_grad):
+            raise DomainError(f"a truncation has no derivative; compress under torch.no_grad(), or detached factors: {self}")
+        return factored(*compress(*self.parts(), rtol), plain=is_plain(self))
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
@@ -56,23 +80,38 @@ class _Factored(LinearOperator):
         if isinstance(other, _Factored):
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
             return factored(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), plain=is_plain(self, other))
+        if isinstance(other, Diagonal) and self.is_scalar():
+            return Diagonal(self.parts()[0] + other.d)
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
             return super()._times(other)
-        if isinstance(other, _Factored):
-            if is_plain(self) or is_plain(other):
-                # the rank is that of the plain factor: (U V^T) B = U (B^T V)^T and B (U V^T) = (B U) V^T
-                if is_plain(self):
-                    return LowRank(self.U, other.H._columns(self.V.mT).mT)
-                return LowRank(self._columns(other.U.mT).mT, other.V)
-            (c, U, V), (d, X, Y) = self.parts(), other.parts()
-            left = d * V + Y @ (X.mT @ V)
-            return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([left, c * Y], -1)), plain=False)
+        if is_plain(self):  # (U V^T) B = U (B^T V)^T
+            return LowRank(self.U, other.H._columns(self.V.mT).mT)
+        if self.is_scalar():
+            return other._scaled(self.parts()[0])
         if isinstance(other, Dense):
             return Dense(self._columns(other.A.mT).mT)
-        return super()._times(other)
+        return other.after(self) if isinstance(other, _Factored) else super()._times(other)
+
+    def after(self, left: LinearOperator) -> LinearOperator:
+        """left @ self, by the structure of self; the class of `left` need not know it."""
+        if is_plain(self):
+            return LowRank(left._columns(self.U.mT).mT, self.V)
+        if self.is_scalar():
+            return left._scaled(self.parts()[0])
+        if isinstance(left, Dense):
+            return Dense(self.H._columns(left.A))
+        if not isinstance(left, _Factored):
+            return Product(left, self)
+        (c, U, V), (d, X, Y) = left.parts(), self.parts()
+        right = d * V + Y @ (X.mT @ V)
+        return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)), plain=False)
+
+    def is_scalar(self) -> bool:
+        """Whether this is c I: no column is left in U and V."""
+        return self.U.shape[-1] == 0 and not is_plain(self)
 
 
 @final
@@ -86,6 +125,12 @@ class LowRank(_Factored):
     def __init__(self, U: Tensor, V: Tensor) -> None:
         super().__init__(U, V)
 
+    def forward(self, z: Tensor) -> Tensor:
+        return _apply(z, self.U, self.V)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return _apply(w, self.V, self.U)
+
     def _adjoint(self) -> LinearOperator:
         return LowRank(self.V, self.U)
 
@@ -93,7 +138,8 @@ class LowRank(_Factored):
         return LowRank(per_matrix(a) * self.U, self.V)
 
     def _power(self, k: int) -> LinearOperator:
-        return LowRank(self.U @ torch.linalg.matrix_power(self.V.mT @ self.U, k - 1), self.V)
+        middle = torch.linalg.matrix_power(self.V.double().mT @ self.U.double(), k - 1)
+        return LowRank(self.U @ middle.to(self.U), self.V)
 
 
 @final
@@ -122,10 +168,12 @@ class ScaledIdentityPlusLowRank(_Factored):
         return self.c, self.U, self.V
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.addcmul(_apply(z, self.U, self.V), per_sample_tensor(self.c), z)
+        c = self.c
+        return torch.addcmul(_apply(z, self.U, self.V), c.unsqueeze(-1) if c.dim() else c, z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        return torch.addcmul(_apply(w, self.V, self.U), per_sample_tensor(self.c), w)
+        c = self.c
+        return torch.addcmul(_apply(w, self.V, self.U), c.unsqueeze(-1) if c.dim() else c, w)
 
     def _adjoint(self) -> LinearOperator:
         return ScaledIdentityPlusLowRank(self.c, self.V, self.U)
@@ -134,14 +182,9 @@ class ScaledIdentityPlusLowRank(_Factored):
         return ScaledIdentityPlusLowRank(a * self.c, per_matrix(a) * self.U, self.V)
 
     def _power(self, k: int) -> LinearOperator:
-        c, U, V = self.parts()
+        c, U, V = (part.double() for part in self.parts())
         psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
-        return ScaledIdentityPlusLowRank(c**k, U @ psi, V)
-
-
-def per_sample_tensor(c: Tensor) -> Tensor:
-    """`per_sample` for a scalar that is known to be a tensor."""
-    return c.unsqueeze(-1) if c.dim() > 0 else c
+        return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
 
 
 def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:
@@ -162,9 +205,9 @@ def factored(c: Tensor, U: Tensor, V: Tensor, *, plain: bool) -> LinearOperator:
 def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Parts:
     """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
 
-    Singular values of U V^T below rtol * (|c| + ||U V^T||) are dropped, rtol = eps by default. Factors that carry
-    gradients, or a batch, are returned as they are: the derivative of a truncated SVD does not exist at repeated
-    singular values.
+    Singular values of U V^T up to rtol * (|c| + ||U V^T||) are dropped, rtol = eps by default: that product bounds the operator
+    norm of what is lost. Factors that carry gradients, or a batch, are returned as they are: the derivative of a truncated SVD
+    does not exist at repeated singular values.
     """
     n, r = U.shape[-2], U.shape[-1]
     if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
@@ -197,5 +240,5 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) ->
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:
     """U V^T z, for factors with or without a batch."""
     if U.dim() == 2 and V.dim() == 2:
-        return (z @ V) @ U.mT
+        return F.linear(z @ V, U)
     return (U @ (V.mT @ z.unsqueeze(-1))).squeeze(-1)

@@ -1,51 +1,59 @@
 """Propagators of z' = A_t z: integrator steps are matrices, and T of them collapse into one operator (docs/mathematics.md, 3)."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import final
 
 import torch
 from torch import Tensor
 
+from induced._validate import eager
 from induced.errors import DomainError
 from induced.operators.base import LinearOperator
 from induced.operators.dense import Dense
 from induced.operators.families import OperatorFamily
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, compress, identity
+from induced.operators.magnus import MAGNUS4
+from induced.operators.steps import EULER, MIDPOINT, RK4, Interval, Step, walk
 
-
-class Tableau(NamedTuple):
-    """An explicit Runge-Kutta method whose stage i needs stage i-1 alone: K_i = A(t + nodes_i h) (I + nodes_i h K_{i-1})."""
-
-    nodes: tuple[float, ...]
-    weights: tuple[float, ...]
-
-
-METHODS = {
-    "euler": Tableau((0.0,), (1.0,)),
-    "midpoint": Tableau((0.0, 0.5), (0.0, 1.0)),
-    "rk4": Tableau((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
+METHODS = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4, "magnus4": MAGNUS4}
 
 
 def propagator(
-    family: OperatorFamily, t0: float = 0.0, t1: float = 1.0, *, steps: int = 100, method: str = "rk4"
+    family: OperatorFamily,
+    t0: float = 0.0,
+    t1: float = 1.0,
+    *,
+    steps: int | Sequence[float] = 100,
+    method: str = "rk4",
+    states: int | None = None,
 ) -> LinearOperator:
     """B = S_{T-1} ... S_1 S_0, the operator that T integrator steps from t0 to t1 apply to a state (eqs. 14-17, 48-53).
 
-    A family of c I + U V^T keeps B in that form while its rank is at most n/4; past that, and for other families, B is a dense
-    matrix. The choice is made by rank and size. The factors are multiplied in float64 and recompressed after each step to eps / T
-    of the family's precision, so that all T truncations together cost one rounding.
+    The product is held in the form that costs least (benchmarks/bench_collapse.py measures the three):
+
+    | form | when |
+    |---|---|
+    | one by one, `Stepwise` | B is to meet at most n/4 states in all (`states`): cheaper than any product |
+    | c I + U V^T | the family has that form, and while the rank of B is at most n/4 |
+    | dense | past that rank, by updates s B + X (W^T B) at O(n^2 r); and for other families, at O(n^3) |
+
+    At n = 1024, rank 8 and 100 rk4 steps, one thread: collapsing takes 0.47 s factored and 0.59 s dense, stepping n/16, n/4 and
+    n states 0.2, 0.5 and 2.3 s. Factors are multiplied in float64 and recompressed after each step to eps / T of the family's
+    precision, so that all T truncations together cost one rounding.
 
     Arguments:
         family: t -> A_t.
         t0, t1: start and end of time; t1 < t0 integrates backwards.
-        steps: number T >= 1 of equal steps.
-        method: "euler", "midpoint" or "rk4".
+        steps: number T >= 1 of equal steps, or their T + 1 times from t0 to t1, as `adaptive_grid` finds them.
+        method: "euler", "midpoint", "rk4" or "magnus4".
+        states: how many states B will be applied to in all, None for many: few of them are cheaper to step one by one.
 
     Returns:
         The operator B of shape (n, n).
 
     Raises:
-        DomainError: unknown method, or steps < 1.
+        DomainError: unknown method, steps < 1, or times that do not lead from t0 to t1 in one direction.
 
     Law:
         `propagator(F, ...)(z) == integrate(F, z, ...)` (eq. 17; laws/test_propagators.py)
@@ -58,106 +66,120 @@ def propagator(
         >>> torch.allclose(propagator(family, steps=10)(z), integrate(family, z, steps=10), atol=1e-5)
         True
     """
-    grid = _grid(t0, t1, steps, method)
-    like = family.reference()
-    like = torch.zeros(()) if like is None else like
-    precise = torch.promote_types(like.dtype, torch.float64)
-    rtol = max(torch.finfo(precise).eps, torch.finfo(like.dtype).eps / steps)
-    B = identity(family.dim, like.to(precise))
-    stages = _Stages(family, method)
-    for k, step in enumerate(grid):
-        operators = stages.at(step)
-        if not all(hasattr(A, "parts") for A in operators):
-            return _dense(family, B, grid[k:], method, like)
-        B = _product(_step(operators, METHODS[method], step.h, precise), B.parts(), rtol)
-        if B.U.shape[-1] > family.dim // 4:
-            return _dense(family, B, grid[k + 1 :], method, like)
-    return ScaledIdentityPlusLowRank(*(part.to(like.dtype) for part in compress(*B.parts(), torch.finfo(like.dtype).eps)))
+    stepwise = Stepwise(family, t0, t1, steps=steps, method=method)
+    if states is not None and 4 * states <= family.dim:
+        return stepwise
+    return stepwise.collapsed()
 
 
 def integrate(
-    family: OperatorFamily, z: Tensor, t0: float = 0.0, t1: float = 1.0, *, steps: int = 100, method: str = "rk4"
+    family: OperatorFamily,
+    z: Tensor,
+    t0: float = 0.0,
+    t1: float = 1.0,
+    *,
+    steps: int | Sequence[float] = 100,
+    method: str = "rk4",
 ) -> Tensor:
     """The state at t1 of z' = A_t z after `steps` integrator steps from z of shape (*batch, n) at t0: the multi-step sampler.
 
     Raises:
-        DomainError: unknown method, or steps < 1.
+        DomainError: unknown method, steps < 1, or times that do not lead from t0 to t1 in one direction.
     """
-    return _advance(family, z, _grid(t0, t1, steps, method), method)
-
-
-class _Step(NamedTuple):
-    t0: float
-    k: int
-    h: float
-
-    def time(self, node: float) -> float:
-        """t0 + (k + node) h, in one rounding, so that the end of a step and the start of the next are the same number."""
-        return self.t0 + (self.k + node) * self.h
-
-
-def _grid(t0: float, t1: float, steps: int, method: str) -> list[_Step]:
-    if method not in METHODS:
-        raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
-    if steps < 1:
-        raise DomainError(f"the number of steps is at least 1, got {steps}")
-    h = (t1 - t0) / steps
-    return [_Step(t0, k, h) for k in range(steps)]
-
-
-class _Stages:
-    """The operators of one step; the end of a step is the start of the next, and equal nodes are evaluated once."""
-
-    def __init__(self, family: OperatorFamily, method: str) -> None:
-        self.family, self.nodes = family, METHODS[method].nodes
-        self.known: dict[float, LinearOperator] = {}
-
-    def at(self, step: _Step) -> list[LinearOperator]:
-        times = [step.time(node) for node in self.nodes]
-        self.known = {s: self.known.get(s) or self.family.at(s) for s in times}
-        return [self.known[s] for s in times]
-
-
-def _advance(family: OperatorFamily, z: Tensor, grid: list[_Step], method: str) -> Tensor:
-    tableau, stages = METHODS[method], _Stages(family, method)
-    for step in grid:
-        h = step.h
-        increment, K = torch.zeros_like(z), torch.zeros_like(z)
-        for A, node, weight in zip(stages.at(step), tableau.nodes, tableau.weights, strict=True):
-            K = A(z + (node * h) * K) if node else A(z)
-            increment = increment + weight * K
-        z = z + h * increment
+    for step in walk(family, _grid(t0, t1, steps, method), METHODS[method]):
+        z = step.apply(z)
     return z
 
 
-def _dense(family: OperatorFamily, B: LinearOperator, grid: list[_Step], method: str, like: Tensor) -> LinearOperator:
-    """The remaining steps, applied to the columns of B (which are the rows of its transpose)."""
-    return Dense(_advance(family, B.matrix(family.dim).mT.to(like.dtype), grid, method).mT)
+@final
+class Stepwise(LinearOperator):
+    """S_{T-1} ... S_1 S_0 that is never multiplied out: each state, or state of the adjoint, takes the T steps.
+
+    Arguments:
+        family, t0, t1, steps, method: as of `propagator`.
+
+    Raises:
+        DomainError: as `propagator`.
+
+    Law:
+        `Stepwise(F, ...)(z) == integrate(F, z, ...)`, its adjoint S_0^T ... S_{T-1}^T (laws/test_propagators.py)
+    """
+
+    def __init__(
+        self,
+        family: OperatorFamily,
+        t0: float = 0.0,
+        t1: float = 1.0,
+        *,
+        steps: int | Sequence[float] = 100,
+        method: str = "rk4",
+    ) -> None:
+        super().__init__((family.dim, family.dim))
+        self.family, self.grid, self.method = family, _grid(t0, t1, steps, method), method
+
+    def reference(self) -> Tensor | None:
+        return self.family.reference()
+
+    def forward(self, z: Tensor) -> Tensor:
+        for step in walk(self.family, self.grid, METHODS[self.method]):
+            z = step.apply(z)
+        return z
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        for step in walk(self.family, reversed(self.grid), METHODS[self.method]):
+            w = step.apply_adjoint(w)
+        return w
+
+    def collapsed(self) -> LinearOperator:
+        """The same steps multiplied out: c I + U V^T while the rank is at most n/4, dense past that."""
+        like, n = self.family.reference(), self.family.dim
+        like = torch.zeros(()) if like is None else like
+        precise = torch.promote_types(like.dtype, torch.float64)
+        rtol = max(torch.finfo(precise).eps, torch.finfo(like.dtype).eps / len(self.grid))
+        B = identity(n, like.to(precise))
+        walked = walk(self.family, self.grid, METHODS[self.method])
+        for step in walked:
+            parts = step.parts(precise)
+            if parts is None:
+                return _dense(step.apply(B.matrix(n).mT.to(like.dtype)).mT, walked)
+            B = _product(parts, B.parts(), rtol)
+            if B.U.shape[-1] > n // 4:
+                return _dense(B.matrix(n).to(like.dtype), walked)
+        return ScaledIdentityPlusLowRank(*(part.to(like.dtype) for part in compress(*B.parts(), torch.finfo(like.dtype).eps)))
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, {len(self.grid)} {self.method} steps from {self.grid[0].start:g} to {self.grid[-1].end:g}"
 
 
-def _step(operators: list[LinearOperator], tableau: Tableau, h: float, dtype: torch.dtype) -> Parts:
-    """S = I + h sum_i w_i K_i with the true stage products, all stages held as kappa I + basis W^T in one basis [U_1 U_2 ...]."""
-    distinct = list({id(A): A for A in operators}.values())
-    parts: dict[int, Parts] = {id(A): tuple(p.to(dtype) for p in A.parts()) for A in distinct}  # type: ignore[operator]
-    slots, start = {}, 0
-    for key, (_, U, _) in parts.items():
-        slots[key] = slice(start, start + U.shape[-1])
-        start += U.shape[-1]
-    basis = torch.cat([U for _, U, _ in parts.values()], -1)
-    kappa, W = basis.new_zeros(()), torch.zeros_like(basis)
-    total_c, total_W = basis.new_ones(()), torch.zeros_like(basis)
-    for A, node, weight in zip(operators, tableau.nodes, tableau.weights, strict=True):
-        c, _, V = parts[id(A)]
-        a = node * h
-        # A (I + a (kappa I + basis W^T)) = c (1 + a kappa) I + basis (a c W)^T + U ((1 + a kappa) V + a W basis^T V)^T
-        own = (1 + a * kappa) * V + a * (W @ (basis.mT @ V))
-        kappa, W = c * (1 + a * kappa), _add_columns(a * c * W, slots[id(A)], own)
-        total_c, total_W = total_c + h * weight * kappa, total_W + (h * weight) * W
-    return total_c, basis, total_W
+def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> list[Interval]:
+    if method not in METHODS:
+        raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
+    if isinstance(steps, int):
+        if steps < 1:
+            raise DomainError(f"the number of steps is at least 1, got {steps}")
+        h = (t1 - t0) / steps
+        return [Interval(t0 + k * h, t0 + (k + 1) * h, h) for k in range(steps)]
+    times = [float(t) for t in steps]
+    grid = [Interval(a, b, b - a) for a, b in pairwise(times)]
+    if not grid or (times[0], times[-1]) != (t0, t1) or not all(step.h * (t1 - t0) > 0 for step in grid):
+        raise DomainError(f"the times of the steps must lead from t0={t0} to t1={t1} in one direction, got {times}")
+    return grid
 
 
-def _add_columns(W: Tensor, slot: slice, own: Tensor) -> Tensor:
-    return torch.cat([W[:, : slot.start], W[:, slot] + own, W[:, slot.stop :]], -1)
+def _dense(B: Tensor, steps: Iterable[Step]) -> LinearOperator:
+    """The remaining steps applied to B, as updates where they have the form s I + X W^T."""
+    for step in steps:
+        parts = step.parts(B.dtype)
+        B = step.apply(B.mT).mT if parts is None else _update(parts, B)
+    return Dense(B)
+
+
+def _update(S: Parts, B: Tensor) -> Tensor:
+    """s B + X (W^T B), in one pass over B where no gradient needs s."""
+    s, X, W = S
+    if eager(X) and not (torch.is_grad_enabled() and any(part.requires_grad for part in (s, X, W, B))):
+        return torch.addmm(B, X, W.mT @ B, beta=float(s))
+    return s * B + X @ (W.mT @ B)
 
 
 def _product(S: Parts, B: Parts, rtol: float) -> ScaledIdentityPlusLowRank:

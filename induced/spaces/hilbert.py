@@ -199,7 +199,8 @@ class HilbertSpace(nn.Module, ABC):
         points = x.reshape(-1, *self.shape)
         # samples do not meet in a chart, so the Jacobian of the sum over them holds that of each
         J = torch.func.jacrev(lambda p: self.coords(p).sum(0))(points).reshape(self.dim, len(points), -1).movedim(0, 1)
-        return (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
+        G: Tensor = (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
+        return G
 
     def geodesic(self, x: Tensor, tangent: Tensor, t: Scalar = 1.0) -> Tensor:
         """The point g^-1(g(x) + t J_g(x) v) reached from x at time t with initial velocity v: straight in coordinates.
@@ -212,7 +213,7 @@ class HilbertSpace(nn.Module, ABC):
         Law:
             its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_spaces.py)
         """
-        z, w = torch.func.jvp(self.coords, (x,), (tangent,))
+        z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))
         return self.point(z + per_sample(t) * w)
 
     def forward(self, x: Tensor) -> "Vector":

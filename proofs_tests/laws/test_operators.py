@@ -1,6 +1,7 @@
 """Operators against plain matrix algebra: numpy and scipy in float64 are the oracle."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import induced.operators.linalg
+from induced.errors import DomainError
 from induced.operators import (
     Adjoint,
     Dense,
@@ -18,6 +21,7 @@ from induced.operators import (
     LinearOperator,
     LowRank,
     Product,
+    Scaled,
     ScaledIdentityPlusLowRank,
     Sum,
     exp,
@@ -27,6 +31,7 @@ from induced.operators import (
     power,
     svd,
 )
+from induced.operators.dense import per_matrix
 from induced.operators.linalg import complement
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 
@@ -480,8 +485,214 @@ def test_diagonal_operators_are_arithmetic_of_their_entries(entries: list[float]
     agree(pinv(A).matrix(), torch.diag(torch.tensor([1 / e if abs(e) > cutoff else 0.0 for e in entries], dtype=torch.float64)))
 
 
-def test_lazy_structure_is_kept_where_no_closed_form_is_known() -> None:
-    A, B = Diagonal(torch.ones(3)), LowRank(torch.ones(3, 1), torch.ones(3, 1))
-    assert isinstance(A + B, Sum)
-    assert isinstance(A @ B, Product)
-    assert isinstance(B @ Dense(torch.eye(3)), LowRank | Dense)
+# --------------------------------------------------------------------------------------------------------- mixed structures
+def _kinds() -> dict[str, LinearOperator]:
+    M, U, V = torch.randn(8, 8).double(), torch.randn(8, 2).double(), torch.randn(8, 2).double()
+    return {
+        "Dense": Dense(M),
+        "Diagonal": Diagonal(M[0]),
+        "U V^T": LowRank(U, V),
+        "c I": identity(8, M) * 3,
+        "c I + U V^T": ScaledIdentityPlusLowRank(2.0, V, U),
+        "other": Sum(Dense(M), Diagonal(M[1])),
+    }
+
+
+def _structure(A: LinearOperator) -> str:
+    if isinstance(A, ScaledIdentityPlusLowRank):
+        return "c I + U V^T" if A.U.shape[-1] else "c I"
+    return "U V^T" if isinstance(A, LowRank) else "scaled" if isinstance(A, Scaled) else type(A).__name__
+
+
+def _documented(corner: str) -> dict[tuple[str, str], str]:
+    """The table of induced.operators.linalg whose first cell is `corner`."""
+    lines = [line.strip() for line in (induced.operators.linalg.__doc__ or "").splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {corner} |"))
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in itertools.takewhile(bool, lines[start:])
+    )
+    return {(row[0], column): cell for row in rows for column, cell in zip(header[1:], row[1:], strict=True)}
+
+
+@pytest.mark.parametrize(("left", "right"), list(_documented("+")))
+def test_sums_and_products_have_the_documented_structure(left: str, right: str) -> None:
+    A, B = _kinds()[left], _kinds()[right]
+    for joined, exact, table in (
+        (A + B, A.matrix() + B.matrix(), "+"),
+        (A @ B, A.matrix() @ B.matrix(), "left @ right"),
+    ):
+        assert _structure(joined) == _documented(table)[left, right]
+        agree(joined.matrix(), exact, 100)
+        z = torch.randn(2, 8).double()
+        agree(joined.H(z), z @ exact, 100)
+
+
+# -------------------------------------------------------------------------------------------------------------- recompression
+@pytest.mark.parametrize("rtol", [0.5, 1e-2, 1e-6, None])
+@pytest.mark.parametrize("c", [None, 0.3])
+def test_recompression_drops_no_more_than_its_bound(c: float | None, rtol: float | None) -> None:
+    P, Q = (torch.linalg.qr(torch.randn(12, 5).double())[0] for _ in range(2))
+    s = torch.tensor([1.0, 0.3, 1e-3, 1e-4, 0.0], dtype=torch.float64)
+    mixed = torch.randn(5, 9).double()  # more columns than the rank
+    A = LowRank((P * s) @ mixed, Q @ torch.linalg.pinv(mixed).mT)
+    if c is not None:
+        A = ScaledIdentityPlusLowRank(c, A.U, A.V)
+    B = A.compressed(rtol)
+    eps = torch.finfo(torch.float64).eps
+    bound = (eps if rtol is None else rtol) * ((c or 0.0) + 1.0)
+    kept = int((s > bound).sum())
+    assert type(B) is type(A) and B.U.shape == (12, kept)
+    lost = np.linalg.norm((A.matrix() - B.matrix()).numpy(), 2)
+    assert lost <= bound + 100 * eps
+    agree(number(lost), s[kept], 1.0)  # the best approximation of its rank
+
+
+def test_recompression_of_wide_batched_and_empty_factors() -> None:
+    A = LowRank(torch.ones(3, 7), torch.ones(2, 7))
+    agree(A.compressed().matrix(), A.matrix())
+    assert A.compressed().U.shape == (3, 1)
+    assert LowRank(torch.zeros(3, 2), torch.ones(4, 2)).compressed().U.shape == (3, 0)
+    assert identity(4, torch.zeros(())).compressed().U.shape == (4, 0)
+    trained = LowRank(torch.nn.Parameter(torch.ones(3, 4)), torch.ones(3, 4))
+    with torch.no_grad():
+        assert trained.compressed().U.shape == (3, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------------ accuracy
+def _spread(n: int, r: int, sizes: Sequence[float], seed: int) -> tuple[Tensor, Tensor]:
+    """U and V (n, r) whose columns, times `sizes` and over them, give an innocent U V^T from factors that are badly scaled."""
+    generator = torch.Generator().manual_seed(seed)
+    U, V = (torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    scale = torch.tensor(sizes, dtype=torch.float64)
+    return 0.3 * U * scale, V / scale
+
+
+@every_dtype
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (1e6, 1.0, 1e-6), (1e4, 1e4, 1e4)], ids=["even", "spread", "unbalanced"])
+@pytest.mark.parametrize("dependent", [False, True])
+def test_closed_forms_are_as_accurate_as_the_condition_of_the_operator_allows(
+    dependent: bool, sizes: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    # the basis of span[U V] comes from a Gram matrix or, where that would lose digits, from Householder's QR
+    U, V = (factor.to(dtype) for factor in _spread(30, 3, sizes, 5))
+    A = ScaledIdentityPlusLowRank(torch.tensor(0.9, dtype=dtype), U, U * 0.1 / U.norm() ** 2 if dependent else V)
+    c, U, V = (part.double() for part in A.parts())
+    M = c * torch.eye(30).double() + U @ V.mT
+    condition = float(np.linalg.cond(M.numpy())) ** 2
+    agree(inverse(A).matrix(), torch.linalg.inv(M).to(dtype), condition)
+    agree(pinv(A).matrix(), torch.linalg.inv(M).to(dtype), condition)
+    P, s, Q = svd(A)
+    agree(s, torch.linalg.svdvals(M).to(dtype))
+    agree((P * s) @ Q.mT, M.to(dtype), condition)
+    agree(P.mT @ P, torch.eye(30, dtype=dtype))
+
+
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=str)
+def test_the_inverse_does_not_trust_the_capacitance_matrix(dtype: torch.dtype, tiny: float) -> None:
+    # S = c I + V^T U is nearly singular, for the columns of U and of V nearly depend on one another; A = 2 I + u v^T is not.
+    # Rounding of order ||U|| ||V|| = 2 / tiny is in the factors; through S it would be 1 / tiny^2
+    u, v = (torch.linalg.qr(torch.randn(20, 2, generator=torch.Generator().manual_seed(k)).double())[0] for k in (1, 2))
+    U = torch.stack([u[:, 0], u[:, 0] + tiny * u[:, 1]], -1).to(dtype)
+    V = torch.stack([v[:, 0] - v[:, 1] / tiny, v[:, 1] / tiny], -1).to(dtype)
+    M = 2 * torch.eye(20).double() + U.double() @ V.double().mT
+    assert float(np.linalg.cond(M.numpy())) < 10
+    A = ScaledIdentityPlusLowRank(2.0, U, V)
+    for found in (inverse(A), pinv(A)):
+        agree(found.matrix(), torch.linalg.inv(M).to(dtype), 1 if dtype == torch.float32 else 2 / tiny)
+
+
+def test_a_thousandth_power_in_float32_keeps_its_digits() -> None:
+    U, V = _spread(200, 8, (1.0,) * 8, 3)
+    A = ScaledIdentityPlusLowRank(torch.tensor(0.998), (0.1 * U).float(), V.float())
+    c, U, V = (part.double() for part in A.parts())
+    exact = torch.linalg.matrix_power(c * torch.eye(200).double() + U @ V.mT, 1000).float()
+    for found in (A**1000, power(A, 1000)):
+        assert float((found.matrix() - exact).norm() / exact.norm()) <= 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------ batches of closed forms
+@pytest.mark.parametrize("n", [4, 7])
+@pytest.mark.parametrize("function", [inverse, pinv])
+def test_inverses_of_batches_are_those_of_each_operator(function: Callable[..., LinearOperator], n: int) -> None:
+    U, V, c = torch.randn(3, n, 2).double(), torch.randn(3, n, 2).double(), 1 + torch.rand(3).double()
+    eye = torch.eye(n).double()
+    for A in (
+        ScaledIdentityPlusLowRank(c, 0.1 * U, V),
+        ScaledIdentityPlusLowRank(c, 30 * U, V),
+        ScaledIdentityPlusLowRank(c, U[0], V[0]),
+        ScaledIdentityPlusLowRank(c[0], U, V[1]),
+    ):
+        expected = per_matrix(A.c) * eye + A.U @ A.V.mT
+        agree(function(A).matrix(), torch.linalg.inv(expected), float(torch.linalg.cond(expected).max()) ** 2)
+    agree(pinv(LowRank(U, V[0])).matrix(), torch.linalg.pinv(U @ V[0].mT), 1e4)
+    empty = ScaledIdentityPlusLowRank(c[:0], U[:0], V[:0])
+    assert pinv(empty).matrix().shape == (0, n, n)
+
+
+# ------------------------------------------------------------------------------------------------ gradients of singular values
+def _leaf(a: Tensor) -> Tensor:
+    return a.clone().requires_grad_()
+
+
+def test_singular_values_of_repeated_values_have_finite_gradients() -> None:
+    same = torch.eye(7, 2, dtype=torch.float64)
+    for make in (
+        lambda a: ScaledIdentityPlusLowRank(2.0, a, a),
+        lambda a: LowRank(a, a),
+        lambda a: LowRank(torch.cat([a, a], -1), torch.cat([a, a], -1)),
+        lambda a: Dense(a @ a.mT),
+    ):
+        leaf = _leaf(same)
+        svd(make(leaf)).values.square().sum().backward()
+        oracle = _leaf(same)
+        torch.linalg.svdvals(make(oracle).matrix()).square().sum().backward()
+        agree(leaf.grad, oracle.grad, 10)
+
+
+def test_singular_vectors_have_the_gradients_of_lapack_or_none() -> None:
+    def entry(A: LinearOperator, i: int) -> Tensor:
+        P, _, Q = svd(A)
+        return P[0, i] * Q[1, i]  # a sign cancels
+
+    U, V = (torch.randn(7, 2, generator=torch.Generator().manual_seed(k)).double() for k in (3, 4))
+    for make in (LowRank, lambda U, V: ScaledIdentityPlusLowRank(0.1, U, V)):
+        leaf, oracle = _leaf(U), _leaf(U)
+        entry(make(leaf, V), 0).backward()
+        M = make(oracle, V).matrix()
+        # an eigenvector needs its own value to be simple; torch wants all to be, so that the oracle is perturbed
+        P, _, Qh = torch.linalg.svd(M + 1e-7 * torch.diag(torch.arange(7.0).double()))
+        (P[0, 0] * Qh[0, 1]).backward()
+        assert float((leaf.grad - oracle.grad).norm() / oracle.grad.norm()) < 1e-4
+        with pytest.raises(DomainError, match="no derivative"):
+            entry(make(_leaf(U), V), 4).backward()
+    with pytest.raises(DomainError, match="have no derivative where values repeat"):
+        entry(ScaledIdentityPlusLowRank(1.0, same := _leaf(torch.eye(7, 2).double()), same), 0).backward()
+
+
+def test_pinv_of_independent_factors_has_the_gradients_of_the_dense_one() -> None:
+    def through(U: Tensor, V: Tensor) -> Tensor:
+        return pinv(LowRank(U, V)).matrix()
+
+    assert torch.autograd.gradcheck(through, (_leaf(U), _leaf(V)))
+    leaf, oracle = _leaf(U), _leaf(U)
+    A = pinv(LowRank(leaf, V))
+    assert isinstance(A, LowRank)
+    A.matrix().square().sum().backward()
+    torch.linalg.pinv(oracle @ V.mT, rtol=1e-9).square().sum().backward()
+    agree(leaf.grad, oracle.grad, 1e3)
+
+
+def test_gradients_at_cut_off_values_are_finite() -> None:
+    # with rtol, rank 0, and c cut off
+    for factors, rtol in (
+        ((U, V), 0.5),
+        ((U[:, :0], V[:, :0]), None),
+        ((torch.cat([U, 1e-9 * U], -1), torch.cat([V, V], -1)), 1e-6),
+    ):
+        leaves = [_leaf(f) for f in factors]
+        pinv(LowRank(*leaves), rtol).matrix().square().sum().backward()
+        assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves)
+    Q = torch.linalg.qr(torch.randn(9, 2).double())[0]
+    leaf, c = _leaf(Q), _leaf(number(1e-3))
+    pinv(ScaledIdentityPlusLowRank(c, leaf, Q), 0.01).matrix().square().sum().backward()
+    assert leaf.grad.isfinite().all() and c.grad.isfinite()

@@ -2,26 +2,32 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import scipy.integrate
+import scipy.linalg
 import torch
 from torch import Tensor
 
+from induced.errors import NotConverged
 from induced.operators import (
+    Adjoint,
     Dense,
     LinearOperator,
     LowRankFamily,
     OperatorFamily,
     ScaledIdentityPlusLowRank,
+    Stepwise,
+    adaptive_grid,
     gaussian_rate,
     integrate,
     propagator,
 )
 from proofs_tests.registry import DTYPES, agree
 
-METHODS = ("euler", "midpoint", "rk4")
-ORDERS = {"euler": (1, 0.1), "midpoint": (2, 0.2), "rk4": (4, 0.3)}
+METHODS = ("euler", "midpoint", "rk4", "magnus4")
+ORDERS = {"euler": (1, 0.1), "midpoint": (2, 0.2), "rk4": (4, 0.3), "magnus4": (4, 0.3)}
 
 
 class Rotations(OperatorFamily):
@@ -270,3 +276,208 @@ def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(floor: float | Non
         agree(A.matrix(), expected)
         agree(A(z), (expected @ z.unsqueeze(-1)).squeeze(-1))
         agree(A.apply_adjoint(z), (expected.mT @ z.unsqueeze(-1)).squeeze(-1))
+
+
+# ------------------------------------------------------------------------------------------------------------- magnus4
+class Unstructured(OperatorFamily):
+    """The rotations as products of operators without a matrix of their own: every step is applied by products alone."""
+
+    def __init__(self, dim: int = 5) -> None:
+        super().__init__(dim)
+        self.inner = Rotations(dim)
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return Adjoint(Dense(self.inner.matrix(float(t)).mT.contiguous()))
+
+
+def magnus_step(A: Callable[[float], Tensor], t: float, h: float) -> Tensor:
+    """exp(Omega) with matrices and scipy."""
+    A1, A2 = A(t + (0.5 - math.sqrt(3) / 6) * h), A(t + (0.5 + math.sqrt(3) / 6) * h)
+    omega = h / 2 * (A1 + A2) + math.sqrt(3) * h**2 / 12 * (A2 @ A1 - A1 @ A2)
+    return torch.from_numpy(scipy.linalg.expm(omega.numpy()))
+
+
+def test_a_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
+    family = Rotations()
+    for T in (1, 3):
+        agree(propagator(family, steps=T, method="magnus4").matrix(), ordered_product(magnus_step, family.matrix, T))
+
+
+def test_a_structured_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
+    family = LowRankFamily(40, 2, 8, features=1, floor=0.3).double()
+    with torch.no_grad():
+        B = propagator(family, steps=4, method="magnus4")
+        assert isinstance(B, ScaledIdentityPlusLowRank)
+        agree(B.matrix(), ordered_product(magnus_step, lambda t: family.at(t).matrix(), 4))
+
+
+@pytest.mark.parametrize("states", [1, 30])
+def test_a_magnus_step_by_products_is_that_of_the_matrix(states: int) -> None:
+    family = Unstructured(40)
+    z = torch.randn(states, 40).double()
+    expected = z @ ordered_product(magnus_step, family.inner.matrix, 3).mT
+    agree(integrate(family, z, steps=3, method="magnus4"), expected)
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_magnus_of_a_constant_operator_is_exact_in_one_step(structured: bool) -> None:
+    U, V = torch.randn(12, 1).double() / 3, torch.randn(12, 1).double() / 3
+    A = ScaledIdentityPlusLowRank(-0.5, U, V)
+    B = propagator(Constant(A if structured else Dense(A.matrix())), 0.0, 2.0, steps=1, method="magnus4")
+    agree(B.matrix(), torch.from_numpy(scipy.linalg.expm(2 * A.matrix().numpy())))
+
+
+@pytest.mark.parametrize("name", ["dense", "low rank with a floor", "rank that outgrows n/4"])
+def test_magnus_backwards_inverts_exactly(name: str) -> None:
+    family = FAMILIES[name]().double()
+    with torch.no_grad():
+        for grid in (3, [0.2, 0.3, 0.7, 1.0]):
+            B = propagator(family, 0.2, 1.0, steps=grid, method="magnus4").matrix()
+            back = propagator(family, 1.0, 0.2, steps=grid if isinstance(grid, int) else grid[::-1], method="magnus4").matrix()
+            agree(back @ B, torch.eye(family.dim).double(), float(torch.linalg.cond(B)))
+        other = propagator(family, 1.0, 0.2, steps=3).matrix() @ propagator(family, 0.2, 1.0, steps=3).matrix()
+        with pytest.raises(AssertionError, match="rounding explains"):  # rk4 is not time-symmetric
+            agree(other, torch.eye(family.dim).double(), float(torch.linalg.cond(B)))
+
+
+@pytest.mark.parametrize("name", ["dense", "low rank", "low rank with a floor"])
+def test_the_determinant_of_magnus_is_the_exponential_of_the_traces(name: str) -> None:
+    family, T = FAMILIES[name]().double(), 3
+    nodes = [(k + node) / T for k in range(T) for node in (0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6)]
+    with torch.no_grad():
+        expected = sum(float(family.at(t).matrix().trace()) for t in nodes) / (2 * T)
+        sign, logdet = torch.linalg.slogdet(propagator(family, steps=T, method="magnus4").matrix())
+        assert sign == 1
+        assert float(logdet) == pytest.approx(expected, abs=1e-11)
+        of_rk4 = torch.linalg.slogdet(propagator(family, steps=T).matrix())[1]
+        assert abs(float(of_rk4) - expected) > 1e-8
+
+
+def test_gradients_of_magnus_are_those_of_the_integrator() -> None:
+    family = LowRankFamily(12, 1, 4, floor=0.5).double()
+    z = torch.randn(3, 12).double()
+    propagator(family, steps=2, method="magnus4")(z).square().sum().backward()
+    through_operator = {name: p.grad.clone() for name, p in family.named_parameters()}
+    family.zero_grad()
+    integrate(family, z, steps=2, method="magnus4").square().sum().backward()
+    for name, p in family.named_parameters():
+        agree(through_operator[name], p.grad, 10)
+
+
+# ----------------------------------------------------------------------------------------------------- one by one, grids
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_steps_one_by_one_are_the_collapsed_operator(name: str, method: str, dtype: torch.dtype) -> None:
+    family = FAMILIES[name]().to(dtype)
+    with torch.no_grad():
+        lazy = Stepwise(family, 0.1, 0.9, steps=5, method=method)
+        B = propagator(family, 0.1, 0.9, steps=5, method=method).matrix()
+        agree(lazy.matrix(), B)
+        w = torch.randn(3, family.dim, dtype=dtype)
+        agree(lazy.H(w), w @ B)
+        agree(lazy.collapsed().matrix(), B)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_adjoint_of_a_magnus_step_by_products(method: str) -> None:
+    family = Unstructured(40)
+    lazy, w = Stepwise(family, steps=3, method=method), torch.randn(1, 40).double()
+    agree(lazy.H(w), w @ propagator(family.inner, steps=3, method=method).matrix())
+
+
+def test_few_states_are_stepped_one_by_one() -> None:
+    family = LowRankFamily(40, 2, 8)
+    assert isinstance(propagator(family, steps=3, states=10), Stepwise)
+    assert not isinstance(propagator(family, steps=3, states=11), Stepwise)
+    assert not isinstance(propagator(family, steps=3), Stepwise)
+
+
+def test_a_stepwise_operator_trains_and_says_what_it_does() -> None:
+    family = LowRankFamily(6, 1, 4)
+    lazy = Stepwise(family, steps=3, method="magnus4")
+    assert set(lazy.parameters()) == set(family.parameters())
+    assert "3 magnus4 steps from 0 to 1" in repr(lazy)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["dense", "low rank with a floor"])
+def test_times_of_equal_steps_are_equal_steps(method: str, name: str) -> None:
+    family = FAMILIES[name]().double()
+    with torch.no_grad():
+        expected = propagator(family, 0.0, 1.0, steps=4, method=method).matrix()
+        agree(propagator(family, 0.0, 1.0, steps=[0.0, 0.25, 0.5, 0.75, 1.0], method=method).matrix(), expected)
+        z = torch.randn(2, family.dim).double()
+        agree(integrate(family, z, steps=(0.0, 0.25, 0.5, 0.75, 1.0), method=method), z @ expected.mT)
+
+
+def test_unequal_steps_compose() -> None:
+    family = Rotations()
+    B = propagator(family, 0.0, 1.0, steps=[0.0, 0.3, 1.0]).matrix()
+    agree(B, rk4_step(family.matrix, 0.3, 0.7) @ rk4_step(family.matrix, 0.0, 0.3))
+
+
+# ------------------------------------------------------------------------------------------------------------- adaptive
+@pytest.mark.parametrize(
+    ("method", "tolerance"), [("euler", 1e-2), ("midpoint", 1e-4), ("rk4", 1e-9), ("rk4", 1e-5), ("magnus4", 1e-9)]
+)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.3)], ids=str)
+@pytest.mark.parametrize("name", ["dense", "dense of 20", "low rank"])
+def test_adaptive_steps_meet_the_tolerance(method: str, tolerance: float, span: tuple[float, float], name: str) -> None:
+    family = {
+        "dense": Rotations,
+        "dense of 20": lambda: Rotations(20),
+        "low rank": lambda: LowRankFamily(24, 2, 8, features=1, floor=0.1).double(),
+    }[name]()
+    grid = adaptive_grid(family, *span, tolerance=tolerance, method=method)
+    assert grid.times[0] == span[0] and grid.times[-1] == span[1] and grid.error <= tolerance
+    with torch.no_grad():
+        B = propagator(family, *span, steps=grid.times, method=method).matrix()
+        expected = exact(family, *span)
+    error = float((B - expected).norm() / expected.norm())
+    assert error <= 1.5 * tolerance  # the 16 probes estimate a Frobenius norm
+    assert grid.error / 3 <= error <= 3 * grid.error
+    assert error >= tolerance / 100  # and no step is wasted
+
+
+def test_steps_are_short_where_the_operator_is_fast() -> None:
+    class Burst(OperatorFamily):
+        def at(self, t: float | Tensor) -> LinearOperator:
+            return Dense(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double() * (1 + 50 * math.exp(-200 * (float(t) - 0.7) ** 2)))
+
+        def reference(self) -> Tensor:
+            return torch.zeros(()).double()
+
+    grid = adaptive_grid(Burst(2), tolerance=1e-6)
+    steps = [(b - a, a) for a, b in pairwise(grid.times)]
+    assert 0.6 < min(steps)[1] < 0.8
+    assert max(steps)[0] > 10 * min(steps)[0]
+    uniform = propagator(Burst(2), steps=len(steps)).matrix()
+    expected = exact(Burst(2))
+    assert (propagator(Burst(2), steps=grid.times).matrix() - expected).norm() < (uniform - expected).norm() / 10
+
+
+def test_the_default_tolerance_suits_the_precision() -> None:
+    family = LowRankFamily(8, 1, 4)
+    assert adaptive_grid(family).error <= 100 * torch.finfo(torch.float32).eps
+    assert adaptive_grid(family.double()).error <= 1e-8
+    assert adaptive_grid(family) == adaptive_grid(family)
+    assert "rk4 steps" in str(adaptive_grid(family))
+
+
+def test_no_step_is_needed_for_no_change() -> None:
+    grid = adaptive_grid(Constant(Dense(torch.zeros(3, 3))))
+    assert grid.error == 0 and grid.rejected == 0
+    agree(propagator(Constant(Dense(torch.zeros(3, 3))), steps=grid.times).matrix(), torch.eye(3))
+
+
+def test_a_jump_is_resolved_or_refused() -> None:
+    class Jump(OperatorFamily):
+        def at(self, t: float | Tensor) -> LinearOperator:
+            return Dense(torch.eye(2).double() * (100.0 if float(t) > 0.3337 else 0.0))
+
+        def reference(self) -> Tensor:
+            return torch.zeros(()).double()
+
+    with pytest.raises(NotConverged, match=r"t = 0\.333"):
+        adaptive_grid(Jump(2), tolerance=1e-12)

@@ -246,7 +246,6 @@ CASES = [
     Case(NotInvertible, r"the inverse needs a square operator, got shape \(2, 3\)", lambda: Inverse(WIDE)),
     Case(NotInvertible, r"a power needs a square operator, got shape \(2, 3\)", lambda: power(WIDE, 0)),
     Case(NotInvertible, r"the exponential needs a square operator, got shape \(2, 3\)", lambda: exp(WIDE)),
-    Case(NotInvertible, r"A\^k takes an integer k, got 1.5", lambda: power(SQUARE, 1.5)),
     Case(ShapeError, r"takes coordinates of shape \(\*batch, 2\), got \(5,\)", lambda: SQUARE(torch.ones(5))),
     Case(DtypeError, r"holds torch.float32 and takes .* that dtype, got torch.float64", lambda: SQUARE(torch.ones(2).double())),
     Case(ShapeError, r"svd takes one operator, not a batch of them of shape \(5,\)", lambda: svd(BATCH)),

@@ -1,0 +1,331 @@
+"""Fitting: the core of a Linearizer for fixed charts, in closed form, and a Linearizer through given pairs of points."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from induced._validate import require_finite, require_like, require_shape
+from induced.bijections import Affine, Bijection, Composition, Elementwise
+from induced.errors import DomainError, NotInvertible, ShapeError
+from induced.linearizer import Linearizer
+from induced.operators import Dense, LowRank
+from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace
+
+__all__ = ["fit_core", "fit_exactly"]
+
+DRAWS = 8  # random frames, of which the one that tells the points apart best is taken
+
+
+# ------------------------------------------------------------------------------------------------------- the core
+def fit_core(
+    domain: HilbertSpace,
+    codomain: HilbertSpace,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ridge: float = 0.0,
+    rank: int | None = None,
+    weights: Tensor | None = None,
+) -> Linearizer:
+    """The core A = argmin sum_i w_i |A g_x(x_i) - g_y(y_i)|^2 + ridge |A|_F^2, over all matrices or those of a given rank.
+
+    This is dynamic mode decomposition with an invertible dictionary, the chart: y_i the successor of x_i. Solved in float64, the
+    solution of least norm where there are many. It minimises the error in coordinates, not that of the points. Gradients reach
+    the charts; with a rank limit first derivatives only, where the singular values of the fit at the limit differ.
+
+    Arguments:
+        domain: the space of the points x.
+        codomain: the space of the points y; `domain` again for a dynamical system.
+        x: points (*batch, *domain.shape), N in all.
+        y: their images (*batch, *codomain.shape).
+        ridge: the penalty, >= 0.
+        rank: the largest rank of A, in 0..min(m, n); the core is then a `LowRank`.
+        weights: w_i >= 0, of shape (*batch,), all 1 by default.
+
+    Returns:
+        The Linearizer from `domain` to `codomain`; its core does not train.
+
+    Raises:
+        ShapeError: no pairs, not as many x as y or as weights, or a rank out of range.
+        DomainError: a negative or non-finite ridge or weight.
+
+    Example:
+        >>> from induced.bijections import Log
+        >>> X = InducedSpace(Log((2,)))
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]])
+        >>> fit_core(X, X, x, x**2)(torch.tensor([3.0, 4.0]))
+        tensor([ 9., 16.])
+
+    Law:
+        the normal equations `(A Z - W) D Z^T + ridge A = 0` (laws/test_fitting.py)
+    """
+    Z, W = domain.coords(x).reshape(-1, domain.dim), codomain.coords(y).reshape(-1, codomain.dim)
+    if len(Z) != len(W) or len(Z) == 0:
+        raise ShapeError(f"least squares needs as many x as y, at least one pair; got {len(Z)} and {len(W)}")
+    largest = min(domain.dim, codomain.dim)
+    if rank is not None and not 0 <= rank <= largest:
+        raise ShapeError(f"the rank of a core from {domain!r} to {codomain!r} lies in 0..{largest}, got {rank}")
+    if not 0.0 <= ridge < float("inf"):
+        raise DomainError(f"the ridge must be a finite number >= 0, got {ridge}")
+    dtype, root = Z.dtype, _root_weights(weights, Z)
+    # the precision of the data, not that of the solver, says which directions they do not see
+    rtol = torch.finfo(torch.float64 if ridge else dtype).eps * max(len(Z), domain.dim)
+    Z, W = root * Z.double(), root * W.double()
+    if ridge:
+        eye = torch.eye(domain.dim, dtype=Z.dtype, device=Z.device)
+        Z = torch.cat([Z, ridge**0.5 * eye])
+        W = torch.cat([W, W.new_zeros(domain.dim, codomain.dim)])
+    A = (torch.linalg.pinv(Z, rtol=rtol) @ W).mT
+    if rank is None:
+        return Linearizer(Dense(A.to(dtype)), domain, codomain)
+    U = _leading(Z @ A.mT, rank)
+    return Linearizer(LowRank(U.to(dtype), (A.mT @ U).to(dtype)), domain, codomain)
+
+
+def _root_weights(weights: Tensor | None, Z: Tensor) -> Tensor:
+    """The square roots of the weights, as a column in float64."""
+    if weights is None:
+        return Z.new_ones(1, 1, dtype=torch.float64)
+    if weights.numel() != len(Z):
+        raise ShapeError(f"one weight a pair: got {weights.numel()} weights for {len(Z)} pairs")
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise DomainError("weights must be finite numbers >= 0")
+    return weights.reshape(-1, 1).to(Z.device, torch.float64).sqrt()
+
+
+def _leading(F: Tensor, rank: int) -> Tensor:
+    """The first right singular vectors (m, rank) of F, with the derivative of the space that they span."""
+    S = F.mT @ F
+    with torch.no_grad():
+        _, s, Vh = torch.linalg.svd(torch.linalg.qr(F, mode="r").R, full_matrices=True)
+        values = s.new_zeros(F.shape[1]).index_copy(0, torch.arange(len(s), device=s.device), s.square())
+        U, rest = Vh[:rank].mT, Vh[rank:].mT
+        gap = values[:rank] - values[rank:, None]
+        inverse_gap = torch.where(gap > 0, 1 / gap.clamp(min=torch.finfo(gap.dtype).tiny), 0.0)
+    # Zero in value: dU = rest (rest^T dS U) / gap. The derivative of an SVD would have 1/0 at repeated values.
+    turn = rest.mT @ S @ U * inverse_gap
+    leading: Tensor = U + rest @ (turn - turn.detach())
+    return leading
+
+
+# ----------------------------------------------------------------------------------------------- Theorem H.5, constructively
+@final
+class _Shear(Bijection):
+    """x -> x + B s(C^T x), C^T B = 0: an additive coupling, in rotated axes.
+
+    s(u) = mean + sum_i b_i max(0, 1 - |u - u_i|^2 / r_i^2)^2, r_i half the distance from u_i to the next of them: the bumps do
+    not overlap, and s(u_i) = mean + b_i.
+    """
+
+    C: Tensor
+    B: Tensor
+    centers: Tensor
+    values: Tensor
+    mean: Tensor
+    radii: Tensor
+
+    def __init__(self, C: Tensor, B: Tensor, centers: Tensor, values: Tensor) -> None:
+        super().__init__(C.shape[:1])
+        mean, smallest = values.mean(0), torch.finfo(values.dtype).tiny ** 0.5
+        radii = (_least_distances(centers) / 2).clamp(min=smallest)
+        named = {"C": C, "B": B, "centers": centers, "values": values - mean, "mean": mean, "radii": radii}
+        for name, tensor in named.items():
+            self.register_buffer(name, tensor)
+
+    def reference(self) -> Tensor:
+        return self.C
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self._shift(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z - self._shift(z)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), self._batch_zeros(x)
+
+    def _shift(self, x: Tensor) -> Tensor:
+        u = (x @ self.C).reshape(-1, self.C.shape[1])
+        # a point lies in the bump of its nearest centre or in none
+        nearest = _distances(u.detach(), self.centers).argmin(-1)
+        square = (u - self.centers.index_select(0, nearest)).square().sum(-1)
+        bump = (1 - square / self.radii.index_select(0, nearest).square()).clamp(min=0).square()
+        shift = self.mean + bump.unsqueeze(-1) * self.values.index_select(0, nearest)
+        return (shift @ self.B.mT).reshape(x.shape)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|, without the cancellation of |a|^2 + |b|^2 - 2 a b."""
+    distances: Tensor = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances
+
+
+def _least_distances(points: Tensor) -> Tensor:
+    """From each point to the nearest other one; inf where there is none."""
+    between = _distances(points, points)
+    return between.fill_diagonal_(torch.inf).amin(-1)
+
+
+@final
+class _PiecewiseLinear(Elementwise):
+    """The increasing function through the knots (x_i, z_i), straight between them and beyond the last ones."""
+
+    x: Tensor
+    z: Tensor
+
+    def __init__(self, x: Tensor, z: Tensor) -> None:
+        super().__init__((1,))
+        self.register_buffer("x", x)
+        self.register_buffer("z", z)
+
+    def reference(self) -> Tensor:
+        return self.x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _straight(x, self.x, self.z)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return _straight(z, self.z, self.x)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        k = _piece(x, self.x)
+        return ((self.z[k + 1] - self.z[k]) / (self.x[k + 1] - self.x[k])).log()
+
+
+def _piece(x: Tensor, knots: Tensor) -> Tensor:
+    return ((x.detach().unsqueeze(-1) >= knots).sum(-1) - 1).clamp(0, len(knots) - 2)
+
+
+def _straight(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    k = _piece(x, knots)
+    t = (x - knots[k]) / (knots[k + 1] - knots[k])
+    # lerp meets both ends exactly
+    return torch.lerp(values[k], values[k + 1], t)
+
+
+def fit_exactly(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer:
+    """A Linearizer with |f(x_i) - y_i| <= eps for all pairs of distinct points x_i of R^n and any points y_i of R^m (Thm H.5).
+
+    Both charts are rotations followed by shears that move the points by disjoint bumps, the core is a 0/1 projection: up to
+    rounding f(x_i) = y_i. The steepest bump grows as the data come close to each other beside their size: nothing is smooth, or
+    said between the points, beyond that. Needs max(n, m) >= 2; on the line (n = m = 1) only constant and strictly monotone data
+    have a Linearizer, and targets y_i can repeat only where the core has a kernel: n >= 2, or all of them are one.
+
+    Arguments:
+        x: points (N, n), N >= 0; equal ones need equal targets.
+        y: targets (N, m), of the same dtype.
+        eps: the error that is allowed; by default the largest |y_i| times the square root of the dtype's machine epsilon.
+
+    Returns:
+        The Linearizer from R^n to R^m, without parameters.
+
+    Raises:
+        ShapeError, DtypeError: not N points of R^n and of R^m of one dtype.
+        DomainError: values that are not finite; one point with two targets; or points too close to be told apart within eps.
+        NotInvertible: n = 1, and the data are neither constant nor one-to-one (nor monotone, for m = 1).
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+        >>> y = torch.tensor([[0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)   # three zeros and a one
+        >>> bool((fit_exactly(x, y)(x) - y).abs().max() < 1e-12)
+        True
+
+    Law:
+        `fit_exactly(x, y)(x) == y` (Thm H.5; laws/test_fitting.py)
+    """
+    for value, what in ((x, "the points x"), (y, "the targets y")):
+        require_shape(value, value.shape[-1:], what)
+        if value.dim() != 2 or value.shape[1] == 0 or len(value) != len(x):
+            raise ShapeError(f"{what} must have shape (N, dim), as many of both; got {tuple(x.shape)} and {tuple(y.shape)}")
+        require_finite(value, what)
+    require_like(y, x, "the targets y beside the points x")
+    x, y = x.detach(), y.detach()
+    points, images = _function_of(x, y) if len(x) else (x.new_zeros(1, x.shape[1]), y.new_zeros(1, y.shape[1]))
+    if bool((images == images[0]).all()):
+        fit = _fit_constant(points, images)
+    elif points.shape[1] >= 2:
+        fit = _fit_from_the_plane(points, images)
+    else:
+        fit = _fit_from_the_line(points, images)
+    if eps is None:
+        eps = torch.finfo(x.dtype).eps ** 0.5 * float(images.norm(dim=-1).max())
+    error = float((fit(points) - images).norm(dim=-1).max())
+    if not error <= eps:
+        raise DomainError(
+            f"the fit misses its targets by {error:.3g}, more than eps = {eps:.3g}: the least distance of two points is "
+            f"{float(_least_distances(points).min()):.3g}, too small for {x.dtype} beside their size; use float64 or rescale"
+        )
+    return fit
+
+
+def _function_of(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs, each point once."""
+    points, group = torch.unique(x + 0.0, dim=0, return_inverse=True)
+    first = torch.full((len(points),), len(x), device=x.device).scatter_reduce(0, group, _range(x), "amin")
+    differs = (y != y[first[group]]).any(-1)
+    if bool(differs.any()):
+        j = int(differs.nonzero()[0])
+        i = int(first[group[j]])
+        raise DomainError(f"the pairs {i} and {j} give one point x two targets, {y[i].tolist()} and {y[j].tolist()}: no function")
+    return points, y[first]
+
+
+def _range(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
+
+
+def _fit_constant(x: Tensor, y: Tensor) -> Linearizer:
+    n, m = x.shape[1], y.shape[1]
+    return Linearizer(x.new_zeros(m, n), EuclideanSpace(n), InducedSpace(Affine((m,), 1.0, -y[0])))
+
+
+def _fit_from_the_plane(x: Tensor, y: Tensor) -> Linearizer:
+    """n >= 2: u = C^T x in R^p, v = B^T x and w = D^T y in R^q, a = E^T y. The charts turn v into w and a into 0; A = D B^T."""
+    n, m = x.shape[1], y.shape[1]
+    p = max(n // 2, n - m)
+    q = min(m, n - p)
+    targets, group = torch.unique(y, dim=0, return_inverse=True)
+    D, E = _frame(targets, q)
+    Y: HilbertSpace = EuclideanSpace(m)
+    if q < m:
+        Y = InducedSpace(_Shear(D, E, targets @ D, -(targets @ E)))
+    C, rest = _frame(x, p)
+    B = rest[:, :q].clone()
+    X = InducedSpace(_Shear(C, B, x @ C, (targets @ D)[group] - x @ B))
+    return Linearizer(LowRank(D, B), X, Y)
+
+
+def _fit_from_the_line(x: Tensor, y: Tensor) -> Linearizer:
+    """n = 1: the identity on the line; for m >= 2, w = D^T y in R and a = E^T y, the chart of Y turns w into x, then a into 0."""
+    m = y.shape[1]
+    if m == 1:
+        steps = y.diff(dim=0)
+        if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+            raise NotInvertible(
+                "between two lines (n = m = 1) a Linearizer is constant or strictly monotone, and these data are neither: "
+                "add a coordinate to x or y"
+            )
+        sign = steps[:1].sign()
+        X = InducedSpace(_PiecewiseLinear(x[:, 0].clone(), (sign * y)[:, 0]))
+        return Linearizer(sign, X, EuclideanSpace(1))
+    targets, count = torch.unique(y, dim=0, return_counts=True)
+    if len(targets) < len(y):
+        repeated = targets[int(count.argmax())].tolist()
+        raise NotInvertible(
+            f"on a line (n = 1) a Linearizer is constant or one-to-one, but several points have the target {repeated}: "
+            f"add a coordinate to x"
+        )
+    E, D = _frame(y, m - 1)
+    w, a = y @ D, y @ E
+    Y = InducedSpace(Composition(_Shear(E, D, a, x - w), _Shear(D, E, x, -a)))
+    return Linearizer(LowRank(D, torch.ones_like(D[:1])), EuclideanSpace(1), Y)
+
+
+def _frame(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The columns of a random orthogonal matrix, k and the others; of a few, that whose first k tell the points apart best."""
+    n = points.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    frames = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0].to(points) for _ in range(DRAWS)]
+    best = max(frames, key=lambda Q: float(_least_distances(points @ Q[:, :k]).min()))
+    return best[:, :k].clone(), best[:, k:].clone()

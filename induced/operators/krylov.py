@@ -1,0 +1,312 @@
+"""Iterative methods that only multiply by A and A^T, and say what they did: singular triplets, eigenvalues, least squares.
+
+scipy's methods run in float64 whatever the dtype of A is: in float32 ARPACK was seen to settle on wrong eigenvalues, and LSMR to
+overflow. A itself is applied in its own dtype, whose rounding is the least tolerance.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from induced._validate import require_shape
+from induced.errors import DomainError, NotConverged, NotInvertible, ShapeError
+from induced.operators.base import LinearOperator
+from induced.operators.interop import to_scipy
+from induced.operators.linalg import SVDFactors
+
+Array = npt.NDArray[Any]
+
+OVERSAMPLE = 10
+"""Columns that the randomized method carries beyond those asked for."""
+
+_SEEDED = tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 17)  # before, ARPACK restarts from a seed of its own
+
+
+@final
+class Convergence(NamedTuple):
+    """What an iterative method did.
+
+    Attributes:
+        method: its name.
+        iterations: how often it multiplied by A or A^T A; a block of vectors counts once.
+        residual: what is left of the equation it solves, relative to its terms; measured at the end, not estimated on the way.
+        converged: whether the residual is at most the tolerance.
+    """
+
+    method: str
+    iterations: int
+    residual: float
+    converged: bool
+
+    def __str__(self) -> str:
+        verdict = "converged" if self.converged else "NOT converged"
+        return f"{self.method}: {verdict} after {self.iterations} products, residual {self.residual:.2e}"
+
+    def checked(self, tolerance: float, strict: bool) -> "Convergence":
+        """self; raises NotConverged where `strict` asks for convergence and there was none."""
+        if strict and not self.converged:
+            raise NotConverged(f"{self}, the tolerance is {tolerance:.2e}: allow more iterations or a larger tolerance")
+        return self
+
+
+def truncated_svd(
+    A: LinearOperator,
+    rank: int,
+    *,
+    method: str = "arpack",
+    tol: float = 0.0,
+    max_iterations: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+) -> tuple[SVDFactors, Convergence]:
+    """The `rank` largest singular triplets of A by products with A and A^T alone; A is never materialised.
+
+    "arpack" runs Lanczos on the smaller of A^T A and A A^T, "randomized" iterates a block of rank + 10 random vectors: fewer
+    passes where the values decay, more where they do not. Both end with Rayleigh-Ritz steps in which the values are those of A
+    on the block, so that they keep all digits that A^T A squares away.
+
+    Arguments:
+        A: one operator of shape (m, n).
+        rank: number of triplets, 0..min(m, n).
+        method: "arpack" or "randomized".
+        tol: relative residual that counts as converged; at least, and by default, 100 eps.
+        max_iterations: of ARPACK (10 n by default), or passes of the block (100 by default).
+        seed: of the starting vectors; the same seed gives the same result.
+        strict: raise where the method does not converge.
+
+    Returns:
+        The factors, values descending, and what was done; the residual is max_i ||A^T u_i - s_i v_i|| / s_1, while
+        A v_i = s_i u_i holds to rounding. Gradients reach the values (ds_i = u_i^T dA v_i); the vectors are constants.
+
+    Raises:
+        ShapeError: A is a batch, or `rank` lies outside 0..min(m, n). DomainError: unknown method.
+        NotConverged: only if `strict`.
+
+    Law:
+        `truncated_svd(A, k)[0].values == svd(A).values[:k]` (Prop 2.9; laws/test_krylov.py)
+
+    Example:
+        >>> from induced.operators import Diagonal
+        >>> factors, report = truncated_svd(Diagonal(torch.arange(100.0)), 2)
+        >>> factors.values, report.converged
+        (tensor([99., 98.]), True)
+    """
+    exported = to_scipy(A)
+    if method not in ("arpack", "randomized"):
+        raise DomainError(f"unknown method {method!r} of truncated_svd; known are arpack, randomized")
+    if not 0 <= rank <= min(A.shape):
+        raise ShapeError(f"rank must lie in 0..{min(A.shape)} for an operator of shape {A.shape}, got {rank}")
+    like = _like(A)
+    eps = torch.finfo(like.dtype).eps
+    target = max(tol, 100 * eps)
+    rng = np.random.default_rng(seed)
+    # ARPACK finds fewer vectors than its space has; for all of them one pass of a full block is exact
+    lanczos = method == "arpack" and 0 < rank < min(A.shape)
+    with torch.no_grad():
+        if lanczos:
+            V, products = _lanczos(exported, rank, max(tol, eps), max_iterations, rng, like)
+            limit = 3
+        else:
+            V, products = _block(rng, (A.shape[1], min(rank + OVERSAMPLE, *A.shape)), like), 0
+            limit = 100 if max_iterations is None else max_iterations
+        U, s, V, residual, passes = _iterate(A, V, rank, target, limit)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers())):
+        s = (U * A(V.mT).mT).sum(0)
+    report = Convergence(method, products + passes, residual, residual <= target)
+    return SVDFactors(U, s, V), report.checked(target, strict)
+
+
+def truncated_eigenvalues(
+    A: LinearOperator,
+    k: int,
+    *,
+    which: str = "LM",
+    tol: float = 0.0,
+    max_iterations: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+) -> tuple[Tensor, Convergence]:
+    """k eigenvalues of A by products with A alone (ARPACK), as a complex tensor ordered by `which`; they carry no gradients.
+
+    Arguments:
+        A: one square operator on n coordinates.
+        k: how many, 0..n; for k >= n - 1 the matrix of A is formed, which is no larger than the eigenvectors.
+        which: "LM" largest modulus, "SM" smallest (slow: no inverse is formed), "LR" and "SR" by real part, "LI" and "SI" by the
+            modulus of the imaginary part. One of a conjugate pair may be cut off.
+        tol: relative accuracy asked for; at least, and by default, 100 eps.
+        max_iterations: restarts of ARPACK (10 n by default).
+        seed: of the starting vector.
+        strict: raise where the method does not converge.
+
+    Returns:
+        The eigenvalues, fewer than k where ARPACK found fewer, and what was done; the residual is
+        max_i ||A x_i - lambda_i x_i|| / max_i |lambda_i| for unit eigenvectors x_i.
+
+    Raises:
+        NotInvertible: A is not square. ShapeError: A is a batch, or k lies outside 0..n. DomainError: unknown `which`.
+        NotConverged: only if `strict`.
+
+    Law:
+        the k eigenvalues of largest modulus of `A.matrix()` (laws/test_krylov.py)
+    """
+    exported, n = to_scipy(A), A.shape[0]
+    if n != A.shape[1]:
+        raise NotInvertible(f"only a square operator has eigenvalues, this one is {A.shape}: {A}")
+    if which not in _ORDER:
+        raise DomainError(f"unknown order {which!r} of eigenvalues; known are {', '.join(_ORDER)}")
+    if not 0 <= k <= n:
+        raise ShapeError(f"the number of eigenvalues must lie in 0..{n}, got {k}")
+    like = _like(A)
+    eps = torch.finfo(like.dtype).eps
+    target = max(tol, 100 * eps)
+    rng = np.random.default_rng(seed)
+    counted = _Counted(exported.matvec)
+    if 0 < k < n - 1:
+        operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=counted, dtype=np.float64)
+        # with two to spare: asked for k alone, ARPACK was seen to converge to the k + 1st in place of a conjugate pair
+        more = min(k + 2, n - 2)
+        values, vectors = _arpack(scipy.sparse.linalg.eigs, operator, more, which, max(tol, eps), max_iterations, rng)
+    else:
+        values, vectors = np.linalg.eig(exported @ np.eye(n, dtype=exported.dtype))
+        counted.count = n
+    chosen = np.argsort(_ORDER[which](values), kind="stable")[:k]
+    values, vectors = values[chosen].astype(complex), vectors[:, chosen]
+    defect = np.linalg.norm(exported @ vectors - vectors * values, axis=0)
+    residual = _ratio(float(defect.max(initial=0.0)), float(np.abs(values).max(initial=0.0)))
+    report = Convergence("arpack", counted.count, residual, residual <= target and len(values) == k)
+    kind = torch.promote_types(like.dtype, torch.complex64)
+    return torch.from_numpy(values).to(like.device, kind), report.checked(target, strict)
+
+
+def iterative_solve(
+    A: LinearOperator, b: Tensor, *, tol: float = 0.0, max_iterations: int | None = None, strict: bool = False
+) -> tuple[Tensor, Convergence]:
+    """The least-squares solution of least norm of A z = b by products with A and A^T alone (LSMR); no gradients.
+
+    Arguments:
+        A: one operator of shape (m, n).
+        b: right sides of shape (*batch, m), solved one by one.
+        tol: relative residual that counts as converged; at least, and by default, 100 eps.
+        max_iterations: of each solution, 4 min(m, n) by default; about the condition of A are needed.
+        strict: raise where the method does not converge.
+
+    Returns:
+        z of shape (*batch, n), and what was done; the residual is the worst of min(||r|| / (||A|| ||z|| + ||b||),
+        ||A^T r|| / (||A|| ||r||)), r = b - A z and ||A|| as LSMR estimates it.
+
+    Raises:
+        ShapeError: A is a batch, or b has another length. NotConverged: only if `strict`.
+
+    Law:
+        `iterative_solve(A, b)[0] == pinv(A)(b)` (laws/test_krylov.py)
+    """
+    exported = to_scipy(A)
+    require_shape(b, A.shape[:1], "the right side of A z = b")
+    eps = torch.finfo(_like(A).dtype).eps
+    target, stop = max(tol, 100 * eps), max(tol, eps)
+    rows = b.detach().reshape(-1, A.shape[0])
+    solutions, worst = np.zeros((len(rows), A.shape[1])), 0.0
+    counted = _Counted(exported.matvec)
+    adjoint = _Counted(exported.rmatvec)
+    operator = scipy.sparse.linalg.LinearOperator(A.shape, matvec=counted, rmatvec=adjoint, dtype=np.float64)
+    limit = 4 * min(A.shape) if max_iterations is None else max_iterations
+    for i, right in enumerate(rows.double().cpu().numpy()):
+        z, *_, norm, _, _ = scipy.sparse.linalg.lsmr(operator, right, atol=stop, btol=stop, conlim=0, maxiter=limit)
+        r = right - exported @ z
+        size = float(np.linalg.norm(r))
+        consistent = _ratio(size, norm * float(np.linalg.norm(z)) + float(np.linalg.norm(right)))
+        stationary = _ratio(float(np.linalg.norm(exported.rmatvec(r))), norm * size)
+        solutions[i], worst = z, max(worst, min(consistent, stationary))
+    report = Convergence("lsmr", counted.count, worst, worst <= target)
+    return torch.from_numpy(solutions).to(b).reshape(*b.shape[:-1], A.shape[1]), report.checked(target, strict)
+
+
+_ORDER: dict[str, Callable[[Array], Array]] = {
+    "LM": lambda w: -np.abs(w),
+    "SM": np.abs,
+    "LR": lambda w: -w.real,
+    "SR": lambda w: w.real,
+    "LI": lambda w: -np.abs(w.imag),
+    "SI": lambda w: np.abs(w.imag),
+}
+
+
+class _Counted:
+    """A product in float64 that counts its calls."""
+
+    def __init__(self, product: Callable[[Array], Array]) -> None:
+        self.product, self.count = product, 0
+
+    def __call__(self, x: Array) -> Array:
+        self.count += 1
+        return self.product(x).astype(np.float64)
+
+
+def _like(A: LinearOperator) -> Tensor:
+    like = A.reference()
+    return torch.zeros(()) if like is None else like
+
+
+def _ratio(part: float, whole: float) -> float:
+    """part / whole, and 0 for 0 / 0."""
+    return part / whole if whole else part
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if values.numel() else 0.0
+
+
+def _block(rng: np.random.Generator, shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Random orthonormal columns."""
+    columns: Tensor = torch.linalg.qr(torch.from_numpy(rng.standard_normal(shape)).to(like))[0]
+    return columns
+
+
+def _arpack(
+    solver: Any, operator: Any, k: int, which: str, tol: float, limit: int | None, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors: all k, those that were found, or none where the starting vector is in the kernel."""
+    seeded = {"rng": rng} if _SEEDED else {}
+    n = operator.shape[0]
+    start = rng.standard_normal(n)
+    try:
+        values, vectors = solver(operator, k, which=which, v0=start, maxiter=limit, tol=tol, **seeded)
+    except scipy.sparse.linalg.ArpackNoConvergence as stopped:
+        values, vectors = stopped.eigenvalues, stopped.eigenvectors
+    except scipy.sparse.linalg.ArpackError:  # A times a random vector is zero, and so is A
+        values, vectors = np.zeros(k), np.eye(n, k)
+    return values, vectors
+
+
+def _lanczos(exported: Any, k: int, tol: float, limit: int | None, rng: np.random.Generator, like: Tensor) -> tuple[Tensor, int]:
+    """Approximate right singular vectors of A, from ARPACK on the smaller of A^T A and A A^T, and the number of products."""
+    m, n = exported.shape
+    tall = m >= n
+    first, second = (exported.matvec, exported.rmatvec) if tall else (exported.rmatvec, exported.matvec)
+    counted = _Counted(lambda x: second(first(x)))
+    gram = scipy.sparse.linalg.LinearOperator((min(m, n),) * 2, matvec=counted, dtype=np.float64)
+    vectors = _arpack(scipy.sparse.linalg.eigsh, gram, k, "LM", tol, limit, rng)[1]
+    found = vectors if tall else exported.rmatmat(np.ascontiguousarray(vectors))
+    # where ARPACK stopped early, random directions complete the block
+    found = np.concatenate([found, rng.standard_normal((n, k - found.shape[1]))], 1)
+    return torch.linalg.qr(torch.from_numpy(found).to(like))[0], counted.count
+
+
+def _iterate(A: LinearOperator, V: Tensor, k: int, target: float, limit: int) -> tuple[Tensor, Tensor, Tensor, float, int]:
+    """Rayleigh-Ritz on a block V until A^T U = V diag(s) to `target`; A V = U diag(s) holds after every pass."""
+    passes = 0
+    while True:
+        passes += 1
+        U, s, Wh = torch.linalg.svd(A(V.mT).mT, full_matrices=False)
+        V = V @ Wh.mT
+        Z = A.apply_adjoint(U.mT).mT
+        residual = _ratio(_largest(torch.linalg.vector_norm((Z - V * s)[:, :k], dim=0)), _largest(s))
+        if residual <= target or passes >= limit:
+            return U[:, :k], s[:k], V[:, :k], residual, passes
+        V = torch.linalg.qr(Z)[0]

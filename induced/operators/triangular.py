@@ -1,0 +1,133 @@
+"""The triangular factors of a matrix as its parameters: always invertible, with a determinant at O(n)."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced.errors import ShapeError
+from induced.operators.base import LinearOperator, require_matrix
+from induced.operators.invariants import SignLogDet, slogdet
+from induced.operators.linalg import _require_condition, inverse
+from induced.operators.orthogonal import parity
+
+__all__ = ["LU"]
+
+
+@final
+class LU(LinearOperator):
+    """A = P L U: P a fixed permutation, L unit lower triangular, U upper triangular of diagonal sign * exp(s); L, U and s train.
+
+    A is applied by two triangular products and inverted by two triangular solves; no step of an optimiser makes it singular.
+    det A = det P * prod(sign) * exp(sum s). A new LU(n) is a random orthogonal matrix.
+
+    Arguments:
+        n: the number of coordinates.
+
+    Raises:
+        ShapeError: n < 0.
+
+    Law:
+        `inverse(A)(A(z)) == z`, `log|det A| == A.log_diagonal.sum()` (laws/test_structures.py)
+
+    Example:
+        >>> import torch
+        >>> A = LU.of(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
+        >>> A(torch.ones(2)), A.log_diagonal.exp()
+        (tensor([2., 3.], grad_fn=<IndexBackward0>), tensor([3., 2.], grad_fn=<ExpBackward0>))
+    """
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__((n, n))
+        self.triangles = nn.Parameter(torch.zeros(n, n))  # L below the diagonal, U above it; the diagonal is not used
+        self.log_diagonal = nn.Parameter(torch.zeros(n))
+        self.register_buffer("sign", torch.ones(n))
+        self.register_buffer("order", torch.arange(n))  # (P z)_i = z_order[i]
+        self._factorise(torch.linalg.qr(torch.randn(n, n))[0])
+
+    @classmethod
+    def of(cls, M: Tensor) -> "LU":
+        """The LU whose product is M, an invertible matrix (n, n); factorised with partial pivoting.
+
+        Raises:
+            ShapeError: M is not a square matrix.
+            SingularOperator: M is singular at its precision.
+        """
+        require_matrix(M, "the matrix to factorise")
+        if M.dim() != 2 or M.shape[0] != M.shape[1]:
+            raise ShapeError(f"an LU factorisation takes a matrix of shape (n, n), got {tuple(M.shape)}")
+        A = cls(len(M)).to(M)
+        A._factorise(M.detach())
+        return A
+
+    def _factorise(self, M: Tensor) -> None:
+        if M.numel():
+            s = torch.linalg.svdvals(M)
+            _require_condition(s.max() / s.min(), None, self)
+        packed, pivots = torch.linalg.lu_factor(M)
+        P = torch.lu_unpack(packed, pivots, unpack_data=False)[0]
+        diagonal = packed.diagonal()
+        with torch.no_grad():
+            self.triangles.copy_(packed - torch.diag(diagonal))
+            self.log_diagonal.copy_(diagonal.abs().log())
+            self.sign.copy_(diagonal.sign())
+            self.order.copy_(P.nonzero()[:, 1])
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """L and U."""
+        L = torch.tril(self.triangles, -1) + torch.eye(self.shape[0], dtype=self.sign.dtype, device=self.sign.device)
+        return L, torch.triu(self.triangles, 1) + torch.diag(self.sign * self.log_diagonal.exp())
+
+    def forward(self, z: Tensor) -> Tensor:
+        L, U = self.factors()
+        return (z @ U.mT @ L.mT)[..., self.order]
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        L, U = self.factors()
+        return w[..., self.order.argsort()] @ L @ U
+
+
+@final
+class _Solve(LinearOperator):
+    """A^-1 = U^-1 L^-1 P^T of an LU, which it follows."""
+
+    def __init__(self, operator: LU) -> None:
+        super().__init__(operator.shape)
+        self.operator = operator
+
+    def reference(self) -> Tensor:
+        return self.operator.sign
+
+    def forward(self, z: Tensor) -> Tensor:
+        L, U = self.operator.factors()
+        b = z[..., self.operator.order.argsort()]
+        return _solve(U, _solve(L, b, upper=False), upper=True)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        L, U = self.operator.factors()
+        return _solve(L.mT, _solve(U.mT, w, upper=False), upper=True)[..., self.operator.order]
+
+
+def _solve(T: Tensor, b: Tensor, *, upper: bool) -> Tensor:
+    """T^-1 b for coordinates b of shape (*batch, n), by one solve for the whole batch."""
+    rows = b.reshape(b.shape[:-1].numel(), b.shape[-1])
+    solved: Tensor = torch.linalg.solve_triangular(T.mT, rows, upper=not upper, left=False)
+    return solved.reshape(b.shape)
+
+
+@inverse.register
+def _(A: LU) -> LinearOperator:
+    return _Solve(A)
+
+
+@inverse.register
+def _(A: _Solve) -> LinearOperator:
+    return A.operator
+
+
+@slogdet.register
+def _(A: LU) -> SignLogDet:
+    return SignLogDet(A.sign.prod() * parity(A.order), A.log_diagonal.sum())

@@ -1,0 +1,208 @@
+"""Operators cross to scipy and back, and foreign operators obey the laws of ours. The oracle is the matrix they are made of."""
+
+from collections.abc import Callable
+
+import cola
+import linear_operator
+import numpy as np
+import pylops
+import pytest
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor, nn
+
+from induced import EuclideanSpace, Linearizer
+from induced.errors import MissingAdjoint
+from induced.operators import Dense, LinearOperator, Wrapped, as_operator, from_scipy, to_scipy
+from proofs_tests.registry import CORES, DTYPES, CoreCase, agree
+
+
+class Duck:
+    """A product column by column, and no more: no dtype, no matmat."""
+
+    def __init__(self, M: np.ndarray) -> None:
+        self.M, self.shape = M, M.shape
+
+    def matvec(self, x: np.ndarray) -> np.ndarray:
+        return self.M @ x
+
+    def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        return self.M.T @ y
+
+
+class Transposable:
+    """A product by `@`, whose transpose is `.T`."""
+
+    def __init__(self, M: np.ndarray) -> None:
+        self.M, self.shape, self.dtype = M, M.shape, M.dtype
+
+    def __matmul__(self, X: np.ndarray) -> np.ndarray:
+        return self.M @ X
+
+    @property
+    def T(self) -> "Transposable":
+        return Transposable(self.M.T)
+
+
+FOREIGN: dict[str, Callable[[np.ndarray], object]] = {
+    "scipy LinearOperator": scipy.sparse.linalg.aslinearoperator,
+    "scipy with no matmat": lambda M: scipy.sparse.linalg.LinearOperator(
+        M.shape, matvec=lambda x: M @ x, rmatvec=lambda y: M.T @ y, dtype=M.dtype
+    ),
+    "scipy sparse array": scipy.sparse.csr_array,
+    "scipy sparse matrix": scipy.sparse.coo_matrix,
+    "pylops": lambda M: pylops.MatrixMult(M, dtype=M.dtype),
+    "CoLA": lambda M: cola.ops.Dense(torch.from_numpy(M)),
+    "linear_operator": lambda M: linear_operator.to_linear_operator(torch.from_numpy(M)),
+    "matvec and rmatvec alone": Duck,
+    "@ and .T alone": Transposable,
+    "numpy": lambda M: M,
+    "tensor": torch.from_numpy,
+}
+
+foreign = pytest.mark.parametrize("name", FOREIGN)
+
+
+def drawn(m: int = 5, n: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(m, n).to(dtype)
+
+
+def wrapped(name: str, M: Tensor) -> LinearOperator:
+    return as_operator(FOREIGN[name](M.numpy()), like=M if name == "matvec and rmatvec alone" else None)
+
+
+@foreign
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", [(), (1,), (0,), (3, 2)], ids=str)
+def test_a_foreign_operator_is_its_matrix(name: str, dtype: torch.dtype, batch: tuple[int, ...]) -> None:
+    M = drawn(dtype=dtype)
+    A = wrapped(name, M)
+    z, w = torch.randn(*batch, 4).to(dtype), torch.randn(*batch, 5).to(dtype)
+    assert A.shape == (5, 4)
+    agree(A(z), z @ M.mT)
+    agree(A.apply_adjoint(w), w @ M)
+    agree(A.H(w), w @ M)
+    agree(A.matrix(), M)
+
+
+@foreign
+def test_gradients_of_every_order_pass_through_a_foreign_operator(name: str) -> None:
+    M = drawn()
+    A = wrapped(name, M)
+    z = torch.randn(2, 4).double().requires_grad_()
+    assert torch.autograd.gradcheck(A, z, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(A, z)
+    agree(torch.func.jacrev(A)(z[0].detach()), M)
+    agree(torch.func.jacfwd(A)(z[0].detach()), M)
+    agree(torch.vmap(A, in_dims=1)(z.detach().mT), z.detach() @ M.mT)
+    curvature = torch.func.hessian(lambda x: A(x).pow(2).sum())(z[0].detach())
+    agree(curvature, 2 * M.mT @ M)
+
+
+@foreign
+def test_a_foreign_operator_is_the_core_of_a_linearizer(name: str) -> None:
+    M = drawn(4, 4)
+    X = EuclideanSpace(4)
+    f, expected = Linearizer(wrapped(name, M), X), Linearizer(M, X)
+    x = torch.randn(3, 4).double()
+    agree(f(x), expected(x))
+    agree(f.H(x), expected.H(x))
+    agree((f @ f)(x), (expected @ expected)(x))
+    agree((f + expected)(x), 2 * expected(x))
+    agree(f.svd().values, torch.linalg.svdvals(M))
+
+
+def test_a_foreign_operator_moves_to_another_dtype_as_a_module_does() -> None:
+    M = drawn()
+    A = from_scipy(scipy.sparse.csr_array(M.numpy())).float()
+    agree(A(torch.ones(4)), M.float() @ torch.ones(4))
+    assert not A.state_dict()
+
+
+def test_like_names_the_dtype() -> None:
+    like = torch.zeros((), dtype=torch.float32)
+    assert as_operator(np.eye(2), like=like).matrix().dtype == torch.float32
+    assert as_operator(scipy.sparse.eye_array(2), like=like).matrix().dtype == torch.float32
+    assert as_operator(np.eye(2, dtype=int)).matrix().dtype == torch.get_default_dtype()
+    assert as_operator(scipy.sparse.eye_array(2, dtype=int)).matrix().dtype == torch.get_default_dtype()
+
+
+def test_operators_and_parameters_stay_what_they_are() -> None:
+    A, P = Dense(torch.eye(2)), nn.Parameter(torch.eye(2))
+    assert as_operator(A) is A
+    assert dict(as_operator(P).named_parameters())["A"] is P
+    assert from_scipy(to_scipy(A)) is A
+
+
+def test_an_array_is_copied() -> None:
+    M = np.eye(2)
+    A = as_operator(M)
+    M[:] = 0
+    agree(A.matrix(), torch.eye(2).double())
+
+
+@pytest.mark.parametrize("case", CORES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_operator_goes_to_scipy(case: CoreCase, dtype: torch.dtype) -> None:
+    M = case.matrix(dtype)
+    A, kind = to_scipy(case.make(M)), np.dtype(str(dtype).removeprefix("torch."))
+    m, n = M.shape
+    x, X = np.random.default_rng(0).standard_normal(n), np.random.default_rng(1).standard_normal((n, 3))
+    y, Y = np.random.default_rng(2).standard_normal(m), np.random.default_rng(3).standard_normal((m, 3))
+    assert A.shape == (m, n) and A.dtype == kind
+
+    def like_ours(a: np.ndarray) -> Tensor:
+        assert a.dtype == kind
+        return torch.from_numpy(np.ascontiguousarray(a))
+
+    agree(like_ours(A.matvec(x)), (M.double() @ torch.from_numpy(x)).to(dtype), 20)
+    agree(like_ours(A.matmat(X)), (M.double() @ torch.from_numpy(X)).to(dtype), 20)
+    agree(like_ours(A.rmatvec(y)), (M.double().mT @ torch.from_numpy(y)).to(dtype), 20)
+    agree(like_ours(A.rmatmat(Y)), (M.double().mT @ torch.from_numpy(Y)).to(dtype), 20)
+
+
+def test_a_complex_vector_is_two_real_ones() -> None:
+    M, x = drawn(), np.array([1, 1j, 2 - 1j, 0])
+    assert np.allclose(to_scipy(Dense(M)) @ x, M.numpy() @ x, rtol=1e-14)
+
+
+def test_scipys_own_methods_run_on_our_operators() -> None:
+    M = drawn(6, 6) + 6 * torch.eye(6).double()
+    b = torch.randn(6).double()
+    x, info = scipy.sparse.linalg.gmres(to_scipy(Dense(M)), b.numpy(), rtol=1e-14)
+    assert info == 0
+    agree(torch.from_numpy(x), torch.linalg.solve(M, b), 10)
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        scipy.sparse.linalg.LinearOperator((3, 3), matvec=lambda x: 2 * x, dtype=np.float64),
+        pylops.FunctionOperator(lambda x: 2 * x, 3, 3),
+    ],
+    ids=["scipy", "pylops"],
+)
+def test_an_operator_without_an_adjoint_works_forwards_and_names_what_is_missing(obj: object) -> None:
+    A = as_operator(obj)
+    z = torch.ones(2, 3).double()
+    agree(A(z), 2 * z)
+    for ask in (A.H, A.apply_adjoint, lambda w: torch.func.grad(lambda z: A(z).sum())(w)):
+        with pytest.raises(MissingAdjoint, match="rmatvec"):
+            ask(z)
+
+
+def test_a_false_adjoint_is_rejected() -> None:
+    class Liar(Duck):
+        def rmatvec(self, y: np.ndarray) -> np.ndarray:
+            return 2 * self.M.T @ y
+
+    M = drawn()
+    with pytest.raises(AssertionError, match="rounding explains"):
+        agree(as_operator(Liar(M.numpy())).H(torch.ones(5).double()), M.mT @ torch.ones(5).double())
+
+
+def test_a_wrapped_operator_says_what_it_wraps() -> None:
+    assert "csr_array" in repr(from_scipy(scipy.sparse.csr_array(np.eye(2))))
+    assert isinstance(from_scipy(scipy.sparse.csr_array(np.eye(2))), Wrapped)

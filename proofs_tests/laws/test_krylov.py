@@ -1,0 +1,368 @@
+"""Iterative methods agree with dense algebra, and say truly what they did. The oracles are torch.linalg and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor, nn
+
+from induced._validate import eager
+from induced.errors import NotConverged
+from induced.operators import (
+    Dense,
+    Diagonal,
+    LinearOperator,
+    LowRank,
+    ScaledIdentityPlusLowRank,
+    as_operator,
+    exp_multiply,
+    iterative_solve,
+    truncated_eigenvalues,
+    truncated_svd,
+)
+from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
+
+SVD_METHODS = ("arpack", "randomized")
+methods = pytest.mark.parametrize("method", SVD_METHODS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def decaying(m: int, n: int, factor: float = 0.7) -> Tensor:
+    """A matrix with singular values factor^k."""
+    Q = torch.linalg.qr(torch.randn(m, min(m, n)).double())[0]
+    P = torch.linalg.qr(torch.randn(n, min(m, n)).double())[0]
+    return (Q * factor ** torch.arange(min(m, n))) @ P.mT
+
+
+class Unseen(LinearOperator):
+    """An operator that refuses to be made a matrix."""
+
+    def __init__(self, M: Tensor) -> None:
+        super().__init__(tuple(M.shape))
+        self.register_buffer("M", M)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.M.mT
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return w @ self.M
+
+    def matrix(self, limit: int = 4096) -> Tensor:
+        raise AssertionError("materialised")
+
+
+# --------------------------------------------------------------------------------------------------- singular triplets
+def check_triplets(M: Tensor, k: int, method: str) -> None:
+    (U, s, V), report = truncated_svd(Unseen(M), k, method=method)
+    assert report.converged and report.method == method, report
+    size = max(float(torch.linalg.svdvals(M.double()).max()), 1e-30)
+    agree(s / size, torch.linalg.svdvals(M)[:k] / size)
+    eye = torch.eye(k, dtype=M.dtype)
+    agree(U.mT @ U, eye)
+    agree(V.mT @ V, eye)
+    agree(M @ V / size, U * s / size)
+    agree(M.mT @ U / size, V * s / size)
+    assert (s.diff() <= 0).all() and (s >= 0).all()
+
+
+@methods
+@dtypes
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (40, 40)], ids=str)
+@pytest.mark.parametrize("k", [0, 1, 5])
+def test_the_largest_singular_triplets_without_a_matrix(method: str, dtype: torch.dtype, shape: tuple[int, int], k: int) -> None:
+    check_triplets(decaying(*shape).to(dtype), k, method)
+
+
+@methods
+@dtypes
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1), (5, 3), (3, 5)], ids=str)
+def test_all_triplets_of_small_operators(method: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    M = torch.randn(*shape).to(dtype)
+    for k in range(min(shape) + 1):
+        check_triplets(M, k, method)
+
+
+@methods
+@pytest.mark.parametrize(
+    "M",
+    [torch.zeros(12, 9), torch.zeros(9, 12), 3 * torch.eye(12), torch.diag(torch.tensor([2.0] * 4 + [1.0] * 8))],
+    ids=["zero", "zero wide", "all values equal", "repeated values"],
+)
+def test_degenerate_operators_have_orthonormal_triplets(method: str, M: Tensor) -> None:
+    check_triplets(M.double(), 3, method)
+
+
+@methods
+def test_more_triplets_than_the_rank(method: str) -> None:
+    A = LowRank(torch.randn(30, 2).double(), torch.randn(20, 2).double())
+    factors, report = truncated_svd(A, 5, method=method)
+    assert report.converged
+    agree(factors.values, torch.linalg.svdvals(A.matrix())[:5])
+
+
+@methods
+@pytest.mark.parametrize("case", CORES, ids=str)
+def test_triplets_of_every_operator(method: str, case: CoreCase) -> None:
+    M = case.matrix()
+    factors, report = truncated_svd(case.make(M), 1, method=method)
+    agree(factors.values, torch.linalg.svdvals(M)[:1], 20)
+    assert report.residual <= 1e-12
+
+
+@methods
+def test_the_same_seed_gives_the_same_triplets(method: str) -> None:
+    A = Dense(torch.randn(50, 30))
+    first, second, other = (truncated_svd(A, 3, method=method, seed=seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first.U, second.U) and torch.equal(first.values, second.values)
+    assert not torch.equal(first.U, other.U)
+
+
+def test_gradients_reach_the_singular_values() -> None:
+    M = nn.Parameter(decaying(12, 8))
+    truncated_svd(Dense(M), 3)[0].values.square().sum().backward()
+    N = M.detach().clone().requires_grad_()
+    torch.linalg.svdvals(N)[:3].square().sum().backward()
+    assert M.grad is not None and N.grad is not None
+    agree(M.grad, N.grad, 10)
+
+
+@methods
+def test_a_method_stopped_early_says_so(method: str) -> None:
+    A = Dense(torch.randn(300, 300, generator=torch.Generator().manual_seed(0)).double())
+    factors, report = truncated_svd(A, 4, method=method, max_iterations=1)
+    assert not report.converged and "NOT converged" in str(report)
+    defect = (A.apply_adjoint(factors.U.mT).mT - factors.V * factors.values).norm(dim=0).max() / factors.values[0]
+    assert report.residual == pytest.approx(float(defect), rel=1e-6)
+    assert torch.linalg.svdvals(A.A)[0] > factors.values[0]
+    with pytest.raises(NotConverged, match="NOT converged"):
+        truncated_svd(A, 4, method=method, max_iterations=1, strict=True)
+    assert truncated_svd(A, 4, method=method, max_iterations=1, tol=0.9, strict=True)[1].converged
+
+
+def test_a_huge_sparse_operator() -> None:
+    n = 50_000
+    d = 1 / (1 + np.arange(n, dtype=float))
+    A = as_operator(scipy.sparse.dia_array((d[None], [0]), shape=(n, n)))
+    factors, report = truncated_svd(A, 3)
+    assert report.converged
+    agree(factors.values, torch.from_numpy(d[:3]))
+
+
+# --------------------------------------------------------------------------------------------------------- eigenvalues
+@dtypes
+@pytest.mark.parametrize("which", ["LM", "LR", "SR", "LI", "SI", "SM"])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_eigenvalues_in_each_order(dtype: torch.dtype, which: str, k: int) -> None:
+    # normal, with well separated eigenvalues: pairs a +- ib and reals
+    Q = torch.linalg.qr(torch.randn(24, 24).double())[0]
+    pairs = [torch.tensor([[1.0 + j, j * j / 9], [-j * j / 9, 1.0 + j]]) for j in range(1, 9)]
+    M = Q @ torch.block_diag(*pairs, torch.diag(torch.tensor([-3.0, -2.0, -12.0, 0.5, 11.0, 12.5, -1.0, 14.0]))).double() @ Q.mT
+    values, report = truncated_eigenvalues(Dense(M.to(dtype)), k, which=which)
+    assert report.converged, report
+    assert values.dtype == (torch.complex64 if dtype == torch.float32 else torch.complex128)
+    key = {
+        "LM": lambda w: -w.abs(),
+        "SM": lambda w: w.abs(),
+        "LR": lambda w: -w.real,
+        "SR": lambda w: w.real,
+        "LI": lambda w: -w.imag.abs(),
+        "SI": lambda w: w.imag.abs(),
+    }[which]
+    exact = torch.linalg.eigvals(M)
+    agree(key(values).to(dtype), key(exact).sort().values[:k].to(dtype))
+    for value in values:
+        assert float((exact - value.to(exact)).abs().min()) <= 100 * torch.finfo(dtype).eps * 14
+
+
+@pytest.mark.parametrize("case", SQUARE_CORES, ids=str)
+@pytest.mark.parametrize("k", [1, 6])
+def test_eigenvalues_of_every_operator(case: CoreCase, k: int) -> None:
+    M = case.matrix()
+    values, _ = truncated_eigenvalues(case.make(M), k)
+    expected = torch.linalg.eigvals(M).abs().sort(descending=True).values[:k]
+    condition = 1.0 if case.zero else float(np.linalg.cond(np.linalg.eig(M.numpy())[1]))
+    agree(values.abs(), expected, condition)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_eigenvalues_of_the_zero_operator(k: int) -> None:
+    values, report = truncated_eigenvalues(Dense(torch.zeros(30, 30)), k)
+    assert report.converged
+    agree(values.abs(), torch.zeros(k))
+
+
+def test_eigenvalues_that_do_not_converge_are_not_claimed() -> None:
+    shift = Dense(torch.diag(torch.ones(99), 1).double())  # nilpotent
+    values, report = truncated_eigenvalues(shift, 2, max_iterations=3)
+    assert len(values) < 2 and not report.converged
+    with pytest.raises(NotConverged):
+        truncated_eigenvalues(shift, 2, max_iterations=3, strict=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_close_second_is_not_taken_for_the_first(dtype: torch.dtype) -> None:
+    for seed in range(4):
+        M = torch.randn(120, 120, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        values, _ = truncated_eigenvalues(Dense(M.to(dtype)), 1)
+        assert float(values.abs()) == pytest.approx(float(torch.linalg.eigvals(M).abs().max()), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- least squares
+@dtypes
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (9, 9), (1, 1)], ids=str)
+def test_least_squares_of_least_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    M = decaying(*shape, 0.9).to(dtype)
+    b = torch.randn(2, shape[0]).to(dtype)
+    z, report = iterative_solve(Unseen(M), b)
+    assert report.converged and report.method == "lsmr", report
+    agree(z, b @ torch.linalg.pinv(M).mT, 10)
+
+
+def test_least_squares_of_a_singular_operator() -> None:
+    M = torch.randn(12, 3).double() @ torch.randn(3, 9).double()
+    b = torch.randn(12).double()
+    z, report = iterative_solve(Dense(M), b)
+    assert report.converged
+    agree(z, torch.linalg.pinv(M, rtol=1e-10) @ b, CONDITION)
+
+
+def test_the_zero_right_side_has_the_zero_solution() -> None:
+    z, report = iterative_solve(Dense(torch.randn(4, 3)), torch.zeros(0, 4))
+    assert z.shape == (0, 3) and report.converged
+    z, report = iterative_solve(Dense(torch.randn(4, 3)), torch.zeros(4))
+    assert not z.any() and report.converged
+
+
+def test_an_unfinished_solution_says_so() -> None:
+    A, b = Dense(torch.randn(200, 200).double()), torch.randn(200).double()
+    _, report = iterative_solve(A, b, max_iterations=5)
+    assert not report.converged and report.residual > 1e-3 and report.iterations >= 5
+    with pytest.raises(NotConverged):
+        iterative_solve(A, b, max_iterations=5, strict=True)
+
+
+# --------------------------------------------------------------------------------------------------------- exponential
+def generators(n: int) -> dict[str, Tensor]:
+    G = torch.randn(n, n).double() / n**0.5
+    return {
+        "random": G,
+        "rotation": (G - G.mT) / 2,
+        "decay": -G @ G.mT / 2,
+        "level": G / 2 - torch.eye(n).double(),
+        "nilpotent": torch.diag(torch.ones(n - 1), 1).double(),
+        "zero": 0 * G,
+    }
+
+
+@dtypes
+@pytest.mark.parametrize("name", generators(2))
+@pytest.mark.parametrize("t", [1.0, -1.0, 8.0, 30.0, 0.0])
+def test_the_exponential_of_a_state_without_the_exponential(dtype: torch.dtype, name: str, t: float) -> None:
+    M = generators(30)[name].to(dtype)
+    z = torch.randn(3, 30).to(dtype)
+    x, report = exp_multiply(Unseen(M), z, t)
+    assert report.converged and report.residual <= torch.finfo(dtype).eps
+    exact = torch.from_numpy(scipy.sparse.linalg.expm_multiply(t * M.double().numpy(), z.double().numpy().T).T.copy())
+    # a relative perturbation of M by eps, the least error there can be
+    nearby = scipy.linalg.expm(t * M.double().numpy() * (1 + 1e-6))
+    sensitivity = float(np.linalg.norm(nearby @ z.double().numpy().T - exact.numpy().T) / 1e-6 / np.linalg.norm(exact))
+    size = float(exact.norm())
+    agree(x / size, (exact / size).to(dtype), 1 + abs(t) * float(torch.linalg.matrix_norm(M.double(), 2)) + sensitivity)
+
+
+def test_the_exponential_of_zero_products_of_one_coordinate() -> None:
+    x, _ = exp_multiply(Dense(torch.tensor([[2.0]])), torch.tensor([3.0]))
+    agree(x, torch.tensor([3 * math.exp(2.0)]), 2)
+    assert exp_multiply(Dense(torch.eye(2)), torch.zeros(0, 2))[0].shape == (0, 2)
+    assert exp_multiply(Dense(torch.zeros(0, 0)), torch.zeros(2, 0))[0].shape == (2, 0)
+    assert not exp_multiply(Dense(torch.eye(2)), torch.zeros(2))[0].any()
+
+
+@pytest.mark.parametrize("case", SQUARE_CORES, ids=str)
+def test_the_exponential_of_every_operator(case: CoreCase) -> None:
+    M = case.matrix() / 4
+    z = torch.randn(2, len(M)).double()
+    x, report = exp_multiply(case.make(4 * M), z, 0.25)
+    assert report.converged
+    agree(x, z @ torch.linalg.matrix_exp(M).mT, 20)
+
+
+def test_each_sample_may_have_a_time_and_an_operator_of_its_own() -> None:
+    M, z, t = torch.randn(3, 4, 4).double(), torch.randn(3, 4).double(), torch.tensor([0.5, -2.0, 0.0]).double()
+    x, _ = exp_multiply(Dense(M), z, t)
+    agree(x, (torch.linalg.matrix_exp(t[:, None, None] * M) @ z[..., None])[..., 0], 100)
+
+
+def test_gradients_reach_the_state_the_time_and_the_operator() -> None:
+    M, z = (torch.randn(4, 4) / 2).double().requires_grad_(), torch.randn(2, 4).double().requires_grad_()
+    t = torch.tensor(1.5).double().requires_grad_()
+    found = torch.autograd.grad(exp_multiply(Dense(M), z, t)[0].pow(3).sum(), (M, z, t))
+    expected = torch.autograd.grad((z @ torch.linalg.matrix_exp(t * M).mT).pow(3).sum(), (M, z, t))
+    for mine, theirs in zip(found, expected, strict=True):
+        agree(mine, theirs, 20)
+
+
+def test_the_exponential_under_transformations() -> None:
+    M, z = (torch.randn(4, 4) / 2).double(), torch.randn(3, 4).double()
+    A, E = Dense(M), torch.linalg.matrix_exp(M)
+    agree(torch.vmap(lambda z: exp_multiply(A, z)[0])(z), z @ E.mT, 10)
+    agree(torch.func.jacrev(lambda z: exp_multiply(A, z)[0])(z[0]), E, 10)
+    agree(torch.func.jvp(lambda z: exp_multiply(A, z)[0], (z,), (z,))[1], z @ E.mT, 10)
+    compiled = torch.compile(lambda z: exp_multiply(A, z, norm=4.0)[0], fullgraph=True, backend="eager")
+    agree(compiled(z), z @ E.mT, 10)
+    seen = []
+    torch.vmap(lambda z: seen.append(exp_multiply(A, z)[1]) or z)(z)
+    assert seen[0].converged and 0 < seen[0].residual <= torch.finfo(torch.float64).eps
+
+
+def test_a_norm_estimated_too_low_costs_terms_and_not_accuracy() -> None:
+    M, z = torch.randn(8, 8).double(), torch.randn(8).double()
+    x, report = exp_multiply(Dense(M), z, norm=0.3)
+    assert report.converged
+    agree(x, torch.linalg.matrix_exp(M) @ z, 10)
+
+
+def test_a_series_that_is_cut_off_says_so() -> None:
+    M = 20 * torch.randn(8, 8).double()
+    _, report = exp_multiply(Dense(M), torch.randn(8).double(), norm=0.1)
+    assert not report.converged and report.residual > 1e-3
+    with pytest.raises(NotConverged, match="taylor"):
+        exp_multiply(Dense(M), torch.randn(8).double(), norm=0.1, strict=True)
+    _, report = exp_multiply(Dense(torch.full((2, 2), math.inf)), torch.ones(2))
+    assert not report.converged
+
+
+def test_a_larger_tolerance_needs_fewer_products() -> None:
+    A, z = Dense(torch.randn(8, 8).double()), torch.randn(8).double()
+    rough, exact = exp_multiply(A, z, tol=1e-3), exp_multiply(A, z)
+    assert rough[1].iterations < exact[1].iterations
+    assert 1e-9 < float((rough[0] - exact[0]).norm() / exact[0].norm()) < 1e-2
+
+
+def test_the_level_of_an_operator_costs_no_products() -> None:
+    small = ScaledIdentityPlusLowRank(0.0, torch.randn(50, 1).double() / 7, torch.randn(50, 1).double() / 7)
+    z = torch.randn(50).double()
+    _, without = exp_multiply(small, z)
+    x, raised = exp_multiply(small + ScaledIdentityPlusLowRank(-80.0, small.U[:, :0], small.V[:, :0]), z)
+    assert raised.iterations <= without.iterations + 2
+    agree(x * math.exp(80.0), exp_multiply(small, z)[0], 80)
+
+
+def test_an_operator_without_an_adjoint_needs_a_norm() -> None:
+    A = as_operator(scipy.sparse.linalg.LinearOperator((3, 3), matvec=lambda x: 2 * x, dtype=np.float64))
+    agree(exp_multiply(A, torch.ones(3).double(), norm=2.0)[0], torch.full((3,), math.exp(2.0), dtype=torch.float64))
+
+
+def test_values_are_looked_at_in_eager_mode_only() -> None:
+    seen = []
+    torch.vmap(lambda z: seen.append(eager(z)) or z)(torch.zeros(2))
+    assert seen == [False] and eager(torch.zeros(2))
+
+
+def test_diagonals_agree_with_the_scalar_exponential() -> None:
+    d, z = torch.tensor([-5.0, 0.0, 4.0]).double(), torch.ones(3).double()
+    agree(exp_multiply(Diagonal(d), z, 2.0)[0], torch.exp(2 * d), 20)
