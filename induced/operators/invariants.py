@@ -127,6 +127,7 @@ def rank(A: LinearOperator, rtol: float | None = None) -> int:
         `rank(A) == kernel(A.H).shape[0] - kernel(A.H).shape[1]` (laws/test_invariants.py)
 
     Example:
+        >>> from induced.operators import Dense
         >>> rank(Dense(torch.tensor([[1.0, 2.0], [2.0, 4.0]])))
         1
     """

@@ -40,7 +40,7 @@ def over_chart(case: ChartCase, dtype: torch.dtype) -> tuple[Linearizer, Tensor,
 
 def over_core(core: CoreCase, dtype: torch.dtype = torch.float64) -> tuple[Linearizer, Tensor, Tensor]:
     """A map with this core between two spaces of networks, with samples of both."""
-    A = core.make(core.matrix(dtype) / 3)
+    A = core.make(core.matrix(dtype)).requires_grad_(False) / 3.0
     X, Y = flow(A.shape[1], dtype), flow(A.shape[0], dtype)
     with torch.no_grad():
         return Linearizer(A, X, Y), X.sample(4), Y.sample(4)
@@ -48,7 +48,7 @@ def over_core(core: CoreCase, dtype: torch.dtype = torch.float64) -> tuple[Linea
 
 def endomorphism(core: CoreCase) -> tuple[Linearizer, Tensor]:
     """A map of one space with this core, of norm about 1, and samples."""
-    A = core.make(core.matrix())
+    A = core.make(core.matrix()).requires_grad_(False)
     X = flow(A.shape[0])
     with torch.no_grad():
         return Linearizer(A / float(A.matrix().norm().clamp(min=1)), X), X.sample(4)
