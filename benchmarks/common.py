@@ -1,9 +1,12 @@
 """What the benchmarks share: one pinned thread, interleaved forms, medians, and tables of ratios.
 
-Times are CPU seconds of this process, so that other work on the machine changes them little; forms that are compared take
-turns, so that a slow minute slows them all. A benchmark is run as `python benchmarks/bench_x.py` from anywhere.
+Times are CPU seconds of the one thread that all libraries are pinned to, so that other work changes them little; forms that
+are compared take turns, so that a slow minute slows them all. A benchmark is run as `python benchmarks/bench_x.py` from
+anywhere.
 """
 
+import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +18,12 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+if os.environ.get("OMP_NUM_THREADS") != "1":  # which libraries read when they load
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 torch.set_num_threads(1)
 
-SHORTEST = 5e-3
+SHORTEST = 1e-2
 """Seconds that one timing lasts at least: quick forms are repeated within it."""
 
 
@@ -37,6 +43,8 @@ def seconds(forms: Mapping[str, Callable[[], object]], *, rounds: int = 5, budge
         if once > budget:
             found[name], turns[name] = [once], 0
             continue
+        if once < 0.1:  # the first call also imports and allocates
+            once = min(_time(form, 1) for _ in range(3))
         loops[name] = max(1, round(SHORTEST / max(once, 1e-7)))
         turns[name] = max(1, min(rounds, int(budget / max(once * loops[name], 1e-7))))
     for turn in range(max(turns.values())):
@@ -47,10 +55,16 @@ def seconds(forms: Mapping[str, Callable[[], object]], *, rounds: int = 5, budge
 
 
 def _time(form: Callable[[], object], loops: int) -> float:
-    start = time.process_time()
+    """Seconds a call. A quick form is called once before, since the form before it has emptied the caches."""
+    if loops > 1:
+        form()
+    gc.disable()  # as timeit does: a collection would charge this form for the objects of all libraries
+    start = time.thread_time()
     for _ in range(loops):
         form()
-    return (time.process_time() - start) / loops
+    spent = time.thread_time() - start
+    gc.enable()
+    return spent / loops
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

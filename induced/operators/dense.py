@@ -51,7 +51,9 @@ class Dense(LinearOperator):
 
     def forward(self, z: Tensor) -> Tensor:
         A = self.A
-        return F.linear(z, A) if A.dim() == 2 else (A @ z.unsqueeze(-1)).squeeze(-1)
+        if A.dim() == 2:
+            return F.linear(z, A) if z.dim() > 1 else A @ z
+        return (A @ z.unsqueeze(-1)).squeeze(-1)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         A = self.A

@@ -240,5 +240,5 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) ->
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:
     """U V^T z, for factors with or without a batch."""
     if U.dim() == 2 and V.dim() == 2:
-        return F.linear(z @ V, U)
+        return F.linear(z @ V, U) if z.dim() > 1 else U @ (z @ V)
     return (U @ (V.mT @ z.unsqueeze(-1))).squeeze(-1)

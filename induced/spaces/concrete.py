@@ -46,6 +46,9 @@ class InducedSpace(HilbertSpace):
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
+    def reference(self) -> Tensor | None:
+        return self.chart.reference()
+
     def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
         with torch.no_grad():
             z = self.chart(x)
@@ -113,6 +116,9 @@ class ProductSpace(HilbertSpace):
     def _spaces(self) -> list[HilbertSpace]:
         """The factors, typed."""
         return list(self.factors)  # type: ignore[arg-type]
+
+    def reference(self) -> Tensor | None:
+        return next((like for factor in self._spaces() if (like := factor.reference()) is not None), None)
 
     def join(self, *parts: Tensor) -> Tensor:
         """The point of the product with these parts, one a factor, of shapes (*batch, *factor.shape).
