@@ -104,7 +104,11 @@ class LinearOperator(nn.Module, ABC):
         return Sum(self, other)
 
     def _times(self, other: "LinearOperator") -> "LinearOperator":
-        return Product(self, other)
+        return other._after(self)
+
+    def _after(self, left: "LinearOperator") -> "LinearOperator":
+        """left @ self, where the class of `left` has no form for it."""
+        return Product(left, self)
 
     def _scaled(self, a: Scalar) -> "LinearOperator":
         return Scaled(a, self)

@@ -1,6 +1,5 @@
 """Dense and diagonal operators."""
 
-from collections.abc import Callable
 from typing import final
 
 import torch
@@ -9,18 +8,12 @@ from torch import Tensor
 
 from induced._validate import require_shape
 from induced.errors import ShapeError
-from induced.operators.base import LinearOperator, Scalar, per_sample, register, require_matrix
+from induced.operators.base import LinearOperator, Product, Scalar, per_sample, register, require_matrix
 
 
 def per_matrix(a: Scalar) -> Scalar:
     """A scalar, or one scalar per operator of a batch, ready to multiply matrices of shape (*batch, m, n)."""
     return a[..., None, None] if isinstance(a, Tensor) and a.dim() > 0 else a
-
-
-def _after(left: LinearOperator, other: LinearOperator) -> LinearOperator | None:
-    """left @ other where `other` is U V^T or c I + U V^T, whose module imports this one; None for the others."""
-    after: Callable[[LinearOperator], LinearOperator] | None = getattr(other, "after", None)
-    return None if after is None else after(left)
 
 
 @final
@@ -72,7 +65,8 @@ class Dense(LinearOperator):
         if isinstance(other, Dense) or self.batch or other.batch:
             return Dense(self.A @ other.matrix(max(other.shape)))
         # (A B)^T = B^T A^T applies B's adjoint to the rows of A, and so uses the structure of B.
-        return _after(self, other) or Dense(other.H._columns(self.A))
+        product = other._after(self)
+        return Dense(other.H._columns(self.A)) if isinstance(product, Product) else product
 
     def _scaled(self, a: Scalar) -> LinearOperator:
         return Dense(per_matrix(a) * self.A)
@@ -118,14 +112,14 @@ class Diagonal(LinearOperator):
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, Diagonal):
             return Diagonal(self.d + other.d)
-        return other._plus(self) if isinstance(other, Dense) or hasattr(other, "after") else super()._plus(other)
+        return other._plus(self) if isinstance(other, Dense) or hasattr(other, "parts") else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, Diagonal):
             return Diagonal(self.d * other.d)
         if isinstance(other, Dense):
             return Dense(self.d.unsqueeze(-1) * other.A)
-        return (None if self.batch or other.batch else _after(self, other)) or super()._times(other)
+        return super()._times(other)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
         return Diagonal(per_sample(a) * self.d)

@@ -24,6 +24,7 @@ r x r and 2r x 2r matrices in float64. What `+` and `@` of two operators return 
 | U V^T | U V^T | U V^T | U V^T | U V^T | U V^T | U V^T |
 | c I | Dense | Diagonal | U V^T | c I | c I + U V^T | scaled |
 | c I + U V^T | Dense | Product | U V^T | c I + U V^T | c I + U V^T | Product |
+| other | Product | Product | U V^T | scaled | Product | Product |
 
 A batch of operators without a closed form of its own gives a Sum or a Product. Sums and products of U V^T and c I + U V^T
 recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
@@ -158,9 +159,10 @@ def _(A: Diagonal, rtol: float | None = None) -> LinearOperator:
 
 @pinv.register
 def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
-    U, s, V = thin(A.U.detach(), A.V.detach())
+    differentiated = tracked(A.U, A.V)
+    U, s, V = thin(*(W.detach() if differentiated else W for W in (A.U, A.V)))
     threshold = cutoff(s.to(A.U.dtype), A.shape, rtol)
-    if not tracked(A.U, A.V):
+    if not differentiated:
         return LowRank((V * reciprocal(s, threshold).unsqueeze(-2)).to(A.V), U.to(A.U))
     if s.shape[-1] < A.U.shape[-1] or not bool((s > threshold).all()):
         return pinv.dispatch(LinearOperator)(A, rtol)
@@ -183,12 +185,12 @@ def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> LinearOperator
     woodbury, bound = _woodbury(A)
     if eager(A.U) and float(bound) <= _WELL and float(bound) * rtol < 1:
         return woodbury
-    followed = tracked(*A.parts())
-    Y, T, K = block(*(part.detach() if followed else part for part in A.parts()))
+    differentiated = tracked(*A.parts())
+    Y, T, K = block(*(part.detach() if differentiated else part for part in A.parts()))
     P, s, Rh = torch.linalg.svd(K)
     c = A.c.double()
     threshold = rtol * torch.maximum(s.amax(-1), c.abs()) if s.shape[-1] else rtol * c.abs()
-    if followed:
+    if differentiated:
         kept = bool((s > threshold.unsqueeze(-1)).all()) and bool((c.abs() > threshold).all())
         return woodbury if kept else pinv.dispatch(LinearOperator)(A, rtol)
     return _on_block(A, reciprocal(c, threshold), Y, T, (Rh.mT * reciprocal(s, threshold.unsqueeze(-1)).unsqueeze(-2)) @ P.mT)
@@ -231,16 +233,16 @@ def _(A: ScaledIdentityPlusLowRank) -> LinearOperator:
     if 2 * A.U.shape[-1] >= A.shape[0]:
         return inverse.dispatch(LinearOperator)(A)
     woodbury, bound = _woodbury(A)
-    followed = tracked(*A.parts())
+    differentiated = tracked(*A.parts())
     if eager(A.U) and float(bound) <= _WELL:
         return woodbury
-    Y, T, K = block(*(part.detach() if followed else part for part in A.parts()))
+    Y, T, K = block(*(part.detach() if differentiated else part for part in A.parts()))
     if eager(A.U):
         c = A.c.detach().double().abs().unsqueeze(-1)
         s = torch.linalg.svdvals(K.detach())
         s = torch.cat([s, c.expand(*s.shape[:-1], 1)], -1)
         _require_condition((s.amax(-1) / s.amin(-1)).max().to(A.U.dtype), None, A)
-    return woodbury if followed else _on_block(A, 1.0 / A.c.double(), Y, T, torch.linalg.inv(K))
+    return woodbury if differentiated else _on_block(A, 1.0 / A.c.double(), Y, T, torch.linalg.inv(K))
 
 
 _WELL = 100.0

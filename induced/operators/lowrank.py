@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced.errors import DomainError, ShapeError
-from induced.operators.base import LinearOperator, Product, Scalar, register, require_matrix
+from induced.operators.base import LinearOperator, Scalar, register, require_matrix
 from induced.operators.dense import Dense, Diagonal, per_matrix
 
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -93,10 +93,11 @@ class _Factored(LinearOperator):
             return other._scaled(self.parts()[0])
         if isinstance(other, Dense):
             return Dense(self._columns(other.A.mT).mT)
-        return other.after(self) if isinstance(other, _Factored) else super()._times(other)
+        return super()._times(other)
 
-    def after(self, left: LinearOperator) -> LinearOperator:
-        """left @ self, by the structure of self; the class of `left` need not know it."""
+    def _after(self, left: LinearOperator) -> LinearOperator:
+        if self.batch or left.batch:
+            return super()._after(left)
         if is_plain(self):
             return LowRank(left._columns(self.U.mT).mT, self.V)
         if self.is_scalar():
@@ -104,7 +105,7 @@ class _Factored(LinearOperator):
         if isinstance(left, Dense):
             return Dense(self.H._columns(left.A))
         if not isinstance(left, _Factored):
-            return Product(left, self)
+            return super()._after(left)
         (c, U, V), (d, X, Y) = left.parts(), self.parts()
         right = d * V + Y @ (X.mT @ V)
         return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)), plain=False)

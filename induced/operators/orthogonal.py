@@ -22,7 +22,6 @@ from induced.operators.base import LinearOperator, register, require_matrix
 from induced.operators.dense import Dense
 from induced.operators.invariants import SignLogDet, SingularValues, det, singular_values, slogdet
 from induced.operators.linalg import SVDFactors, _rank, inverse, pinv, svd
-from induced.operators.lowrank import LowRank
 
 __all__ = ["Householder", "Orthogonal", "OrthogonalOperator", "Permutation", "SkewExponential"]
 
@@ -48,8 +47,6 @@ class OrthogonalOperator(LinearOperator):
             return Orthogonal(self._columns(other.matrix(max(other.shape)).mT).mT, check=False)
         if isinstance(other, Dense) and not other.batch:
             return Dense(self._columns(other.A.mT).mT)
-        if isinstance(other, LowRank) and not other.batch:
-            return LowRank(self._columns(other.U.mT).mT, other.V)
         return super()._times(other)
 
 

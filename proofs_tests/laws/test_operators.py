@@ -696,3 +696,23 @@ def test_gradients_at_cut_off_values_are_finite() -> None:
     leaf, c = _leaf(Q), _leaf(number(1e-3))
     pinv(ScaledIdentityPlusLowRank(c, leaf, Q), 0.01).matrix().square().sum().backward()
     assert leaf.grad.isfinite().all() and c.grad.isfinite()
+
+
+def _shifted(U: Tensor, V: Tensor) -> LinearOperator:
+    return ScaledIdentityPlusLowRank(2.0, U, V)
+
+
+@pytest.mark.parametrize(("function", "make"), [(pinv, LowRank), (pinv, _shifted), (inverse, _shifted)])
+def test_inverses_work_under_functional_transforms(
+    function: Callable[[LinearOperator], LinearOperator], make: Callable[[Tensor, Tensor], LinearOperator]
+) -> None:
+    def through(U: Tensor) -> Tensor:
+        return function(make(U, V)).matrix().square().sum()
+
+    def dense(U: Tensor) -> Tensor:
+        return torch.linalg.pinv(make(U, V).matrix(), rtol=1e-9).square().sum()
+
+    expected = torch.func.grad(dense)(U)
+    agree(torch.func.grad(through)(U), expected, 1e3)
+    agree(torch.func.jvp(through, (U,), (V,))[1], (expected * V).sum(), 1e4)
+    agree(torch.func.vmap(through)(torch.stack([U, 2 * U])), torch.stack([dense(U), dense(2 * U)]), 1e3)
