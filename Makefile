@@ -36,7 +36,6 @@ format: $(INSTALLED) ## format the code and sort its imports
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## side by side with other libraries
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 # torch goes first and by its pinned version: any other would be a download of gigabytes.
@@ -44,5 +43,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,test]'
 	touch $@
