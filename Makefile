@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 # threads than they gain. Training in `demo` takes all cores.
 test thorough bench: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test thorough lint format bench
+.PHONY: help demo test thorough lint format bench mutation
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,10 +38,14 @@ format: $(INSTALLED) ## format the code and sort its imports
 bench: $(INSTALLED) ## side by side with other libraries
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
+mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators: which do the tests miss?
+	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/mutation cosmic-ray==8.7.0
+	PYTHONPATH=$(VENV)/mutation $(BIN)/python tools/mutate.py --workers $(WORKERS)
+
 # torch goes first and by its pinned version: any other would be a download of gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,onnx,test]'
 	touch $@

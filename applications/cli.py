@@ -14,6 +14,7 @@ try:
 except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
+from applications.check import check_object, load_object, require_laws, table
 from applications.common.data import ImageSet, load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.runs import Run
@@ -32,6 +33,7 @@ app.command(training, name="train", help="Train an application into a run folder
 
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
 RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the model from; the pretrained one if absent.")]
+Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODULE:OBJECT]")]
 Method = Literal["euler", "midpoint", "rk4"]
 
 
@@ -165,21 +167,35 @@ def interpolate_command(
 
 @app.command
 def check(
+    target: Target = None,
+    samples: int = 8,
+    seed: int = 0,
+    radius: float = 2.0,
     run: RunFolder = None,
     fallback: bool = False,
     data: Literal["mnist5k", "mnist"] = "mnist5k",
     data_dir: DataDir = None,
     n: int = 8,
 ) -> None:
-    """Check every law on a trained model at held-out digits, in float32 and float64; fails if one does not hold.
+    """Check every law, in float32 and float64, on a trained model or on your own module:object; fails if one does not hold.
 
     Args:
+        target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
+        samples: Of an object: points that the laws are checked at, drawn in coordinates.
+        seed: Of an object: seed of the points.
+        radius: Of an object: largest norm of their coordinates.
         run: Run folder to take the model from; the pretrained one if absent.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: Digits that the laws are checked at.
     """
+    if target is not None:
+        if run is not None:
+            raise InducedError(f"check either the object {target} or the model of --run {run}, not both")
+        parts = check_object(load_object(target), samples=samples, seed=seed, radius=radius)
+        print("\n\n".join(f"{part}\n{table(found)}" for part, found in parts.items()))
+        return require_laws(target, [report for found in parts.values() for report in found])
     reports = evaluate.axioms(_model(run, fallback), _test_images(load(data, "test", data_dir), n))
     for dtype, rows in reports.items():
         print(f"{dtype}")

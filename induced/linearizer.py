@@ -11,6 +11,8 @@ import induced.operators as ops
 from induced.errors import DtypeError, NotInvertible, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.base import Scalar
+from induced.serialization.files import Pretrained
+from induced.serialization.registry import register
 from induced.spaces import HilbertSpace, Vector
 from induced.spectrum import Spectrum
 from induced.subspaces import Subspace
@@ -294,8 +296,8 @@ class LinearizerOperator(nn.Module, ABC):
 
 
 @final
-class Linearizer(LinearizerOperator):
-    """f = g_y^-1 A g_x (Def 2.1).
+class Linearizer(LinearizerOperator, Pretrained):
+    """f = g_y^-1 A g_x (Def 2.1); `save_pretrained(folder)` and `from_pretrained(folder)` keep it on disk.
 
     Arguments:
         core: the operator A of shape (codomain.dim, domain.dim), or what `as_operator` makes one: a tensor or array, a scipy
@@ -357,14 +359,12 @@ class Linearizer(LinearizerOperator):
         return self._modules["core"]  # type: ignore[return-value]
 
 
+register(Linearizer, "core", "domain", "codomain", name="Linearizer")
+
+
 @final
 class SVD:
-    """f = sum_i s_i (.) u_i <v_i, .>; the factors are held in coordinates, and decoded to points only when asked for.
-
-    Attributes:
-        values: singular values (k,), descending.
-        U, V: coordinates of the left (m, k) and right (n, k) singular vectors.
-    """
+    """f = sum_i s_i (.) u_i <v_i, .>; `values` (k,) descend, U (m, k) and V (n, k) are coordinates, decoded when asked for."""
 
     def __init__(self, U: Tensor, values: Tensor, V: Tensor, domain: HilbertSpace, codomain: HilbertSpace) -> None:
         self.U, self.values, self.V = U, values, V

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from proofs_tests.statements import table
+
 settings.register_profile("dev", max_examples=10, deadline=None)
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, print_blob=True)
 settings.register_profile(
@@ -20,3 +22,22 @@ torch.set_num_threads(1)
 def fixed_seed() -> None:
     """Start each test from the same state of torch's global generator, whatever ran before it."""
     torch.manual_seed(0)
+
+
+ENOUGH = 200
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--statements", action="store_true", help="end with the table of statements, however few tests ran")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Statement -> proof, laws, counterexamples, passed or not; after a few tests only if asked for."""
+    outcomes: dict[str, str] = {}
+    for outcome, kinds in {"passed": ("passed",), "failed": ("failed", "error")}.items():
+        outcomes |= {report.nodeid: outcome for kind in kinds for report in terminalreporter.stats.get(kind, ())}
+    lines = table(outcomes) if config.getoption("--statements") or len(outcomes) > ENOUGH else []
+    if lines:
+        terminalreporter.section("statements")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -58,6 +58,7 @@ from induced.operators import (
     Inverse,
     LinearOperator,
     LowRank,
+    OperatorFamily,
     Orthogonal,
     Permutation,
     Product,
@@ -65,7 +66,9 @@ from induced.operators import (
     Scaled,
     ScaledIdentityPlusLowRank,
     SkewExponential,
+    Stepwise,
     Sum,
+    Wrapped,
 )
 
 DTYPES = (torch.float32, torch.float64)
@@ -342,6 +345,17 @@ def _rotation() -> Tensor:
     return torch.linalg.matrix_exp(S - S.mT)
 
 
+class Frozen(OperatorFamily):
+    """A family that does not depend on time, so that one Euler step of unit length is I + A."""
+
+    def __init__(self, A: Tensor) -> None:
+        super().__init__(len(A))
+        self.A = Dense(A)
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return self.A
+
+
 def _generator(M: Tensor) -> Tensor:
     return torch.from_numpy(scipy.linalg.logm(M.double().numpy()).real).to(M.dtype)
 
@@ -416,6 +430,8 @@ SQUARE_CORES = [
     CoreCase("Adjoint", _any(N, N), lambda M: Adjoint(Dense(M.mT.clone()))),
     CoreCase("Sum", _any(N, N), _sum),
     CoreCase("Product", _any(N, N), _product),
+    CoreCase("Wrapped", _any(N, N), lambda M: Wrapped(M.detach().numpy())),
+    CoreCase("Stepwise", _any(N, N), lambda M: Stepwise(Frozen(M - torch.eye(N, dtype=M.dtype)), steps=1, method="euler")),
     CoreCase("Scaled", _any(N, N), lambda M: Scaled(-2.5, Dense(M / -2.5))),
     CoreCase("Inverse", _any(N, N), lambda M: Inverse(Dense(torch.linalg.inv(M)))),
     CoreCase("Inverse of c I + U V^T", _shifted(N, 0.5, 1), lambda M: Inverse(_shift_and_low_rank(2.0, 1)(torch.linalg.inv(M)))),

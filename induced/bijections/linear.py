@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import final
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from induced.bijections.base import Bijection
 from induced.errors import NotInvertible, ShapeError
-from induced.operators.base import LinearOperator
+from induced.operators.base import LinearOperator, Resolved
 from induced.operators.dense import Dense
 from induced.operators.invariants import SignLogDet, slogdet
 from induced.operators.linalg import inverse
@@ -23,9 +24,8 @@ class _Mixing(Bijection):
 
     def __init__(self, shape: Sequence[int], kind: type[LinearOperator]) -> None:
         super().__init__(shape)
-        # resolved here, since torch.compile cannot trace a singledispatch
-        self._invert = _invert_dense if kind is Dense else inverse.dispatch(kind)
-        self._slogdet = _slogdet_dense if kind is Dense else slogdet.dispatch(kind)
+        self._invert = _invert_dense if kind is Dense else Resolved(inverse, kind)
+        self._slogdet = _slogdet_dense if kind is Dense else Resolved(slogdet, kind)
 
     @abstractmethod
     def _operator(self) -> LinearOperator:
@@ -47,7 +47,8 @@ class _Mixing(Bijection):
         if not isinstance(A, Dense):
             applied: Tensor = A(columns.mT)
             return applied.mT.reshape(x.shape)
-        with torch.autocast(x.device.type, enabled=False):
+        # the meta device has no autocast
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return (A.A @ columns.to(A.A.dtype)).reshape(x.shape)
 
 

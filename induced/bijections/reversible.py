@@ -69,7 +69,9 @@ class Reversible(Bijection):
 
 
 def _trained(layers: Iterable[Bijection]) -> list[Tensor]:
-    """The parameters and buffers that get a gradient, each once."""
+    """The parameters and buffers that get a gradient, each once; none while compiling, where nothing is recorded."""
+    if torch.compiler.is_compiling():
+        return []
     found = {id(t): t for layer in layers for t in chain(layer.parameters(), layer.buffers()) if t.requires_grad}
     return list(found.values())
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from itertools import chain
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class LinearOperator(nn.Module, ABC):
         if z.shape[-1:] != self.shape[1:]:
             raise ShapeError(f"{self} takes coordinates of shape (*batch, {self.shape[1]}), got {tuple(z.shape)}")
         like = self.reference()
-        if torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
+        if not z.is_meta and torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
             with torch.autocast(z.device.type, enabled=False):
                 full: Tensor = super().__call__(z if like is None else z.to(like.dtype))
                 return full
@@ -173,6 +173,9 @@ class Adjoint(LinearOperator):
         super().__init__((operator.shape[1], operator.shape[0]))
         self.operator = operator
 
+    def reference(self) -> Tensor | None:
+        return self.operator.reference()
+
     @property
     def batch(self) -> torch.Size:
         return self.operator.batch
@@ -259,6 +262,24 @@ def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:
     """Whether neither has been moved to another dtype or device since one was made from the other."""
     mine, theirs = A.reference(), B.reference()
     return mine is None or theirs is None or (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
+
+
+@final
+class Resolved:
+    """A singledispatch function at one type of operator, found once: torch.compile traces no dispatch.
+
+    It is pickled by the function and the type, for pickle finds none of the functions named `_`.
+    """
+
+    def __init__(self, generic: Any, kind: type[LinearOperator]) -> None:
+        self.generic, self.kind = generic, kind
+        self.function = generic.dispatch(kind)
+
+    def __call__(self, A: LinearOperator) -> Any:
+        return self.function(A)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Resolved, (self.generic, self.kind)
 
 
 def register(module: nn.Module, name: str, value: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Time-dependent operators t -> A_t."""
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import final
 
 import torch
@@ -72,7 +73,7 @@ class LowRankFamily(OperatorFamily):
         time = t.to(like) if isinstance(t, Tensor) else torch.tensor(t, dtype=like.dtype, device=like.device)
         h = self.hidden(time.unsqueeze(-1))
         # Kept in the dtype of the parameters under autocast: the propagator multiplies hundreds of these.
-        with torch.autocast(like.device.type, enabled=False):
+        with nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False):
             UV = torch.tensordot(h.to(like.dtype), self.factors, dims=1) + self.offset
         U, V = UV[..., 0, :, :], UV[..., 1, :, :]
         if self.floor is None:

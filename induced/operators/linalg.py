@@ -30,6 +30,7 @@ A batch of operators without a closed form of its own gives a Sum or a Product. 
 recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import NamedTuple, final
 
@@ -38,7 +39,7 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import NotInvertible, ShapeError, SingularOperator
-from induced.operators.base import LinearOperator, Scalar
+from induced.operators.base import Adjoint, LinearOperator, Resolved, Scalar
 from induced.operators.blocks import block, complement, cutoff, fixed, followed, reciprocal, thin, tracked, watched
 from induced.operators.dense import Dense, Diagonal, per_matrix
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
@@ -294,8 +295,7 @@ class Inverse(LinearOperator):
         _square(operator, "the inverse")
         super().__init__(operator.shape)
         self.operator = operator
-        # resolved here, since torch.compile cannot trace a singledispatch
-        self._invert = inverse.dispatch(type(operator))
+        self._invert: Callable[[LinearOperator], LinearOperator] = Resolved(inverse, type(operator))
         self._seen: tuple[tuple[int, int], ...] | None = None
         self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
 
@@ -303,16 +303,25 @@ class Inverse(LinearOperator):
     def batch(self) -> torch.Size:
         return self.operator.batch
 
+    def reference(self) -> Tensor | None:
+        return self.operator.reference()
+
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""
+        if torch.compiler.is_compiling():  # no version counters there, nor in inference mode
+            return self._invert(self.operator)
         tensors = (*self.operator.parameters(), *self.operator.buffers())
-        traced = torch.compiler.is_compiling() or any(t.is_inference() for t in tensors)  # no version counters there
-        if traced or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        inferred = any(t.is_inference() for t in tensors)
+        if inferred or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return self._invert(self.operator)
         seen = tuple((id(t), t._version) for t in tensors)
         if self._seen != seen:
             self._factors, self._seen = [self._invert(self.operator)], seen
         return self._factors[0]
+
+    def __getstate__(self) -> dict[str, object]:
+        # a copy has tensors of its own, whose ids may be those seen here
+        return {**self.__dict__, "_seen": None, "_factors": []}
 
     def forward(self, z: Tensor) -> Tensor:
         applied: Tensor = self.factorised()(z)
@@ -322,7 +331,8 @@ class Inverse(LinearOperator):
         return self.factorised().apply_adjoint(w)
 
     def _adjoint(self) -> LinearOperator:
-        return Inverse(self.operator.H)
+        # torch.compile traces no dispatch on the type of a new operator
+        return Adjoint(self) if torch.compiler.is_compiling() else Inverse(self.operator.H)
 
     def matrix(self, limit: int = 4096) -> Tensor:
         return self.factorised().matrix(limit)

@@ -27,11 +27,12 @@ LAYERS = {
     "bijections": 3,
     "spaces": 4,
     "subspaces": 5,
+    "serialization": 6,
     "spectrum": 6,
     "linearizer": 7,
     "fitting": 8,
     "checks": 8,
-    "serialization": 8,
+    "export": 8,
     "strategies": 9,
     "__init__": 10,
 }

@@ -34,7 +34,7 @@ class Adapted(Bijection):
     def _in_rows(self, function: Map, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
         batch = x.shape[: x.dim() - len(before)]
         if 0 in batch:
-            return x.new_zeros((*batch, *after))
+            return x.new_zeros((*batch, *after)) + x.sum()  # with the graph of x
         return function(x.reshape((math.prod(batch), *before))).reshape((*batch, *after))
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class AdaptedWithDeterminant(Adapted):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         batch = x.shape[: x.dim() - len(self.shape)]
         if 0 in batch:
-            return self(x), x.new_zeros(batch)
+            return self(x), x.new_zeros(batch) + x.sum()
         rows = x.reshape(math.prod(batch), *self.shape)
         z, log_det = self._encode_with_log_det(rows)
         value = log_det.to(x) if isinstance(log_det, Tensor) else torch.as_tensor(log_det, dtype=x.dtype, device=x.device)

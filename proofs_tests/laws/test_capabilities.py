@@ -1,0 +1,131 @@
+"""Every cell of docs/capabilities.md: charts, cores and maps under torch.func, torch.compile, torch.export, copies and ONNX."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import induced
+from induced import EuclideanSpace, InducedSpace, Linearizer
+from induced.bijections import Conv1x1, Flatten, glow, real_nvp
+from induced.export import materialized
+from induced.operators import Dense, Inverse
+from proofs_tests.capabilities import (
+    CAPABILITIES,
+    CHART_ROWS,
+    CORE_ROWS,
+    DERIVED,
+    MAP_CAPABILITIES,
+    REASONS,
+    Row,
+    derived,
+    firsts,
+    map_reason,
+    page,
+)
+from proofs_tests.registry import agree, initialized, shaken
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("FutureWarning", "DeprecationWarning")]  # torch's own
+
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+FEW = {"real_nvp(1)", "Conv1x1", "glow of 1 channel", "Dense", "Convolution"}
+"""The rows of which ONNX is tested in `make test`, a second or two for each; all of them in `make thorough`."""
+
+MAPPED = {"Dense", "LowRank of rank 0", "c I + U V^T", "Wrapped", "Convolution", "BlockCirculant"}
+"""The cores of the maps of `make test`; all of them in `make thorough`."""
+
+
+@contextmanager
+def holds_or_fails(reason: str | None) -> Iterator[None]:
+    """A cell with a reason must fail still, else the page is out of date."""
+    if reason is None:
+        yield
+        return
+    with pytest.raises(Exception):  # noqa: B017 - what torch raises differs by version
+        yield
+
+
+def cells() -> list[object]:
+    chosen = [*CHART_ROWS, *CORE_ROWS] if THOROUGH else [*firsts(CHART_ROWS), *firsts(CORE_ROWS)]
+    found = [(row, name) for name in CAPABILITIES for row in chosen if THOROUGH or name != "ONNX" or str(row) in FEW]
+    return [pytest.param(row, name, id=f"{name}-{row}") for row, name in found]
+
+
+@pytest.mark.parametrize(("row", "capability"), cells())
+def test_charts_and_cores_do_what_the_page_says(row: Row, capability: str) -> None:
+    both = row.both()
+    if capability == "ONNX":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        both = row.both(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of torch's own exporters
+        with holds_or_fails(row.reason(capability)):
+            CAPABILITIES[capability](both)
+
+
+@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("row", [row for row in firsts(CORE_ROWS) if THOROUGH or str(row) in MAPPED], ids=str)
+def test_maps_do_what_the_page_says(row: Row, name: str) -> None:
+    for capability in MAP_CAPABILITIES:
+        with holds_or_fails(map_reason(row, name, capability)):
+            CAPABILITIES[capability](derived(row, name))
+
+
+def test_the_page_is_the_table_that_is_tested() -> None:
+    assert (Path(induced.__file__).parents[1] / "docs" / "capabilities.md").read_text() == page()
+    names = {str(row) for row in (*firsts(CHART_ROWS), *firsts(CORE_ROWS))}
+    assert {name for name, _ in REASONS} <= names
+
+
+def test_inductor_compiles_a_chart() -> None:
+    g = shaken(real_nvp(2, 1, 4))
+    x = torch.randn(5, 2)
+    torch.compiler.reset()
+    agree(torch.compile(g, fullgraph=True)(x).detach(), g(x).detach(), 10)
+
+
+def test_the_adjoint_of_an_inverse_compiles() -> None:
+    A = Inverse(Dense(torch.randn(4, 4).double()))
+    w = torch.randn(2, 4).double()
+    torch.compiler.reset()
+    agree(torch.compile(lambda w: A.H(w), fullgraph=True, backend="eager")(w), A.H(w), 10)
+
+
+def test_a_materialized_pseudoinverse_holds_the_inverse_weights_as_constants() -> None:
+    chart = shaken(initialized(glow((2, 4, 4), 2, 4)), 0.05).double()
+    f = Linearizer(torch.randn(5, 32).double(), InducedSpace(chart), EuclideanSpace(5)).pinv()
+    y = torch.randn(3, 5).double()
+    graph = materialized(f, y)
+    assert any("linalg" in str(node.target) for node in torch.export.export(f, (y,), strict=False).graph.nodes)
+    assert not any("linalg" in str(node.target) for node in graph.graph.nodes)
+    agree(graph(y), f(y).detach(), 100)
+    program = torch.export.export(graph, (y,))
+    agree(program.module()(2 * y), f(2 * y).detach(), 100)
+
+
+def test_a_materialized_chart_holds_its_inverse_only() -> None:
+    g = shaken(Conv1x1((3, 2, 2)) @ Flatten((3, 2, 2)).inv)
+    graph = materialized(g.inv, g(torch.randn(2, 12)).detach())
+    assert [tuple(t.shape) for t in (*graph.parameters(), *graph.buffers())] == [(3, 3)]
+
+
+def test_a_copy_of_an_inverse_does_not_share_its_factors() -> None:
+    A = Inverse(Dense(torch.eye(3)))
+    A(torch.ones(3))
+    CAPABILITIES["pickle"](((A, torch.ones(3)),))
+    assert A.__getstate__()["_factors"] == [] and A._factors
+
+
+def test_onnx_runs_a_pseudoinverse() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    f = Linearizer(Dense(torch.randn(4, 4)), InducedSpace(shaken(real_nvp(4, 2, 8))))
+    x = torch.randn(2, 4) / 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        CAPABILITIES["ONNX"](((f, x), (f.pinv(), x), (f.svd().truncate(1), x)))

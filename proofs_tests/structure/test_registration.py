@@ -1,0 +1,63 @@
+"""Every public class of charts, operators and spaces is under the laws: enrolled in the registry, or excused by its reason."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+from torch import nn
+
+import induced.bijections
+import induced.operators
+import induced.spaces
+from proofs_tests.registry import CHARTS, CORES
+
+PACKAGES = (induced.bijections, induced.operators, induced.spaces)
+
+CONDITIONER = "a network with no law of its own; every coupling of the registry holds one"
+AT = "no chart itself: its charts g.at(c) are enrolled"
+RESULT = "what a function returns, not an operator; its tests name the function: "
+EXCUSED = {
+    "MLP": CONDITIONER,
+    "ConvNet": CONDITIONER,
+    "ConditionalComposition": AT,
+    "ConditionalCoupling": AT,
+    "Roundtrip": RESULT + "laws/test_certificate.py",
+    "AdaptiveGrid": RESULT + "laws/test_propagators.py",
+    "Convergence": RESULT + "laws/test_krylov.py",
+    "InvariantSubspace": RESULT + "laws/test_spectral.py",
+    "Polar": RESULT + "laws/test_spectral.py",
+    "SVDFactors": RESULT + "laws/test_operators.py",
+    "SignLogDet": RESULT + "laws/test_invariants.py",
+    "SingularValues": RESULT + "laws/test_invariants.py",
+    "LowRankFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
+    "Vector": "a point with its space: laws/test_spaces.py",
+    "HilbertSpace": "abstract; InducedSpace of every chart is under its laws: laws/test_spaces.py",
+    "InducedSpace": "a space is made of every chart of the registry: laws/test_spaces.py",
+    "EuclideanSpace": "the codomain of every chart's law: laws/test_linearizer.py",
+    "ProductSpace": "a pair of spaces: laws/test_subspaces.py",
+}
+
+
+def public() -> Iterator[tuple[str, type]]:
+    for package in PACKAGES:
+        for name in package.__all__:
+            if inspect.isclass(getattr(package, name)):
+                yield name, getattr(package, name)
+
+
+@pytest.fixture(scope="module")
+def enrolled() -> set[type]:
+    """The classes of the registry's objects, of the modules inside them, and of what these descend from."""
+    objects: list[nn.Module] = [case.make() for case in CHARTS]
+    objects += [case.make(case.matrix()) for case in CORES]
+    classes = {type(module) for obj in objects for module in obj.modules()}
+    return {base for cls in classes for base in cls.__mro__}
+
+
+def test_every_public_class_is_enrolled_or_excused(enrolled: set[type]) -> None:
+    missing = sorted(name for name, cls in public() if cls not in enrolled and name not in EXCUSED)
+    assert missing == [], "enrol these in proofs_tests/registry.py"
+
+
+def test_no_excuse_outlives_its_class() -> None:
+    assert set(EXCUSED) <= {name for name, _ in public()}
