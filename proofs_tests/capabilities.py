@@ -212,7 +212,7 @@ from induced.export import materialized
 X = InducedSpace(Flatten((3, 2, 2)) @ Conv1x1((3, 2, 2)))
 f = Linearizer(torch.eye(12) + torch.randn(12, 12) / 20, X)
 image = torch.randn(1, 3, 2, 2)
-graph = materialized(f.pinv(), image)   # A+ and the inverses of the 1x1 convolutions are constants of the graph
+graph = materialized(f.pinv(), image)  # A+ and the inverses of the 1x1 convolutions are constants of the graph
 assert not any("linalg" in str(node.target) for node in graph.graph.nodes)
 assert torch.allclose(graph(image), f.pinv()(image), rtol=1e-2, atol=1e-2)
 ```
