@@ -202,6 +202,8 @@ written by `python -m proofs_tests.capabilities`.
 
 Each is tested in both directions: a chart and its inverse, an operator and its adjoint. What is compiled or exported is made
 beforehand: `Inverse(A)`, `f.pinv()`, `f.svd()` choose an algorithm by the type of the core, which `torch.compile` does not trace.
+A map of one space whose chart has no parameters, such as `Sinh`, exports with `strict=True`; without it
+torch loses one of two equal spaces.
 
 ```python
 import torch

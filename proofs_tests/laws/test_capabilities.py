@@ -11,7 +11,7 @@ import torch
 
 import induced
 from induced import EuclideanSpace, InducedSpace, Linearizer
-from induced.bijections import Conv1x1, Flatten, glow, real_nvp
+from induced.bijections import Conv1x1, Flatten, Sinh, glow, real_nvp
 from induced.export import materialized
 from induced.operators import Dense, Inverse
 from proofs_tests.capabilities import (
@@ -94,6 +94,13 @@ def test_the_adjoint_of_an_inverse_compiles() -> None:
     w = torch.randn(2, 4).double()
     torch.compiler.reset()
     agree(torch.compile(lambda w: A.H(w), fullgraph=True, backend="eager")(w), A.H(w), 10)
+
+
+def test_a_map_of_one_space_without_parameters_exports_strictly() -> None:
+    f, x = Linearizer(torch.randn(4, 4), InducedSpace(Sinh((4,)))), torch.randn(2, 4)
+    agree(torch.export.export(f, (x,), strict=True).module()(2 * x), f(2 * x), 10)
+    with pytest.raises(KeyError, match="InducedSpace"):  # torch keeps modules in a dictionary by equality, and drops one
+        torch.export.export(f, (x,), strict=False)
 
 
 def test_a_materialized_pseudoinverse_holds_the_inverse_weights_as_constants() -> None:
