@@ -31,9 +31,8 @@ def vmap(both: Both) -> None:
 def jvp(both: Both) -> None:
     for f, x in both:
         v = torch.randn_like(x[0])
-        J = torch.autograd.functional.jacobian(f, x[0]).flatten(f(x[0]).dim())
-        actual = torch.func.jvp(f, (x[0],), (v,))[1].detach()
-        agree(actual, (J.unsqueeze(-1) if v.dim() == 0 else J) @ v.reshape(-1), 100)
+        J = torch.autograd.functional.jacobian(f, x[0]).reshape(*f(x[0]).shape, v.numel())
+        agree(torch.func.jvp(f, (x[0],), (v,))[1].detach(), J @ v.reshape(-1), 100)
 
 
 def jacrev(both: Both) -> None:
