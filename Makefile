@@ -47,5 +47,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,onnx,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,hub,onnx,test]'
 	touch $@

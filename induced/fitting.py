@@ -1,12 +1,11 @@
 """Fitting: the core of a Linearizer for fixed charts, in closed form, and a Linearizer through given pairs of points."""
 
-from typing import final
-
 import torch
 from torch import Tensor
 
 from induced._validate import require_finite, require_like, require_shape
-from induced.bijections import Affine, Bijection, Composition, Elementwise
+from induced.bijections import Affine, Composition
+from induced.bijections.interpolating import PiecewiseLinear, Shear, least_distances
 from induced.errors import DomainError, NotInvertible, ShapeError
 from induced.linearizer import Linearizer
 from induced.operators import Dense, LowRank
@@ -110,100 +109,6 @@ def _leading(F: Tensor, rank: int) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------- Theorem H.5, constructively
-@final
-class _Shear(Bijection):
-    """x -> x + B s(C^T x), C^T B = 0: an additive coupling, in rotated axes.
-
-    s(u) = mean + sum_i b_i max(0, 1 - |u - u_i|^2 / r_i^2)^2, r_i half the distance from u_i to the next of them: the bumps do
-    not overlap, and s(u_i) = mean + b_i.
-    """
-
-    C: Tensor
-    B: Tensor
-    centers: Tensor
-    values: Tensor
-    mean: Tensor
-    radii: Tensor
-
-    def __init__(self, C: Tensor, B: Tensor, centers: Tensor, values: Tensor) -> None:
-        super().__init__(C.shape[:1])
-        mean, smallest = values.mean(0), torch.finfo(values.dtype).tiny ** 0.5
-        radii = (_least_distances(centers) / 2).clamp(min=smallest)
-        named = {"C": C, "B": B, "centers": centers, "values": values - mean, "mean": mean, "radii": radii}
-        for name, tensor in named.items():
-            self.register_buffer(name, tensor)
-
-    def reference(self) -> Tensor:
-        return self.C
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self._shift(x)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z - self._shift(z)
-
-    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self(x), self._batch_zeros(x)
-
-    def _shift(self, x: Tensor) -> Tensor:
-        u = (x @ self.C).reshape(-1, self.C.shape[1])
-        # a point lies in the bump of its nearest centre or in none
-        nearest = _distances(u.detach(), self.centers).argmin(-1)
-        square = (u - self.centers.index_select(0, nearest)).square().sum(-1)
-        bump = (1 - square / self.radii.index_select(0, nearest).square()).clamp(min=0).square()
-        shift = self.mean + bump.unsqueeze(-1) * self.values.index_select(0, nearest)
-        return (shift @ self.B.mT).reshape(x.shape)
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|, without the cancellation of |a|^2 + |b|^2 - 2 a b."""
-    distances: Tensor = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances
-
-
-def _least_distances(points: Tensor) -> Tensor:
-    """From each point to the nearest other one; inf where there is none."""
-    between = _distances(points, points)
-    return between.fill_diagonal_(torch.inf).amin(-1)
-
-
-@final
-class _PiecewiseLinear(Elementwise):
-    """The increasing function through the knots (x_i, z_i), straight between them and beyond the last ones."""
-
-    x: Tensor
-    z: Tensor
-
-    def __init__(self, x: Tensor, z: Tensor) -> None:
-        super().__init__((1,))
-        self.register_buffer("x", x)
-        self.register_buffer("z", z)
-
-    def reference(self) -> Tensor:
-        return self.x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _straight(x, self.x, self.z)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return _straight(z, self.z, self.x)
-
-    def log_slope(self, x: Tensor) -> Tensor:
-        k = _piece(x, self.x)
-        return ((self.z[k + 1] - self.z[k]) / (self.x[k + 1] - self.x[k])).log()
-
-
-def _piece(x: Tensor, knots: Tensor) -> Tensor:
-    return ((x.detach().unsqueeze(-1) >= knots).sum(-1) - 1).clamp(0, len(knots) - 2)
-
-
-def _straight(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    k = _piece(x, knots)
-    t = (x - knots[k]) / (knots[k + 1] - knots[k])
-    # lerp meets both ends exactly
-    return torch.lerp(values[k], values[k + 1], t)
-
-
 def fit_exactly(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer:
     """A Linearizer with |f(x_i) - y_i| <= eps for all pairs of distinct points x_i of R^n and any points y_i of R^m (Thm H.5).
 
@@ -254,7 +159,7 @@ def fit_exactly(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer
     if not error <= eps:
         raise DomainError(
             f"the fit misses its targets by {error:.3g}, more than eps = {eps:.3g}: the least distance of two points is "
-            f"{float(_least_distances(points).min()):.3g}, too small for {x.dtype} beside their size; use float64 or rescale"
+            f"{float(least_distances(points).min()):.3g}, too small for {x.dtype} beside their size; use float64 or rescale"
         )
     return fit
 
@@ -289,10 +194,10 @@ def _fit_from_the_plane(x: Tensor, y: Tensor) -> Linearizer:
     D, E = _frame(targets, q)
     Y: HilbertSpace = EuclideanSpace(m)
     if q < m:
-        Y = InducedSpace(_Shear(D, E, targets @ D, -(targets @ E)))
+        Y = InducedSpace(Shear(D, E, targets @ D, -(targets @ E)))
     C, rest = _frame(x, p)
     B = rest[:, :q].clone()
-    X = InducedSpace(_Shear(C, B, x @ C, (targets @ D)[group] - x @ B))
+    X = InducedSpace(Shear(C, B, x @ C, (targets @ D)[group] - x @ B))
     return Linearizer(LowRank(D, B), X, Y)
 
 
@@ -307,7 +212,7 @@ def _fit_from_the_line(x: Tensor, y: Tensor) -> Linearizer:
                 "add a coordinate to x or y"
             )
         sign = steps[:1].sign()
-        X = InducedSpace(_PiecewiseLinear(x[:, 0].clone(), (sign * y)[:, 0]))
+        X = InducedSpace(PiecewiseLinear(x[:, 0].clone(), (sign * y)[:, 0]))
         return Linearizer(sign, X, EuclideanSpace(1))
     targets, count = torch.unique(y, dim=0, return_counts=True)
     if len(targets) < len(y):
@@ -318,7 +223,7 @@ def _fit_from_the_line(x: Tensor, y: Tensor) -> Linearizer:
         )
     E, D = _frame(y, m - 1)
     w, a = y @ D, y @ E
-    Y = InducedSpace(Composition(_Shear(E, D, a, x - w), _Shear(D, E, x, -a)))
+    Y = InducedSpace(Composition(Shear(E, D, a, x - w), Shear(D, E, x, -a)))
     return Linearizer(LowRank(D, torch.ones_like(D[:1])), EuclideanSpace(1), Y)
 
 
@@ -327,5 +232,5 @@ def _frame(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n = points.shape[1]
     generator = torch.Generator().manual_seed(0)
     frames = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0].to(points) for _ in range(DRAWS)]
-    best = max(frames, key=lambda Q: float(_least_distances(points @ Q[:, :k]).min()))
+    best = max(frames, key=lambda Q: float(least_distances(points @ Q[:, :k]).min()))
     return best[:, :k].clone(), best[:, k:].clone()

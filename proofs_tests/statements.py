@@ -22,7 +22,6 @@ class Statement(NamedTuple):
     laws: tuple[str, ...]
     counterexamples: tuple[str, ...]
     page: str = "mathematics.md"
-    unproved: str = ""
 
 
 REJECT = "counterexamples/test_checks_reject.py::test_"
@@ -158,13 +157,12 @@ STATEMENTS = (
     Statement(
         "eqs. 10-13",
         "path, velocity, model and loss of flow matching",
-        (),
+        ("proofs/test_eqs_10_13_flow_matching.py",),
         (
             f"{FLOW}the_velocity_loss_is_its_formula_sample_by_sample",
             f"{FLOW}the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula",
         ),
         (f"{FLOW}the_velocity_loss_is_least_at_the_gaussian_oracle",),
-        unproved="definitions: eq. 11 is the derivative of eq. 10",
     ),
     Statement(
         "eqs. 14-16",
@@ -235,13 +233,12 @@ STATEMENTS = (
     Statement(
         "sum, multiple",
         "f + h and a f have the cores A_f + A_h and a A",
-        (),
+        ("proofs/test_prop_2_4_linearity.py::test_operators_between_two_spaces_are_combined_by_their_cores",),
         ("laws/test_linearizer.py::test_maps_between_two_spaces_are_a_vector_space",),
         (
             f"{REJECT_OTHER}the_sum_of_maps_rejects",
             "units/test_errors.py::test_the_message_names_what_came_and_what_was_expected[SpaceMismatch: f \\+ h",
         ),
-        unproved="Def 2.2 read at f(x): g(f(x)) + g(h(x)) = (A_f + A_h) g(x)",
     ),
     Statement(
         "§7 exp",
@@ -283,7 +280,11 @@ STATEMENTS = (
     Statement(
         "invariants",
         "norm, condition, rank; trace, determinant, spectrum on one space",
-        (),
+        (
+            "proofs/test_prop_2_9_svd.py::test_the_largest_singular_value_is_the_operator_norm",
+            "proofs/test_kernel_range.py",
+            "proofs/test_invariance.py",
+        ),
         (
             "laws/test_analysis.py::test_norms_and_condition_are_those_of_the_matrix",
             "laws/test_analysis.py::test_trace_and_determinant_are_those_of_the_matrix",
@@ -293,18 +294,16 @@ STATEMENTS = (
             "laws/test_spectral.py::test_the_check_of_invariance_rejects_other_subspaces",
             "laws/test_analysis.py::test_the_volume_between_two_spaces_has_no_sign",
         ),
-        unproved="definitions; see invariance for what they do not depend on",
     ),
     Statement(
         "projection",
         "onto span{x_i}: g^-1 Q Q^T g",
-        (),
+        ("proofs/test_lemma_4_2_idempotent.py::test_the_orthogonal_projection_is_idempotent_and_self_adjoint",),
         (
             "laws/test_subspaces.py::test_the_projection_is_idempotent_orthogonal_and_nearest",
             "laws/test_subspaces.py::test_orthonormalized_points_are_orthonormal_and_span_the_points",
         ),
         (f"{REJECT_OTHER}the_projection_rejects", "laws/test_subspaces.py::test_a_point_off_the_subspace_is_no_member"),
-        unproved="Lemma 4.2 and Prop 2.8 for A = Q Q^T",
     ),
     Statement(
         "least squares",
@@ -327,13 +326,12 @@ STATEMENTS = (
     Statement(
         "Jacobian",
         "A is similar to the Jacobian of f at 0_g, for smooth charts",
-        (),
+        ("proofs/test_invariance.py::test_the_core_is_similar_to_the_jacobian_at_zero",),
         (
             "laws/test_analysis.py::test_the_core_is_similar_to_the_jacobian_at_the_zero_vector",
             "laws/test_linearizer.py::test_a_jacobian_at_zero_is_similar_to_the_core",
         ),
         (f"{REJECT_OTHER}similarity_rejects",),
-        unproved="the chain rule: J_g^-1 A J_g at 0_g",
     ),
     Statement(
         "c I + U V^T",
@@ -353,11 +351,10 @@ STATEMENTS = (
     Statement(
         "convolution",
         "the adjoint of a convolution, for every padding",
-        (),
+        ("proofs/test_convolution.py",),
         ("laws/test_structures.py::test_a_convolution_and_its_adjoint_are_exact_for_every_padding",),
         ("laws/test_structures.py::test_the_law_of_the_adjoint_rejects_the_flipped_kernel_under_reflect_padding",),
         page="toolkit.md",
-        unproved="about an implementation: its matrix is compared entry by entry",
     ),
     Statement(
         "Gaussian oracle",
@@ -372,18 +369,17 @@ STATEMENTS = (
     Statement(
         "metric",
         "G = J^T J; geodesics g^-1(g(x) + t J v)",
-        (),
+        ("proofs/test_metric.py",),
         (
             "laws/test_subspaces.py::test_the_metric_is_the_pullback_of_the_euclidean_one",
             "laws/test_subspaces.py::test_a_geodesic_starts_with_its_velocity_and_keeps_its_speed",
         ),
         (f"{REJECT_OTHER}the_speed_of_a_geodesic_rejects",),
-        unproved="the metric is a definition; the rest is the chain rule",
     ),
     Statement(
         "§5 lattice",
         "shifts on 2^-b Z: g^-1 g = id and f f = f bit for bit",
-        (),
+        ("proofs/test_lattice.py",),
         (
             "laws/test_lattice.py::test_round_trips_are_exact_to_the_bit",
             "laws/test_lattice.py::test_a_global_projector_is_idempotent_to_the_bit",
@@ -395,12 +391,11 @@ STATEMENTS = (
             "laws/test_lattice.py::test_the_bound_is_sharp",
         ),
         page="tolerances.md",
-        unproved="about floating point: addition of multiples of 2^-b below 2^(24-b) is exact (IEEE 754)",
     ),
     Statement(
         "§7 certificate",
         "the round trip errs by about eps sum |J^-1| |z_l|",
-        (),
+        ("proofs/test_certificate.py",),
         (
             "laws/test_certificate.py::test_the_certificate_is_as_large_as_the_error_and_no_thousand_times_larger",
             "laws/test_bijections.py::test_round_trips_stay_within_the_certificate",
@@ -410,7 +405,6 @@ STATEMENTS = (
             "laws/test_certificate.py::test_the_certificate_sees_that_a_chart_breaks",
         ),
         page="tolerances.md",
-        unproved="an estimate, of first order in eps",
     ),
 )
 
@@ -450,19 +444,18 @@ def linked(patterns: Iterable[str]) -> str:
 def page() -> str:
     """docs/statements.md."""
     rows = [
-        f"| [{s.number}]({s.page}) | `{s.claim}` | {linked(s.proofs) or s.unproved} | {linked(s.laws)} "
-        f"| {linked(s.counterexamples)} |"
+        f"| [{s.number}]({s.page}) | `{s.claim}` | {linked(s.proofs)} | {linked(s.laws)} | {linked(s.counterexamples)} |"
         for s in STATEMENTS
     ]
     return "\n".join(
         [
             "# Every statement, its proof, its laws, its counterexamples",
             "",
-            "Numbers are the paper's; what has none is named. A proof is symbolic (sympy). A law is checked on random inputs,",
-            "over the charts and cores of [registry.py](../proofs_tests/registry.py). A counterexample is a broken object that",
-            "the law must reject. `make test` ends with this table and what became of each cell;",
-            "`python -m proofs_tests.statements` writes this page from [statements.py](../proofs_tests/statements.py), which",
-            "names each test.",
+            "Numbers are the paper's; what has none is named. A proof is symbolic (sympy); its file says what it assumes, and",
+            "refutes false variants. A law is checked on random inputs, over the charts and cores of",
+            "[registry.py](../proofs_tests/registry.py). A counterexample is a broken object that the law must reject.",
+            "`make test` ends with this table and what became of each cell; `python -m proofs_tests.statements` writes this",
+            "page from [statements.py](../proofs_tests/statements.py), which names each test.",
             "",
             "| statement | claim | proof | laws | counterexamples |",
             "|---|---|---|---|---|",

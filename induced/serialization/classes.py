@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import induced.bijections as b
 import induced.operators as o
 from induced.bijections.conditional import _Bound, _ChannelAffine, _Same
+from induced.bijections.interpolating import PiecewiseLinear, Shear
 from induced.errors import CheckpointError
 from induced.operators import convolution, magnus, orthogonal, steps, triangular
 from induced.serialization.registry import BOUND, named, recipe, register
@@ -132,6 +133,9 @@ register(b.ConditionalCoupling, describe=_describe_coupling, build=_build_coupli
 register(
     b.ConditionalActNorm, describe=lambda g: {"shape": g.shape, "context": len(g.first)}, name="bijections.ConditionalActNorm"
 )
+# the charts of fit_exactly; the mean and the radii of a shear come back with its tensors
+register(Shear, "C", "B", "centers", "values", name="bijections.Shear")
+register(PiecewiseLinear, "x", "z", name="bijections.PiecewiseLinear")
 # the parts of a chart at a context, once a composition has taken it apart
 register(_Bound, "conditioner", "context", name="bijections.Bound")
 register(_ChannelAffine, "parent", "context", name="bijections.ChannelAffine")

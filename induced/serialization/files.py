@@ -128,14 +128,19 @@ def save(module: nn.Module, folder: Folder, *, overwrite: bool = False) -> Path:
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     if not overwrite:
-        _require_ours(folder)
+        require_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS, weights)
     _replace(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
     return folder
 
 
-def _require_ours(folder: Path) -> None:
+def require_ours(folder: Path) -> None:
+    """Refuse to write over what `save` has not written.
+
+    Raises:
+        CheckpointError: the folder is a file, or not empty and without a config.json of `save`.
+    """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; a model is saved to a folder")
     if not folder.exists() or not any(folder.iterdir()):

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.errors import CheckpointError, InducedError
+from induced.fitting import fit_exactly
 from induced.operators import (
     Adjoint,
     Convolution,
@@ -239,6 +242,25 @@ def test_families_and_products_of_spaces_come_back(tmp_path: Path) -> None:
     loaded = again(X, tmp_path / "space")
     x = X.sample(2)
     assert torch.equal(loaded.coords(x), X.coords(x)) and loaded.factors[0] is loaded.factors[2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 3), (2, 1), (3, 3), (4, 2)])
+def test_a_linearizer_through_given_points_comes_back(n: int, m: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    x, y = torch.randn(6, n, dtype=dtype).sort(0).values, torch.randn(6, m, dtype=dtype).sort(0).values
+    f = fit_exactly(x, y)
+    loaded = again(f, tmp_path)
+    assert {type(chart) for chart in loaded.modules()} == {type(chart) for chart in f.modules()}
+    points = torch.cat([x, torch.randn(20, n, dtype=dtype)])
+    assert torch.equal(loaded(points), f(points)) and torch.equal(loaded.pinv()(f(points)), f.pinv()(f(points)))
+
+
+def test_a_new_process_loads_a_linearizer_through_given_points(tmp_path: Path) -> None:
+    x = torch.randn(4, 2)
+    fit_exactly(x, x.flip(1)).save_pretrained(tmp_path)
+    script = f"import induced; print(type(induced.Linearizer.from_pretrained({str(tmp_path)!r}).domain.chart).__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("Shear\n", "")
 
 
 # ---------------------------------------------------------------------------------------------------- damaged or foreign

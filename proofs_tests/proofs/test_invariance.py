@@ -67,6 +67,14 @@ def test_the_core_is_similar_to_the_jacobian_at_zero() -> None:
     assert reduce(W * M * F - W * A * M, {M * F: A * elsewhere}) != 0
 
 
+def test_eigenvectors_are_those_of_the_core_pulled_back() -> None:
+    """f(g^-1(v)) = c (.) g^-1(v) for A v = c v, and for no other v: their coordinates are A v and c v."""
+    V, (v,), c = Space("g"), matrices("v"), Symbol("c", real=True)
+    f = Map(A, V, V)
+    assert same(f(V.point(v)), V.scale(c, V.point(v)), {A * v: c * v}) and not same(f(V.point(v)), V.scale(c, V.point(v)))
+    assert not same(Map(A, V, Space("other"))(V.point(v)), V.scale(c, V.point(v)), {A * v: c * v})
+
+
 def test_the_adjoint_is_the_same_for_orthogonal_m() -> None:
     assert reduce(through(T(similar)) - T(A) * z, {**inverse, T(M): W, T(W): M}) == 0
 

@@ -27,8 +27,10 @@ def test_the_orthogonal_projection_is_idempotent_and_self_adjoint() -> None:
     """g^-1 Q Q^T g, the columns of Q orthonormal; its residual is orthogonal to its range."""
     project, rules = Map(Q * T(Q), V, V), {T(Q) * Q: 1}
     assert same(project(project(x)), project(x), rules) and same(project.H(x), project(x), rules)
+    assert same(project(V.point(Q * z)), V.point(Q * z), rules)  # the points of the span stay
     residual = V.add(x, V.neg(project(x)))
     assert reduce(V.inner(V.point(Q * z), residual), rules) == 0
+    assert not same(project(project(x)), project(x))  # columns that are not orthonormal
 
 
 def test_a_core_that_is_not_idempotent_is_refuted() -> None:

@@ -2,7 +2,7 @@
 
 Assumed: [C B ..] and [E D] are orthogonal frames, and u_i = C^T x_i, D^T y_i are distinct where y_i are (true of almost every
 frame: each pair excludes a null set); for n = 1 E^T y_i are. Written: w_i = D^T y_i, a_i = E^T y_i. Proved, for any number of
-points and all dimensions: the bumps of `_Shear` are disjoint and interpolate, shears are bijections, the charts and A = D B^T
+points and all dimensions: the bumps of `Shear` are disjoint and interpolate, shears are bijections, the charts and A = D B^T
 (for n = 1, A = D) take x_i to y_i.
 """
 

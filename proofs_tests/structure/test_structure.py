@@ -29,6 +29,7 @@ LAYERS = {
     "subspaces": 5,
     "serialization": 6,
     "spectrum": 6,
+    "hub": 7,
     "linearizer": 7,
     "fitting": 8,
     "checks": 8,
@@ -38,6 +39,7 @@ LAYERS = {
 }
 EXTRAS = (
     *("accelerate", "tyro", "tqdm", "tensorboard", "matplotlib", "PIL", "mlxtend", "hypothesis", "sympy", "pytest"),
+    "huggingface_hub",
     *("applications", "proofs_tests", "benchmarks"),
 )
 

@@ -1,0 +1,103 @@
+"""Charts through given points: a shear by disjoint bumps and a piecewise linear function (Thm H.5)."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from induced.bijections.base import Bijection
+from induced.bijections.elementwise import Elementwise
+
+
+@final
+class Shear(Bijection):
+    """x -> x + B s(C^T x), C^T B = 0: an additive coupling, in rotated axes.
+
+    s(u) = mean + sum_i b_i max(0, 1 - |u - u_i|^2 / r_i^2)^2, r_i half the distance from u_i to the next of them: the bumps do
+    not overlap, and s(u_i) = mean + b_i.
+    """
+
+    C: Tensor
+    B: Tensor
+    centers: Tensor
+    values: Tensor
+    mean: Tensor
+    radii: Tensor
+
+    def __init__(self, C: Tensor, B: Tensor, centers: Tensor, values: Tensor) -> None:
+        super().__init__(C.shape[:1])
+        mean, smallest = values.mean(0), torch.finfo(values.dtype).tiny ** 0.5
+        radii = (least_distances(centers) / 2).clamp(min=smallest)
+        named = {"C": C, "B": B, "centers": centers, "values": values - mean, "mean": mean, "radii": radii}
+        for name, tensor in named.items():
+            self.register_buffer(name, tensor)
+
+    def reference(self) -> Tensor:
+        return self.C
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self._shift(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z - self._shift(z)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), self._batch_zeros(x)
+
+    def _shift(self, x: Tensor) -> Tensor:
+        u = (x @ self.C).reshape(-1, self.C.shape[1])
+        # a point lies in the bump of its nearest centre or in none
+        nearest = _distances(u.detach(), self.centers).argmin(-1)
+        square = (u - self.centers.index_select(0, nearest)).square().sum(-1)
+        bump = (1 - square / self.radii.index_select(0, nearest).square()).clamp(min=0).square()
+        shift = self.mean + bump.unsqueeze(-1) * self.values.index_select(0, nearest)
+        return (shift @ self.B.mT).reshape(x.shape)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|, without the cancellation of |a|^2 + |b|^2 - 2 a b."""
+    distances: Tensor = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances
+
+
+def least_distances(points: Tensor) -> Tensor:
+    """From each point to the nearest other one; inf where there is none."""
+    between = _distances(points, points)
+    return between.fill_diagonal_(torch.inf).amin(-1)
+
+
+@final
+class PiecewiseLinear(Elementwise):
+    """The increasing function through the knots (x_i, z_i), straight between them and beyond the last ones."""
+
+    x: Tensor
+    z: Tensor
+
+    def __init__(self, x: Tensor, z: Tensor) -> None:
+        super().__init__((1,))
+        self.register_buffer("x", x)
+        self.register_buffer("z", z)
+
+    def reference(self) -> Tensor:
+        return self.x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _straight(x, self.x, self.z)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return _straight(z, self.z, self.x)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        k = _piece(x, self.x)
+        return ((self.z[k + 1] - self.z[k]) / (self.x[k + 1] - self.x[k])).log()
+
+
+def _piece(x: Tensor, knots: Tensor) -> Tensor:
+    return ((x.detach().unsqueeze(-1) >= knots).sum(-1) - 1).clamp(0, len(knots) - 2)
+
+
+def _straight(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    k = _piece(x, knots)
+    t = (x - knots[k]) / (knots[k + 1] - knots[k])
+    # lerp meets both ends exactly
+    return torch.lerp(values[k], values[k + 1], t)
