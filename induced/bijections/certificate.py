@@ -6,7 +6,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from induced.bijections.base import Bijection
+from induced.bijections.base import Bijection, Inverse
+from induced.bijections.constrained import PositiveDefinite
+from induced.bijections.spline import RationalQuadraticCoupling
 
 
 @final
@@ -68,7 +70,8 @@ def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roun
 def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> float:
     """The norm of the error, in multiples of eps, that the round trip g^-1(g(x)) may make; the worst point of the batch.
 
-    Each layer g_l that computes rounds its coordinates z_l by about eps |z_l| (one that only moves entries does not); the
+    Each layer g_l that computes rounds its coordinates z_l by about eps |z_l| (one that only moves entries does not), or by eps
+    times the size of the numbers it computes them from (the bins of a spline, the norm of a matrix), where that is larger; the
     error reaches x through J_{(g_l ... g_1)^-1}. The sum over the layers is propagated with random signs, one jvp sweep
     down the layers for all probes: an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a
     composition counts. The error that coordinates may make through g(g^-1(z)) is `rounding(g.inv, z)`.
@@ -102,11 +105,11 @@ def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, prob
         for k in reversed(range(len(layers))):
             layer, z = layers[k], points[k + 1]
             if not layer.exact and not layer.resolution:
-                tangent = tangent + _signs(z, k + 1) * z
+                tangent = tangent + _signs(z, k + 1) * _size(layer.inv, z)
             tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1]
             if steps[k]:
                 tangent = tangent + _signs(tangent, -k - 1) * (steps[k] / (2 * eps))
-        tangent = tangent + _signs(points[0], 0) * x
+        tangent = tangent + _signs(points[0], 0) * _size(layers[0], points[0])
         error = tangent.reshape(*tangent.shape[: batch + 1], -1)
         return _worst((error.norm(dim=-1) if against is None else error @ against.mT).abs())
 
@@ -118,6 +121,18 @@ def _lattice_steps(layers: tuple[Bijection, ...]) -> list[float]:
         steps.append(0.0 if lattice >= layer.resolution else layer.resolution)
         lattice = lattice if layer.exact else layer.resolution
     return steps
+
+
+def _size(layer: Bijection, x: Tensor) -> Tensor:
+    """What eps is the rounding of, for each entry of points x of the layer: the entry, or the numbers it is computed from."""
+    g = layer.bijection if isinstance(layer, Inverse) else layer
+    if isinstance(g, RationalQuadraticCoupling):
+        # the corner of a bin and a share of the bin, which cancel near 0; bins are 2 B / K wide on average
+        return x.abs() + 2 * g.bound / g.bins
+    if isinstance(g, PositiveDefinite):
+        # eigenvalue decompositions and exponentials round by eps ||X|| whatever the entry
+        return x.abs().amax(tuple(range(-len(layer.shape), 0)), keepdim=True).expand_as(x)
+    return x
 
 
 def _worst(sizes: Tensor) -> float:

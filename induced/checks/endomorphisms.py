@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from induced.checks.maps import gain_and_reach
+from induced.checks.maps import gain_and_reach, sums
 from induced.checks.report import FACTOR, Report, compare, require_samples
 from induced.linearizer import LinearizerOperator
 
@@ -29,8 +29,8 @@ def check_powers(f: LinearizerOperator, x: Tensor) -> list[Report]:
 
         def law(name: str, k: int, left: Tensor, right: Tensor) -> Report:
             size = reach * gain ** (k - 1) if k else start
-            # each of k points is known to `known`, which f carries on; the entries of A^k to k roundings of ||A||^k
-            error = known * sum(gain**i for i in range(k + 1)) + k * size
+            # each of k points is known to `known`, which f carries on; the entries of A^k to those of k products
+            error = known * sum(gain**i for i in range(k + 1)) + k * sums(f) * size
             return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x, zero_size=start)
 
         return [law(name, *pair) for name, pair in pairs.items()]
@@ -65,7 +65,7 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
         error = X.rounding(torch.cat([x, xt, joined, back, *images.values()]))[1] * float(torch.tensor(scale * (s + 2 * t)).exp())
 
         def law(name: str, left: Tensor, right: Tensor) -> Report:
-            return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + float(size), x)
+            return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + sums(f) * float(size), x)
 
         steps = [X.coords(f.exp(k * h)(x)) for k in (-2, -1, 1, 2)]
         difference = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h) - X.coords(fx)
@@ -79,7 +79,7 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
                 "section 7",
                 difference,
                 scale * size,
-                (error + float(size)) / h + scale * float(size) * (1 + truncation),
+                (error + sums(f) * float(size)) / h + scale * float(size) * (1 + truncation),
                 x,
             ),
         ]
@@ -104,6 +104,6 @@ def check_idempotent(f: LinearizerOperator, x: Tensor, *, exact: bool = False) -
             worst = x[int(different.int().argmax())]
             return [Report("f(f(x)) = f(x), bit for bit", "Lemma 4.2", float(different.sum()), 0.0, worst)]
         gain, reach = gain_and_reach(f, x, once)
-        error = (1 + gain) * X.rounding(torch.cat([once, twice]))[1] + gain * reach
+        error = (1 + gain) * X.rounding(torch.cat([once, twice]))[1] + sums(f) * gain * reach
         difference = X.coords(twice) - X.coords(once)
         return [compare("f(f(x)) = f(x)", "Lemma 4.2", difference, reach, error, x, zero_size=X.norm(x).max())]

@@ -1,5 +1,7 @@
 """Laws of maps between two spaces: linearity, the adjoint, the Moore-Penrose inverse, singular values."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def check_linear(f: LinearizerOperator, points: Tensor) -> list[Report]:
         mixed, scaled = X.combine((a, b), (u, v)), X.scale(b, u)
         gain, reach = gain_and_reach(f, u, fu)
         images = torch.cat([fu, Y.scale(b, fu), Y.combine((a, b), (fu, fv)), f(zero)])
-        error = gain * X.rounding(torch.cat([u, mixed, scaled, zero]))[1] + Y.rounding(images)[1]
+        error = gain * X.rounding(torch.cat([u, mixed, scaled, zero]))[1] + Y.rounding(images)[1] + sums(f) * reach
 
         def coords(law: str, difference: Tensor) -> Report:
             return compare(law, "Prop 2.4", difference, reach, error, u, zero_size=X.norm(u).max())
@@ -74,7 +76,8 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         norm_f, norm_p = _operator_norm(f, x), _operator_norm(p, y)
         condition = norm_f * norm_p
         size_x, size_y = float(X.norm(x).max()), float(Y.norm(y).max())
-        # Each visit of a space rounds; A+ itself is known to `condition` roundings.
+        # Each visit of a space rounds; A+ itself is known to `condition` roundings of a product with A.
+        known = condition * sums(f)
         e_x, e_y = X.rounding(torch.cat([x, pfx, py]))[1], Y.rounding(torch.cat([y, fx, fpy]))[1]
         v, w = x.roll(1, 0), y.roll(1, 0)
         # An inner product sees what an error has along the other vector: <A e, w> = <e, A^T w>.
@@ -85,11 +88,9 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
         sym_x = X.inner(pfx, v) - X.inner(x, p(f(v)))
         return [
+            compare("f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, e_y + norm_f * (e_x + known * size_x), x, zero_size=size_x),
             compare(
-                "f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, e_y + norm_f * (e_x + condition * size_x), x, zero_size=size_x
-            ),
-            compare(
-                "f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + condition * size_y), y, zero_size=size_y
+                "f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + known * size_y), y, zero_size=size_y
             ),
             compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, 2 * along_y + condition * size_y**2, y),
             compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, 2 * along_x + condition * size_x**2, x),
@@ -109,6 +110,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
         # <u_i, u_j> sees only what the error of one has along the other
         along_x, along_y = X.rounding(v, zv)[1], Y.rounding(u, zu)[1]
         e_x, e_y = X.rounding(torch.cat([v, Hu]))[1], Y.rounding(torch.cat([u, fv]))[1]
+        known = sums(f)  # A V = U S, and U^T U = I of a product of reflections
         eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
         disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
         return [
@@ -117,7 +119,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 Y.coords(fv) - s[:, None] * zu,
                 top,
-                e_y + top * (e_x + e_y),
+                e_y + top * (e_x + e_y + known),
                 v,
                 zero_size=1.0,
             ),
@@ -126,12 +128,12 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 X.coords(Hu) - s[:, None] * zv,
                 top,
-                e_x + top * (e_x + e_y),
+                e_x + top * (e_x + e_y + known),
                 u,
                 zero_size=1.0,
             ),
-            compare("<u_i, u_j> = delta_ij", "Prop 2.9", (zu @ zu.mT - eye).flatten(), 1.0, 2 * along_y, u, per=len(s)),
-            compare("<v_i, v_j> = delta_ij", "Prop 2.9", (zv @ zv.mT - eye).flatten(), 1.0, 2 * along_x, v, per=len(s)),
+            compare("<u_i, u_j> = delta_ij", "Prop 2.9", (zu @ zu.mT - eye).flatten(), 1.0, 2 * along_y + known, u, per=len(s)),
+            compare("<v_i, v_j> = delta_ij", "Prop 2.9", (zv @ zv.mT - eye).flatten(), 1.0, 2 * along_x + known, v, per=len(s)),
             Report("s_1 >= s_2 >= ... >= 0", "Prop 2.9", float(disorder.max()), 0.0),
         ]
 
@@ -141,6 +143,11 @@ def _random_like(X: HilbertSpace, x: Tensor) -> Tensor:
     z = X.coords(x)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z)
     return X.point(noise * (z.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)))
+
+
+def sums(f: LinearizerOperator) -> float:
+    """Roundings of a product with A, in multiples of eps ||A|| ||z||: the sums of n terms make n roundings of random signs."""
+    return math.sqrt(max(f.domain.dim, f.codomain.dim))
 
 
 def gain_and_reach(f: LinearizerOperator, x: Tensor, fx: Tensor) -> tuple[float, float]:

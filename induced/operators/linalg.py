@@ -163,6 +163,9 @@ def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
     differentiated = tracked(A.U, A.V)
     U, s, V = thin(*(W.detach() if differentiated else W for W in (A.U, A.V)))
     threshold = cutoff(s.to(A.U.dtype), A.shape, rtol)
+    if rtol is None:  # a rounding of the columns u_k and v_k moves U V^T by eps sum_k |u_k| |v_k|, however they cancel
+        sizes = (A.U.detach().norm(dim=-2) * A.V.detach().norm(dim=-2)).sum(-1, keepdim=True)
+        threshold = torch.maximum(threshold, cutoff(sizes, A.shape, None))
     if not differentiated:
         return LowRank((V * reciprocal(s, threshold).unsqueeze(-2)).to(A.V), U.to(A.U))
     if s.shape[-1] < A.U.shape[-1] or not bool((s > threshold).all()):

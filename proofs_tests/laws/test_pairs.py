@@ -71,14 +71,12 @@ def test_a_chart_and_a_core_obey_the_laws_together(chart: ChartCase, core: CoreC
     f, M = join(chart, core, dtype)
     X = f.domain
     x, y = chart.points(X.chart, (3,), dtype), chart.points(X.chart, (3,), dtype)
-    reports = [check_adjoint(f, x, y)]
-    if not core.zero:  # the zero map returns g^-1(0) alone, where the certificate of a spline is a fifth too small
-        reports.append(check_linear(f, x))
-    if len(M) == core.matrix().shape[0]:  # J^T A J has no pseudoinverse and no triplets of its own
+    reports = [check_adjoint(f, x, y), check_linear(f, x), check_svd(f)]
+    if len(M) == core.matrix().shape[0]:  # J may shrink A to where the rounding of A hides the rank of J^T A J
         with torch.no_grad():
             s = torch.linalg.svdvals(M)
             near = [X.scale(float(min([1.0, *s[s > 1e-5]])), p) for p in (x, y)]  # f+ takes them no farther than x and y
-        reports += [check_penrose(f, *near), check_svd(f)]
+        reports.append(check_penrose(f, *near))
         if dtype == torch.float64:  # five steps of float32 through the worst of the charts are too ill-conditioned to judge
             reports.append(check_powers(f, x))
     require(*reports)

@@ -1,0 +1,109 @@
+"""What rounding explains is accepted, at every size, and a defect just above it is still rejected."""
+
+import pytest
+import torch
+
+from induced import SVD, EuclideanSpace, InducedSpace, Linearizer
+from induced.bijections import PositiveDefinite, RationalQuadraticCoupling
+from induced.checks import check_group, check_idempotent, check_linear, check_penrose, check_powers, check_svd, require
+from induced.operators import Dense, pinv
+from proofs_tests.counterexamples.test_checks_reject import rejected
+from proofs_tests.registry import DTYPES, SQUARE_CORES, agree
+
+N = 256
+DEFECT = {torch.float32: 1e-4, torch.float64: 1e-10}
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+class Bent(Linearizer):
+    """A x + defect |x| e for a unit vector e: off by that share of the norm, and linear without it."""
+
+    defect = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.defect * x.norm(dim=-1, keepdim=True) * torch.eye(N).to(x)[0]
+
+
+def rotation(dtype: torch.dtype) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(N, N, dtype=torch.float64))[0].to(dtype)
+
+
+@every_dtype
+def test_the_zero_map_over_splines_is_linear(dtype: torch.dtype) -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        conditioner = torch.nn.Linear(2, 33)
+        g = RationalQuadraticCoupling((5,), conditioner, bins=4, bound=1.5).to(dtype)
+        X = InducedSpace(g)
+        require(check_linear(Linearizer(torch.zeros(5, 5, dtype=dtype), X), 4 * torch.rand(3, 5, dtype=dtype) - 2))
+
+
+@every_dtype
+def test_singular_values_are_accepted_at_every_size(dtype: torch.dtype) -> None:
+    for n in (2, 16, 16, 64, N):
+        A = torch.randn(n, n, dtype=dtype)
+        require(check_svd(Linearizer(Dense(A) @ Dense(A.mT.clone()), EuclideanSpace(n))))
+
+
+def test_flows_are_accepted_at_every_size() -> None:
+    A = torch.randn(N, N, dtype=torch.float64)
+    A /= torch.linalg.matrix_norm(A, 2)
+    require(check_group(Linearizer(A, EuclideanSpace(N)), torch.randn(3, N, dtype=torch.float64)))
+
+
+def test_pseudoinverses_on_ill_conditioned_matrices_are_accepted_or_not_judged() -> None:
+    for seed in range(10):
+        torch.manual_seed(seed)
+        X = InducedSpace(PositiveDefinite(3))
+        x, y = (X.point(0.4 * torch.randn(3, 6, dtype=torch.float64)) for _ in range(2))
+        Q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+        f = Linearizer(Q * torch.tensor([1.0, 1, 1, 1, 1, 0.08], dtype=torch.float64), X)
+        assert all(r.residual <= r.tolerance for r in check_penrose(f, x, y))
+
+
+def test_columns_of_low_rank_that_cancel_do_not_raise_the_rank() -> None:
+    core = next(core for core in SQUARE_CORES if core.name == "LowRank of rank 1 in 3 columns")
+    for seed in (13, 108, 139, 175, 208):  # J^T A J is small beside the columns of its factors
+        torch.manual_seed(seed)
+        M = core.matrix()
+        J = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0]
+        P = pinv(Dense(J.mT.clone()) @ core.make(M) @ Dense(J))
+        agree(P.matrix(), torch.linalg.pinv(J.mT @ M @ J, rtol=1e-5), 400)
+
+
+@every_dtype
+def test_defects_are_rejected_at_a_large_size(dtype: torch.dtype) -> None:
+    X, Q, defect = EuclideanSpace(N), rotation(dtype), DEFECT[dtype]
+    x = torch.randn(3, N, dtype=dtype)
+    bent = Bent(Q, X)
+    require(check_linear(bent, x))
+    bent.defect = defect
+    rejected(check_linear(bent, x), "f(a u) = a f(u)")
+    U, s, Vh = torch.linalg.svd(Q)
+    wrong = SVD(U * (1 + defect), s, Vh.mT, X, X)
+
+    class WrongSVD(Linearizer):
+        def svd(self, rank: int | None = None) -> SVD:
+            return wrong
+
+    for law in ("f(v_i) = s_i u_i", "<u_i, u_j>"):
+        rejected(check_svd(WrongSVD(Q, X)), law)
+
+    class WrongPinv(Linearizer):
+        def pinv(self, rtol: float | None = None) -> Linearizer:
+            return Linearizer(Q.mT * (1 + defect), X)
+
+    rejected(check_penrose(WrongPinv(Q, X), x, x), "f f+ f = f")
+
+    class WrongPower(Linearizer):
+        def __pow__(self, k: int) -> Linearizer:
+            return Linearizer(torch.linalg.matrix_power(Q, k) * (1 + defect), X)
+
+        def exp(self, t: float = 1.0) -> Linearizer:
+            return Linearizer(torch.linalg.matrix_exp(t * Q.double()).to(dtype) * (1 + defect), X)
+
+    rejected(check_powers(WrongPower(Q, X), x), "f^3 = f f f")
+    rejected(check_group(WrongPower(Q, X), x), "exp(-t f) exp(t f) = id")
+    half = Q[:, :128] @ Q[:, :128].mT
+    require(check_idempotent(Linearizer(half, X), x))
+    rejected(check_idempotent(Linearizer(half * (1 + defect), X), x), "f(f(x)) = f(x)")
