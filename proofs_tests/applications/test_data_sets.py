@@ -1,0 +1,355 @@
+"""Readers of colour data sets, on stand-ins written here in the layout of the real ones, and on the real ones where they are."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from applications.common.data import NAMES, ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import pictures as pictures_module
+from applications.common.data.pictures import read_picture, read_pictures
+from applications.flow_matching.config import Config, ModelConfig
+from applications.flow_matching.train import training_set
+from induced.errors import DataError, DomainError, DtypeError, ShapeError
+
+DATA = Path(os.environ.get("INDUCED_DATA") or "nowhere")
+
+
+def needs(inner: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not (DATA / inner).exists(), reason=f"{inner} is not in $INDUCED_DATA")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of one test's own."""
+    monkeypatch.setenv("INDUCED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_every_name_that_needs_files_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("INDUCED_DATA", raising=False)
+    for name in set(NAMES) - {"mnist5k"}:
+        with pytest.raises(DataError, match=rf"{name} needs .+ no folder was given: pass --data-dir"):
+            load(name, "train")
+        with pytest.raises(DataError, match=str(tmp_path)):
+            load(name, "train", tmp_path)
+
+
+def test_a_size_is_refused_where_images_have_their_own() -> None:
+    with pytest.raises(DataError, match=r"mnist5k have a size of their own, got size=64; celeba and folder take one"):
+        load("mnist5k", "train", size=64)
+
+
+@pytest.mark.parametrize("side", [2, 6, 30, 64])
+def test_colour_of_any_even_side_survives_the_map_to_numbers(side: int) -> None:
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
+    assert unit_shape(images) == (2, 3, side, side)
+    assert torch.equal(to_uint8(to_unit(images, torch.rand(images.shape))), images)
+
+
+def test_attributes_must_match_images_and_names() -> None:
+    images, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    known = torch.zeros(2, 1, dtype=torch.uint8)
+    assert ImageSet("a", images, labels, known, ("hat",)).attribute_names == ("hat",)
+    with pytest.raises(DtypeError, match=r"attributes of torch\.int64"):
+        ImageSet("a", images, labels, known.long(), ("hat",))
+    with pytest.raises(ShapeError, match=r"attributes of shape \(2, 1\) under 0 names for 2 images"):
+        ImageSet("a", images, labels, known)
+    with pytest.raises(ShapeError, match=r"attributes of shape \(1, 1\) under 1 names"):
+        ImageSet("a", images, labels, known[:1], ("hat",))
+    with pytest.raises(ShapeError, match=r"attributes of shape \(2, 0\) under 1 names"):
+        ImageSet("a", images, labels, None, ("hat",))
+
+
+# --- fashion-mnist
+
+
+@needs("fashion-mnist")
+def test_fashion_mnist_has_a_test_split_alone() -> None:
+    data = load("fashion-mnist", "test", DATA)
+    assert data.name == "fashion-mnist test" and data.images.shape == (10_000, 1, 28, 28)
+    assert data.labels.bincount().tolist() == [1000] * 10
+    if not list((DATA / "fashion-mnist").glob("train*")):
+        with pytest.raises(DataError, match=r"fashion-mnist: found none of .*train-images-idx3-ubyte"):
+            load("fashion-mnist", "train", DATA)
+
+
+@needs("mnist")
+def test_the_files_of_mnist_are_not_taken_for_fashion_mnist() -> None:
+    with pytest.raises(DataError, match="fashion-mnist: found none of"):
+        load("fashion-mnist", "test", DATA / "mnist")
+
+
+# --- avatars64
+
+
+def write_avatars(path: Path, **changes: np.ndarray) -> np.ndarray:
+    """40 random pictures; 0 and 39, 1 and 38, ... 9 and 30 are identical."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    images[30:] = images[9::-1]
+    arrays = {
+        "images": images,
+        "attributes": np.arange(80, dtype=np.uint8).reshape(40, 2),
+        "names": np.array(["hat", "hairColor"]),
+    }
+    np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
+    return images
+
+
+def test_avatars_are_split_without_parting_twins(tmp_path: Path) -> None:
+    images = write_avatars(tmp_path / "toonhead64.npz")
+    train, test = (load("avatars64", split, tmp_path) for split in ("train", "test"))
+    assert len(train) + len(test) == 40 and 4 <= len(test) <= 5
+    contents = [{image.numpy().tobytes() for image in part.images} for part in (train, test)]
+    assert not contents[0] & contents[1]
+    for part in (train, test):
+        assert part.attributes is not None and part.attribute_names == ("hat", "hairColor")
+        rows = part.attributes[:, 0].long() // 2
+        assert torch.equal(part.images, torch.from_numpy(images)[rows].permute(0, 3, 1, 2))
+        assert torch.equal(part.labels, part.attributes[:, 1].long()) and bool((rows.diff() > 0).all())
+
+
+def test_avatars_of_another_layout_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "toonhead64.npz"
+    for changes in (
+        {"images": np.zeros((40, 32, 32, 3), np.uint8)},
+        {"attributes": np.zeros((39, 2), np.uint8)},
+        {"names": np.array(["a", "b"])},
+    ):
+        write_avatars(path, **changes)
+        with pytest.raises(DataError, match=r"expected uint8 \(N, 64, 64, 3\) and uint8 \(N, k\) with k names, hairColor"):
+            load("avatars64", "train", tmp_path)
+    for damaged in (path.read_bytes()[:-100], b"no archive", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="not the archive of images, attributes and names"):
+            load("avatars64", "train", tmp_path)
+
+
+@needs("avatars64")
+def test_the_real_avatars_hold_out_a_thousand() -> None:
+    train, test = load("avatars64", "train", DATA), load("avatars64", "test", DATA)
+    assert train.images.shape == (9000, 3, 64, 64) and test.images.shape == (1000, 3, 64, 64)
+    contents = [{hashlib.sha256(image.numpy().tobytes()).digest() for image in part.images} for part in (train, test)]
+    assert not contents[0] & contents[1] and len(contents[0] | contents[1]) == 9997
+    assert test.attributes is not None and test.attributes.shape == (1000, 11)
+    assert torch.equal(test.labels, test.attributes[:, test.attribute_names.index("hairColor")].long())
+
+
+# --- pictures
+
+
+def save(path: Path, picture: Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def test_the_centre_is_cut_and_averaged(tmp_path: Path) -> None:
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = (10, 20, 30)
+    assert read_picture(save(tmp_path / "a.png", Image.fromarray(wide)), 4)[:, 0, 0].tolist() == [10, 20, 30]
+    checks = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    small = read_picture(save(tmp_path / "b.png", Image.fromarray(checks)), 8, grey=True)
+    assert small.shape == (1, 8, 8)
+    assert abs(small[0, 2:-2, 2:-2].astype(int) - 127.5).max() < 2  # without antialiasing: 0 or 255
+
+
+def test_every_kind_of_pixel_becomes_eight_bits_on_white(tmp_path: Path) -> None:
+    colour = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    assert read_picture(save(tmp_path / "alpha.png", colour), 4).min() == 255
+    half = Image.new("LA", (4, 4), (0, 128))
+    assert read_picture(save(tmp_path / "half.png", half), 4)[:, 0, 0].tolist() == [127] * 3
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 7, 8, 9])
+    assert read_picture(save(tmp_path / "palette.png", palette), 4)[:, 0, 0].tolist() == [7, 8, 9]
+    assert read_picture(save(tmp_path / "hole.png", palette, transparency=1), 4).min() == 255
+    deep = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
+    assert read_picture(save(tmp_path / "deep.png", deep), 4, grey=True).tolist() == [[[100] * 4] * 4]
+    assert read_picture(save(tmp_path / "cmyk.jpg", Image.new("CMYK", (4, 4))), 4).min() > 250
+    assert read_picture(save(tmp_path / "bits.png", Image.new("1", (4, 4), 1)), 4, grey=True).min() == 255
+    for wrong, message in ((np.full((4, 4), 70_000, np.int32), "expected 16 bits"), (np.ones((4, 4), np.float32), "floating")):
+        with pytest.raises(DataError, match=message):
+            read_picture(save(tmp_path / "wrong.tiff", Image.fromarray(wrong)), 4)
+
+
+def test_a_picture_is_turned_as_its_camera_was(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = read_picture(save(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 8, grey=True)
+    assert np.array_equal(turned[0], pixels[::-1])
+
+
+def test_pictures_are_decoded_once_and_mapped(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [save(tmp_path / f"{i}.png", Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(3)]
+    first = read_pictures(paths, 4)
+    assert isinstance(first, np.memmap) and first.shape == (3, 3, 4, 4) and first[:, 0, 0, 0].tolist() == [0, 1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures_module, "read_picture", None)
+        first[:] = 9  # in memory alone
+        assert read_pictures(paths, 4)[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert read_pictures(paths, 2).shape == (3, 3, 2, 2) and read_pictures(paths, 4, grey=True).shape == (3, 1, 4, 4)
+    save(paths[1], Image.new("RGB", (9, 9), (77, 0, 0)))
+    os.utime(paths[1], ns=(1, 1))
+    assert read_pictures(paths, 4)[:, 0, 0, 0].tolist() == [0, 77, 2]
+    assert len(list(cache.iterdir())) == 4
+    with pytest.raises(DomainError, match="side of at least 1 pixel, got size=0"):
+        read_pictures(paths, 0)
+
+
+def test_a_cache_that_cannot_be_is_refused_and_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = save(tmp_path / "a.png", Image.new("L", (4, 4))), tmp_path / "b.png"
+    bad.write_bytes(good.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"b\.png: no picture that can be decoded"):
+        read_pictures([good, bad], 4)
+    assert list(cache.iterdir()) == []
+    with pytest.raises(DataError, match=r"c\.png: cannot be read \(No such file"):
+        read_pictures([tmp_path / "c.png"], 4)
+    with pytest.raises(DataError, match="the cache cannot be written"):
+        read_pictures([good], 4, cache_dir=good)
+    usage = shutil.disk_usage(tmp_path)._replace(free=47)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match="48 bytes are needed for the cache and 47 are free"):
+        read_pictures([good], 4)
+
+
+# --- folder
+
+
+def test_a_folder_is_read_in_order_and_split_by_its_paths(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    for i in range(60):
+        path = root / ("cats" if i % 2 else "dogs") / f"{i:02d}.{'png' if i % 3 else 'WebP'}"
+        save(path, Image.new("RGB", (6, 8), (i, i, i)), lossless=True)
+    (root / "cats" / "notes.txt").write_text("no picture")
+    (root / "cats" / ".hidden.png").write_text("no picture")
+    train, test = (load("folder", split, root, size=4) for split in ("train", "test"))
+    assert train.images.shape[1:] == (3, 4, 4) and len(train) + len(test) == 60
+    numbers = [part.images[:, 0, 0, 0].tolist() for part in (train, test)]
+    assert sorted(numbers[0] + numbers[1]) == list(range(60)) and 1 <= len(test) <= 15
+    for part, found in zip((train, test), numbers, strict=True):
+        assert part.labels.tolist() == [(i + 1) % 2 for i in found]
+        assert found == sorted(found, key=lambda i: (i % 2 == 0, i))
+    save(root / "aaa" / "new.png", Image.new("RGB", (6, 8)))
+    again = load("folder", "test", root, size=4, grey=True).images[:, 0, 0, 0].tolist()
+    assert [i for i in again if i] == [i for i in numbers[1] if i]
+
+
+def test_a_folder_without_pictures_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    with pytest.raises(DataError, match="no picture is in or below it; expected files ending in .bmp"):
+        load("folder", "train", root)
+    bad = root / "a.png"
+    bad.write_bytes(b"text")
+    counted = {"train", "test"}
+    for split in sorted(counted):
+        with pytest.raises(DataError, match=r"a\.png: no picture|none of its 1 pictures falls into the (train|test) split"):
+            load("folder", split, root)
+
+
+def test_training_takes_size_and_channels_from_the_model(tmp_path: Path) -> None:
+    for i in range(5):
+        save(tmp_path / "p" / f"{i}.png", Image.new("RGB", (9, 9), (i, i, i)))
+    for shape in ((1, 8, 8), (3, 4, 4)):
+        data = training_set(Config(data="folder", model=ModelConfig(shape=shape)), tmp_path / "p")
+        assert tuple(data.images.shape[1:]) == shape
+
+
+# --- celeba
+
+COUNT = 12
+NAMES_40 = ["Smiling", *(f"Attribute_{i}" for i in range(39))]
+
+
+def write_celeba(root: Path) -> np.ndarray:
+    """Twelve faces in the authors' layout: 6 to train, 3 to validate, 3 to test."""
+    signs = np.random.default_rng(1).choice([-1, 1], (COUNT, 40))
+    names = [f"{i + 1:06d}.jpg" for i in range(COUNT)]
+    for i, name in enumerate(names):
+        pixels = np.zeros((218, 178, 3), np.uint8)
+        pixels[35:183, 15:163] = 20 * i  # the central square of 148
+        save(root / "img_align_celeba" / name, Image.fromarray(pixels), quality=100)
+    rows = [f"{name}  " + " ".join(f"{s:2d}" for s in row) for name, row in zip(names, signs, strict=True)]
+    (root / "list_attr_celeba.txt").write_text("\n".join([str(COUNT), " ".join(NAMES_40) + " ", *rows]) + "\n")
+    part = [0] * 6 + [1] * 3 + [2] * 3
+    (root / "list_eval_partition.txt").write_text("".join(f"{n} {p}\n" for n, p in zip(names, part, strict=True)))
+    return signs
+
+
+def test_celeba_is_read_as_its_authors_split_it(tmp_path: Path) -> None:
+    signs = write_celeba(tmp_path / "celeba")
+    for split, rows in (("train", slice(0, 6)), ("valid", slice(6, 9)), ("test", slice(9, 12))):
+        data = load("celeba", split, tmp_path, size=16, crop=148)
+        assert data.images.shape[1:] == (3, 16, 16) and data.attributes is not None
+        assert data.attribute_names == tuple(NAMES_40)
+        assert np.array_equal(data.attributes.numpy(), signs[rows] > 0)
+        assert torch.equal(data.labels, data.attributes[:, 0].long())
+        expected = 20 * torch.arange(COUNT)[rows]
+        assert (data.images.amin((1, 2, 3)) - expected).abs().max() <= 3  # nothing of the black frame
+    assert load("celeba", "test", tmp_path).images.shape == (3, 3, 64, 64)
+    assert load("celeba", "test", tmp_path, size=8).images[-1].min() < 40  # crop 178 shows the black frame
+
+
+def test_celeba_in_the_folders_of_its_archive_is_found(tmp_path: Path) -> None:
+    write_celeba(tmp_path)
+    for inner, name in (("Img", "img_align_celeba"), ("Anno", "list_attr_celeba.txt"), ("Eval", "list_eval_partition.txt")):
+        (tmp_path / inner).mkdir()
+        (tmp_path / name).rename(tmp_path / inner / name)
+    assert len(load("celeba", "valid", tmp_path, size=4)) == 3
+
+
+def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+ATTR, PART = "list_attr_celeba.txt", "list_eval_partition.txt"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace(ATTR, "12\n", "13\n"), r"list_attr_celeba\.txt, line 1: declares '13' pictures and 12 lines"),
+        (replace(ATTR, "Attribute_7 ", ""), r"list_attr_celeba\.txt, line 2: holds 39 names; expected 40"),
+        (replace(ATTR, "Smiling", "Frowning"), r"line 2: holds 40 names; expected 40 attributes, Smiling among them"),
+        (replace(ATTR, "000002.jpg  ", "000002.jpg 1 "), r"list_attr_celeba\.txt, line 4: '000002\.jpg 1"),
+        (replace(ATTR, "000002.jpg", "000099.jpg"), r"list_eval_partition\.txt, line 2: .* expected '000099\.jpg'"),
+        (lambda root: (root / ATTR).write_text(""), "line 2: holds 0 names"),
+        (lambda root: (root / ATTR).write_bytes(b"\xff"), "cannot be read as a list"),
+        (replace(PART, "000003.jpg 0", "000003.jpg 3"), r"list_eval_partition\.txt, line 3: '000003\.jpg 3'"),
+        (replace(PART, "000003.jpg 0\n", ""), r"holds 11 lines; list_attr_celeba\.txt lists 12"),
+        (lambda root: (root / "img_align_celeba/000005.jpg").unlink(), r"line 7: .*000005\.jpg is missing, with 0 others"),
+        (lambda root: shutil.copy(root / "img_align_celeba/000005.jpg", root / "img_align_celeba/x.jpg"), "holds 13 pictures"),
+        (lambda root: (root / "img_align_celeba/000001.jpg").write_bytes(b"\xff\xd8\xff"), r"000001\.jpg: no picture"),
+        (
+            lambda root: save(root / "img_align_celeba/000001.jpg", Image.new("RGB", (64, 64))),
+            r"000001\.jpg: is 64x64 pixels; expected 178x218",
+        ),
+        (lambda root: (root / PART).unlink(), "Its agreement forbids redistribution, so nobody but you can put it there"),
+    ],
+)
+def test_a_damaged_celeba_is_refused_by_file_and_line(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    write_celeba(tmp_path)
+    change(tmp_path)
+    with pytest.raises(DataError, match=message):
+        load("celeba", "train", tmp_path, size=4)
+
+
+def test_celeba_without_a_square_is_refused(tmp_path: Path) -> None:
+    for crop in (0, 179):
+        with pytest.raises(DataError, match=rf"crop lies in 1\.\.178, got {crop}"):
+            load("celeba", "train", tmp_path, crop=crop)
