@@ -1,11 +1,20 @@
-"""Collapsing T integrator steps into one operator: low-rank products against dense ones, and one step against T steps.
+"""Collapsing T integrator steps into one operator: in one basis, factored, and by dense products; one step against T steps.
 
+Every form is a plain call of `propagator`, which chooses by rank and size: for the same family with and without a basis to tell
+of, and for one that holds its directions for all times. Peak memory is that of a fresh process, above the model's.
+
+`--worst` takes factors that are new at every time; `--large` n = 12288, where the dense time is that of
+4 products a step, extrapolated from n/16 columns of one;
 `--forms` measures the rule by which `propagator` chooses between one by one, factored and dense; `--exponential` times
 exp_multiply against scipy; `--adaptive` compares what the methods need for a tolerance.
 """
 
 import argparse
+import copy
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import scipy.sparse.linalg
 import torch
@@ -18,6 +27,7 @@ from induced.operators import (
     LowRank,
     LowRankFamily,
     OperatorFamily,
+    SharedBasisFamily,
     adaptive_grid,
     exp_multiply,
     integrate,
@@ -25,9 +35,71 @@ from induced.operators import (
 )
 
 BATCH = 64
+PROBES = 64
 
 
-def dense_steps(family: LowRankFamily, counted: int, total: int, method: str) -> Tensor:
+def shaken(dim: int, rank: int) -> LowRankFamily:
+    """A family as far from its start as training takes it, so that the ranks of A_t add up."""
+    family = LowRankFamily(dim, rank, floor=0.03)
+    with torch.no_grad():
+        family.factors += torch.randn(family.factors.shape) * (1.0 / (dim * 8) ** 0.5)
+    return family
+
+
+def shared(dim: int, rank: int) -> SharedBasisFamily:
+    """The like of `shaken` whose directions are the same at all times."""
+    family = SharedBasisFamily(dim, rank, floor=0.03)
+    with torch.no_grad():
+        family.directions += torch.randn(family.directions.shape) / dim**0.5
+        family.factors += torch.randn(family.factors.shape) / (8 * max(rank, 1)) ** 0.5
+    return family
+
+
+class Secretive(OperatorFamily):
+    """A family that gives its operators alone, and no basis."""
+
+    def __init__(self, family: OperatorFamily) -> None:
+        super().__init__(family.dim)
+        self.family = family
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return self.family.at(t)
+
+
+class Independent(OperatorFamily):
+    """Factors that are new at every t, so that the rank of a product only grows."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__(dim)
+        self.rank = rank
+        self.register_buffer("like", torch.zeros(()))
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        generator = torch.Generator().manual_seed(round(float(t) * 1e6))
+        U, V = torch.randn(2, self.dim, self.rank, generator=generator).to(self.like) / self.dim**0.5
+        return LowRank(U, V)
+
+
+class Full(OperatorFamily):
+    """A dense A_t = M_0 + t M_1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("M", torch.randn(2, dim, dim) / dim**0.5)
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return Dense(self.M[0] + float(t) * self.M[1])
+
+
+FORMS = {
+    "one basis": shaken,
+    "factored": lambda dim, rank: Secretive(shaken(dim, rank)),
+    "SharedBasisFamily": shared,
+    "new at every t": Independent,
+}
+
+
+def dense_steps(family: OperatorFamily, counted: int, total: int, method: str) -> Tensor:
     """S_counted-1 ... S_0 with plain matrix products: what a user would write with torch alone."""
     h, eye = 1 / total, torch.eye(family.dim)
 
@@ -50,118 +122,141 @@ def dense_steps(family: LowRankFamily, counted: int, total: int, method: str) ->
     return B
 
 
-def exact(family: LowRankFamily, steps: int, method: str) -> Tensor:
-    """The same formula in float64: the integrator applied to every unit vector, with no collapse in it."""
-    precise = LowRankFamily(family.dim, family.rank, floor=family.floor).double()
-    precise.load_state_dict(family.state_dict())
-    return integrate(precise, torch.eye(family.dim, dtype=torch.float64), steps=steps, method=method).mT
+def probes(dim: int) -> Tensor:
+    """Orthonormal states in float64, fewer than n, on which a relative error estimates that of the operator."""
+    Q: Tensor = torch.linalg.qr(torch.randn(dim, min(dim, PROBES)))[0]
+    return Q.mT.double()
+
+
+def exact(family: OperatorFamily, z: Tensor, steps: int, method: str) -> Tensor:
+    """B z by the same formula in float64: the integrator itself, with no collapse in it."""
+    return integrate(copy.deepcopy(family).double(), z, steps=steps, method=method)
 
 
 def held(B: LinearOperator) -> int:
     return size(*B.parameters(), *B.buffers())
 
 
+def peak(name: str, options: argparse.Namespace, steps: int, method: str) -> float:
+    """MB above the model that a fresh process holds at most while it collapses the steps."""
+    given = ["--measure", name, "--method", method, "--dim", options.dim, "--rank", options.rank, "--steps", steps]
+    found = subprocess.run([sys.executable, __file__, *map(str, given)], capture_output=True, text=True, check=True)
+    return float(found.stdout)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the peak memory of one form; with the name of no form, that of the dense products."""
+    family = FORMS.get(options.measure, shaken)(options.dim, options.rank)
+    propagator(shaken(64, 2), steps=2)  # which loads what the first call loads
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports (Linux)
+    before = resident()
+    if options.measure in FORMS:
+        propagator(family, steps=options.steps, method=options.method)
+    else:
+        dense_steps(family, options.steps, options.steps, options.method)
+    print((resident() - before) / 1024)
+
+
+def resident() -> int:
+    """KiB of memory that this process has held at most; ru_maxrss would count those of the process that started it."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+
+
 def main() -> None:
     """Print a table for each method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--dense-steps", type=int, default=100, help="fewer than --steps: the dense time is extrapolated")
+    parser.add_argument("--worst", action="store_true", help="factors that are new at every time: 10, 30 and 100 steps of rk4")
+    parser.add_argument("--large", action="store_true", help="n = 12288, the dense time extrapolated from a part of a product")
     parser.add_argument("--forms", action="store_true", help="one by one, factored or dense: T steps of rk4 by number of states")
     parser.add_argument("--exponential", action="store_true", help="exp(A) z by exp_multiply and by scipy, and exp(A) by torch")
     parser.add_argument("--adaptive", action="store_true", help="steps and time of each method for a tolerance")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--method", default="rk4", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.forms or options.exponential or options.adaptive:
-        with torch.no_grad():
-            for chosen, run in ((options.forms, forms), (options.exponential, exponential), (options.adaptive, adaptive)):
-                if chosen:
-                    run(options)
-        return
     torch.manual_seed(0)
-    family = shaken(options.dim, options.rank)
     with torch.no_grad():
-        for method in ("euler", "rk4"):
-            compare(family, options.steps, min(options.dense_steps, options.steps), method)
+        if options.measure:
+            return measure(options)
+        chosen = [run for run in (worst, large, forms, exponential, adaptive) if getattr(options, run.__name__)]
+        for run in chosen or [default]:
+            run(options)
 
 
-def compare(family: LowRankFamily, steps: int, counted: int, method: str) -> None:
-    """Time and judge the forms of one method."""
-    B = propagator(family, steps=steps, method=method)
-    reference = exact(family, steps, method)
-    factor = steps / counted
-    dense_steps(family, 1, steps, method)
-    start = time.process_time()
-    product = dense_steps(family, counted, steps, method)  # timed once: it is slow, and its time hardly varies
-    dense = (time.process_time() - start) * factor
-    times = seconds({"collapse": lambda: propagator(family, steps=steps, method=method)}, rounds=3)
-    note = "" if factor == 1 else f" ({counted} steps, extrapolated)"
-    error = f"{relative(product, reference):.1e}" if factor == 1 else "-"
-    matrix = Dense(product)
-    rows = [
-        ["propagator", shown(times["collapse"]), f"{dense / times['collapse']:.0f} x", f"{relative(B.matrix(), reference):.1e}"],
-        [f"dense products{note}", shown(dense), "1 x", error],
-    ]
+def default(options: argparse.Namespace) -> None:
+    for method in ("euler", "rk4", "magnus4"):
+        dense = None if method == "magnus4" else min(options.dense_steps, options.steps)
+        compare(["one basis", "factored", "SharedBasisFamily"], options, options.steps, dense, method)
+    apply(options)
+
+
+def worst(options: argparse.Namespace) -> None:
+    for steps in (10, 30, 100):
+        compare(["new at every t"], options, steps, steps, "rk4")
+
+
+def large(options: argparse.Namespace) -> None:
+    options.dim = 12288
+    compare(["one basis", "factored", "SharedBasisFamily"], options, 100, 1, "rk4", rounds=1)
+
+
+def compare(names: list[str], options: argparse.Namespace, steps: int, counted: int | None, method: str, rounds: int = 3) -> None:
+    """Time and judge the forms of one method, beside the products of `counted` steps with dense matrices."""
+    n, z = options.dim, probes(options.dim)
+    families = {name: FORMS[name](n, options.rank) for name in names}
+    dense, error, note = 0.0, "-", ""
+    if counted is not None and n > 4096:
+        left, right = torch.randn(n, n), torch.randn(n, n // 16)
+        dense, note = seconds({"part": lambda: left @ right}, rounds=1)["part"] * 16 * 4 * steps, " (extrapolated)"
+        del left, right
+    elif counted is not None:
+        start = time.process_time()
+        M = dense_steps(families[names[0]], counted, steps, method)  # timed once: it is slow, and its time hardly varies
+        dense = (time.process_time() - start) * steps / counted
+        if counted == steps:
+            error = f"{relative(z.float() @ M.mT, exact(families[names[0]], z, steps, method)):.1e}"
+        else:
+            note = f" ({counted} of {steps} steps, extrapolated)"
+    times = seconds({name: lambda f=f: propagator(f, steps=steps, method=method) for name, f in families.items()}, rounds=rounds)
+    rows = []
+    for name, family in families.items():
+        B = propagator(family, steps=steps, method=method)
+        rank = B.parts()[1].shape[-1] if hasattr(B, "parts") else n
+        share, faster = held(B) / (4 * n * n), f"{dense / times[name]:.0f} x" if dense else "-"
+        found = relative(B(z.float()), exact(family, z, steps, method))
+        above = f"{peak(name, options, steps, method):.0f} MB" if method == "rk4" else "-"
+        rows.append(
+            [name, shown(times[name]), faster, f"{found:.1e}", str(rank), f"{held(B) / 1e6:.2f} MB", f"{share:.1%}", above]
+        )
+    if counted is not None:
+        full = f"{4 * n * n / 1e6:.2f} MB"
+        above = f"{peak('dense', options, 2, method):.0f} MB" if method == "rk4" and n <= 4096 else "-"
+        rows.append([f"dense products{note}", shown(dense), "1 x", error, str(n), full, "100%", above])
     table(
-        f"Collapsing {steps} {method} steps, n = {family.dim}, rank {family.rank}, float32 (error against float64)",
-        ["", "CPU", "faster", "error"],
+        f"Collapsing {steps} {method} steps, n = {n}, rank {options.rank}, float32 (error against float64)",
+        ["", "CPU", "faster", "error", "rank", "held", "of dense", "peak"],
         rows,
     )
-    rank = B.parts()[1].shape[-1] if hasattr(B, "parts") else family.dim
-    print(f"held: {held(B) / 1e6:.2f} MB of rank {rank}, dense {held(matrix) / 1e6:.2f} MB: {held(matrix) / held(B):.0f} x")
 
-    z = torch.randn(BATCH, family.dim)
-    applied = seconds(
-        {
-            "one step": lambda: B(z),
-            "one step, dense matrix": lambda: matrix(z),
-            f"{steps} steps": lambda: integrate(family, z, steps=steps, method=method),
-        }
-    )
-    expected = z.double() @ reference.mT
-    errors = [
-        f"{relative(B(z), expected):.1e}",
-        error,
-        f"{relative(integrate(family, z, steps=steps, method=method), expected):.1e}",
+
+def apply(options: argparse.Namespace) -> None:
+    """One step, factored and dense, against T steps on a batch of states."""
+    family, z = shaken(options.dim, options.rank), torch.randn(BATCH, options.dim)
+    B = propagator(family, steps=options.steps)
+    matrix = Dense(B.matrix())
+    made = {
+        "one step": lambda: B(z),
+        "one step, dense matrix": lambda: matrix(z),
+        f"{options.steps} steps": lambda: integrate(family, z, steps=options.steps),
+    }
+    expected, found = exact(family, z.double(), options.steps, "rk4"), seconds(made)
+    rows = [
+        [name, shown(t), f"{t / found['one step']:.1f} x", f"{relative(made[name](), expected):.1e}"] for name, t in found.items()
     ]
-    table(
-        f"Applying them to {BATCH} states",
-        ["", "CPU", "of one step", "error"],
-        [[name, shown(t), f"{t / applied['one step']:.1f} x", e] for (name, t), e in zip(applied.items(), errors, strict=True)],
-    )
-
-
-def shaken(dim: int, rank: int) -> LowRankFamily:
-    """A family as far from its start as training takes it, so that the ranks of A_t add up."""
-    family = LowRankFamily(dim, rank, floor=0.03)
-    with torch.no_grad():
-        family.factors += torch.randn(family.factors.shape) * (1.0 / (dim * 8) ** 0.5)
-    return family
-
-
-class Independent(OperatorFamily):
-    """Factors that are new at every t, so that the rank of a product only grows."""
-
-    def __init__(self, dim: int, rank: int) -> None:
-        super().__init__(dim)
-        self.rank = rank
-        self.register_buffer("like", torch.zeros(()))
-
-    def at(self, t: float | Tensor) -> LinearOperator:
-        generator = torch.Generator().manual_seed(int(float(t) * 1e6))
-        U, V = torch.randn(2, self.dim, self.rank, generator=generator) / self.dim**0.5
-        return LowRank(U, V)
-
-
-class Full(OperatorFamily):
-    """A dense A_t = M_0 + t M_1."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        self.register_buffer("M", torch.randn(2, dim, dim) / dim**0.5)
-
-    def at(self, t: float | Tensor) -> LinearOperator:
-        return Dense(self.M[0] + float(t) * self.M[1])
+    table(f"Applying {options.steps} rk4 steps to {BATCH} states", ["", "CPU", "of one step", "error"], rows)
 
 
 def forms(options: argparse.Namespace) -> None:

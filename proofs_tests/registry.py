@@ -6,6 +6,7 @@ Enrolling a class here puts it under every test of laws/. What is special about 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -25,8 +26,10 @@ from induced.bijections import (
     Composition,
     ConditionalActNorm,
     ConditionalCoupling,
+    ConditionalDirectSum,
     Conv1x1,
     ConvNet,
+    DirectSum,
     Flatten,
     Identity,
     LatticeCoupling,
@@ -42,6 +45,7 @@ from induced.bijections import (
     Simplex,
     Sinh,
     Squeeze,
+    UNet,
     from_callables,
     from_transform,
     glow,
@@ -157,6 +161,13 @@ def _conditional_glow() -> Bijection:
     return shaken(parent, 0.05).at(1.0)
 
 
+def _conditional_unet_glow() -> Bijection:
+    parent = glow((2, 4, 4), blocks=1, width=4, context=2, conditioner=partial(UNet, norm=False))
+    for context in (torch.zeros(2), torch.ones(2)):
+        parent.at(context).initialize(torch.randn(8, 2, 4, 4))
+    return shaken(parent, 0.05).at(torch.tensor([0.5, -1.0]))
+
+
 def _lattice(dtype: torch.dtype = torch.float64, *, flip: bool = False) -> Bijection:
     """A lattice coupling of 1024 or 2048 units, and a step at which the tolerances of float64 still see a wrong law."""
     kept, bits = 3 if flip else 2, 14 if dtype == torch.float32 else 42
@@ -226,6 +237,7 @@ CHARTS = [
     ChartCase("Flatten of numbers", lambda: Flatten(()), only_moves_entries=True),
     ChartCase("Composition", lambda: shaken(real_nvp(4, 2, 8)) @ Flatten((2, 2)) @ Logit((2, 2)), 0.2, 0.8),
     ChartCase("Composition of compositions", lambda: Composition(Sinh((2,)) @ Affine((2,), -0.5), shaken(real_nvp(2, 2, 8)))),
+    ChartCase("DirectSum", lambda: DirectSum(shaken(real_nvp(3, 2, 8)), Identity((2,)), Sinh((1,)))),
     ChartCase("Inverse of a chart", lambda: shaken(real_nvp(3, 2, 8)).inv, is_inverse=True),
     ChartCase("Inverse of a squeeze", lambda: Squeeze((1, 2, 2)).inv, is_inverse=True, only_moves_entries=True),
     ChartCase("real_nvp(1)", lambda: shaken(real_nvp(1, 3, 8))),
@@ -240,8 +252,11 @@ CHARTS = [
         "conditional additive coupling",
         lambda: ConditionalCoupling((4,), shaken(MLP(2, 2, 8, context=1)), flip=True, kind=AdditiveCoupling).at(2.0),
     ),
+    ChartCase("conditional direct sum", lambda: ConditionalDirectSum(shaken(real_nvp(2, 2, 8, context=1)), Sinh((2,))).at(0.5)),
     ChartCase("ConditionalActNorm", _conditional_actnorm),
     ChartCase("conditional glow", _conditional_glow),
+    ChartCase("U-Net coupling", lambda: AffineCoupling((3, 4, 6), shaken(UNet((2, 4, 6), 2, 4), 0.05), flip=True)),
+    ChartCase("conditional glow of U-Nets", _conditional_unet_glow),
     ChartCase("torch transform", lambda: from_transform(AffineTransform(torch.tensor([1.0, 2.0]), -0.5), (2,))),
     ChartCase("inverse of a torch transform", lambda: from_transform(TanhTransform().inv, (3,)), -0.6, 0.6, is_inverse=True),
     ChartCase("callables", lambda: from_callables(torch.sinh, torch.asinh, (2,), log_abs_det=lambda x: x.cosh().log().sum(-1))),

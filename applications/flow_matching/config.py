@@ -14,6 +14,12 @@ class ModelConfig:
 
     shape: tuple[int, int, int] = (1, 32, 32)
     """Shape (C, H, W) of a point."""
+    chart: Literal["glow", "linear", "identity"] = "glow"
+    """The chart; with the linear one and the identity, samples are Gaussian images."""
+    label: bool = True
+    """Whether the chart is told which end it serves; without, both spaces are one."""
+    prediction: Literal["velocity", "end point"] = "velocity"
+    """What A_t z_t stands for; "end point" is the other choice of the paper: B is of rank r, and `floor` must be None."""
     blocks: int = 6
     """Blocks of the convolutional part of the chart: ActNorm, two affine couplings, 1x1 convolution."""
     widths: tuple[int, ...] = (32, 48, 96)
@@ -22,30 +28,51 @@ class ModelConfig:
     """Couplings between all coordinates, after the convolutional part."""
     dense_width: int = 128
     """Hidden units of their conditioners."""
+    density_blocks: int = 8
+    """Couplings that act on the leading coordinates alone and make them Gaussian; 0: none."""
+    density_width: int = 128
+    """Hidden units of their conditioners."""
     rank: int = 16
     """Rank of U_t V_t^T, and number of leading coordinates that carry the image."""
     floor: float | None = 0.03
     """Standard deviation of the other coordinates at the data end; None: the paper's family U_t V_t^T, whose spectrum is flat."""
 
+    def __post_init__(self) -> None:
+        """Refuse a family that has no meaning."""
+        if self.prediction == "end point" and self.floor is not None:
+            raise DomainError(f"a family that predicts the end point is of rank r and has no floor; got floor={self.floor}")
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the losses; each loss is a mean over images and coordinates."""
+    """Weights of the losses, each a mean over images and coordinates or pixels; 0 leaves a loss out."""
 
     velocity: float = 1.0
-    """Velocity in the induced space (eq. 13)."""
+    """Velocity in the induced space (eqs. 10, 11, 13)."""
+    end_point: float = 0.0
+    """End point that the velocity leads to, in coordinates (docs/mathematics.md, 3)."""
+    end_point_image: float = 0.0
+    """The same end point decoded, against the image: eq. 13 with the distance of pixels."""
+    end_point_perceptual: float = 0.0
+    """The same with a perceptual distance, as in the paper: ST-LPIPS where its weights are in the data folder."""
     reconstruction: float = 16.0
     """Reconstruction of the data end point from its noisy coordinates."""
+    perceptual: float = 0.0
+    """The same with the perceptual distance."""
     prior: float = 10.0
     """-log density of the leading coordinates of the data end, without a volume term: it keeps their variance near 1."""
+    density: float = 10.0
+    """Negative log-likelihood of the noisy leading coordinates; it trains the couplings that make them Gaussian."""
     residual: float = 1.0
     """The same for the other coordinates, whose standard deviation is `floor`."""
     likelihood: float = 0.0
-    """Negative log-likelihood of the data under the fixed density at the data end; an option."""
+    """Negative log-likelihood of the data under the fixed density at the data end (docs/mathematics.md, 3)."""
     noise_reconstruction: float = 0.1
     """Reconstruction of the noise end point from its noisy coordinates."""
     noise_likelihood: float = 1.0
     """Negative log-likelihood of the noise end under N(0, I): forbids collapse, and keeps g_0 volume preserving on average."""
+    distance: Literal["pyramid", "st-lpips", "auto"] = "pyramid"
+    """The perceptual distance; "st-lpips" needs its weights in the data folder, "auto" takes it where they are."""
     latent_noise: float = 0.2
     """Standard deviation of the noise added to coordinates before reconstruction, relative to theirs."""
     noise_share: int = 4
@@ -54,16 +81,18 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         for f in fields(self):
-            if not getattr(self, f.name) >= (1 if f.name == "noise_share" else 0):
-                raise DomainError(f"{f.name} must be at least {1 if f.name == 'noise_share' else 0}, got {getattr(self, f.name)}")
+            least = 1 if f.name == "noise_share" else 0
+            if f.name != "distance" and not getattr(self, f.name) >= least:
+                raise DomainError(f"{f.name} must be at least {least}, got {getattr(self, f.name)}")
 
 
 @dataclass(frozen=True)
 class Config:
     """Flow matching on images."""
 
-    data: Literal["mnist5k", "mnist"] = "mnist5k"
-    """`mnist5k` is embedded; `mnist` needs the IDX files in --data-dir or $INDUCED_DATA."""
+    data: Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"] = "mnist5k"
+    """`mnist5k` is embedded; the others need files in --data-dir or $INDUCED_DATA. celeba and folder take size and channels
+    from `model.shape`."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,6 +1,8 @@
 """What a trained model is measured by: laws, one step against many, inversion, spectrum, time."""
 
 import copy
+import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +11,18 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from applications.common.metrics import psnr
-from applications.flow_matching.model import DATA, NOISE, FlowMatching
+from applications.common.classifier import digit_classifier
+from applications.common.data import ImageSet, to_unit
+from applications.common.features import extract, squeezenet
+from applications.common.metrics import class_balance, frechet_distance, precision_recall, psnr
+from applications.flow_matching.model import DATA, NOISE, FlowMatching, Method
 from applications.flow_matching.sampling import encode, noise
 from induced import Linearizer
 from induced.checks import Report, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
-from induced.operators import integrate
+from induced.errors import ShapeError
+from induced.operators import slogdet
 
+METHODS: tuple[Method, ...] = ("euler", "rk4")
 PEAK = 2.0
 """Images lie in [-1, 1]."""
 
@@ -79,10 +86,10 @@ def one_step(model: FlowMatching, *, counts: tuple[int, ...] = (1, 10, 100), bat
         m = in_dtype(model, dtype)
         x0 = noise(m, batch, seed=2)
         z0 = m.space(NOISE).coords(x0)
-        for method in ("euler", "rk4"):
+        for method in METHODS:
             for steps in counts:
                 f = m.operator(steps, method)
-                collapsed, stepped = f.core(z0), integrate(m.family, z0, steps=steps, method=method)
+                collapsed, stepped = f.core(z0), m.transport(z0, steps, method)
                 difference, size = float((collapsed - stepped).norm()), float(stepped.norm())
                 quality = psnr(f(x0), m.multi_step(x0, steps, method), PEAK).mean()
                 values = f.svd().values
@@ -99,12 +106,12 @@ def one_step(model: FlowMatching, *, counts: tuple[int, ...] = (1, 10, 100), bat
     return rows
 
 
-def convergence_order(model: FlowMatching, method: str, steps: tuple[int, ...] = (200, 400, 800)) -> float:
+def convergence_order(model: FlowMatching, method: Method, steps: tuple[int, ...] = (200, 400, 800)) -> float:
     """Order of convergence of an integrator on the trained family, in float64, against RK4 with eight times the steps."""
     m = in_dtype(model, torch.float64)
     z0 = m.space(NOISE).coords(noise(m, 16, seed=3))
-    exact = integrate(m.family, z0, steps=8 * steps[-1], method="rk4")
-    errors = [float((integrate(m.family, z0, steps=n, method=method) - exact).norm()) for n in steps]
+    exact = m.transport(z0, 8 * steps[-1])
+    errors = [float((m.transport(z0, n, method) - exact).norm()) for n in steps]
     return float(torch.log2(torch.tensor(errors[0] / errors[-1])) / torch.log2(torch.tensor(steps[-1] / steps[0])))
 
 
@@ -129,6 +136,74 @@ def inversion(f: Linearizer, images: Tensor) -> Inversion:
     encodings = encode(f, images)
     quality = psnr(f(encodings), images, PEAK)
     return Inversion(float(quality.mean()), float(quality.min()), float(encodings.std()), len(images))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How samples compare with as many real images, in the features of a network.
+
+    Attributes:
+        samples: how many of either.
+        features: the network: the project's digit classifier, or SqueezeNet for colour images.
+        frechet, precision, recall: of those features (`applications/common/metrics.py`).
+        confident: share of samples of which the classifier is more than 90 % sure; nan for colour images.
+        imbalance: total variation distance of their classes to those of the real images; nan for colour images.
+    """
+
+    samples: int
+    features: str
+    frechet: float
+    precision: float
+    recall: float
+    confident: float
+    imbalance: float
+
+
+def quality(samples: Tensor, real: ImageSet, data_dir: str | os.PathLike[str] | None = None) -> Quality:
+    """Judge samples in [-1, 1] by the first real images, as many as there are samples.
+
+    Raises:
+        ShapeError: fewer real images than samples: compare equal numbers, since a finite sample is biased.
+        DataError: colour images, and the weights of SqueezeNet are not in the data folder.
+    """
+    if len(real) < len(samples):
+        raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
+    samples, chosen = samples.clamp(-1.0, 1.0), ImageSet(real.name, real.images[: len(samples)], real.labels[: len(samples)])
+    if samples.shape[1] == 3:
+        net, name = squeezenet(data_dir), "SqueezeNet 1.1"
+        a, b, confident, imbalance = extract(net, chosen.images), extract(net, samples), math.nan, math.nan
+    else:
+        classifier, name = digit_classifier(), "digit classifier"
+        a, b = extract(classifier.features, chosen.images), extract(classifier.features, samples)
+        balance = class_balance(extract(classifier, samples), chosen.labels.bincount(minlength=10))
+        confident, imbalance = balance.confident, balance.total_variation
+    precision, recall = precision_recall(a, b)
+    return Quality(len(samples), name, frechet_distance(a, b), precision, recall, confident, imbalance)
+
+
+def log_likelihood(model: FlowMatching, f: Linearizer, x: Tensor) -> Tensor:
+    """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of the model.
+
+    log p(x) = log N(x_0; 0, I) + log|det J_g1(x)| - log|det B| - log|det J_g0(x_0)| at x_0 = f^-1(x).
+    """
+    x0 = encode(f, x)
+    _, log_det_B = slogdet(f.core)
+    volume1, volume0 = model.chart_at(DATA).log_abs_det(x), model.chart_at(NOISE).log_abs_det(x0)
+    prior = -(x0.flatten(1) ** 2 + math.log(2 * math.pi)).sum(1) / 2
+    return prior + volume1 - log_det_B - volume0
+
+
+def bits_per_dimension(model: FlowMatching, f: Linearizer, images: Tensor, noise_images: Tensor) -> Tensor:
+    """-log2 p(v) / D (k,) for bytes v, from dequantised images x = 2 (v + u) / 256 - 1: an upper bound on average over u.
+
+    Arguments:
+        model, f: the model and its one-step operator.
+        images: uint8 (k, C, H, W).
+        noise_images: u in [0, 1), of the shape of the padded images; D counts the padding.
+    """
+    x = to_unit(images, noise_images)
+    D = math.prod(x.shape[1:])
+    return -(log_likelihood(model, f, x) / D + math.log(2 / 256)) / math.log(2)
 
 
 @dataclass(frozen=True)

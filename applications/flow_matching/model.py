@@ -1,55 +1,129 @@
 """The model: one chart with an end-point label, and a family of operators between its two spaces."""
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Literal, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
-from induced.bijections import Bijection, ConditionalComposition, Flatten, glow, real_nvp
-from induced.operators import LowRankFamily, integrate, propagator
+from induced.bijections import (
+    Bijection,
+    ConditionalBijection,
+    ConditionalComposition,
+    ConditionalDirectSum,
+    Flatten,
+    Identity,
+    Linear,
+    glow,
+    real_nvp,
+)
+from induced.operators import (
+    LU,
+    LinearOperator,
+    LowRank,
+    LowRankFamily,
+    OperatorFamily,
+    ScaledIdentityPlusLowRank,
+    integrate,
+    propagator,
+)
 
 NOISE, DATA = 0.0, 1.0
+Method = Literal["euler", "midpoint", "rk4", "magnus4"]
+
+
+@final
+class EndPointRate(OperatorFamily):
+    """(A_t - I) / (1 - t), the generator where A_t z_t predicts the end point z_1; singular at t = 1 (docs/mathematics.md, 3)."""
+
+    def __init__(self, prediction: LowRankFamily) -> None:
+        super().__init__(prediction.dim)
+        self.prediction = prediction
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        A, like = cast(LowRank, self.prediction.at(t)), self.prediction.offset
+        speed = 1 / (1 - torch.as_tensor(t, dtype=like.dtype, device=like.device))
+        return ScaledIdentityPlusLowRank(-speed, speed[..., None, None] * A.U, A.V)
 
 
 class FlowMatching(nn.Module):
     """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/mathematics.md, 3).
 
     The first `rank` coordinates of the data end carry the image; the others have standard deviation `floor`, so that
-    g_1^-1 on the range of B works as a decoder while B stays invertible.
+    g_1^-1 on the range of B works as a decoder while B stays invertible. The chart is g = h . e: e sorts the image into
+    coordinates, and h, couplings among the leading ones, makes their distribution Gaussian.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=1)
-        coarse = _coarse_shape(config)
-        flatten = Flatten(coarse)
-        self.dim = flatten.coord_shape[0]
-        dense = real_nvp(self.dim, config.dense_blocks, config.dense_width, context=1)
-        self.chart = ConditionalComposition(image, flatten, dense)
-        self.family = LowRankFamily(self.dim, config.rank, floor=config.floor)
+        self.dim = math.prod(config.shape)
+        encoder = _encoder(config)
+        self._encoders = len(encoder)
+        self.chart = ConditionalComposition(*encoder, *_density(config))
+        family = LowRankFamily(self.dim, config.rank, floor=config.floor)
+        self.family = EndPointRate(family) if config.prediction == "end point" else family
 
     def chart_at(self, end: float) -> Bijection:
         """The chart g_0 of the noise end or g_1 of the data end."""
-        return self.chart.at(end)
+        return self.chart.at(end if self.config.label else NOISE)
+
+    def encoder_at(self, end: float) -> Bijection:
+        """e, the chart without its last part h."""
+        return ConditionalComposition(*list(self.chart.parts)[: self._encoders]).at(end if self.config.label else NOISE)  # type: ignore[arg-type]
+
+    def density_at(self, end: float) -> Bijection | None:
+        """h, from the coordinates of e to those of g; None where g = e."""
+        parts = list(self.chart.parts)[self._encoders :]
+        return ConditionalComposition(*parts).at(end if self.config.label else NOISE) if parts else None  # type: ignore[arg-type]
 
     def space(self, end: float) -> InducedSpace:
         """The induced space of an end point."""
         return InducedSpace(self.chart_at(end))
 
-    def operator(self, steps: int = 100, method: Literal["euler", "midpoint", "rk4"] = "rk4") -> Linearizer:
-        """The one-step sampler L(g_0, g_1, B), equal to the sampler of so many steps (eq. 17)."""
-        return Linearizer(propagator(self.family, steps=steps, method=method), self.space(NOISE), self.space(DATA))
+    def core(self, steps: int | Sequence[float] = 100, method: Method = "rk4") -> LinearOperator:
+        """B, the operator that the steps apply to coordinates (eqs. 14-17).
 
-    def multi_step(self, x: Tensor, steps: int = 100, method: Literal["euler", "midpoint", "rk4"] = "rk4") -> Tensor:
+        Where A_t predicts the end point, the last step is the prediction itself: its rate is singular there, and B has rank r.
+        """
+        if not isinstance(self.family, EndPointRate):
+            return propagator(self.family, steps=steps, method=method)
+        times = _times(steps)
+        last = self.family.prediction.at(times[-2])
+        return last if len(times) == 2 else last @ propagator(self.family, times[0], times[-2], steps=times[:-1], method=method)
+
+    def operator(self, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Linearizer:
+        """The one-step sampler L(g_0, g_1, B), equal to the sampler of so many steps (eq. 17).
+
+        Arguments:
+            steps: how many, or the times between them, such as `exact_times(model.family)`.
+            method: integrator of the steps.
+        """
+        return Linearizer(self.core(steps, method), self.space(NOISE), self.space(DATA))
+
+    def transport(self, z: Tensor, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Tensor:
+        """The same steps taken one by one, on coordinates."""
+        if not isinstance(self.family, EndPointRate):
+            return integrate(self.family, z, steps=steps, method=method)
+        times = _times(steps)
+        before = z if len(times) == 2 else integrate(self.family, z, times[0], times[-2], steps=times[:-1], method=method)
+        end: Tensor = self.family.prediction.at(times[-2])(before)
+        return end
+
+    def multi_step(self, x: Tensor, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Tensor:
         """The sampler that takes every step on the state."""
-        return self.space(DATA).point(integrate(self.family, self.space(NOISE).coords(x), steps=steps, method=method))
+        return self.space(DATA).point(self.transport(self.space(NOISE).coords(x), steps, method))
+
+    def reference(self) -> Tensor:
+        """A parameter: the dtype and device of the model."""
+        return next(self.parameters())
 
     def latent_std(self) -> Tensor:
         """Standard deviations (dim,) of the fixed latent density at the data end."""
-        like = self.family.offset
+        like = self.reference()
         std = torch.ones(self.dim, dtype=like.dtype, device=like.device)
         if self.config.floor is not None:
             std[self.config.rank :] = self.config.floor
@@ -59,6 +133,29 @@ class FlowMatching(nn.Module):
 def build(config: ModelConfig) -> FlowMatching:
     """The untrained model; its ActNorms wait for `initialize`."""
     return FlowMatching(config)
+
+
+def _times(steps: int | Sequence[float]) -> list[float]:
+    return [k / steps for k in range(steps + 1)] if isinstance(steps, int) else list(steps)
+
+
+def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
+    """Images to coordinates (dim,) for either end; the identity and the linear chart, the same for both, are for comparison."""
+    if config.chart == "identity":
+        return [Flatten(config.shape)]
+    if config.chart == "linear":
+        return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
+    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=1)
+    dense = real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=1)
+    return [image, Flatten(_coarse_shape(config)), dense]
+
+
+def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
+    """Couplings among the leading coordinates; none where no coordinates lead."""
+    if config.chart != "glow" or not config.density_blocks or config.floor is None:
+        return []
+    leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=1)
+    return [ConditionalDirectSum(leading, Identity((math.prod(config.shape) - config.rank,)))]
 
 
 def _coarse_shape(config: ModelConfig) -> tuple[int, int, int]:

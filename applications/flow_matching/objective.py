@@ -1,15 +1,17 @@
 """The losses of flow matching, as pure functions, and the weighted sum that training minimises."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, FlowMatching
-from induced.bijections import Bijection
-from induced.errors import ShapeError
+from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching
+from induced.errors import DomainError, ShapeError
 from induced.operators import OperatorFamily
 
 SAME_TIME = 16
@@ -24,16 +26,28 @@ def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> 
         z0, z1: coordinates (k, dim) of paired noise and data.
         t: times (k,); runs of equal times share one A_t.
     """
+    return ((velocities(family, z0, z1, t) - (z1 - z0)) ** 2).mean()
+
+
+def end_point_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+    """mean |z_t + (1-t) A_t z_t - z_1|^2: the end point that the velocity A_t z_t leads to (docs/mathematics.md, 3).
+
+    It is the velocity loss weighted by (1-t)^2. Where the family is `EndPointRate(A)`, the prediction is A_t z_t itself.
+    """
+    return ((end_points(family, z0, z1, t) - z1) ** 2).mean()
+
+
+def end_points(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+    """z_t + (1-t) A_t z_t, where the straight line along the velocity at z_t ends."""
+    rest = (1 - t)[:, None]
+    return rest * z0 + t[:, None] * z1 + rest * velocities(family, z0, z1, t)
+
+
+def velocities(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+    """A_t z_t; runs of equal times share one A_t."""
     times, counts = torch.unique_consecutive(t, return_counts=True)
-    sizes, total = counts.tolist(), z0.new_zeros(())
-    for time, a, b in zip(times, torch.split_with_sizes(z0, sizes), torch.split_with_sizes(z1, sizes), strict=True):
-        total = total + ((family.at(time)((1 - time) * a + time * b) - (b - a)) ** 2).sum()
-    return total / z0.numel()
-
-
-def reconstruction_loss(chart: Bijection, x: Tensor, z: Tensor) -> Tensor:
-    """mean |g^-1(z~) - x|^2 for coordinates z~ near g(x)."""
-    return ((chart.inverse(z) - x) ** 2).mean()
+    parts = torch.split_with_sizes((1 - t)[:, None] * z0 + t[:, None] * z1, counts.tolist())
+    return torch.cat([family.at(time)(part) for time, part in zip(times, parts, strict=True)])
 
 
 def minus_log_density(z: Tensor, std: Tensor) -> Tensor:
@@ -47,13 +61,25 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
 
 
 class FlowMatchingObjective(Objective):
-    """The weighted sum of docs/mathematics.md, 3: velocity, reconstruction of both ends, and fixed latent densities."""
+    """The weighted sum of docs/mathematics.md, 3: velocity, reconstruction of both ends, and fixed latent densities.
+
+    Arguments:
+        model: what is trained.
+        config: weights of the terms; one of weight 0 is not computed.
+        distance: what `perceptual` measures with; by default the one that needs no weights.
+    """
 
     model: FlowMatching
 
-    def __init__(self, model: FlowMatching, config: ObjectiveConfig) -> None:
+    def __init__(self, model: FlowMatching, config: ObjectiveConfig, distance: PerceptualDistance | None = None) -> None:
         super().__init__()
+        if isinstance(model.family, EndPointRate) and config.velocity:
+            raise DomainError(
+                "the rate of a family that predicts the end point is singular at t = 1: train it with velocity 0, end_point > 0"
+            )
         self.model, self.config = model, config
+        self.distance: PerceptualDistance = PyramidDistance() if distance is None else distance
+        self.distance.requires_grad_(False)
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         groups = math.ceil(n / SAME_TIME)
@@ -66,7 +92,8 @@ class FlowMatchingObjective(Objective):
         }
 
     def initialize(self, images: Tensor, draws: Draws) -> None:
-        self.model.chart_at(NOISE).initialize(draws["noise_image"])
+        if self.model.config.label:
+            self.model.chart_at(NOISE).initialize(draws["noise_image"])
         self.model.chart_at(DATA).initialize(images)
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
@@ -77,28 +104,45 @@ class FlowMatchingObjective(Objective):
                 f"{weights.noise_share}: else several processes would not pair the images that one would"
             )
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
+        e, h = model.encoder_at(DATA), model.density_at(DATA)
         some = slice(None, None, weights.noise_share)
         x0, unit = draws["noise_image"][some], std.new_ones(model.dim)
+        kept = model.dim if model.config.floor is None else model.config.rank
 
         z0, volume0 = g0.forward_and_log_abs_det(x0)
-        if weights.likelihood:
-            z1, volume1 = g1.forward_and_log_abs_det(images)
-        else:
-            z1, volume1 = g1(images), std.new_zeros(())
-        kept = model.dim if model.config.floor is None else model.config.rank
-        noisy1 = perturb(z1, draws["latent_noise"], std, weights.latent_noise, kept)
+        c1, volume1 = e.forward_and_log_abs_det(images) if weights.likelihood else (e(images), std.new_zeros(()))
         noisy0 = perturb(z0, draws["noise_latent_noise"][some], unit, weights.latent_noise, model.dim)
-        density1, density0 = minus_log_density(z1, std), minus_log_density(z0, unit)
-        losses = {
-            "velocity": velocity_loss(model.family, z0, z1[some], draws["time"][some]),
-            "reconstruction": reconstruction_loss(g1, images, noisy1),
-            "prior": density1[:, :kept].sum(-1).mean() / model.dim,
-            "residual": density1[:, kept:].sum(-1).mean() / model.dim,
-            "likelihood": density1.mean() - volume1.mean() / model.dim,
-            "noise_reconstruction": reconstruction_loss(g0, x0, noisy0),
-            "noise_likelihood": density0.mean() - volume0.mean() / model.dim,
+        noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
+        z1, volume_h = c1, std.new_zeros(())
+        if h is not None:  # the density of what is decoded, the noisy coordinates, with e held fixed
+            z1, volume_h = h.forward_and_log_abs_det(torch.cat([noisy1[:, :kept], c1[:, kept:]], -1).detach())
+        density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
+        path = model.family, z0, z1[some], draws["time"][some]
+
+        @cache
+        def decoded() -> Tensor:
+            return e.inverse(noisy1)
+
+        @cache
+        def predicted() -> Tensor:
+            return g1.inverse(end_points(*path))
+
+        terms: dict[str, Callable[[], Tensor]] = {
+            "velocity": lambda: velocity_loss(*path),
+            "end_point": lambda: end_point_loss(*path),
+            "end_point_image": lambda: ((predicted() - images[some]) ** 2).mean(),
+            "end_point_perceptual": lambda: self.distance(predicted(), images[some]).mean(),
+            "reconstruction": lambda: ((decoded() - images) ** 2).mean(),
+            "perceptual": lambda: self.distance(decoded(), images).mean(),
+            "prior": lambda: density1[:, :kept].sum(-1).mean() / model.dim,
+            "density": lambda: (minus_log_density(z1, std)[:, :kept].sum(-1) - volume_h).mean() / model.dim,
+            "residual": lambda: density1[:, kept:].sum(-1).mean() / model.dim,
+            "likelihood": lambda: density1.mean() - volume1.mean() / model.dim,
+            "noise_reconstruction": lambda: ((g0.inverse(noisy0) - x0) ** 2).mean(),
+            "noise_likelihood": lambda: density0.mean() - volume0.mean() / model.dim,
         }
+        if h is None:
+            del terms["density"]
+        losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
         loss = sum((getattr(weights, name) * value for name, value in losses.items()), std.new_zeros(()))
-        if not weights.likelihood:
-            del losses["likelihood"]
         return {"loss": loss} | losses

@@ -1,4 +1,4 @@
-"""Drawing, encoding and interpolating with a trained model."""
+"""Drawing, encoding and editing with a trained model: linear algebra on its one-step operator."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,24 @@ from applications.common.data import to_uint8
 from applications.common.figures import grid
 from applications.flow_matching.model import FlowMatching
 from induced import Linearizer
+from induced.errors import ShapeError
+from induced.operators import adaptive_grid
 
 
 def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
     """n noise images, drawn on the CPU so that a seed means the same pictures everywhere."""
-    like = model.family.offset
     drawn = torch.randn(n, *model.config.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn.to(like)
+    return drawn.to(model.reference())
+
+
+def sample(f: Linearizer, noise_images: Tensor, *, batch: int = 500) -> Tensor:
+    """f(x_0), in batches of bounded memory."""
+    return torch.cat([f(part) for part in torch.split(noise_images, batch)])
+
+
+def exact_times(model: FlowMatching, tolerance: float = 1e-5) -> tuple[float, ...]:
+    """Times between which Magnus steps reach the exact propagator within `tolerance`; for `operator(times, "magnus4")`."""
+    return adaptive_grid(model.family, tolerance=tolerance, method="magnus4").times
 
 
 def encode(f: Linearizer, x: Tensor) -> Tensor:
@@ -27,6 +38,35 @@ def interpolate(f: Linearizer, first: Tensor, second: Tensor, count: int) -> Ten
     t = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device)
     ends = [end.expand(count, *end.shape) for end in (a, b)]
     return f(f.domain.segment(ends[0], ends[1], t))
+
+
+def direction(f: Linearizer, without: Tensor, with_: Tensor) -> Tensor:
+    """A semantic direction: the difference of the induced means of two sets of images, itself a point (*shape) of the codomain.
+
+    Arguments:
+        f: the one-step operator; its codomain holds the images.
+        without, with_: images (k, *shape) and (l, *shape), k, l >= 1.
+    """
+    X = f.codomain
+    if min(len(without), len(with_)) == 0:
+        raise ShapeError(f"a direction is the difference of two means; got {len(without)} and {len(with_)} images")
+    return X.sub(X.mean(with_)[None], X.mean(without)[None])[0]
+
+
+def move(f: Linearizer, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
+    """x (+) a (.) v for each amount a: an edit of one image, of shape (len(amounts), *shape); a = 0 gives x back."""
+    X = f.codomain
+    return X.point(X.coords(x) + amounts[:, None] * X.coords(along))
+
+
+def nearest(images: Tensor, data: Tensor, *, batch: int = 1000) -> tuple[Tensor, Tensor]:
+    """The index (n,) of the image of `data` nearest to each image in the Euclidean norm, and its distance: is it a copy?"""
+    if len(data) == 0:
+        raise ShapeError(f"the nearest image of none: the data have shape {tuple(data.shape)}")
+    found = [torch.cdist(images.flatten(1), part.flatten(1)).min(1) for part in torch.split(data, batch)]
+    distance, part = torch.stack([best.values for best in found]).min(0)
+    within = torch.stack([best.indices for best in found]).gather(0, part[None])[0]
+    return part * batch + within, distance
 
 
 def sample_grid(model: FlowMatching, step: int) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from applications.common.data import ImageSet, load, unit_shape
+from applications.common.data import SIZED, ImageSet, load, unit_shape
+from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
 from applications.flow_matching.config import Config, settings
@@ -17,8 +18,10 @@ from induced.errors import ShapeError
 
 def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
     """The images to train on; those that mnist5k holds out are left out wherever they occur."""
-    data = load(config.data, "train", data_dir)
-    if not config.leave_out:
+    channels, side, _ = config.model.shape
+    sized = config.data in SIZED
+    data = load(config.data, "train", data_dir, size=side if sized else None, grey=sized and channels == 1)
+    if not config.leave_out or config.data not in ("mnist", "mnist5k"):
         return data
     held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
     kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
@@ -43,7 +46,8 @@ def train(
         found = unit_shape(data.images)[1:]
         raise ShapeError(f"the model takes images of shape {config.model.shape}, got {found} from {data.name}")
     torch.manual_seed(config.training.seed)
-    objective = FlowMatchingObjective(build(config.model), config.objective)
+    distance = perceptual(data_dir, config.objective.distance)
+    objective = FlowMatchingObjective(build(config.model), config.objective, distance)
     return fit(
         objective,
         data,

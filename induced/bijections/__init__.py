@@ -14,6 +14,7 @@ from induced.bijections.conditional import ConditionalActNorm, ConditionalBiject
 from induced.bijections.conditioners import MLP, ConvNet
 from induced.bijections.constrained import PositiveDefinite, Simplex
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from induced.bijections.direct_sum import ConditionalDirectSum, DirectSum
 from induced.bijections.elementwise import Affine, Arctanh, Elementwise, Log, LogExpm1, Logit, Sinh
 from induced.bijections.lattice import LatticeCoupling
 from induced.bijections.linear import Conv1x1, Linear
@@ -22,6 +23,7 @@ from induced.bijections.ready import glow, real_nvp
 from induced.bijections.reshape import Flatten, PixelShuffle, RandomSplit, Rearrangement, Squeeze
 from induced.bijections.reversible import Reversible
 from induced.bijections.spline import RationalQuadraticCoupling
+from induced.bijections.unet import UNet
 
 __all__ = [
     "MLP",
@@ -36,9 +38,11 @@ __all__ = [
     "ConditionalBijection",
     "ConditionalComposition",
     "ConditionalCoupling",
+    "ConditionalDirectSum",
     "Conv1x1",
     "ConvNet",
     "Coupling",
+    "DirectSum",
     "Elementwise",
     "Flatten",
     "Identity",
@@ -58,6 +62,7 @@ __all__ = [
     "Simplex",
     "Sinh",
     "Squeeze",
+    "UNet",
     "from_callables",
     "from_freia",
     "from_nflows",

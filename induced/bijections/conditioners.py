@@ -61,9 +61,15 @@ class ConvNet(nn.Module):
             self.last.weight.mul_(START)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        batch = x.shape[:-3]
-        if context is not None and context.dim() > 1:
-            context = context.expand(*batch, context.shape[-1]).reshape(math.prod(batch), context.shape[-1])
-        h = F.silu(self.modulation(self.first(x.reshape(math.prod(batch), *x.shape[-3:])), context, 3))
+        images, context = flat_images(x, context)
+        h = F.silu(self.modulation(self.first(images), context, 3))
         out: Tensor = self.last(F.silu(h + self.second(h)))
-        return out.reshape(*batch, *out.shape[-3:])
+        return out.reshape(*x.shape[:-3], *out.shape[-3:])
+
+
+def flat_images(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Images (*batch, C, H, W) and their contexts with one batch dimension; a single context (k,) serves all of them."""
+    batch = x.shape[:-3]
+    if context is not None and context.dim() > 1:
+        context = context.expand(*batch, context.shape[-1]).reshape(math.prod(batch), context.shape[-1])
+    return x.reshape(math.prod(batch), *x.shape[-3:]), context

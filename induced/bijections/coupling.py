@@ -15,6 +15,10 @@ from induced.errors import DomainError, ShapeError
 class Coupling(Bijection):
     """(a, b) -> (a, h(b; conditioner(a))), a and b the halves of the first axis of a point; `flip` exchanges their roles.
 
+    Under autocast only the conditioner runs in the lower precision. One coupling is then inverted as accurately as ever, since
+    its conditioner sees the same half both ways; a chain only to the lower precision: train under autocast, encode and decode
+    outside.
+
     Arguments:
         shape: shape of a point; its first axis of length C is cut after C // 2.
         conditioner: any deterministic module from the kept half to the parameters of h, stacked along the first axis.
@@ -64,7 +68,8 @@ class Coupling(Bijection):
                 f"the conditioner of {type(self).__name__} must return shape {expected} for a kept half {tuple(a.shape)}, "
                 f"got {tuple(parameters.shape)}"
             )
-        return parameters
+        # under autocast the conditioner alone runs in its lower precision
+        return parameters.to(b.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._join(self._step(self._split(x)))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, overload
 
+from torch import nn
+
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
 from induced.bijections.conditioners import MLP, ConvNet
@@ -15,6 +17,7 @@ from induced.errors import ShapeError
 
 Part = Bijection | ConditionalBijection
 Kind = Callable[..., Coupling]
+Conditioner = Callable[[Sequence[int], int, int, int], nn.Module]
 
 
 @overload
@@ -55,23 +58,49 @@ def real_nvp(
     return _compose([_dense_coupling(dim, width, context, kind, flip=bool(k % 2) and dim > 1) for k in range(blocks)], context)
 
 
+def _conv_net(shape: Sequence[int], outputs: int, width: int, context: int) -> nn.Module:
+    return ConvNet(shape[0], outputs, width, context)
+
+
 @overload
 def glow(
-    shape: Sequence[int], blocks: int = 6, width: int | Sequence[int] = 32, *, levels: int = 1, context: Literal[0] = 0
+    shape: Sequence[int],
+    blocks: int = 6,
+    width: int | Sequence[int] = 32,
+    *,
+    levels: int = 1,
+    context: Literal[0] = 0,
+    max_log_scale: float = 1.0,
+    conditioner: Conditioner = _conv_net,
 ) -> Composition: ...
 @overload
 def glow(
-    shape: Sequence[int], blocks: int = 6, width: int | Sequence[int] = 32, *, levels: int = 1, context: int
+    shape: Sequence[int],
+    blocks: int = 6,
+    width: int | Sequence[int] = 32,
+    *,
+    levels: int = 1,
+    context: int,
+    max_log_scale: float = 1.0,
+    conditioner: Conditioner = _conv_net,
 ) -> Composition | ConditionalComposition: ...
 
 
 def glow(
-    shape: Sequence[int], blocks: int = 6, width: int | Sequence[int] = 32, *, levels: int = 1, context: int = 0
+    shape: Sequence[int],
+    blocks: int = 6,
+    width: int | Sequence[int] = 32,
+    *,
+    levels: int = 1,
+    context: int = 0,
+    max_log_scale: float = 1.0,
+    conditioner: Conditioner = _conv_net,
 ) -> Composition | ConditionalComposition:
     """A chart of images (C, H, W): each block is ActNorm, a coupling of either half, and a 1x1 convolution.
 
     Call `initialize(batch)` once before use. The blocks are spread over `levels`; a squeeze opens every level but the
-    first, and the first too where C = 1. No coordinate is dropped on the way.
+    first, and the first too where C = 1. No coordinate is dropped on the way. `chart.to(memory_format=torch.channels_last)` makes
+    convolutions on a CPU quicker.
 
     Arguments:
         shape: (C, H, W), H and W divisible by 2 once per squeeze.
@@ -79,6 +108,9 @@ def glow(
         width: hidden channels of the conditioners, one number or one a level.
         levels: number of resolutions.
         context: length of a context vector; above 0 the result is a ConditionalBijection.
+        max_log_scale: bound of each coupling's log-scale; lower it where `rounding` finds the chart ill-conditioned.
+        conditioner: makes a conditioner from ((inputs, H, W), outputs, width, context): `UNet`, `partial(UNet, norm=False)`, any
+            other callable; a `ConvNet` by default. A `UNet` starts at the width of its level.
 
     Raises:
         ShapeError: the sides cannot be halved so often, or blocks, levels and widths do not fit each other.
@@ -89,7 +121,7 @@ def glow(
             f"glow needs a shape (C, H, W), levels >= 1, blocks >= levels and one width a level, "
             f"got shape={tuple(shape)}, levels={levels}, blocks={blocks}, width={width}"
         )
-    shape, parts = tuple(shape), list[Part]()
+    shape, parts, kind = tuple(shape), list[Part](), partial(AffineCoupling, max_log_scale=max_log_scale)
     for level in range(levels):
         if level or shape[0] == 1:
             squeeze = Squeeze(shape)
@@ -97,7 +129,10 @@ def glow(
             shape = squeeze.coord_shape
         for _ in range(blocks // levels + (level < blocks % levels)):
             parts.append(ConditionalActNorm(shape, context) if context else ActNorm(shape))
-            parts += [_conv_coupling(shape, widths[level], context, flip=flip) for flip in (False, True)]
+            for flip in (False, True):
+                kept, changed = _halves(shape[0], flip)
+                net = conditioner((kept, *shape[1:]), 2 * changed, widths[level], context)
+                parts.append(_coupling(shape, net, context, kind, flip=flip))
             parts.append(Conv1x1(shape))
     return _compose(parts, context)
 
@@ -111,15 +146,10 @@ def _dense_coupling(dim: int, width: int, context: int, kind: Kind, *, flip: boo
     return _coupling((dim,), MLP(kept, 2 * changed, width, context), context, kind, flip=flip)
 
 
-def _conv_coupling(shape: tuple[int, ...], width: int, context: int, *, flip: bool) -> Part:
-    kept, changed = _halves(shape[0], flip)
-    return _coupling(shape, ConvNet(kept, 2 * changed, width, context), context, AffineCoupling, flip=flip)
-
-
 def _halves(channels: int, flip: bool) -> tuple[int, int]:
     first = channels // 2
     return (channels - first, first) if flip else (first, channels - first)
 
 
-def _coupling(shape: tuple[int, ...], conditioner: MLP | ConvNet, context: int, kind: Kind, *, flip: bool) -> Part:
+def _coupling(shape: tuple[int, ...], conditioner: nn.Module, context: int, kind: Kind, *, flip: bool) -> Part:
     return ConditionalCoupling(shape, conditioner, flip=flip, kind=kind) if context else kind(shape, conditioner, flip=flip)

@@ -6,7 +6,7 @@ from induced.operators.circulant import BlockCirculant, ShiftInvariant
 from induced.operators.convolution import Convolution
 from induced.operators.dense import Dense, Diagonal
 from induced.operators.exponential import exp_multiply
-from induced.operators.families import LowRankFamily, OperatorFamily, gaussian_rate
+from induced.operators.families import LowRankFamily, OperatorFamily, Restriction, SharedBasisFamily, gaussian_rate
 from induced.operators.functions import exp, function, log, power, resolvent, sqrt
 from induced.operators.interop import Wrapped, as_operator, from_scipy, to_scipy
 from induced.operators.invariants import Norm, SignLogDet, SingularValues, cond, det, norm, rank, singular_values, slogdet, trace
@@ -43,9 +43,11 @@ __all__ = [
     "Polar",
     "Product",
     "Projection",
+    "Restriction",
     "SVDFactors",
     "Scaled",
     "ScaledIdentityPlusLowRank",
+    "SharedBasisFamily",
     "ShiftInvariant",
     "SignLogDet",
     "SingularValues",

@@ -225,7 +225,7 @@ def _unpad(x: Tensor, axis: int, n: int, pair: tuple[int, int], mode: Mode) -> T
     """The adjoint of `_pad`; entries at the end of the padded axis that no output has seen may be missing from x."""
     missing = n + sum(pair) - x.shape[axis]
     x = F.pad(x, (0, 0) * (x.dim() - axis - 1) + (0, missing)) if missing else x
-    if mode == "zeros" or pair == (0, 0):
+    if mode == "zeros":
         return x.narrow(axis, pair[0], n)
     return _add_at(x, axis, n, _source(n, pair, mode, x))
 

@@ -1,15 +1,30 @@
 """Time-dependent operators t -> A_t."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
+from induced._validate import eager
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
+from induced.operators.lowrank import LowRank, Parts, ScaledIdentityPlusLowRank
+
+
+@final
+class Restriction(NamedTuple):
+    """A_t = c(t) I + Q X_t Y_t^T Q^T: every A_t maps the range of one Q into itself, and is a number c(t) orthogonally to it.
+
+    Attributes:
+        basis: Q of shape (n, p), with orthonormal columns.
+        core: times of shape (k,) -> (c, X, Y) of shapes (k,), (k, p, r) and (k, p, r), in float64.
+    """
+
+    basis: Tensor
+    core: Callable[[Tensor], Parts]
 
 
 class OperatorFamily(nn.Module, ABC):
@@ -27,13 +42,72 @@ class OperatorFamily(nn.Module, ABC):
     def at(self, t: float | Tensor) -> LinearOperator:
         """A_t; a tensor t of shape (*batch,) gives one operator per sample."""
 
+    def restricted(self, times: Tensor, most: int) -> Restriction | None:
+        """The family at `times` in one basis of p <= `most` columns; None where it has none, as here.
+
+        A propagator then multiplies p x p matrices, whatever the number n of coordinates.
+
+        Arguments:
+            times: the times of shape (k,) that the restriction is used at.
+            most: largest p of use to the caller.
+
+        Law:
+            `F.at(t).matrix() == c * I + Q @ X @ Y.mT @ Q.mT` up to rounding at each of the times (laws/test_propagators.py)
+        """
+        return None
+
     def reference(self) -> Tensor | None:
         """A tensor that names the family's dtype and device, or None where it takes those of its input."""
         return next(iter(self.parameters()), next(iter(self.buffers()), None))
 
 
+class _NetworkFamily(OperatorFamily):
+    """What the families below share: a network h of t, numbers offset + sum_f h_f(t) factors_f, and a floor."""
+
+    offset: nn.Parameter
+    factors: nn.Parameter
+
+    def __init__(self, dim: int, rank: int, width: int, features: int, floor: float | None) -> None:
+        super().__init__(dim)
+        if not 0 <= rank <= dim:
+            raise ShapeError(f"the rank of a family on {dim} coordinates lies in 0..{dim}, got {rank}")
+        if floor is not None and not floor > 0:
+            raise DomainError(f"floor is a standard deviation and must be positive, got {floor}")
+        self.rank, self.floor = int(rank), floor
+        self.hidden = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, features), nn.Tanh())
+
+    def numbers(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The time as a tensor, and offset + sum_f h_f(t) factors_f."""
+        like = self.offset
+        time = t.to(like) if isinstance(t, Tensor) else torch.tensor(t, dtype=like.dtype, device=like.device)
+        h = self.hidden(time.unsqueeze(-1))
+        # Kept in the dtype of the parameters under autocast: the propagator multiplies hundreds of these.
+        with nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False):
+            return time, torch.tensordot(h.to(like.dtype), self.factors, dims=1) + self.offset
+
+    def precise(self, times: Tensor) -> Tensor:
+        """(1, h(t)) of shape (k, features + 1), in float64."""
+        weights = {name: p.double() for name, p in self.hidden.named_parameters()}
+        h = torch.func.functional_call(self.hidden, weights, (times.double().unsqueeze(-1),))
+        return torch.cat([torch.ones_like(h[:, :1]), h], -1)
+
+    def rates(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """c(t) and b(t) - c(t); 0 and 1 without a floor."""
+        if self.floor is None:
+            return torch.zeros_like(time), torch.ones_like(time)
+        c = gaussian_rate(time, self.floor)
+        return c, gaussian_rate(time, 1.0) - c
+
+    def operator(self, time: Tensor, U: Tensor, V: Tensor) -> LinearOperator:
+        """U V^T, or c(t) I + (b(t) - c(t)) U V^T."""
+        if self.floor is None:
+            return LowRank(U, V)
+        c, rest = self.rates(time)
+        return ScaledIdentityPlusLowRank(c, rest[..., None, None] * U, V)
+
+
 @final
-class LowRankFamily(OperatorFamily):
+class LowRankFamily(_NetworkFamily):
     """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with a `floor`; smooth factors made by a network of t.
 
     Without `floor` this is the paper's family. With `floor` = s, c and b are the exact generators of the straight paths
@@ -55,13 +129,7 @@ class LowRankFamily(OperatorFamily):
     """
 
     def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, floor: float | None = None) -> None:
-        super().__init__(dim)
-        if not 0 <= rank <= dim:
-            raise ShapeError(f"the rank of a family on {dim} coordinates lies in 0..{dim}, got {rank}")
-        if floor is not None and not floor > 0:
-            raise DomainError(f"floor is a standard deviation and must be positive, got {floor}")
-        self.rank, self.floor = int(rank), floor
-        self.hidden = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, features), nn.Tanh())
+        super().__init__(dim, rank, width, features, floor)
         # Entries of size 1/sqrt(n) make columns of unit length, so that A_t starts with a norm of order one.
         spread = 0.1 if floor is not None else 1.0
         self.factors = nn.Parameter(torch.randn(features, 2, dim, rank) * (spread / (dim * features) ** 0.5))
@@ -69,17 +137,98 @@ class LowRankFamily(OperatorFamily):
         self.offset = nn.Parameter(start.clone())
 
     def at(self, t: float | Tensor) -> LinearOperator:
+        time, UV = self.numbers(t)
+        return self.operator(time, UV[..., 0, :, :], UV[..., 1, :, :])
+
+    def restricted(self, times: Tensor, most: int) -> Restriction | None:
+        """The columns of U_t and V_t at all `times` in 2 r directions for each of the few that (1, h(t)) moves in.
+
+        Those are what rounding can tell apart: a truncation, so None where gradients are asked for.
+        """
         like = self.offset
-        time = t.to(like) if isinstance(t, Tensor) else torch.tensor(t, dtype=like.dtype, device=like.device)
-        h = self.hidden(time.unsqueeze(-1))
-        # Kept in the dtype of the parameters under autocast: the propagator multiplies hundreds of these.
-        with nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False):
-            UV = torch.tensordot(h.to(like.dtype), self.factors, dims=1) + self.offset
-        U, V = UV[..., 0, :, :], UV[..., 1, :, :]
-        if self.floor is None:
-            return LowRank(U, V)
-        c = gaussian_rate(time, self.floor)
-        return ScaledIdentityPlusLowRank(c, (gaussian_rate(time, 1.0) - c)[..., None, None] * U, V)
+        if not eager(like) or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
+            return None
+        stacked = torch.cat([like.unsqueeze(0), self.factors])
+        weights = torch.linalg.vector_norm(stacked.flatten(1).double(), dim=-1)
+        _, s, directions = torch.linalg.svd(self.precise(times) * weights, full_matrices=False)
+        directions = directions[s > torch.finfo(like.dtype).eps * s[:1]]
+        kept = len(directions)
+        if 2 * self.rank * kept > most:
+            return None
+        columns = torch.tensordot(directions / weights.clamp(min=torch.finfo(weights.dtype).tiny), stacked.double(), dims=1)
+        Q, R = torch.linalg.qr(columns.permute(2, 0, 1, 3).reshape(self.dim, -1))
+        X, Y = R.reshape(len(R), kept, 2, self.rank).permute(2, 1, 0, 3)  # each (kept, p, r)
+
+        def core(t: Tensor) -> Parts:
+            c, rest = self.rates(t.double())
+            along = (self.precise(t) * weights) @ directions.mT
+            return c, torch.tensordot(rest[:, None] * along, X, dims=1), torch.tensordot(along, Y, dims=1)
+
+        return Restriction(Q, core)
+
+
+@final
+class SharedBasisFamily(_NetworkFamily):
+    """A_t = Q K_t Q^T, or c(t) I + (b(t) - c(t)) Q K_t Q^T with a `floor`; one trained basis Q, and K_t (r, r) by a network of t.
+
+    Every product of A_t's is one of r x r matrices, so that a propagator costs the same for any number of coordinates, besides
+    forming its factors. It holds r directions for all times, where a `LowRankFamily` turns them; c, b, and the start at the
+    Gaussian oracle are those of `LowRankFamily`. Q is the orthonormal factor of a parameter (n, r) by QR.
+
+    Arguments:
+        dim: number n of coordinates.
+        rank: number r of columns of Q.
+        width: hidden units of the network of t, whose activations are smooth.
+        features: outputs of that network; K_t is affine in them.
+        floor: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
+
+    Raises:
+        DomainError: `floor` is not positive.
+        ShapeError: `rank` lies outside 0..dim, or `dim` is below 1.
+
+    Law:
+        `F.at(t).matrix() == c * I + (b - c) * Q @ K @ Q.mT`, Q = F.basis() (laws/test_propagators.py)
+
+    Example:
+        >>> from induced.operators import propagator
+        >>> with torch.no_grad():
+        ...     B = propagator(SharedBasisFamily(100, 3, floor=0.1))
+        >>> B.U.shape
+        torch.Size([100, 3])
+    """
+
+    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, floor: float | None = None) -> None:
+        super().__init__(dim, rank, width, features, floor)
+        # Entries of size 1/sqrt(r) make K_t of a norm of order one.
+        spread, unit = 0.1 if floor is not None else 1.0, max(rank, 1) ** -0.5
+        self.factors = nn.Parameter(torch.randn(features, rank, rank) * (spread * unit / features**0.5))
+        self.offset = nn.Parameter(torch.eye(rank) if floor is not None else torch.randn(rank, rank) * (0.5 * unit))
+        self.directions = nn.Parameter(torch.eye(dim, rank) if floor is not None else torch.randn(dim, rank) / dim**0.5)
+
+    def basis(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Q of shape (n, r): the first r unit vectors at the start with a floor."""
+        Q, R = torch.linalg.qr(self.directions.to(dtype or self.directions.dtype))
+        # the signs that make Q a continuous function of the parameter
+        signed: Tensor = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q)
+        return signed
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        time, K = self.numbers(t)
+        with nullcontext() if K.is_meta else torch.autocast(K.device.type, enabled=False):
+            Q = self.basis()
+            return self.operator(time, Q @ K, Q)
+
+    def restricted(self, times: Tensor, most: int) -> Restriction | None:
+        if self.rank > most:
+            return None
+        stacked = torch.cat([self.offset.unsqueeze(0), self.factors]).double()
+
+        def core(t: Tensor) -> Parts:
+            c, rest = self.rates(t.double())
+            K = torch.tensordot(rest[:, None] * self.precise(t), stacked, dims=1)
+            return c, K, torch.eye(self.rank).to(K).expand(K.shape)
+
+        return Restriction(self.basis(torch.float64), core)
 
 
 def gaussian_rate(t: Tensor, std: float) -> Tensor:

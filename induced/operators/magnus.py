@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from induced._validate import eager
-from induced.operators.base import LinearOperator
+from induced.operators.base import LinearOperator, Scalar
+from induced.operators.dense import per_matrix
 from induced.operators.exponential import exp_multiply
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, divided_difference
 from induced.operators.steps import Method, Step, parts_of
@@ -17,7 +18,7 @@ from induced.operators.steps import Method, Step, parts_of
 class Exponent(LinearOperator):
     """Omega = h/2 (A1 + A2) + k (A2 A1 - A1 A2), applied by two products with each; k = sqrt(3) h^2 / 12."""
 
-    def __init__(self, A1: LinearOperator, A2: LinearOperator, h: float) -> None:
+    def __init__(self, A1: LinearOperator, A2: LinearOperator, h: Scalar) -> None:
         super().__init__(A1.shape)
         self.A1, self.A2 = A1, A2
         self.h, self.k = h, math.sqrt(3) * h**2 / 12
@@ -39,7 +40,7 @@ class Exponent(LinearOperator):
 class Magnus(Step):
     """S = exp(Omega): in closed form for c I + U V^T, by its matrix for n/4 states or more, by its products for fewer."""
 
-    def __init__(self, operators: list[LinearOperator], h: float) -> None:
+    def __init__(self, operators: list[LinearOperator], h: Scalar) -> None:
         self.A1, self.A2 = operators
         self.h = h
 
@@ -66,10 +67,10 @@ class Magnus(Step):
         if parts is None:
             return None
         (c1, U1, V1), (c2, U2, V2) = parts[id(self.A1)], parts[id(self.A2)]
-        h, k = self.h, math.sqrt(3) * self.h**2 / 12
+        h, k = per_matrix(self.h), per_matrix(math.sqrt(3) * self.h**2 / 12)
         W1 = h / 2 * V1 - k * (V2 @ (U2.mT @ V1))
         W2 = h / 2 * V2 + k * (V1 @ (U1.mT @ V2))
-        c, basis, W = h / 2 * (c1 + c2), torch.cat([U1, U2], -1), torch.cat([W1, W2], -1)
+        c, basis, W = self.h / 2 * (c1 + c2), torch.cat([U1, U2], -1), torch.cat([W1, W2], -1)
         return torch.exp(c), basis @ divided_difference(c, W.mT @ basis, torch.linalg.matrix_exp), W
 
 

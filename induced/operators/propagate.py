@@ -11,10 +11,19 @@ from induced._validate import eager
 from induced.errors import DomainError
 from induced.operators.base import LinearOperator
 from induced.operators.dense import Dense
-from induced.operators.families import OperatorFamily
+from induced.operators.families import OperatorFamily, Restriction
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, compress, identity
 from induced.operators.magnus import MAGNUS4
-from induced.operators.steps import EULER, MIDPOINT, RK4, Interval, Step, walk
+from induced.operators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk
+
+BLOCK = 2**21
+"""Numbers that the parts of steps made at once may hold, about: many steps for batched products, little memory."""
+
+MANY = 16
+"""Steps from which products in one basis cost less than taking the steps with a single state (12 at n = 1024, rank 8)."""
+
+UNRELATED = 10
+"""Steps after which a rank that still grows by half of each step's columns is taken to go on: smooth A_t repeat themselves."""
 
 METHODS = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4, "magnus4": MAGNUS4}
 
@@ -30,17 +39,19 @@ def propagator(
 ) -> LinearOperator:
     """B = S_{T-1} ... S_1 S_0, the operator that T integrator steps from t0 to t1 apply to a state (eqs. 14-17, 48-53).
 
-    The product is held in the form that costs least (benchmarks/bench_collapse.py measures the three):
+    The product is made in the form that costs least (benchmarks/bench_collapse.py measures them):
 
     | form | when |
     |---|---|
-    | one by one, `Stepwise` | B is to meet at most n/4 states in all (`states`): cheaper than any product |
+    | p x p matrices in one basis | the family has a basis of p <= n/2 columns for all its times (`OperatorFamily.restricted`) |
+    | one by one, `Stepwise` | B is to meet at most n/4 states in all (`states`), and has no such basis or fewer than 16 steps |
     | c I + U V^T | the family has that form, and while the rank of B is at most n/4 |
-    | dense | past that rank, by updates s B + X (W^T B) at O(n^2 r); and for other families, at O(n^3) |
+    | dense | past that rank, or when bound for it, by updates s B + X (W^T B) at O(n^2 r); for other families, at O(n^3) |
 
-    At n = 1024, rank 8 and 100 rk4 steps, one thread: collapsing takes 0.47 s factored and 0.59 s dense, stepping n/16, n/4 and
-    n states 0.2, 0.5 and 2.3 s. Factors are multiplied in float64 and recompressed after each step to eps / T of the family's
-    precision, so that all T truncations together cost one rounding.
+    At n = 1024, rank 8 and 100 rk4 steps, one thread: collapsing takes 0.03 s in one basis, 0.4 s factored and 0.4 s dense,
+    stepping n/16, n/4 and n states 0.2, 0.5 and 2.3 s. B is held as c I + U V^T while its rank is at most n/4. Factors are
+    multiplied in float64; those of n rows are recompressed after each step to eps / T of the family's precision, so that all T
+    truncations together cost one rounding.
 
     Arguments:
         family: t -> A_t.
@@ -67,9 +78,11 @@ def propagator(
         True
     """
     stepwise = Stepwise(family, t0, t1, steps=steps, method=method)
-    if states is not None and 4 * states <= family.dim:
-        return stepwise
-    return stepwise.collapsed()
+    few = states is not None and 4 * states <= family.dim
+    B = None if few and len(stepwise.grid) < MANY else stepwise._in_one_basis()
+    if B is None:
+        B = stepwise if few else stepwise._product()
+    return B
 
 
 def integrate(
@@ -131,19 +144,38 @@ class Stepwise(LinearOperator):
         return w
 
     def collapsed(self) -> LinearOperator:
-        """The same steps multiplied out: c I + U V^T while the rank is at most n/4, dense past that."""
-        like, n = self.family.reference(), self.family.dim
-        like = torch.zeros(()) if like is None else like
+        """The same steps multiplied out, in the form that `propagator` says: c I + U V^T while the rank is at most n/4."""
+        B = self._in_one_basis()
+        return self._product() if B is None else B
+
+    def _in_one_basis(self) -> LinearOperator | None:
+        """The same steps multiplied out in the family's basis of p <= n/2 columns; None where it has none."""
+        like, n, method = self._like(), self.family.dim, METHODS[self.method]
+        times = torch.tensor(
+            [[interval.time(node) for node in method.nodes] for interval in self.grid], dtype=torch.float64, device=like.device
+        )
+        restricted = self.family.restricted(times.flatten(), n // 2)
+        return None if restricted is None else _embedded(restricted, times, self.grid, method, like.dtype)
+
+    def _like(self) -> Tensor:
+        like = self.family.reference()
+        return torch.zeros(()) if like is None else like
+
+    def _product(self) -> LinearOperator:
+        """The steps multiplied one after the other, as n x n operators."""
+        like, n, method = self._like(), self.family.dim, METHODS[self.method]
         precise = torch.promote_types(like.dtype, torch.float64)
         rtol = max(torch.finfo(precise).eps, torch.finfo(like.dtype).eps / len(self.grid))
         B = identity(n, like.to(precise))
-        walked = walk(self.family, self.grid, METHODS[self.method])
-        for step in walked:
-            parts = step.parts(precise)
+        walked = walk(self.family, self.grid, method)
+        for taken, step in enumerate(walked, 1):
+            parts, before = step.parts(precise), B.U.shape[-1]
             if parts is None:
                 return _dense(step.apply(B.matrix(n).mT.to(like.dtype)).mT, walked)
             B = _product(parts, B.parts(), rtol)
-            if B.U.shape[-1] > n // 4:
+            rank, grown = B.U.shape[-1], B.U.shape[-1] - before
+            unrelated = taken >= UNRELATED and 2 * grown >= parts[1].shape[-1]
+            if rank > n // 4 or (unrelated and rank + (len(self.grid) - taken) * grown > n // 4):
                 return _dense(B.matrix(n).to(like.dtype), walked)
         return ScaledIdentityPlusLowRank(*(part.to(like.dtype) for part in compress(*B.parts(), torch.finfo(like.dtype).eps)))
 
@@ -164,6 +196,25 @@ def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> li
     if not grid or (times[0], times[-1]) != (t0, t1) or not all(step.h * (t1 - t0) > 0 for step in grid):
         raise DomainError(f"the times of the steps must lead from t0={t0} to t1={t1} in one direction, got {times}")
     return grid
+
+
+def _embedded(restricted: Restriction, times: Tensor, grid: list[Interval], method: Method, dtype: torch.dtype) -> LinearOperator:
+    """The steps on R^p and, as the number s, on what is orthogonal to Q: s I + Q (B - s I) Q^T."""
+    Q, lengths = restricted.basis, times.new_tensor([interval.h for interval in grid])
+    n, p = Q.shape
+    size = max(1, BLOCK // max(1, p**2))
+    eye = torch.eye(p, dtype=Q.dtype, device=Q.device)
+    s, B = Q.new_ones(()), eye
+    for block, h in zip(torch.split(times, size), torch.split(lengths, size), strict=True):
+        at = dict(zip(method.nodes, block.unbind(-1), strict=True))
+        made = {node: ScaledIdentityPlusLowRank(*restricted.core(t)) for node, t in at.items()}
+        parts = method.step([made[node] for node in method.nodes], h).parts(Q.dtype)
+        assert parts is not None
+        for step in zip(*(part.unbind() for part in parts), strict=True):
+            s, B = step[0] * s, _update(step, B)
+    s, U, V = compress(s, B - s * eye, eye, torch.finfo(dtype).eps)
+    found = ScaledIdentityPlusLowRank(s.to(dtype), (Q @ U).to(dtype), (Q @ V).to(dtype))
+    return Dense(found.matrix(n)) if U.shape[-1] > n // 4 else found
 
 
 def _dense(B: Tensor, steps: Iterable[Step]) -> LinearOperator:

@@ -7,7 +7,8 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from induced.operators.base import LinearOperator
+from induced.operators.base import LinearOperator, Scalar
+from induced.operators.dense import per_matrix
 from induced.operators.families import OperatorFamily
 from induced.operators.lowrank import Parts
 
@@ -25,14 +26,17 @@ class Step(ABC):
 
     @abstractmethod
     def parts(self, dtype: torch.dtype) -> Parts | None:
-        """(s, X, W) of S = s I + X W^T, computed in `dtype`; None where the operators have no such form."""
+        """(s, X, W) of S = s I + X W^T, computed in `dtype`; None where the operators have no such form.
+
+        Batches of operators and as many lengths h give the parts of as many steps.
+        """
 
 
 class Method(NamedTuple):
     """An integrator: the nodes in [0, 1] at which a step evaluates the family, the step made of them, its order."""
 
     nodes: tuple[float, ...]
-    step: Callable[[list[LinearOperator], float], Step]
+    step: Callable[[list[LinearOperator], Scalar], Step]
     order: int
 
 
@@ -80,7 +84,7 @@ class Tableau(NamedTuple):
 class RungeKutta(Step):
     """S = I + h sum_i weights_i K_i with the true stage products (eqs. 14-16, 48-53)."""
 
-    def __init__(self, tableau: Tableau, operators: list[LinearOperator], h: float) -> None:
+    def __init__(self, tableau: Tableau, operators: list[LinearOperator], h: Scalar) -> None:
         self.stages = list(zip(operators, tableau.nodes, tableau.weights, strict=True))
         self.h = h
 
@@ -115,14 +119,14 @@ class RungeKutta(Step):
             c, _, V = parts[id(A)]
             a = node * self.h
             # A (I + a (kappa I + basis W^T)) = c (1 + a kappa) I + basis (a c W)^T + U ((1 + a kappa) V + a W basis^T V)^T
-            own = (1 + a * kappa) * V + a * (W @ (basis.mT @ V))
-            kappa, W = c * (1 + a * kappa), _add_columns(a * c * W, slots[id(A)], own)
-            total_c, total_W = total_c + self.h * weight * kappa, total_W + (self.h * weight) * W
+            own = per_matrix(1 + a * kappa) * V + per_matrix(a) * (W @ (basis.mT @ V))
+            kappa, W = c * (1 + a * kappa), _add_columns(per_matrix(a * c) * W, slots[id(A)], own)
+            total_c, total_W = total_c + self.h * weight * kappa, total_W + per_matrix(self.h * weight) * W
         return total_c, basis, total_W
 
 
 def _add_columns(W: Tensor, slot: slice, own: Tensor) -> Tensor:
-    return torch.cat([W[:, : slot.start], W[:, slot] + own, W[:, slot.stop :]], -1)
+    return torch.cat([W[..., : slot.start], W[..., slot] + own, W[..., slot.stop :]], -1)
 
 
 EULER = Tableau((0.0,), (1.0,), 1).method()

@@ -74,6 +74,8 @@ def _sequence(cls: type[nn.Module], attribute: str, name: str) -> None:
 
 _sequence(b.Composition, "parts", "bijections.Composition")
 _sequence(b.ConditionalComposition, "parts", "bijections.ConditionalComposition")
+_sequence(b.DirectSum, "charts", "bijections.DirectSum")
+_sequence(b.ConditionalDirectSum, "charts", "bijections.ConditionalDirectSum")
 _sequence(ProductSpace, "factors", "ProductSpace")
 _sequence(nn.Sequential, "layers", "torch.Sequential")
 
@@ -105,6 +107,7 @@ register(
     },
     name="bijections.ConvNet",
 )
+register(b.UNet, "shape", "outputs", "width", "context", "depth", "norm", name="bijections.UNet")
 
 
 def _describe_coupling(g: b.ConditionalCoupling) -> Mapping[str, Any]:
@@ -183,17 +186,18 @@ register(
     build=lambda blocks, size: o.BlockCirculant(torch.view_as_complex(blocks.contiguous()), size),
     name="operators.BlockCirculant",
 )
-register(
-    o.LowRankFamily,
-    describe=lambda F: {
-        "dim": F.dim,
-        "rank": F.rank,
-        "width": F.hidden[0].out_features,
-        "features": F.hidden[2].out_features,
-        "floor": F.floor,
-    },
-    name="operators.LowRankFamily",
-)
+for _family in (o.LowRankFamily, o.SharedBasisFamily):
+    register(
+        _family,
+        describe=lambda F: {
+            "dim": F.dim,
+            "rank": F.rank,
+            "width": F.hidden[0].out_features,
+            "features": F.hidden[2].out_features,
+            "floor": F.floor,
+        },
+        name=f"operators.{_family.__name__}",
+    )
 register(magnus.Exponent, "A1", "A2", "h", name="operators.Exponent")
 
 

@@ -197,7 +197,7 @@ def test_a_run_that_is_not_there_is_one_line(arguments: list[str], tmp_path: Pat
 def test_missing_mnist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INDUCED_DATA", raising=False)
     said = refusal(*TRAIN, "--data", "mnist", "--out", tmp_path / "run")
-    assert said.startswith("induced: mnist needs its files train-images-idx3-ubyte and ") and "\n" not in said
+    assert said.startswith("induced: mnist needs the four IDX files of MNIST ") and "\n" not in said
     assert "pass --data-dir or set INDUCED_DATA to where they are. The data set mnist5k needs no files" in said
     said = refusal(*TRAIN, "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert said.startswith(f"induced: mnist: found none of {tmp_path}/mnist/train-images-idx3-ubyte.gz, ") and "\n" not in said

@@ -24,6 +24,7 @@ from applications import cli
 from applications.common import data
 from applications.common.data import load, to_unit
 from applications.common.metrics import psnr
+from applications.common.perceptual import pyramid_distance
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching import evaluate, store
@@ -31,25 +32,41 @@ from applications.flow_matching.config import Config, ModelConfig, ObjectiveConf
 from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
+    end_point_loss,
     minus_log_density,
     perturb,
-    reconstruction_loss,
     velocity_loss,
 )
 from applications.flow_matching.sampling import encode, interpolate, noise
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
-from induced.bijections import Log
 from induced.errors import CheckpointError, DomainError, ShapeError
 from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, integrate, propagator, svd
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-TINY = ModelConfig(blocks=3, widths=(4, 4, 4), dense_blocks=2, dense_width=8, rank=4)
-SMALL = ModelConfig(shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, rank=4)
+TINY = ModelConfig(blocks=3, widths=(4, 4, 4), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, rank=4)
+SMALL = ModelConfig(
+    shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, rank=4
+)
 BRIEF = TrainingConfig(steps=3, batch=16, warmup=2, log_every=1)
 FLAGS = [
-    *("--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8", "--rank", "4"),
+    *(
+        "--blocks",
+        "3",
+        "--widths",
+        "4",
+        "4",
+        "4",
+        "--dense-blocks",
+        "2",
+        "--dense-width",
+        "8",
+        "--rank",
+        "4",
+        "--density-blocks",
+        "2",
+    ),
     *("--batch", "16", "--sample-every", "0", "--log-every", "1"),
 ]
 LONG = [*FLAGS, "--steps", "40", "--checkpoint-every", "4", "--device", "cpu"]
@@ -201,9 +218,17 @@ def test_the_velocity_loss_is_its_formula_sample_by_sample(t: list[float]) -> No
         assert float(velocity_loss(family, z0, z1, times)) == pytest.approx(sample_by_sample(matrices, z0, z1, times), rel=1e-12)
 
 
-def test_reconstruction_perturbation_and_density_are_their_formulas() -> None:
-    x, z, unit = torch.rand(5, 6).double() + 0.5, torch.randn(5, 6).double(), torch.randn(5, 6).double()
-    assert float(reconstruction_loss(Log((6,)), x, z)) == pytest.approx(np.mean((np.exp(z.numpy()) - x.numpy()) ** 2), rel=1e-12)
+@torch.no_grad()
+def test_the_end_point_loss_is_the_velocity_loss_weighted_by_the_square_of_the_time_left() -> None:
+    z0, z1 = torch.randn(2, 6, 7, dtype=torch.float64)
+    family, t = LowRankFamily(7, 3, floor=0.2).double(), torch.linspace(0, 1, 6, dtype=torch.float64)
+    errors = [float(velocity_loss(family, z0[i : i + 1], z1[i : i + 1], t[i : i + 1])) for i in range(6)]
+    expected = np.mean([(1 - s) ** 2 * error for s, error in zip(t.tolist(), errors, strict=True)])
+    assert float(end_point_loss(family, z0, z1, t)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_perturbation_and_density_are_their_formulas() -> None:
+    z, unit = torch.randn(5, 6).double(), torch.randn(5, 6).double()
     std = torch.tensor([1.0, 2.0, 0.5, 0.1, 0.1, 3.0], dtype=torch.float64)
     expected = -torch.distributions.Normal(torch.zeros_like(std), std).log_prob(z) - math.log(2 * math.pi) / 2
     torch.testing.assert_close(minus_log_density(z, std), expected, rtol=1e-12, atol=1e-12)
@@ -216,13 +241,13 @@ def test_reconstruction_perturbation_and_density_are_their_formulas() -> None:
 
 def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor, draws: dict[str, Tensor]) -> dict[str, float]:
     """Every part of the objective from the charts' maps, autograd Jacobians and dense matrices alone."""
-    g0, g1 = model.chart_at(NOISE), model.chart_at(DATA)
+    g0, g1, e, h = model.chart_at(NOISE), model.chart_at(DATA), model.encoder_at(DATA), model.density_at(DATA)
     n, dim, floor = len(images), model.dim, model.config.floor
     kept = dim if floor is None else model.config.rank
     std = np.array([1.0 if i < kept else floor for i in range(dim)])
     some = range(0, n, weights.noise_share)
     x0 = draws["noise_image"][list(some)]
-    z1, z0 = g1(images).detach().numpy(), g0(x0).detach().numpy()
+    c1, z0 = e(images).detach().numpy(), g0(x0).detach().numpy()
 
     def log_det(g: torch.nn.Module, x: Tensor) -> float:
         J = torch.autograd.functional.jacobian(lambda point: g(point[None])[0], x).reshape(dim, dim)
@@ -231,19 +256,31 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     def minus_log(z: np.ndarray, s: np.ndarray) -> np.ndarray:
         return z**2 / (2 * s**2) + np.log(s)
 
-    noisy1 = np.empty_like(z1)
-    noisy1[:, :kept] = z1[:, :kept] + weights.latent_noise * std[:kept] * draws["latent_noise"].numpy()[:, :kept]
+    noisy1 = np.empty_like(c1)
+    noisy1[:, :kept] = c1[:, :kept] + weights.latent_noise * std[:kept] * draws["latent_noise"].numpy()[:, :kept]
     noisy1[:, kept:] = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
     noisy0 = z0 + weights.latent_noise * draws["noise_latent_noise"].numpy()[list(some)]
-    decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((g1, noisy1), (g0, noisy0)))
+    decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((e, noisy1), (g0, noisy0)))
+    drawn = torch.from_numpy(np.concatenate([noisy1[:, :kept], c1[:, kept:]], 1))
+    z1 = c1 if h is None else h(drawn).detach().numpy()
     matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"][list(some)]]
-    times = draws["time"][list(some)]
-    return {
+    times, chosen = draws["time"][list(some)], torch.from_numpy(z1[list(some)])
+    states = [(1 - t) * a + t * b for t, a, b in zip(times, torch.from_numpy(z0), chosen, strict=True)]
+    predicted = torch.stack([z + (1 - t) * torch.from_numpy(A) @ z for t, z, A in zip(times, states, matrices, strict=True)])
+    decoded = g1.inverse(predicted).detach()
+    density = (
+        {} if h is None else {"density": float(minus_log(z1, std)[:, :kept].sum() - sum(log_det(h, c) for c in drawn)) / n / dim}
+    )
+    return density | {
         "velocity": sample_by_sample(matrices, torch.from_numpy(z0), torch.from_numpy(z1[list(some)]), times),
+        "end_point": float(((predicted - chosen) ** 2).mean()),
+        "end_point_image": float(((decoded - images[list(some)]) ** 2).mean()),
+        "end_point_perceptual": float(pyramid_distance(decoded, images[list(some)]).mean()),
         "reconstruction": float(((decoded1 - images) ** 2).mean()),
-        "prior": float(minus_log(z1, std)[:, :kept].sum() / z1.size),
-        "residual": float(minus_log(z1, std)[:, kept:].sum() / z1.size),
-        "likelihood": float(minus_log(z1, std).mean() - np.mean([log_det(g1, x) for x in images]) / dim),
+        "perceptual": float(pyramid_distance(decoded1, images).mean()),
+        "prior": float(minus_log(c1, std)[:, :kept].sum() / c1.size),
+        "residual": float(minus_log(c1, std)[:, kept:].sum() / c1.size),
+        "likelihood": float(minus_log(c1, std).mean() - np.mean([log_det(e, x) for x in images]) / dim),
         "noise_reconstruction": float(((decoded0 - x0) ** 2).mean()),
         "noise_likelihood": float(minus_log(z0, np.ones(dim)).mean() - np.mean([log_det(g0, x) for x in x0]) / dim),
     }
@@ -254,7 +291,18 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
 def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(floor: float | None, likelihood: float) -> None:
     """The likelihood is minus log density minus log|det J|, by autograd's Jacobian, and is there only if it has a weight."""
     weights = ObjectiveConfig(
-        velocity=1.3, reconstruction=5.0, prior=2.0, residual=0.6, likelihood=likelihood, noise_reconstruction=0.4, noise_share=2
+        velocity=1.3,
+        end_point=0.3,
+        end_point_image=0.9,
+        end_point_perceptual=0.8,
+        reconstruction=5.0,
+        perceptual=1.1,
+        prior=2.0,
+        residual=0.6,
+        density=1.7,
+        likelihood=likelihood,
+        noise_reconstruction=0.4,
+        noise_share=2,
     )
     config = replace(SMALL, floor=floor)
     objective = FlowMatchingObjective(ready(config), weights)
@@ -326,6 +374,54 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
     halves = [objective(images[part], {name: value[part] for name, value in draws.items()}) for part in parts]
     for name, value in whole.items():
         assert float(value) == pytest.approx(float(halves[0][name] + halves[1][name]) / 2, rel=1e-9), name
+
+
+# ------------------------------------------------------------------------------------------------ a family of end points
+@torch.no_grad()
+def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r() -> None:
+    """By hand: Euler steps of (A_t z - z) / (1 - t); the last of them, at 1 - h, lands on the prediction."""
+    model, steps = ready(replace(SMALL, prediction="end point", floor=None)), 5
+    z = torch.randn(3, model.dim, dtype=torch.float64)
+    state = z
+    for k in range(steps):
+        t, A = k / steps, model.family.prediction.at(k / steps).matrix()
+        state = state + (state @ A.mT - state) / (1 - t) / steps
+    torch.testing.assert_close(model.core(steps, "euler")(z), state, rtol=1e-9, atol=1e-12)
+    for method in ("euler", "rk4", "magnus4"):
+        for count in (1, 2, 20):
+            B = model.core(count, method)
+            torch.testing.assert_close(model.transport(z, count, method), B(z), rtol=1e-9, atol=1e-12)
+            assert int(torch.linalg.matrix_rank(B.matrix())) == model.config.rank
+
+
+@torch.no_grad()
+def test_the_end_point_loss_of_a_family_of_end_points_is_the_distance_of_its_prediction() -> None:
+    model = ready(replace(SMALL, prediction="end point", floor=None))
+    z0, z1, t = *torch.randn(2, 4, model.dim, dtype=torch.float64), torch.linspace(0, 0.9, 4, dtype=torch.float64)
+    states = (1 - t)[:, None] * z0 + t[:, None] * z1
+    predictions = torch.stack([model.family.prediction.at(float(s)).matrix() @ z for s, z in zip(t, states, strict=True)])
+    assert float(end_point_loss(model.family, z0, z1, t)) == pytest.approx(float(((predictions - z1) ** 2).mean()), rel=1e-9)
+
+
+def test_a_family_of_end_points_has_no_floor_and_no_velocity_loss() -> None:
+    with pytest.raises(DomainError, match=r"of rank r and has no floor; got floor=0.03"):
+        ModelConfig(prediction="end point")
+    with pytest.raises(DomainError, match="singular at t = 1: train it with velocity 0, end_point > 0"):
+        FlowMatchingObjective(build(replace(SMALL, prediction="end point", floor=None)), ObjectiveConfig())
+
+
+# -------------------------------------------------------------------------------------------------------- other charts
+@pytest.mark.parametrize("change", [{"chart": "identity"}, {"chart": "linear"}, {"label": False}], ids=str)
+def test_charts_to_compare_with_train_and_sample(change: dict[str, object]) -> None:
+    model = ready(replace(SMALL, **change))
+    x = batch_of(SMALL, 4)
+    assert torch.equal(model.chart_at(NOISE)(x), model.chart_at(DATA)(x))
+    objective = FlowMatchingObjective(model, ObjectiveConfig())
+    objective(x, draws_of(objective, 4))["loss"].backward()
+    assert_one_step_is_many(model, torch.randn(4, 1, 4, 4, dtype=torch.float64), 10, "rk4")
+    shift = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    linear = torch.allclose(model.chart_at(DATA)(x + shift), model.chart_at(DATA)(x) + model.chart_at(DATA)(shift))
+    assert linear == ("chart" in change)
 
 
 # ------------------------------------------------------------------------------------------------------ the Gaussian oracle
@@ -487,7 +583,7 @@ def test_the_pretrained_model_is_small_and_says_what_it_is(pretrained: FlowMatch
     folder = store.PRETRAINED / "mnist"
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
     assert json.loads((folder / "config.json").read_text())["application"] == "flow_matching"
-    assert pretrained.config == ModelConfig()
+    assert pretrained.config == ModelConfig(density_blocks=0)
 
 
 def test_a_weight_beyond_half_precision_is_not_exported(tiny_run: Path, tmp_path: Path) -> None:
@@ -539,7 +635,7 @@ def without(record: dict[str, object], name: str) -> dict[str, object]:
         (lambda c: c | {"application": "style"}, "not the settings of a flow-matching model; .*found application 'style'"),
         (lambda c: without(c, "model"), "expected application 'flow_matching' and model settings .*'flow_matching' with None"),
         (lambda c: c | {"model": without(c["model"], "rank")}, r"found application 'flow_matching' with \['blocks'"),
-        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'dense_width', 'depth', 'floor'"),
+        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'density_width', 'depth', 'floor'"),
         (lambda c: c | {"model": c["model"] | {"rank": 5}}, "the weights do not fit the model that config.json describes"),
     ],
     ids=["another application", "no model", "a field missing", "a field unknown", "another rank"],

@@ -1,10 +1,17 @@
-"""PSNR against its formula in numpy, and what it refuses."""
+"""Metrics against scipy, numpy, closed forms and brute force; that batches do not matter; and what they refuse."""
+
+import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
 
-from applications.common.metrics import psnr
+from applications.common.metrics import auroc, class_balance, frechet_distance, precision_recall, psnr, ssim
 from induced.errors import DomainError, DtypeError, ShapeError
 
 
@@ -40,7 +47,238 @@ def test_psnr_refuses_what_cannot_be_compared() -> None:
     a = torch.rand(2, 1, 4, 4)
     with pytest.raises(ShapeError, match=r"one shape, got \(2, 1, 4, 4\) and \(1, 1, 4, 4\)"):
         psnr(a, a[:1], 1.0)
+    with pytest.raises(ShapeError, match=r"images \(N, ...\) of one shape, got \(4,\) and \(4,\)"):
+        psnr(a[0, 0, 0], a[0, 0, 0], 1.0)
     with pytest.raises(DtypeError, match="bring both to the same range"):
         psnr(a, a.double(), 1.0)
     with pytest.raises(DomainError, match="a positive number; got 0"):
         psnr(a, a, 0)
+
+
+def ssim_by_scipy(a: np.ndarray, b: np.ndarray, peak: float) -> float:
+    """SSIM of one plane by scipy's Gaussian filter, which a radius of 5 makes Wang's window; the border is cut off."""
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(x, 1.5, radius=5)[5:-5, 5:-5]
+
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    return float(np.mean((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))))
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 11, 11), (1, 28, 32), (3, 17, 12)])
+def test_ssim_is_that_of_scipys_gaussian_filter(channels: int, height: int, width: int) -> None:
+    a = torch.randint(0, 256, (3, channels, height, width), dtype=torch.uint8)
+    b = (a.double() * 0.7 + 40 * torch.rand(a.shape)).to(torch.uint8)
+    x, y = a.numpy().astype(float), b.numpy().astype(float)
+    expected = [np.mean([ssim_by_scipy(x[i, c], y[i, c], 255) for c in range(channels)]) for i in range(3)]
+    assert ssim(a, b, 255).numpy() == pytest.approx(expected, rel=1e-10)
+
+
+def test_ssim_of_constant_images_is_the_luminance_term() -> None:
+    a = torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64)
+    assert ssim(a, a / 2, 1.0).item() == pytest.approx((2 * 0.5 * 0.25 + 1e-4) / (0.25 + 0.0625 + 1e-4), rel=1e-12)
+
+
+def test_ssim_is_one_for_equal_images_symmetric_and_falls_with_noise() -> None:
+    a = torch.rand(4, 3, 16, 16, dtype=torch.float64)
+    noise = torch.randn(a.shape, dtype=torch.float64)
+    assert ssim(a, a, 1.0).numpy() == pytest.approx(1, abs=1e-12)
+    values = [float(ssim(a, a + s * noise, 1.0).mean()) for s in (0.05, 0.1, 0.3)]
+    assert 1 > values[0] > values[1] > values[2]
+    assert ssim(a + noise, a, 1.0).numpy() == pytest.approx(ssim(a, a + noise, 1.0).numpy(), rel=1e-12)
+
+
+def test_ssim_does_not_depend_on_the_batch() -> None:
+    a, b = torch.rand(2, 37, 3, 12, 12).unbind()
+    assert torch.equal(ssim(a, b, 1.0), torch.cat([ssim(a[i : i + 1], b[i : i + 1], 1.0) for i in range(37)]))
+
+
+def test_ssim_refuses_what_cannot_be_compared() -> None:
+    a = torch.rand(2, 1, 16, 16)
+    with pytest.raises(ShapeError, match=r"sides of at least 11, got \(2, 1, 10, 16\)"):
+        ssim(a[:, :, :10], a[:, :, :10], 1.0)
+    with pytest.raises(ShapeError, match=r"got \(1, 16, 16\)"):
+        ssim(a[0], a[0], 1.0)
+    with pytest.raises(ShapeError, match=r"got \(0, 1, 16, 16\)"):
+        ssim(a[:0], a[:0], 1.0)
+    with pytest.raises(ShapeError, match="ssim compares images"):
+        ssim(a, a[:1], 1.0)
+    with pytest.raises(DtypeError, match="ssim got torch.float32 and torch.float64"):
+        ssim(a, a.double(), 1.0)
+    with pytest.raises(DomainError, match="a positive number; got inf"):
+        ssim(a, a, math.inf)
+
+
+def frechet_by_sqrtm(a: Tensor, b: Tensor) -> float:
+    """The formula as it stands, by scipy's matrix square root."""
+    x, y = a.double().numpy(), b.double().numpy()
+    c, d = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(c @ d)
+    return float(np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(c + d - 2 * root.real))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(50, 80, 2), (60, 60, 16), (300, 200, 40)])
+def test_frechet_distance_is_that_of_scipys_matrix_square_root(n: int, m: int, d: int) -> None:
+    mix = torch.randn(d, d)
+    a, b = torch.randn(n, d) @ mix, torch.randn(m, d) * torch.linspace(0.1, 3, d) + 1
+    assert frechet_distance(a, b) == pytest.approx(frechet_by_sqrtm(a, b), rel=1e-9)
+
+
+def whitened(n: int, d: int) -> Tensor:
+    """Points with mean 0 and covariance exactly the identity."""
+    x = torch.randn(n, d, dtype=torch.float64)
+    x = x - x.mean(0)
+    return torch.linalg.qr(x).Q * math.sqrt(n - 1)
+
+
+def test_frechet_distance_of_diagonal_gaussians_is_its_closed_form() -> None:
+    s, t, shift = (torch.rand(3, 12, dtype=torch.float64) + 0.1).unbind()
+    a, b = whitened(40, 12) * s, whitened(70, 12) * t + shift
+    expected = float((shift.square() + (s - t).square()).sum())
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_frechet_distance_is_exact_where_the_covariances_are_singular() -> None:
+    a = torch.randn(10, 64, dtype=torch.float64) * 100
+    total = float(a.var(0).sum())
+    assert abs(frechet_distance(a, a)) <= 1e-12 * total
+    assert frechet_distance(a, a + 3) == pytest.approx(64 * 9, abs=1e-12 * total)
+    assert frechet_distance(a, 2 * a - a.mean(0)) == pytest.approx(total, rel=1e-12)
+
+
+def test_frechet_distance_in_one_dimension_and_of_two_points() -> None:
+    a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [5.0]])
+    assert frechet_distance(a, b) == pytest.approx(16 + 2, rel=1e-14)
+
+
+def test_frechet_distance_refuses_what_is_no_pair_of_sets() -> None:
+    a = torch.randn(5, 3)
+    with pytest.raises(ShapeError, match=r"at least 2 of each; got \(1, 3\) and \(5, 3\)"):
+        frechet_distance(a[:1], a)
+    with pytest.raises(ShapeError, match=r"got \(5, 3\) and \(5, 2\)"):
+        frechet_distance(a, a[:, :2])
+    with pytest.raises(DomainError, match="1 values of the second set are not finite"):
+        frechet_distance(a, torch.cat((a[:1] / a[:1, :1] * torch.tensor([torch.inf, 1, 1]), a)))
+
+
+def precision_by_loops(x: np.ndarray, y: np.ndarray, k: int) -> float:
+    """Share of y in some ball around an x that reaches to the k-th nearest other x."""
+    inside = 0
+    reach = [sorted(np.linalg.norm(x[i] - x[j]) for j in range(len(x)) if j != i)[k - 1] for i in range(len(x))]
+    for point in y:
+        inside += any(np.linalg.norm(point - x[i]) <= reach[i] for i in range(len(x)))
+    return inside / len(y)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_are_those_of_plain_loops(k: int) -> None:
+    real, generated = torch.randn(40, 2), 0.8 * torch.randn(53, 2) + 1
+    x, y = real.double().numpy(), generated.double().numpy()
+    found = precision_recall(real, generated, k)
+    assert found == (precision_by_loops(x, y, k), precision_by_loops(y, x, k))
+    assert 0 < found.precision < 1 and 0 < found.recall < 1
+
+
+def test_precision_and_recall_do_not_depend_on_the_chunk() -> None:
+    real, generated = torch.randn(50, 3), torch.randn(41, 3) * 1.5
+    assert len({precision_recall(real, generated, chunk=chunk) for chunk in (1, 7, 50, 1000)}) == 1
+
+
+def test_precision_and_recall_of_known_cases() -> None:
+    real = torch.randn(60, 4)
+    assert precision_recall(real, real) == (1, 1)
+    assert precision_recall(real, real[torch.randperm(60)]) == (1, 1)
+    assert precision_recall(real, real + 100) == (0, 0)
+
+
+def test_a_generator_that_repeats_one_real_image_is_precise_and_recalls_that_image_alone() -> None:
+    real = torch.randn(60, 64, dtype=torch.float64)
+    for i in range(60):
+        assert precision_recall(real, real[i : i + 1].expand(60, -1)) == (1, 1 / 60)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 500])
+def test_copies_lie_in_balls_of_radius_zero(chunk: int) -> None:
+    real = torch.randn(13, 37, dtype=torch.float64).repeat(4, 1)
+    assert precision_recall(real, real[torch.randperm(52)], chunk=chunk) == (1, 1)
+
+
+def test_precision_and_recall_do_not_depend_on_the_origin() -> None:
+    real, generated = torch.randn(60, 8, dtype=torch.float64), torch.randn(60, 8, dtype=torch.float64) + 0.5
+    assert precision_recall(real + 1e8, generated + 1e8) == precision_recall(real, generated)
+    assert 0 < precision_recall(real, generated).recall < 1
+
+
+def test_precision_recall_refuses_what_is_no_pair_of_sets() -> None:
+    a = torch.randn(5, 3)
+    with pytest.raises(ShapeError, match=r"at least 4 of each; got \(3, 3\) and \(5, 3\)"):
+        precision_recall(a[:3], a)
+    with pytest.raises(DomainError, match="k and chunk must be positive, got 0 and 500"):
+        precision_recall(a, a, 0)
+    with pytest.raises(DomainError, match="k and chunk must be positive, got 3 and 0"):
+        precision_recall(a, a, chunk=0)
+
+
+def test_class_balance_counts() -> None:
+    classes = torch.tensor([0, 0, 1, 2])
+    logits = torch.tensor([10.0, 10.0, 10.0, 0.1])[:, None] * torch.eye(4)[classes]
+    found = class_balance(logits)
+    assert found.shares.tolist() == [0.5, 0.25, 0.25, 0]
+    assert found.total_variation == pytest.approx(0.25)
+    assert found.entropy == pytest.approx(1.5 * math.log(2))
+    assert found.confident == 0.75
+
+
+def test_class_balance_against_a_reference_of_counts() -> None:
+    logits = torch.eye(3)[torch.tensor([0, 1, 1, 2])]
+    assert class_balance(logits, torch.tensor([10, 20, 10])).total_variation == 0
+    assert class_balance(logits, torch.tensor([1.0, 0.0, 0.0])).total_variation == 0.75
+
+
+def test_class_balance_of_equal_shares_and_of_one_class() -> None:
+    equal = class_balance(torch.eye(10).repeat(3, 1))
+    assert (equal.total_variation, equal.confident) == (pytest.approx(0, abs=1e-15), 0)
+    assert equal.entropy == pytest.approx(math.log(10))
+    one = class_balance(torch.eye(10)[:1])
+    assert (one.total_variation, one.entropy) == (pytest.approx(0.9), 0)
+
+
+def test_class_balance_takes_the_confidence_it_is_told() -> None:
+    logits = torch.tensor([[math.log(4.0), 0.0]])
+    assert [class_balance(logits, confidence=c).confident for c in (0.79, 0.81)] == [1, 0]
+
+
+def test_class_balance_refuses_what_are_no_logits() -> None:
+    logits = torch.eye(3)
+    with pytest.raises(ShapeError, match=r"logits \(N, K\) of at least one image and class, got \(0, 3\)"):
+        class_balance(logits[:0])
+    with pytest.raises(DomainError, match="1 logits that are not finite, of 9"):
+        class_balance(logits.masked_fill(torch.arange(9).view(3, 3) == 4, torch.nan))
+    with pytest.raises(ShapeError, match=r"reference has shape \(2,\), the logits are of 3 classes"):
+        class_balance(logits, torch.ones(2))
+    with pytest.raises(DomainError, match=r"shares or counts, not all 0; got \[0.0, 0.0, 0.0\]"):
+        class_balance(logits, torch.zeros(3))
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.lists(st.integers(-3, 3), min_size=1, max_size=12))
+def test_auroc_is_that_of_all_pairs_with_ties(low: list[int], high: list[int]) -> None:
+    pairs = [(b > a) + (a == b) / 2 for a in low for b in high]
+    assert auroc(torch.tensor(low), torch.tensor(high)) == pytest.approx(sum(pairs) / len(pairs), rel=1e-14)
+
+
+def test_auroc_of_known_cases() -> None:
+    a = torch.randn(30)
+    assert auroc(a, a + 100) == 1
+    assert auroc(a + 100, a) == 0
+    assert auroc(a, a) == 0.5
+    assert auroc(torch.tensor([0.0, torch.inf]), torch.tensor([torch.inf])) == 0.75
+
+
+def test_auroc_refuses_what_are_no_scores() -> None:
+    a = torch.randn(3)
+    with pytest.raises(ShapeError, match=r"two nonempty vectors, got \(0,\) and \(3,\)"):
+        auroc(a[:0], a)
+    with pytest.raises(DomainError, match="0 negative and 1 positive scores that are NaN"):
+        auroc(a, torch.tensor([0.0, torch.nan]))

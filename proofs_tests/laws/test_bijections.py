@@ -17,6 +17,7 @@ from induced.bijections import (
     Composition,
     ConditionalActNorm,
     Conv1x1,
+    DirectSum,
     Elementwise,
     Identity,
     Log,
@@ -204,6 +205,26 @@ def test_a_conditional_actnorm_is_initialized_at_two_contexts() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- charts of known formulas
+def test_a_direct_sum_is_its_charts_side_by_side() -> None:
+    parts = shaken(real_nvp(3, 2, 8)).double(), Sinh((2,))
+    g, x = DirectSum(*parts), torch.randn(4, 5, dtype=torch.float64)
+    pieces = x.split([3, 2], -1)
+    assert torch.equal(g(x), torch.cat([part(piece) for part, piece in zip(parts, pieces, strict=True)], -1))
+    assert torch.equal(g.log_abs_det(x), sum(part.log_abs_det(piece) for part, piece in zip(parts, pieces, strict=True)))
+    J = torch.func.jacrev(g)(x[0])
+    assert torch.equal(J[:3, 3:], torch.zeros(3, 2)) and torch.equal(J[3:, :3], torch.zeros(2, 3))
+    deepest = DirectSum(*g.layers()[-1].charts)
+    assert len(g.layers()) == 2 and torch.equal(deepest(x)[:, 3:], pieces[1])  # the second chart has one layer alone
+    torch.testing.assert_close(Composition(*g.layers())(x), g(x), rtol=0, atol=0)
+
+
+def test_a_direct_sum_is_initialized_part_by_part() -> None:
+    g, batch = DirectSum(ActNorm((2,)), Identity((1,))), 3 + 2 * torch.randn(50, 3)
+    g.initialize(batch)
+    z = g(batch)
+    assert torch.allclose(z[:, :2].mean(0), torch.zeros(2), atol=1e-5) and torch.equal(z[:, 2], batch[:, 2])
+
+
 def test_squeeze_gathers_patches_into_channels() -> None:
     x = torch.arange(16.0).reshape(1, 4, 4)
     assert torch.equal(Squeeze((1, 4, 4))(x), torch.stack([x[0, i::2, j::2] for i in (0, 1) for j in (0, 1)]))

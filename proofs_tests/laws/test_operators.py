@@ -65,6 +65,15 @@ def test_an_operator_acts_as_its_matrix(case: CoreCase, dtype: torch.dtype) -> N
         agree(A.apply_adjoint(w), w @ M, CONDITION)
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_operators_on_no_coordinates_are_zero(shape: tuple[int, int]) -> None:
+    m, n = shape
+    for A in (Dense(torch.ones(m, n)), LowRank(torch.ones(m, 2), torch.ones(n, 2))):
+        assert A.shape == shape
+        assert torch.equal(A(torch.ones(2, n)), torch.zeros(2, m))
+        assert torch.equal(A.H(torch.ones(2, m)), torch.zeros(2, n))
+
+
 @every_core
 def test_the_adjoint_is_the_transpose_and_an_involution(case: CoreCase) -> None:
     M = case.matrix()

@@ -18,12 +18,14 @@ from induced.operators import (
     LowRankFamily,
     OperatorFamily,
     ScaledIdentityPlusLowRank,
+    SharedBasisFamily,
     Stepwise,
     adaptive_grid,
     gaussian_rate,
     integrate,
     propagator,
 )
+from induced.operators.propagate import _product
 from proofs_tests.registry import DTYPES, agree
 
 METHODS = ("euler", "midpoint", "rk4", "magnus4")
@@ -57,14 +59,33 @@ class Constant(OperatorFamily):
         return self.A
 
 
+class Secretive(OperatorFamily):
+    """A family that gives its operators alone."""
+
+    def __init__(self, family: OperatorFamily) -> None:
+        super().__init__(family.dim)
+        self.family = family
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return self.family.at(t)
+
+
+Kind = Callable[..., LowRankFamily | SharedBasisFamily]
+
 FAMILIES: dict[str, Callable[[], OperatorFamily]] = {
     "low rank": lambda: LowRankFamily(40, 2, 8, features=2),
     "low rank with a floor": lambda: LowRankFamily(40, 2, 8, features=2, floor=0.3),
     "low rank of rank 0 with a floor": lambda: LowRankFamily(5, 0, 8, floor=0.3),
+    "low rank that tells of no basis": lambda: Secretive(LowRankFamily(40, 2, 8, features=2, floor=0.3)),
+    "one shared basis": lambda: SharedBasisFamily(20, 3, 8),
+    "one shared basis with a floor": lambda: SharedBasisFamily(20, 3, 8, floor=0.3),
+    "one shared basis of rank 0": lambda: SharedBasisFamily(5, 0, 8, floor=0.3),
+    "one shared basis of full rank": lambda: SharedBasisFamily(3, 3, 8, floor=0.3),
     "rank that outgrows n/4": lambda: LowRankFamily(12, 2, 8),
     "rank that outgrows n/4, with a floor": lambda: LowRankFamily(12, 2, 8, floor=0.3),
     "full rank": lambda: LowRankFamily(3, 3, 8),
     "one coordinate": lambda: LowRankFamily(1, 1, 8, floor=0.5),
+    "one coordinate, one shared basis": lambda: SharedBasisFamily(1, 1, 8, floor=0.5),
     "dense": Rotations,
 }
 
@@ -125,10 +146,11 @@ def test_one_operator_takes_the_steps_of_the_integrator(name: str, method: str, 
 
 
 def test_the_propagator_stays_structured_while_its_rank_is_at_most_a_quarter() -> None:
+    family = LowRankFamily(40, 2, 8, features=2, floor=0.3)
     with torch.no_grad():
-        B = propagator(LowRankFamily(40, 2, 8, features=2, floor=0.3), steps=20)
-    assert isinstance(B, ScaledIdentityPlusLowRank)
-    assert 2 <= B.U.shape[-1] <= 6  # 2 columns for the offset and each of 2 features
+        for B in (propagator(family, steps=20), propagator(Secretive(family), steps=20)):
+            assert isinstance(B, ScaledIdentityPlusLowRank)
+            assert 2 <= B.U.shape[-1] <= 6  # 2 columns for the offset and each of 2 features
 
 
 def test_the_propagator_turns_dense_when_its_rank_outgrows_a_quarter() -> None:
@@ -136,7 +158,7 @@ def test_the_propagator_turns_dense_when_its_rank_outgrows_a_quarter() -> None:
         assert isinstance(propagator(LowRankFamily(12, 2, 8), steps=20), Dense)
 
 
-@pytest.mark.parametrize("name", ["low rank", "low rank with a floor", "rank that outgrows n/4"])
+@pytest.mark.parametrize("name", ["low rank", "low rank with a floor", "one shared basis", "rank that outgrows n/4"])
 def test_the_propagator_is_the_same_with_and_without_gradients(name: str) -> None:
     family = FAMILIES[name]().double()
     with torch.no_grad():
@@ -144,8 +166,9 @@ def test_the_propagator_is_the_same_with_and_without_gradients(name: str) -> Non
     agree(propagator(family, steps=5).matrix(), expected)
 
 
-def test_gradients_reach_the_family_and_are_those_of_the_integrator() -> None:
-    family = LowRankFamily(12, 1, 4, floor=0.5).double()
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_gradients_reach_the_family_and_are_those_of_the_integrator(kind: Kind) -> None:
+    family = kind(12, 1, 4, floor=0.5).double()
     z = torch.randn(3, 12).double()
     propagator(family, steps=4)(z).square().sum().backward()
     through_operator = {name: p.grad.clone() for name, p in family.named_parameters()}
@@ -153,6 +176,29 @@ def test_gradients_reach_the_family_and_are_those_of_the_integrator() -> None:
     integrate(family, z, steps=4).square().sum().backward()
     for name, p in family.named_parameters():
         agree(through_operator[name], p.grad, 10)
+
+
+class Unrelated(OperatorFamily):
+    """Directions that are new at every time."""
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        generator = torch.Generator().manual_seed(round(float(t) * 1e6))
+        U, V = torch.randn(2, self.dim, 2, generator=generator, dtype=torch.float64) / self.dim**0.5
+        return ScaledIdentityPlusLowRank(torch.tensor(-0.5).double(), U, V)
+
+    def reference(self) -> Tensor:
+        return torch.zeros(()).double()
+
+
+@pytest.mark.parametrize(("steps", "form"), [(3, ScaledIdentityPlusLowRank), (11, ScaledIdentityPlusLowRank), (40, Dense)])
+def test_a_rank_that_only_grows_ends_dense(steps: int, form: type[LinearOperator], monkeypatch: pytest.MonkeyPatch) -> None:
+    factored = []
+    monkeypatch.setattr("induced.operators.propagate._product", lambda *given: factored.append(1) or _product(*given))
+    family = Unrelated(120)
+    B = propagator(family, steps=steps, method="euler")
+    assert isinstance(B, form)
+    agree(B.matrix(), ordered_product(lambda A, t, h: torch.eye(120).double() + h * A(t), lambda t: family.at(t).matrix(), steps))
+    assert len(factored) == (steps if form is ScaledIdentityPlusLowRank else 10)  # rank n/4 would be passed after 15
 
 
 def test_steps_are_ordered_in_time() -> None:
@@ -165,7 +211,7 @@ def test_steps_are_ordered_in_time() -> None:
 
 
 def test_structured_steps_are_ordered_in_time() -> None:
-    family = LowRankFamily(40, 2, 8, features=2, floor=0.3).double()
+    family = Secretive(LowRankFamily(40, 2, 8, features=2, floor=0.3)).double()
 
     def matrix(t: float) -> Tensor:
         return family.at(t).matrix()
@@ -177,10 +223,11 @@ def test_structured_steps_are_ordered_in_time() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["dense", "low rank"])
+@pytest.mark.parametrize("name", ["dense", "low rank", "one shared basis"])
 def test_methods_converge_with_their_order(method: str, name: str) -> None:
-    family = Rotations() if name == "dense" else LowRankFamily(24, 2, 8, features=1).double()
-    if name == "low rank":
+    family: OperatorFamily = Rotations()
+    if name != "dense":
+        family = LowRankFamily(24, 2, 8, features=1).double() if name == "low rank" else SharedBasisFamily(24, 4, 8).double()
         with torch.no_grad():
             family.hidden[0].weight.fill_(4.0)  # so that A_t varies enough for rk4 to be above rounding
     with torch.no_grad():
@@ -239,8 +286,9 @@ def gaussian_generator(C: Tensor, t: float) -> Tensor:
     return (t * C - (1 - t) * eye) @ torch.linalg.inv((1 - t) ** 2 * eye + t**2 * C)
 
 
-def test_a_floor_family_starts_at_the_gaussian_oracle() -> None:
-    family = LowRankFamily(8, 2, floor=0.2).double()
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_a_floor_family_starts_at_the_gaussian_oracle(kind: Kind) -> None:
+    family = kind(8, 2, floor=0.2).double()
     with torch.no_grad():
         family.factors.zero_()
         C = torch.diag(torch.tensor([1.0, 1.0] + [0.2**2] * 6, dtype=torch.float64))
@@ -251,10 +299,12 @@ def test_a_floor_family_starts_at_the_gaussian_oracle() -> None:
     assert order(errors) == pytest.approx(4, abs=0.3)
 
 
-def test_a_trained_floor_family_keeps_the_ends_of_every_gaussian_path() -> None:
-    family = LowRankFamily(5, 2, floor=0.2).double()
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_a_trained_floor_family_keeps_the_ends_of_every_gaussian_path(kind: Kind) -> None:
+    family = kind(5, 2, floor=0.2).double()
     with torch.no_grad():
-        family.offset.normal_()
+        for p in family.parameters():
+            p.normal_()
         agree(family.at(0.0).matrix(), -torch.eye(5).double())
         agree(family.at(1.0).matrix(), torch.eye(5).double())
 
@@ -267,8 +317,9 @@ def test_the_gaussian_rate_is_the_logarithmic_derivative_of_the_standard_deviati
 
 
 @pytest.mark.parametrize("floor", [None, 0.4])
-def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(floor: float | None) -> None:
-    family = LowRankFamily(6, 2, 8, floor=floor).double()
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(kind: Kind, floor: float | None) -> None:
+    family = kind(6, 2, 8, floor=floor).double()
     times, z = torch.rand(3).double(), torch.randn(3, 6).double()
     with torch.no_grad():
         A = family.at(times)
@@ -276,6 +327,113 @@ def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(floor: float | Non
         agree(A.matrix(), expected)
         agree(A(z), (expected @ z.unsqueeze(-1)).squeeze(-1))
         agree(A.apply_adjoint(z), (expected.mT @ z.unsqueeze(-1)).squeeze(-1))
+
+
+# ----------------------------------------------------------------------------------------------------------- one basis
+TIMES = torch.linspace(0, 1, 7).double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("floor", [None, 0.4])
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_a_restriction_is_the_family_in_one_basis(kind: Kind, floor: float | None, dtype: torch.dtype) -> None:
+    family = kind(30, 2, 8, features=3, floor=floor).to(dtype)
+    with torch.no_grad():
+        restricted = family.restricted(TIMES, 30)
+        assert restricted is not None
+        (Q, core), eye = restricted, torch.eye(30).double()
+        agree(Q.mT @ Q, torch.eye(Q.shape[1]).double())
+        for t, c, X, Y in zip(TIMES, *core(TIMES), strict=True):
+            agree((c * eye + Q @ X @ Y.mT @ Q.mT).to(dtype), family.at(t).matrix())
+
+
+def test_a_restriction_has_the_columns_that_the_times_call_for() -> None:
+    family = LowRankFamily(60, 2, 8, features=3).double()
+
+    def columns(times: Tensor) -> int:
+        restricted = family.restricted(times, 60)
+        assert restricted is not None
+        return restricted.basis.shape[1]
+
+    with torch.no_grad():
+        assert [columns(TIMES[:k]) for k in (1, 2, 3, 7)] == [4, 8, 12, 16]  # 2 factors of rank 2, by 1 and 3 features at most
+        family.hidden[2].weight[1:] = 0.0  # one feature is left to vary
+        assert columns(TIMES) == 8
+        family.hidden[2].weight.zero_()
+        assert columns(TIMES) == 4
+        family.factors.zero_()
+        family.offset.zero_()
+        assert columns(TIMES) == 0
+        agree(propagator(family, steps=2).matrix(), torch.eye(60).double())
+
+
+def test_a_family_has_no_restriction_past_the_columns_of_use_nor_where_a_truncation_would_need_a_derivative() -> None:
+    low, shared = LowRankFamily(30, 2, 8, features=1), SharedBasisFamily(30, 8, 8)
+    assert low.restricted(TIMES, 30) is None and shared.restricted(TIMES, 30) is not None
+    assert Rotations().restricted(TIMES, 5) is None
+    with torch.no_grad():
+        assert low.restricted(TIMES, 7) is None and low.restricted(TIMES, 8) is not None
+        assert shared.restricted(TIMES, 7) is None and shared.restricted(TIMES, 8) is not None
+    assert low.requires_grad_(False).restricted(TIMES, 8) is not None
+
+
+@pytest.mark.parametrize("floor", [None, 0.3])
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_steps_in_one_basis_are_those_of_the_matrices(kind: Kind, floor: float | None) -> None:
+    family = kind(40, 2, 8, features=2, floor=floor).double()
+    with torch.no_grad():
+        assert family.restricted(TIMES, 20) is not None
+        for method, step in (("rk4", rk4_step), ("magnus4", magnus_step)):
+            B = propagator(family, steps=5, method=method)
+            agree(B.matrix(), ordered_product(step, lambda t: family.at(t).matrix(), 5))
+
+
+def test_steps_in_one_basis_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = LowRankFamily(40, 2, 8, features=2, floor=0.3).double()
+    with torch.no_grad():
+        expected = propagator(family, steps=7).matrix()
+        monkeypatch.setattr("induced.operators.propagate.BLOCK", 2 * 12**2)  # two steps of 12 columns
+        agree(propagator(family, steps=7).matrix(), expected)
+
+
+def test_a_rank_past_a_quarter_is_dense_in_one_basis_too() -> None:
+    with torch.no_grad():
+        assert isinstance(propagator(SharedBasisFamily(20, 5, 8, floor=0.3), steps=3), ScaledIdentityPlusLowRank)
+        assert isinstance(propagator(SharedBasisFamily(20, 6, 8, floor=0.3), steps=3), Dense)
+
+
+def test_many_steps_in_one_basis_are_multiplied_even_for_one_state() -> None:
+    family = SharedBasisFamily(40, 2, 8)
+    assert isinstance(propagator(family, steps=15, states=1), Stepwise)
+    assert not isinstance(propagator(family, steps=16, states=1), Stepwise)
+    assert isinstance(propagator(Rotations(), steps=16, states=1), Stepwise)
+
+
+def test_the_shared_basis_is_orthonormal_and_the_parameter_itself_where_that_is() -> None:
+    family = SharedBasisFamily(9, 4).double()
+    with torch.no_grad():
+        Q = family.basis()
+        agree(Q.mT @ Q, torch.eye(4).double())
+        agree(Q @ (Q.mT @ family.directions), family.directions)
+        family.directions.copy_(Q)
+        agree(family.basis(), Q)
+        agree(SharedBasisFamily(9, 4, floor=0.1).basis(), torch.eye(9, 4))
+
+
+def test_a_shared_basis_family_is_a_small_matrix_in_its_basis() -> None:
+    family = SharedBasisFamily(9, 2, floor=0.3).double()
+    with torch.no_grad():
+        family.directions.normal_()
+        family.factors.normal_()
+        Q = torch.linalg.qr(family.directions)[0]
+        outside = torch.linalg.qr(family.directions, mode="complete")[0][:, 2:]
+        K = {}
+        for t in (0.2, 0.7):
+            A = family.at(t).matrix()
+            agree(A @ outside, float(gaussian_rate(torch.tensor(t, dtype=torch.float64), 0.3)) * outside)
+            K[t] = Q.mT @ A @ Q
+            agree(A @ Q, Q @ K[t])
+        assert (K[0.2] @ K[0.7] - K[0.7] @ K[0.2]).norm() > 1e-3  # and it can be any matrix: nothing commutes
 
 
 # ------------------------------------------------------------------------------------------------------------- magnus4
@@ -304,7 +462,7 @@ def test_a_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
 
 
 def test_a_structured_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
-    family = LowRankFamily(40, 2, 8, features=1, floor=0.3).double()
+    family = Secretive(LowRankFamily(40, 2, 8, features=1, floor=0.3)).double()
     with torch.no_grad():
         B = propagator(family, steps=4, method="magnus4")
         assert isinstance(B, ScaledIdentityPlusLowRank)

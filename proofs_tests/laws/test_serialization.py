@@ -42,8 +42,10 @@ from induced.operators import (
     Diagonal,
     Householder,
     LowRankFamily,
+    OperatorFamily,
     Permutation,
     Scaled,
+    SharedBasisFamily,
     Stepwise,
     Wrapped,
     inverse,
@@ -233,10 +235,14 @@ def test_derived_operators_come_back(build: Callable[[], Any], tmp_path: Path) -
     assert torch.equal(again(A, tmp_path)(z), A(z))
 
 
-def test_families_and_products_of_spaces_come_back(tmp_path: Path) -> None:
-    family = LowRankFamily(4, 2, width=8, floor=0.5)
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_families_come_back(kind: Callable[..., OperatorFamily], tmp_path: Path) -> None:
+    family = kind(4, 2, width=8, features=3, floor=0.5)
     z = torch.randn(3, 4)
-    assert torch.equal(again(family, tmp_path / "family").at(0.3)(z), family.at(0.3)(z))
+    assert torch.equal(again(family, tmp_path).at(0.3)(z), family.at(0.3)(z))
+
+
+def test_products_of_spaces_come_back(tmp_path: Path) -> None:
     log = InducedSpace(Log((2,)))
     X = ProductSpace(log, EuclideanSpace((1, 2)), log)
     loaded = again(X, tmp_path / "space")

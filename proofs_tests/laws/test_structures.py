@@ -304,6 +304,15 @@ def test_a_batch_of_projections_meets_the_batch_of_coordinates() -> None:
     assert (P @ P).batch == (2,) and (P @ Dense(torch.eye(2)))(torch.ones(2, 2)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
+def test_a_mask_that_training_moves_out_of_0_1_counts_as_its_nearest_end_and_stops_there() -> None:
+    for value in (lambda A: A.diagonal(), lambda A: A(torch.ones(4))):
+        p = nn.Parameter(torch.tensor([-0.7, 0.2, 0.8, 1.7]))
+        found = value(Projection(p).train())
+        assert found.tolist() == [0, 0, 1, 1]
+        found.sum().backward()
+        assert p.grad.tolist() == [0, 1, 1, 0]
+
+
 # --------------------------------------------------------------------------------------------------------------- convolutions
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -4,6 +4,7 @@ import torch
 
 from induced.bijections import (
     MLP,
+    DirectSum,
     LatticeCoupling,
     LogExpm1,
     PixelShuffle,
@@ -20,6 +21,12 @@ LATTICE = LatticeCoupling((2,), MLP(1, 1, 4), bits=12)
 IN_FLOAT32 = r"a lattice coupling with bits=12 is exact for \|z\| < 2\^\(24 - 12\) = 4096 in torch.float32, got a value of size "
 
 CASES = [
+    Case(
+        ShapeError,
+        r"a direct sum takes charts of vectors .*, got Squeeze of \(1, 2, 2\) -> \(4, 1, 1\); Flatten makes vectors",
+        lambda: DirectSum(Squeeze((1, 2, 2))),
+    ),
+    Case(ShapeError, r"a direct sum takes charts of vectors .* got none", DirectSum),
     Case(ShapeError, r"the sides of a chart are at least 1, got \(1,\) -> \(0,\)", lambda: Simplex(1)),
     Case(
         DomainError,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from induced.bijections import AffineCoupling, RationalQuadraticCoupling, Reversible, real_nvp
+from induced.bijections import AffineCoupling, RationalQuadraticCoupling, Reversible, UNet, real_nvp
 from induced.errors import DomainError, InducedError, ShapeError
 from proofs_tests.units.case import Case
 
@@ -14,6 +14,13 @@ def _second_derivatives() -> None:
 
 
 CASES = [
+    Case(ShapeError, r"a UNet needs a shape \(inputs, H, W\).* got shape=\(8, 8\)", lambda: UNet((8, 8), 2, 4)),
+    Case(ShapeError, r"width >= 1 .* got shape=\(1, 8, 8\), outputs=2, width=0", lambda: UNet((1, 8, 8), 2, 0)),
+    Case(
+        ShapeError,
+        r"a UNet of depth 2 takes images with sides divisible by 4, got \(1, 8, 6\)",
+        lambda: UNet((1, 8, 8), 2, 4)(torch.ones(1, 8, 6)),
+    ),
     Case(
         DomainError,
         r"the bound of a log-scale is a positive number, got max_log_scale=0",

@@ -59,6 +59,11 @@ CASES = [
         r"on 4 channels in 2 group\(s\), the kernel has the shape \(\*batch, C_out, 4/2, k\) .* got \(1, 1, 3\)",
         lambda: Convolution(ONES, (4, 5), groups=2),
     ),
+    Case(
+        ShapeError,
+        r"the kernel has the shape \(\*batch, C_out, 1/1, k, k\) .* got \(3, 3\)",
+        lambda: Convolution(torch.ones(3, 3), (1, 5, 5)),
+    ),
     Case(DomainError, r"by zeros, circular, reflect or replicate, .* got 'wrap' and", lambda: _signal(ONES, mode="wrap")),
     Case(DomainError, r"and not negative; got 'zeros' and \(\(-1, -1\),\)", lambda: _signal(ONES, padding=-1)),
     Case(

@@ -1,0 +1,312 @@
+"""A small classifier of digits, trained deterministically: its features and scores judge generated digits.
+
+The one in `pretrained/digits` ships with the package, so that figures of different machines compare. Any other is trained on
+demand and kept in a cache folder. The pretrained one is made by
+
+    python -m applications.common.classifier --data mnist --out applications/common/pretrained/digits
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from applications.common.data import ImageSet, load, to_unit, unit_shape
+from applications.common.features import extract
+from applications.common.randomness import batch_indices, step_generator
+from applications.common.storage import json_bytes, read_json, replace_file, write_json
+from induced.errors import CheckpointError, DataError, DomainError, DtypeError, MissingExtra, ShapeError
+
+PRETRAINED: Final = Path(__file__).parent / "pretrained" / "digits"
+FEATURES: Final = 64
+
+_SIDE: Final = 32
+_CLASSES: Final = 10
+_KIND: Final = "induced-digit-classifier"
+_BLACK: Final = -1 + 1 / 256
+"""What `to_unit` makes of a pixel 0."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Settings of one training."""
+
+    steps: int = 1400
+    """Optimiser steps: 1400 of 128 images are three epochs of MNIST."""
+    batch: int = 128
+    """Images a step."""
+    learning_rate: float = 8e-3
+    """Largest learning rate of AdamW, reached by one cycle's rise and left by its fall."""
+    shift: int = 2
+    """Pixels by which an image is moved at most, along each side, at random."""
+    seed: int = 0
+    """Seed of the weights, of the order of images and of all noise."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        for name in ("steps", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise DomainError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("shift", "seed"):
+            if getattr(self, name) < 0:
+                raise DomainError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+class DigitClassifier(nn.Module):
+    """A convolutional net of 89,914 weights: logits of ten digits, and the 64 features before them."""
+
+    def __init__(self) -> None:
+        """Draw the weights from torch's global generator."""
+        super().__init__()
+
+        def block(channels: int, widened: int, side: int, stride: int, *pool: nn.Module) -> nn.Sequential:
+            convolution = nn.Conv2d(channels, widened, side, stride, side // 2, bias=False)
+            return nn.Sequential(convolution, nn.BatchNorm2d(widened), nn.ReLU(), *pool)
+
+        self.body = nn.Sequential(
+            block(1, 16, 5, 2),
+            block(16, 32, 3, 1, nn.MaxPool2d(2)),
+            block(32, FEATURES, 3, 1, nn.MaxPool2d(2)),
+            nn.Flatten(),
+            nn.Linear(16 * FEATURES, FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, _CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images in [-1, 1) to the logits of their class.
+
+        Arguments:
+            images: float32, `(N, 1, 32, 32)` or `(N, 1, 28, 28)`; the latter get a black border.
+
+        Returns:
+            `(N, 10)`.
+
+        Raises:
+            DtypeError: images are of another dtype than the weights.
+            ShapeError: images have another shape.
+        """
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images to the 64 features before the logits, none negative, `(N, 64)`."""
+        if images.dtype != self.head.weight.dtype:
+            raise DtypeError(
+                f"the classifier is of {self.head.weight.dtype} and got images of {images.dtype}; to_unit makes uint8 float"
+            )
+        if images.ndim != 4 or images.shape[1:] not in ((1, 28, 28), (1, _SIDE, _SIDE)):
+            raise ShapeError(f"expected digits of shape (N, 1, 28, 28) or (N, 1, 32, 32), got {tuple(images.shape)}")
+        border = (_SIDE - images.shape[-1]) // 2
+        features: Tensor = self.body(F.pad(images, (border,) * 4, value=_BLACK))
+        return features
+
+
+def digit_classifier(folder: str | os.PathLike[str] = PRETRAINED) -> DigitClassifier:
+    """Load a classifier, by default the one that ships with the package, frozen and in evaluation mode.
+
+    Arguments:
+        folder: Holds `model.safetensors` and `config.json`.
+
+    Returns:
+        The classifier, float32; the stored weights are float16.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another kind.
+    """
+    folder = Path(folder)
+    record, path = read_json(folder / "config.json"), folder / "model.safetensors"
+    if record.get("kind") != _KIND:
+        raise CheckpointError(f"{folder / 'config.json'}: is of kind {record.get('kind')!r}, expected {_KIND!r}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if hashlib.sha256(content).hexdigest() != record.get("sha256"):
+        raise CheckpointError(f"{path}: its SHA-256 is not the one config.json records (truncated or changed; delete the folder)")
+    net = DigitClassifier()
+    try:
+        net.load_state_dict(unpack(content))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not hold the weights of a digit classifier ({error})") from error
+    return net.eval().requires_grad_(False)
+
+
+def cached_classifier(
+    data: ImageSet, config: ClassifierConfig | None = None, cache: str | os.PathLike[str] | None = None
+) -> DigitClassifier:
+    """Train a classifier, or load it if the same training on the same images was done before.
+
+    Arguments:
+        data: Digits to train on.
+        config: Settings; the default ones if None.
+        cache: Folder to keep it in; `default_cache()` if None.
+
+    Returns:
+        The classifier, frozen and in evaluation mode; a trained and a loaded one are equal bit for bit.
+
+    Raises:
+        CheckpointError: what the cache holds is damaged.
+        DataError, ShapeError: the images are no digits.
+    """
+    config = config or ClassifierConfig()
+    record = {"training": asdict(config), "data": _described(data)}
+    key = hashlib.sha256(json_bytes(record)).hexdigest()[:16]
+    folder = Path(cache if cache is not None else default_cache()) / f"digits-{key}"
+    if not (folder / "config.json").exists():
+        save_classifier(train_classifier(data, config), folder, record)
+    return digit_classifier(folder)
+
+
+def default_cache() -> Path:
+    """The user's cache folder on this platform, `induced` inside it."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "induced"
+
+
+def save_classifier(net: DigitClassifier, folder: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Write a classifier in float16; the config comes last, so that a folder with a config is whole.
+
+    Arguments:
+        net: The classifier.
+        folder: Where to.
+        record: What `config.json` is to say beside kind and hash: settings, data, accuracy.
+    """
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+    content = pack({name: value.cpu().contiguous() for name, value in halves.items()})
+    replace_file(Path(folder) / "model.safetensors", content)
+    write_json(Path(folder) / "config.json", {"kind": _KIND, "sha256": hashlib.sha256(content).hexdigest(), **record})
+
+
+def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> DigitClassifier:
+    """Train a classifier: cross entropy, AdamW, one cycle of the learning rate, images moved and dequantised at random.
+
+    A function of the data and the config alone: torch's global generator is left as it was. Bits may differ between
+    processors and versions of torch, which sum in another order.
+
+    Arguments:
+        data: Digits, grey, 28 x 28 or 32 x 32, of classes 0 to 9.
+        config: Settings; the default ones if None.
+
+    Returns:
+        The classifier, frozen and in evaluation mode, weights rounded to float16 as they will be stored.
+
+    Raises:
+        DataError: there is no image, or a label is none of 0 to 9.
+        ShapeError: the images are of another shape.
+    """
+    config = config or ClassifierConfig()
+    if len(data) == 0 or int(data.labels.min()) < 0 or int(data.labels.max()) >= _CLASSES:
+        raise DataError(f"image set {data.name!r} of {len(data)} images cannot train a classifier of the digits 0 to 9")
+    if unit_shape(data.images)[1:] != (1, _SIDE, _SIDE):
+        raise ShapeError(
+            f"image set {data.name!r} holds images of {tuple(data.images.shape[1:])}, expected (1, 28, 28) or (1, 32, 32)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = DigitClassifier().train()
+    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=max(config.steps, 2))
+    for images, labels in _batches(data, config):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(images), labels)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+    return net.half().float().eval().requires_grad_(False)
+
+
+def accuracy(net: nn.Module, data: ImageSet, batch: int = 500) -> float:
+    """Share of images whose largest logit is that of their class.
+
+    Arguments:
+        net: Maps images in [-1, 1) to logits.
+        data: Images with their classes.
+        batch: Images at a time.
+
+    Returns:
+        A number in [0, 1].
+    """
+    return float((extract(net, data.images, batch).argmax(1) == data.labels).double().mean())
+
+
+def _batches(data: ImageSet, config: ClassifierConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw each step's images, moved and dequantised, with their classes."""
+    for step in range(config.steps):
+        generator = step_generator(config.seed, step)
+        chosen = batch_indices(len(data), config.batch, config.seed, step)
+        noise = torch.rand((config.batch, 1, _SIDE, _SIDE), generator=generator)
+        unit = F.pad(to_unit(data.images[chosen], noise), (config.shift,) * 4, value=_BLACK)
+        places = torch.randint(2 * config.shift + 1, (config.batch, 2), generator=generator).tolist()
+        moved = [image[:, top : top + _SIDE, left : left + _SIDE] for image, (top, left) in zip(unit, places, strict=True)]
+        yield torch.stack(moved), data.labels[chosen]
+
+
+def _described(data: ImageSet) -> dict[str, Any]:
+    """Name, size and hash of a set."""
+    content = hashlib.sha256(data.images.numpy().tobytes())
+    content.update(data.labels.numpy().tobytes())
+    return {"name": data.name, "images": len(data), "sha256": content.hexdigest()}
+
+
+def _without_held_out(data: ImageSet) -> ImageSet:
+    """Leave out the images that mnist5k holds out, all of which are from MNIST's training set."""
+    held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
+    kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
+    return ImageSet(f"{data.name} without the digits mnist5k holds out", data.images[kept], data.labels[kept])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train a classifier into a folder (`--out`), or into the cache, and say how accurate it is."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
+
+    def command(
+        config: tyro.conf.OmitArgPrefixes[ClassifierConfig],
+        data: str = "mnist",
+        data_dir: Path | None = None,
+        out: Path | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """Train a digit classifier; images that mnist5k holds out are left out.
+
+        Args:
+            config: How to train.
+            data: "mnist" or "mnist5k", which is embedded.
+            data_dir: Folder with data sets; beats $INDUCED_DATA.
+            out: Folder to write to; the cache if absent.
+            cache: Cache folder; the platform's if absent.
+        """
+        trained_on, test = load(data, "train", data_dir), load(data, "test", data_dir)
+        if data != "mnist5k":
+            trained_on = _without_held_out(trained_on)
+        net = cached_classifier(trained_on, config, cache)
+        score = accuracy(net, test)
+        print(f"{score:.2%} of {len(test):,} images right ({test.name}); trained on {len(trained_on):,} ({trained_on.name})")
+        if out is not None:
+            record = {"training": asdict(config), "data": _described(trained_on), "accuracy": {"data": test.name, "value": score}}
+            save_classifier(net, out, record)
+            print(f"written to {out}")
+
+    tyro.cli(command, args=arguments)
+
+
+if __name__ == "__main__":
+    main()

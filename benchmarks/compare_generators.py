@@ -1,0 +1,189 @@
+"""Generators of digits at an equal training budget: this one-step model, flow matching with a U-Net, and a glow by likelihood.
+
+    python benchmarks/compare_generators.py --minutes 20 --out runs/compare [--models ours vanilla glow] [--data mnist]
+
+Each is trained for the same CPU time of one thread, on the same data with the same batch, by the same loop (Adam, linear warmup
+and a cosine over the budget, moving average), and judged by the same features (`applications/flow_matching/evaluate.py`) of as
+many samples. A model that is in --out already is only judged.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.figures import grid, save_png
+from applications.flow_matching.config import Config, ObjectiveConfig
+from applications.flow_matching.evaluate import quality
+from applications.flow_matching.model import DATA, build
+from applications.flow_matching.objective import FlowMatchingObjective, minus_log_density
+from applications.flow_matching.train import training_set
+from induced.bijections import UNet
+
+BATCH, WARMUP, PART = 64, 50, 500
+Sampler = Callable[[Tensor], Tensor]  # noise images to samples
+
+
+class Contender(nn.Module, ABC):
+    """A model, its loss, and how to draw from it."""
+
+    rate = 2e-3
+
+    @abstractmethod
+    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+
+    @abstractmethod
+    def samplers(self) -> dict[str, Sampler]: ...
+
+    def start(self, images: Tensor, generator: torch.Generator) -> None:
+        """Set what depends on data."""
+
+
+class Ours(Contender):
+    """The default model and objective of `induced train flow-matching`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objective = FlowMatchingObjective(build(Config().model), ObjectiveConfig())
+
+    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self.objective(images, self.objective.draw(len(images), generator))["loss"]
+
+    def start(self, images: Tensor, generator: torch.Generator) -> None:
+        self.objective.initialize(images, self.objective.draw(len(images), generator))
+
+    def samplers(self) -> dict[str, Sampler]:
+        return {"one step": self.objective.model.operator()}
+
+
+class Vanilla(Contender):
+    """x' = v(x, t) with a U-Net v of as many parameters; loss |v(x_t, t) - (x_1 - x_0)|^2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = UNet((1, 32, 32), 1, 32, context=9, depth=3)
+
+    def field(self, x: Tensor, t: Tensor) -> Tensor:
+        angles = math.pi * t[:, None] * torch.tensor([0.5, 1.0, 2.0, 4.0])
+        return self.net(x, torch.cat([t[:, None], angles.sin(), angles.cos()], -1))
+
+    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        x0, t = torch.randn(images.shape, generator=generator), torch.rand(len(images), generator=generator)
+        s = t[:, None, None, None]
+        return ((self.field((1 - s) * x0 + s * images, t) - (images - x0)) ** 2).mean()
+
+    def samplers(self) -> dict[str, Sampler]:
+        def euler(steps: int, x: Tensor) -> Tensor:
+            for k in range(steps):
+                x = x + self.field(x, torch.full((len(x),), k / steps)) / steps
+            return x
+
+        return {f"{steps} Euler steps": partial(euler, steps) for steps in (1, 2, 4, 10, 100)}
+
+
+class Glow(Contender):
+    """The chart of the data end alone, by likelihood under N(0, I)."""
+
+    rate = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chart = build(Config().model).chart
+
+    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        z, volume = self.chart.at(DATA).forward_and_log_abs_det(images)
+        return minus_log_density(z, torch.ones(())).mean() - volume.mean() / z.shape[-1]
+
+    def start(self, images: Tensor, generator: torch.Generator) -> None:
+        self.chart.at(DATA).initialize(images)
+
+    def samplers(self) -> dict[str, Sampler]:
+        inverse = self.chart.at(DATA).inverse
+        return {f"temperature {s}": lambda x, s=s: inverse(s * x.flatten(1)) for s in (1.0, 0.7)}
+
+
+CONTENDERS = {"ours": Ours, "vanilla": Vanilla, "glow": Glow}
+
+
+def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[Contender, int]:
+    """The moving average after so much CPU time, and the steps that were done."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def batch() -> Tensor:
+        chosen = torch.randint(len(data), (BATCH,), generator=generator)
+        return to_unit(data.images[chosen], torch.rand(BATCH, *unit_shape(data.images)[1:], generator=generator))
+
+    with torch.no_grad():
+        model.start(batch(), generator)
+    optimizer, average, steps = torch.optim.Adam(model.parameters(), lr=model.rate), copy.deepcopy(model), 0
+    began = time.process_time()
+    while (share := (time.process_time() - began) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = model.rate * min(1.0, (steps + 1) / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
+        optimizer.zero_grad()
+        model.loss(batch(), generator).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+        with torch.no_grad():
+            decay = min(0.999, (1 + steps) / (10 + steps))
+            for mine, new in zip(average.parameters(), model.parameters(), strict=True):
+                mine.lerp_(new, 1 - decay)
+        if steps % 100 == 0:
+            print(f"  {steps} steps, {share:.0%} of the budget", flush=True)
+    average.load_state_dict({**model.state_dict(), **dict(average.named_parameters())})
+    return average, steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="CPU time of one thread for each model")
+    parser.add_argument("--models", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    real = load(options.data, "test")
+    x0 = torch.randn(options.samples, *unit_shape(real.images)[1:], generator=torch.Generator().manual_seed(options.seed))
+    for name in options.models:
+        torch.manual_seed(options.seed)
+        model, weights = CONTENDERS[name](), options.out / f"{name}.safetensors"
+        size = sum(p.numel() for p in model.parameters())
+        if weights.exists():
+            model.load_state_dict(load_file(weights))
+            print(f"{name}: {size:,} parameters, from {weights}", flush=True)
+        else:
+            model, steps = train(model, training_set(Config(data=options.data)), 60 * options.minutes, options.seed)
+            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+            print(f"{name}: {size:,} parameters, {steps} steps of {BATCH} in {options.minutes:g} minutes of CPU time", flush=True)
+        model.eval().requires_grad_(False)
+        for how, sampler in model.samplers().items():
+            began = time.process_time()
+            images = torch.cat([sampler(part) for part in x0.split(PART)])
+            taken = 1e3 * (time.process_time() - began) / len(x0)
+            found = quality(images, real)
+            scores = (f"{key} {getattr(found, key):.3f}" for key in ("frechet", "precision", "recall", "confident", "imbalance"))
+            print(f"  {name:<8} {how:<16} {'  '.join(scores)}  {taken:.2f} ms an image", flush=True)
+            record = {"model": name, "sampler": how, "milliseconds": taken, **asdict(found)}
+            with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
+            save_png(options.out / f"{name}-{how.replace(' ', '-')}.png", picture, scale=2)
+
+
+if __name__ == "__main__":
+    main()
