@@ -78,20 +78,19 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         size_x, size_y = float(X.norm(x).max()), float(Y.norm(y).max())
         # Each visit of a space rounds; A+ itself is known to `condition` roundings of a product with A.
         known = condition * sums(f)
-        e_x, e_y = X.rounding(torch.cat([x, pfx, py]))[1], Y.rounding(torch.cat([y, fx, fpy]))[1]
         v, w = x.roll(1, 0), y.roll(1, 0)
         # An inner product sees what an error has along the other vector: <A e, w> = <e, A^T w>.
         along_y = Y.rounding(torch.cat([y, fpy]), Y.coords(y))[1] + X.rounding(py, X.coords(f.H(y)))[1]
         along_x = X.rounding(torch.cat([x, pfx]), X.coords(x))[1] + Y.rounding(fx, Y.coords(p.H(x)))[1]
-        ffp = Y.coords(f(pfx)) - Y.coords(fx)
-        pfp = X.coords(p(fpy)) - X.coords(py)
+        fpfx, pfpy = f(pfx), p(fpy)
+        ffp, pfp = Y.coords(fpfx) - Y.coords(fx), X.coords(pfpy) - X.coords(py)
+        at_ffp = Y.rounding(torch.cat([fx, fpfx]))[1] + norm_f * (X.rounding(torch.cat([x, pfx]))[1] + known * size_x)
+        at_pfp = X.rounding(torch.cat([py, pfpy]))[1] + norm_p * (Y.rounding(torch.cat([y, fpy]))[1] + known * size_y)
         sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
         sym_x = X.inner(pfx, v) - X.inner(x, p(f(v)))
         return [
-            compare("f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, e_y + norm_f * (e_x + known * size_x), x, zero_size=size_x),
-            compare(
-                "f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, e_x + norm_p * (e_y + known * size_y), y, zero_size=size_y
-            ),
+            compare("f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, at_ffp, x, zero_size=size_x),
+            compare("f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, at_pfp, y, zero_size=size_y),
             compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, 2 * along_y + condition * size_y**2, y),
             compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, 2 * along_x + condition * size_x**2, x),
         ]
@@ -109,8 +108,8 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
         zu, zv = Y.coords(u), X.coords(v)
         # <u_i, u_j> sees only what the error of one has along the other
         along_x, along_y = X.rounding(v, zv)[1], Y.rounding(u, zu)[1]
-        e_x, e_y = X.rounding(torch.cat([v, Hu]))[1], Y.rounding(torch.cat([u, fv]))[1]
         known = sums(f)  # A V = U S, and U^T U = I of a product of reflections
+        at_uv = top * (X.rounding(v)[1] + Y.rounding(u)[1] + known)
         eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
         disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
         return [
@@ -119,7 +118,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 Y.coords(fv) - s[:, None] * zu,
                 top,
-                e_y + top * (e_x + e_y + known),
+                Y.rounding(fv)[1] + at_uv,
                 v,
                 zero_size=1.0,
             ),
@@ -128,7 +127,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 X.coords(Hu) - s[:, None] * zv,
                 top,
-                e_x + top * (e_x + e_y + known),
+                X.rounding(Hu)[1] + at_uv,
                 u,
                 zero_size=1.0,
             ),

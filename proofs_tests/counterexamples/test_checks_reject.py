@@ -1,5 +1,6 @@
 """A law that cannot fail is a defect: for each report of each check, an object that is broken in just that way."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from induced import SVD, EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearizerOperator, Report
-from induced.bijections import Affine, AffineCoupling, Bijection, Identity, real_nvp
+from induced.bijections import Affine, AffineCoupling, Bijection, Identity, Simplex, real_nvp
 from induced.checks import (
     check_adjoint,
     check_bijection,
@@ -97,6 +98,29 @@ def test_check_bijection_rejects(broken: str) -> None:
 def test_check_bijection_rejects_batch_statistics_in_a_conditioner() -> None:
     g = AffineCoupling(SHAPE, nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)).double())
     rejected(check_bijection(g, points()), "g is deterministic in train and eval mode")
+
+
+class NegatedDeterminant(Bijection):
+    """The chart of 4-part compositions, with the logarithm of its inverse's volume in place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__((4,), (3,))
+        self.chart = Simplex(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chart(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.chart.inverse(z)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.chart(x), -self.chart.log_abs_det(x)
+
+
+def test_check_bijection_judges_the_volume_of_a_constrained_set_along_its_tangents() -> None:
+    x = torch.randn(5, 4, dtype=torch.float64).softmax(-1)
+    require(check_bijection(Simplex(4), x))
+    rejected(check_bijection(NegatedDeterminant(), x), "log|det J|")
 
 
 def test_check_bijection_accepts_the_same_charts_unbroken() -> None:
@@ -301,6 +325,30 @@ def test_the_checks_accept_the_same_map_unbroken() -> None:
     for M in (A, FLAT):
         f = Map(M)
         require(check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f))
+
+
+def tolerances(M: Tensor, x: Tensor, y: Tensor) -> list[float]:
+    f, X = linear(M), EuclideanSpace(SHAPE)
+    reports = [check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f), check_space(X, x)]
+    return [report.tolerance for law in (*reports, check_bijection(Affine(SHAPE, scale=2.0), x)) for report in law]
+
+
+@pytest.mark.parametrize("scales", [(1, 2.0**10, 1), (1, 1, 2.0**-7), (2.0**5, 1, 1), (2.0**-17, 2.0**10, 2.0**-7)], ids=str)
+def test_tolerances_do_not_depend_on_the_size_of_the_map_and_of_either_set_of_samples(scales: tuple[float, ...]) -> None:
+    M, x, y = torch.randn(3, 3, dtype=torch.float64), points(), points()
+    scaled = [c * values for c, values in zip(scales, (M, x, y), strict=True)]
+    assert tolerances(*scaled) == pytest.approx(tolerances(M, x, y), rel=1e-9, abs=0)
+
+
+def test_tolerances_do_not_grow_with_the_number_of_samples() -> None:
+    M, x, y = torch.randn(3, 3, dtype=torch.float64), points(), points()
+    assert tolerances(M, x.repeat(4, 1), y.repeat(4, 1)) == pytest.approx(tolerances(M, x, y), rel=0.2, abs=0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_a_wrong_log_determinant_is_off_by_its_share_of_a_coordinate(k: int) -> None:
+    (report,) = (r for r in check_bijection(WrongDeterminant(SHAPE), points(k)) if r.law == "log|det J|")
+    assert report.residual == pytest.approx(2 / 3 * math.log(2))
 
 
 # ------------------------------------------------------------------------------------------------------------------- reports

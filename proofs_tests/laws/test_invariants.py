@@ -105,6 +105,14 @@ def test_invariants_of_a_large_structured_operator_need_no_dense_matrix() -> Non
     assert rank(A) == n
 
 
+def test_determinants_of_a_large_lazy_product_need_no_dense_matrix() -> None:
+    n = 20_000
+    A = Product(Diagonal(random(n).sign()), Scaled(-1.0, Diagonal(random(n, seed=1).sign())))
+    sign = float(torch.cat([A.left.d, A.right.operator.d]).prod())
+    assert float(det(A)) == sign
+    assert [float(x) for x in slogdet(A)] == [sign, 0.0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_of_batches_are_those_of_each_operator(kind: str) -> None:
     U, V, c = random(3, 7, 2), random(3, 7, 2, seed=1), random(3, seed=2)

@@ -203,6 +203,12 @@ def test_eigenvalues_that_do_not_converge_are_not_claimed() -> None:
         truncated_eigenvalues(shift, 2, max_iterations=3, strict=True)
 
 
+def test_eigenvalues_of_a_residual_above_the_target_are_not_claimed() -> None:
+    S = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.001, 1.0], [1.0, 1.0, 1.002]]).double()
+    values, report = truncated_eigenvalues(Dense(S @ torch.diag(torch.tensor([1.0, 2.0, 3.0]).double()) @ S.inverse()), 3)
+    assert len(values) == 3 and report.residual > 100 * torch.finfo(torch.float64).eps and not report.converged
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_close_second_is_not_taken_for_the_first(dtype: torch.dtype) -> None:
     for seed in range(4):

@@ -62,7 +62,12 @@ def test_small_singular_values_count_as_zero_up_to_rtol() -> None:
 def test_kernels_of_the_extremes_are_empty_or_everything() -> None:
     like = torch.zeros(()).double()
     assert kernel(identity(4, like)).shape == (4, 0) and column_space(identity(4, like)).shape == (4, 4)
-    for zero in (0 * identity(4, like), LowRank(like.new_zeros(4, 0), like.new_zeros(4, 0)), Diagonal(like.new_zeros(4))):
+    for zero in (
+        0 * identity(4, like),
+        LowRank(like.new_zeros(4, 0), like.new_zeros(4, 0)),
+        Diagonal(like.new_zeros(4)),
+        Dense(like.new_zeros(4, 4)),
+    ):
         agree(kernel(zero).mT @ kernel(zero), torch.eye(4).double())
         assert column_space(zero).shape == (4, 0)
     one = Dense(torch.ones(1, 1))

@@ -180,6 +180,12 @@ def test_polar_keeps_structure() -> None:
         assert not isinstance(Q, Dense) and not isinstance(P, Dense)
 
 
+def test_polar_takes_for_zero_what_rounding_leaves_of_it() -> None:
+    d = numbers(2, -1e-20, -1)
+    for A in (Diagonal(d), Dense(torch.diag(d)), LowRank(torch.diag(d), torch.eye(3).double())):
+        agree(polar(A)[0].matrix(), torch.diag(numbers(1, 0, -1)))
+
+
 def polar_of(A: LinearOperator) -> tuple[Tensor, Tensor]:
     Q, P = polar(A)
     return Q.matrix(), P.matrix()
