@@ -33,7 +33,7 @@ MUTATED = ("induced/checks", "induced/linearizer.py", "induced/operators")
 COPIED = ("induced", "proofs_tests", "applications", "docs", "pyproject.toml", "README.md")
 
 ERRORS = "units/test_errors.py"
-# the same laws over every chart and through the compiler take a minute and see no more of the linearizer
+# the laws over every chart and those through the compiler would take a minute a mutant
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
 TESTS = {

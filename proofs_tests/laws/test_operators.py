@@ -52,6 +52,12 @@ def number(value: float) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ action and algebra
+@pytest.mark.parametrize("case", [case for case in CORES if case.name != "Wrapped"], ids=str)  # that one calls numpy
+def test_a_matrix_lies_on_the_device_of_its_operator(case: CoreCase) -> None:
+    A = case.make(case.matrix(torch.float32)).to("meta")
+    assert A.matrix().is_meta and A.matrix().dtype == torch.float32
+
+
 @every_dtype
 @every_core
 def test_an_operator_acts_as_its_matrix(case: CoreCase, dtype: torch.dtype) -> None:
