@@ -160,7 +160,7 @@ class Quality:
 
 
 def quality(samples: Tensor, real: ImageSet, data_dir: str | os.PathLike[str] | None = None) -> Quality:
-    """Judge samples in [-1, 1] by the first real images, as many as there are samples.
+    """Judge samples in [-1, 1] by as many real images, spread evenly over the set: many sets are sorted by class.
 
     Raises:
         ShapeError: fewer real images than samples: compare equal numbers, since a finite sample is biased.
@@ -168,14 +168,15 @@ def quality(samples: Tensor, real: ImageSet, data_dir: str | os.PathLike[str] | 
     """
     if len(real) < len(samples):
         raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
-    samples, chosen = samples.clamp(-1.0, 1.0), ImageSet(real.name, real.images[: len(samples)], real.labels[: len(samples)])
+    spread = torch.linspace(0, len(real) - 1, len(samples)).round().long()
+    samples, images, labels = samples.clamp(-1.0, 1.0), real.images[spread], real.labels[spread]
     if samples.shape[1] == 3:
         net, name = squeezenet(data_dir), "SqueezeNet 1.1"
-        a, b, confident, imbalance = extract(net, chosen.images), extract(net, samples), math.nan, math.nan
+        a, b, confident, imbalance = extract(net, images), extract(net, samples), math.nan, math.nan
     else:
         classifier, name = digit_classifier(), "digit classifier"
-        a, b = extract(classifier.features, chosen.images), extract(classifier.features, samples)
-        balance = class_balance(extract(classifier, samples), chosen.labels.bincount(minlength=10))
+        a, b = extract(classifier.features, images), extract(classifier.features, samples)
+        balance = class_balance(extract(classifier, samples), labels.bincount(minlength=10))
         confident, imbalance = balance.confident, balance.total_variation
     precision, recall = precision_recall(a, b)
     return Quality(len(samples), name, frechet_distance(a, b), precision, recall, confident, imbalance)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from applications.flow_matching.objective import (
     perturb,
     velocity_loss,
 )
-from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
 from induced.errors import CheckpointError, DomainError, ShapeError
@@ -422,6 +422,97 @@ def test_charts_to_compare_with_train_and_sample(change: dict[str, object]) -> N
     shift = torch.randn(4, 1, 4, 4, dtype=torch.float64)
     linear = torch.allclose(model.chart_at(DATA)(x + shift), model.chart_at(DATA)(x) + model.chart_at(DATA)(shift))
     assert linear == ("chart" in change)
+
+
+@torch.no_grad()
+def test_the_chart_of_the_data_end_is_the_density_after_the_encoder() -> None:
+    model, x = ready(SMALL), batch_of(SMALL, 3)
+    c = model.encoder_at(DATA)(x)
+    torch.testing.assert_close(model.density_at(DATA)(c), model.chart_at(DATA)(x), rtol=0, atol=0)
+    assert torch.equal(model.density_at(DATA)(c)[:, SMALL.rank :], c[:, SMALL.rank :])
+    assert ready(replace(SMALL, density_blocks=0)).density_at(DATA) is None
+    assert model.space(DATA) == model.space(DATA) and model.operator().codomain == model.operator().codomain
+
+
+def test_the_encoder_does_not_learn_from_the_density_of_its_coordinates() -> None:
+    """Or it would shrink them: the density of fixed coordinates cannot collapse."""
+    weights = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
+    model = ready(SMALL)
+    objective = FlowMatchingObjective(model, ObjectiveConfig(**weights | {"density": 1.0}))
+    objective(batch_of(SMALL, 4), draws_of(objective, 4))["loss"].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
+    assert trained and all(name.startswith("chart.parts.3.") for name in trained)
+
+
+# ------------------------------------------------------------------------------------------------- editing and likelihood
+@torch.no_grad()
+def test_an_edit_moves_by_a_multiple_of_a_difference_of_means() -> None:
+    model, x = ready(SMALL), batch_of(SMALL, 6)
+    f, X = model.operator(), model.space(DATA)
+    v = direction(f, x[:2], x[2:])
+    torch.testing.assert_close(X.coords(v), X.coords(x[2:]).mean(0) - X.coords(x[:2]).mean(0), rtol=1e-9, atol=1e-9)
+    moved = move(f, x[0], v, torch.tensor([0.0, 0.5, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(moved[0], x[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved[2], X.sub(x[:1], v[None])[0], rtol=1e-9, atol=1e-9)
+    assert move(f, x[0], v, torch.zeros(0, dtype=torch.float64)).shape == (0, 1, 4, 4)
+    with pytest.raises(ShapeError, match="difference of two means; got 0 and 6 images"):
+        direction(f, x[:0], x)
+
+
+@torch.no_grad()
+def test_the_exact_times_reach_the_exact_propagator() -> None:
+    model = ready(SMALL)
+    fine = model.core(2000, "rk4").matrix()
+    torch.testing.assert_close(model.core(exact_times(model, 1e-7), "magnus4").matrix(), fine, rtol=0, atol=1e-6)
+    assert (model.core(2, "rk4").matrix() - fine).abs().max() > 1e-4
+
+
+def test_the_nearest_image_is_found_whatever_the_batch() -> None:
+    data, images = torch.rand(23, 1, 4, 4), torch.rand(5, 1, 4, 4)
+    images[0] = data[17]
+    distances = (images[:, None] - data).flatten(2).norm(dim=-1)
+    for batch in (1, 7, 23, 50):
+        index, distance = nearest(images, data, batch=batch)
+        assert torch.equal(index, distances.argmin(1)) and index[0] == 17
+        torch.testing.assert_close(distance, distances.amin(1), rtol=0, atol=1e-3)
+    with pytest.raises(ShapeError, match=r"nearest image of none: the data have shape \(0, 1, 4, 4\)"):
+        nearest(images, data[:0])
+
+
+@torch.no_grad()
+def test_the_likelihood_is_that_of_the_change_of_variables() -> None:
+    """log N(x_0) + log|det| of the Jacobian of the inverse map, by autograd alone."""
+    model, x = ready(SMALL), batch_of(SMALL, 3)
+    f = model.operator()
+    inverse = f.pinv()
+    for point, found in zip(x, evaluate.log_likelihood(model, f, x).tolist(), strict=True):
+        x0 = inverse(point[None])[0]
+        with torch.enable_grad():
+            J = torch.autograd.functional.jacobian(lambda p: inverse(p[None])[0].flatten(), point).reshape(16, 16)
+        expected = float(torch.distributions.Normal(0.0, 1.0).log_prob(x0).sum() + torch.linalg.slogdet(J)[1])
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert float(evaluate.log_likelihood(model, f, x).std()) > 0
+
+
+@torch.no_grad()
+def test_bits_per_dimension_count_a_byte_as_its_bin_of_pixels() -> None:
+    """A density that is uniform over [-1, 1) costs 8 bits; the model's differs from it by its log-likelihood."""
+    model = ready(SMALL)
+    images = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    u, f = torch.rand(2, 1, 4, 4, dtype=torch.float64), model.operator()
+    bits = evaluate.bits_per_dimension(model, f, images, u)
+    excess = -(evaluate.log_likelihood(model, f, to_unit(images, u)) + 16 * math.log(2)) / 16 / math.log(2)
+    torch.testing.assert_close(bits, 8 + excess, rtol=1e-9, atol=1e-9)
+
+
+def test_quality_tells_digits_from_noise_and_asks_for_enough_real_images() -> None:
+    real, other = load("mnist5k", "test"), to_unit(load("mnist5k", "train").images[::20])
+    good, bad = evaluate.quality(other, real), evaluate.quality(torch.rand(225, 1, 32, 32) * 2 - 1, real)
+    assert good.features == "digit classifier" and good.samples == 225
+    assert good.frechet < 0.2 * bad.frechet and good.precision > 0.5 > bad.precision and good.recall > bad.recall
+    assert good.confident > 0.9 and good.imbalance < bad.imbalance
+    with pytest.raises(ShapeError, match="equal numbers: got 501 samples and 500 images of mnist5k"):
+        evaluate.quality(torch.zeros(501, 1, 32, 32), real)
 
 
 # ------------------------------------------------------------------------------------------------------ the Gaussian oracle
