@@ -27,7 +27,7 @@ from applications.common.figures import grid, save_png
 from applications.flow_matching.config import Config, ObjectiveConfig
 from applications.flow_matching.evaluate import quality
 from applications.flow_matching.model import DATA, build
-from applications.flow_matching.objective import FlowMatchingObjective, minus_log_density
+from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, minus_log_density
 from applications.flow_matching.train import training_set
 from induced.bijections import UNet
 
@@ -39,6 +39,7 @@ class Contender(nn.Module, ABC):
     """A model, its loss, and how to draw from it."""
 
     rate = 2e-3
+    stages: tuple[tuple[float, int], ...] = ((1.0, BATCH),)  # share of the budget, images a step
 
     @abstractmethod
     def loss(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
@@ -46,12 +47,14 @@ class Contender(nn.Module, ABC):
     @abstractmethod
     def samplers(self) -> dict[str, Sampler]: ...
 
-    def start(self, images: Tensor, generator: torch.Generator) -> None:
-        """Set what depends on data."""
+    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
+        """Set what depends on data, before a stage."""
 
 
 class Ours(Contender):
     """The default model and objective of `induced train flow-matching`."""
+
+    stages = ((0.8, BATCH), (0.2, 4 * BATCH))
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +63,9 @@ class Ours(Contender):
     def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return self.objective(images, self.objective.draw(len(images), generator))["loss"]
 
-    def start(self, images: Tensor, generator: torch.Generator) -> None:
+    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
+        if stage == 1:
+            self.objective = LatentObjective(self.objective.model, ObjectiveConfig())
         self.objective.initialize(images, self.objective.draw(len(images), generator))
 
     def samplers(self) -> dict[str, Sampler]:
@@ -105,7 +110,7 @@ class Glow(Contender):
         z, volume = self.chart.at(DATA).forward_and_log_abs_det(images)
         return minus_log_density(z, torch.ones(())).mean() - volume.mean() / z.shape[-1]
 
-    def start(self, images: Tensor, generator: torch.Generator) -> None:
+    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
         self.chart.at(DATA).initialize(images)
 
     def samplers(self) -> dict[str, Sampler]:
@@ -118,30 +123,38 @@ CONTENDERS = {"ours": Ours, "vanilla": Vanilla, "glow": Glow}
 
 def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[Contender, int]:
     """The moving average after so much CPU time, and the steps that were done."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, steps = torch.Generator().manual_seed(seed), 0
+    for stage, (share, size) in enumerate(model.stages):
+        model, done = train_stage(model, data, stage, size, share * seconds, generator)
+        print(f"  stage {stage + 1}: {done} steps of {size}", flush=True)
+        steps += done
+    return model, steps
 
+
+def train_stage(
+    model: Contender, data: ImageSet, stage: int, size: int, seconds: float, generator: torch.Generator
+) -> tuple[Contender, int]:
     def batch() -> Tensor:
-        chosen = torch.randint(len(data), (BATCH,), generator=generator)
-        return to_unit(data.images[chosen], torch.rand(BATCH, *unit_shape(data.images)[1:], generator=generator))
+        chosen = torch.randint(len(data), (size,), generator=generator)
+        return to_unit(data.images[chosen], torch.rand(size, *unit_shape(data.images)[1:], generator=generator))
 
     with torch.no_grad():
-        model.start(batch(), generator)
-    optimizer, average, steps = torch.optim.Adam(model.parameters(), lr=model.rate), copy.deepcopy(model), 0
+        model.start(stage, batch(), generator)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer, average, steps = torch.optim.Adam(trained, lr=model.rate), copy.deepcopy(model), 0
     began = time.process_time()
     while (share := (time.process_time() - began) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = model.rate * min(1.0, (steps + 1) / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
         optimizer.zero_grad()
         model.loss(batch(), generator).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         steps += 1
         with torch.no_grad():
             decay = min(0.999, (1 + steps) / (10 + steps))
             for mine, new in zip(average.parameters(), model.parameters(), strict=True):
                 mine.lerp_(new, 1 - decay)
-        if steps % 100 == 0:
-            print(f"  {steps} steps, {share:.0%} of the budget", flush=True)
     average.load_state_dict({**model.state_dict(), **dict(average.named_parameters())})
     return average, steps
 
@@ -169,7 +182,7 @@ def main() -> None:
         else:
             model, steps = train(model, training_set(Config(data=options.data)), 60 * options.minutes, options.seed)
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-            print(f"{name}: {size:,} parameters, {steps} steps of {BATCH} in {options.minutes:g} minutes of CPU time", flush=True)
+            print(f"{name}: {size:,} parameters, {steps} steps in {options.minutes:g} minutes of CPU time", flush=True)
         model.eval().requires_grad_(False)
         for how, sampler in model.samplers().items():
             began = time.process_time()

@@ -16,8 +16,8 @@ class ModelConfig:
     """Shape (C, H, W) of a point."""
     chart: Literal["glow", "linear", "identity"] = "glow"
     """The chart; with the linear one and the identity, samples are Gaussian images."""
-    label: bool = True
-    """Whether the chart is told which end it serves; without, both spaces are one."""
+    noise_space: Literal["euclidean", "labelled", "shared"] = "euclidean"
+    """Space of the noise: R^n, or that of the chart: told by a label which end it serves, as in the paper, or not told."""
     prediction: Literal["velocity", "end point"] = "velocity"
     """What A_t z_t stands for; "end point" is the other choice of the paper: B is of rank r, and `floor` must be None."""
     blocks: int = 6
@@ -29,7 +29,7 @@ class ModelConfig:
     dense_width: int = 128
     """Hidden units of their conditioners."""
     density_blocks: int = 8
-    """Couplings that act on the leading coordinates alone and make them Gaussian; 0: none."""
+    """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none."""
     density_width: int = 128
     """Hidden units of their conditioners."""
     rank: int = 16
@@ -95,6 +95,10 @@ class Config:
     from `model.shape`."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
+    latent_steps: int = 1000
+    """Steps of a second stage that trains density and family alone, at the coordinates of the finished encoder; 0: none."""
+    latent_batch: int = 256
+    """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3, sample_every=500))

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
+    ActNorm,
+    Affine,
     Bijection,
+    Composition,
     ConditionalBijection,
     ConditionalComposition,
     ConditionalDirectSum,
@@ -53,32 +56,37 @@ class FlowMatching(nn.Module):
     """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/mathematics.md, 3).
 
     The first `rank` coordinates of the data end carry the image; the others have standard deviation `floor`, so that
-    g_1^-1 on the range of B works as a decoder while B stays invertible. The chart is g = h . e: e sorts the image into
-    coordinates, and h, couplings among the leading ones, makes their distribution Gaussian.
+    g_1^-1 on the range of B works as a decoder while B stays invertible. The chart of the data end is g_1 = h . e: the encoder e
+    sorts the image into coordinates, and h makes the distribution of the leading ones Gaussian.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.dim = math.prod(config.shape)
-        encoder = _encoder(config)
+        encoder, density = _encoder(config), _density(config)
         self._encoders = len(encoder)
-        self.chart = ConditionalComposition(*encoder, *_density(config))
+        self.chart = ConditionalComposition(*encoder, *density)
+        self.noise_chart = Flatten(config.shape)
         family = LowRankFamily(self.dim, config.rank, floor=config.floor)
         self.family = EndPointRate(family) if config.prediction == "end point" else family
 
-    def chart_at(self, end: float) -> Bijection:
-        """The chart g_0 of the noise end or g_1 of the data end."""
-        return self.chart.at(end if self.config.label else NOISE)
+    @property
+    def encoder(self) -> list[nn.Module]:
+        """The parts of e."""
+        return list(self.chart.parts)[: self._encoders]
 
-    def encoder_at(self, end: float) -> Bijection:
-        """e, the chart without its last part h."""
-        return ConditionalComposition(*list(self.chart.parts)[: self._encoders]).at(end if self.config.label else NOISE)  # type: ignore[arg-type]
+    @property
+    def density(self) -> list[nn.Module]:
+        """The parts of h; empty where g_1 = e."""
+        return list(self.chart.parts)[self._encoders :]
 
-    def density_at(self, end: float) -> Bijection | None:
-        """h, from the coordinates of e to those of g; None where g = e."""
-        parts = list(self.chart.parts)[self._encoders :]
-        return ConditionalComposition(*parts).at(end if self.config.label else NOISE) if parts else None  # type: ignore[arg-type]
+    def chart_at(self, end: float, parts: Sequence[nn.Module] | None = None) -> Bijection:
+        """The chart g_0 of the noise end or g_1 of the data end; `parts` of it, `encoder` or `density`."""
+        if self.config.noise_space == "euclidean" and end == NOISE:
+            return self.noise_chart
+        whole = self.chart if parts is None else ConditionalComposition(*parts)  # type: ignore[arg-type]
+        return whole.at(NOISE if self.config.noise_space == "shared" else end)
 
     def space(self, end: float) -> InducedSpace:
         """The induced space of an end point."""
@@ -140,22 +148,26 @@ def _times(steps: int | Sequence[float]) -> list[float]:
 
 
 def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
-    """Images to coordinates (dim,) for either end; the identity and the linear chart, the same for both, are for comparison."""
+    """Images to coordinates (dim,); the identity and the linear chart are there to be compared with."""
     if config.chart == "identity":
         return [Flatten(config.shape)]
     if config.chart == "linear":
         return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
-    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=1)
-    dense = real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=1)
+    label = int(config.noise_space == "labelled")
+    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=label)
+    dense = real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=label)
     return [image, Flatten(_coarse_shape(config)), dense]
 
 
 def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
-    """Couplings among the leading coordinates; none where no coordinates lead."""
+    """Couplings among the leading coordinates, and the standard deviation of the others; none where no coordinates lead."""
     if config.chart != "glow" or not config.density_blocks or config.floor is None:
         return []
-    leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=1)
-    return [ConditionalDirectSum(leading, Identity((math.prod(config.shape) - config.rank,)))]
+    label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
+    of_data = config.noise_space == "euclidean"
+    leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
+    scaled = Composition(ActNorm(others), Affine(others, config.floor))
+    return [ConditionalDirectSum(leading, scaled if of_data else Identity(others))]
 
 
 def _coarse_shape(config: ModelConfig) -> tuple[int, int, int]:

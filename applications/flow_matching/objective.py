@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +94,7 @@ class FlowMatchingObjective(Objective):
         }
 
     def initialize(self, images: Tensor, draws: Draws) -> None:
-        if self.model.config.label:
+        if self.model.config.noise_space == "labelled":
             self.model.chart_at(NOISE).initialize(draws["noise_image"])
         self.model.chart_at(DATA).initialize(images)
 
@@ -104,7 +106,7 @@ class FlowMatchingObjective(Objective):
                 f"{weights.noise_share}: else several processes would not pair the images that one would"
             )
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
-        e, h = model.encoder_at(DATA), model.density_at(DATA)
+        e = model.chart_at(DATA, model.encoder)
         some = slice(None, None, weights.noise_share)
         x0, unit = draws["noise_image"][some], std.new_ones(model.dim)
         kept = model.dim if model.config.floor is None else model.config.rank
@@ -114,10 +116,11 @@ class FlowMatchingObjective(Objective):
         noisy0 = perturb(z0, draws["noise_latent_noise"][some], unit, weights.latent_noise, model.dim)
         noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
         z1, volume_h = c1, std.new_zeros(())
-        if h is not None:  # the density of what is decoded, the noisy coordinates, with e held fixed
+        if model.density:  # that of what is decoded, the noisy coordinates, with e held fixed
+            h = model.chart_at(DATA, model.density)
             z1, volume_h = h.forward_and_log_abs_det(torch.cat([noisy1[:, :kept], c1[:, kept:]], -1).detach())
         density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
-        path = model.family, z0, z1[some], draws["time"][some]
+        path = model.family, z0, (z1.detach() if model.density else z1)[some], draws["time"][some]
 
         @cache
         def decoded() -> Tensor:
@@ -135,14 +138,33 @@ class FlowMatchingObjective(Objective):
             "reconstruction": lambda: ((decoded() - images) ** 2).mean(),
             "perceptual": lambda: self.distance(decoded(), images).mean(),
             "prior": lambda: density1[:, :kept].sum(-1).mean() / model.dim,
-            "density": lambda: (minus_log_density(z1, std)[:, :kept].sum(-1) - volume_h).mean() / model.dim,
+            "density": lambda: (minus_log_density(z1, std).sum(-1) - volume_h).mean() / model.dim,
             "residual": lambda: density1[:, kept:].sum(-1).mean() / model.dim,
             "likelihood": lambda: density1.mean() - volume1.mean() / model.dim,
             "noise_reconstruction": lambda: ((g0.inverse(noisy0) - x0) ** 2).mean(),
             "noise_likelihood": lambda: density0.mean() - volume0.mean() / model.dim,
         }
-        if h is None:
+        if not model.density:
             del terms["density"]
+        if model.config.noise_space == "euclidean":
+            del terms["noise_reconstruction"], terms["noise_likelihood"]
         losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
         loss = sum((getattr(weights, name) * value for name, value in losses.items()), std.new_zeros(()))
         return {"loss": loss} | losses
+
+
+class LatentObjective(FlowMatchingObjective):
+    """The second stage: velocity and density alone, with the encoder as it is."""
+
+    def __init__(self, model: FlowMatching, config: ObjectiveConfig) -> None:
+        kept = {"velocity", "end_point", "density", "latent_noise", "noise_share", "distance"}
+        dropped: dict[str, Any] = {f.name: 0.0 for f in fields(config) if f.name not in kept}
+        super().__init__(model, replace(config, **dropped))
+        model.requires_grad_(False)
+        for part in (*model.density, model.family):
+            part.requires_grad_(True)
+
+    def initialize(self, images: Tensor, draws: Draws) -> None:
+        """Only what normalises the coordinates that do not lead."""
+        e, h = (self.model.chart_at(DATA, parts) for parts in (self.model.encoder, self.model.density))
+        h.initialize(e(images))

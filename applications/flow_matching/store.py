@@ -14,6 +14,8 @@ from applications.flow_matching.model import FlowMatching, build
 from induced.errors import CheckpointError
 
 PRETRAINED = Path(__file__).parent / "pretrained"
+LATENT = "latent"
+"""Subfolder of a run that holds its second stage."""
 
 
 def load_run(folder: Path, *, fallback: bool = False) -> FlowMatching:
@@ -22,8 +24,9 @@ def load_run(folder: Path, *, fallback: bool = False) -> FlowMatching:
     Raises:
         CheckpointError: there is no run of flow matching, or its newest checkpoint is damaged and no fallback was asked.
     """
-    run = Run(folder)
-    record = run.config()
+    record = Run(folder).config()
+    latent = Run(folder / LATENT)
+    run = latent if latent.checkpoints() else Run(folder)
     checkpoint = run.latest(fallback)
     if checkpoint.note:
         print(checkpoint.note, flush=True)

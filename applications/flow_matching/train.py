@@ -1,7 +1,9 @@
 """Training of flow matching into a run folder."""
 
 import os
-from typing import Literal
+import shutil
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
@@ -11,8 +13,9 @@ from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
-from applications.flow_matching.objective import FlowMatchingObjective
+from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
+from applications.flow_matching.store import LATENT
 from induced.errors import ShapeError
 
 
@@ -40,23 +43,31 @@ def train(
     fallback: bool = False,
     device: Literal["auto", "cpu"] = "auto",
 ) -> TrainingResult:
-    """Train a model from its seed; the result holds the moving average of its weights."""
+    """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
+
+    The result is that of the last stage and holds the moving average of the weights.
+    """
+    latent = Run(run.folder / LATENT)
+    if overwrite and latent.folder.exists():
+        shutil.rmtree(latent.folder, ignore_errors=True)
     data = training_set(config, data_dir)
     if config.model.shape != unit_shape(data.images)[1:]:
         found = unit_shape(data.images)[1:]
         raise ShapeError(f"the model takes images of shape {config.model.shape}, got {found} from {data.name}")
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)
+    options: dict[str, Any] = {
+        "settings": settings(config),
+        "fallback": fallback,
+        "device": device,
+        "on_sample": lambda model, step: sample_grid(model, step) if isinstance(model, FlowMatching) else None,
+    }
     objective = FlowMatchingObjective(build(config.model), config.objective, distance)
-    return fit(
-        objective,
-        data,
-        config.training,
-        run,
-        settings=settings(config),
-        resume=resume,
-        overwrite=overwrite,
-        fallback=fallback,
-        device=device,
-        on_sample=lambda model, step: sample_grid(model, step) if isinstance(model, FlowMatching) else None,
-    )
+    result = fit(objective, data, config.training, run, resume=resume, overwrite=overwrite, **options)
+    if not config.latent_steps or not objective.model.density:
+        return result
+    encoder = result.average
+    assert isinstance(encoder, FlowMatching)
+    second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch)
+    begun = resume and bool(latent.checkpoints())
+    return fit(LatentObjective(encoder, config.objective), data, second, latent, resume=begun, overwrite=not begun, **options)
