@@ -54,7 +54,7 @@ class Contender(nn.Module, ABC):
 class Ours(Contender):
     """The default model and objective of `induced train flow-matching`."""
 
-    stages = ((0.8, BATCH), (0.2, 4 * BATCH))
+    stages = ((0.75, BATCH), (0.25, BATCH))
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
-    ActNorm,
     Affine,
     Bijection,
-    Composition,
     ConditionalBijection,
     ConditionalComposition,
     ConditionalDirectSum,
@@ -164,10 +162,11 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.chart != "glow" or not config.density_blocks or config.floor is None:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
-    of_data = config.noise_space == "euclidean"
     leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
-    scaled = Composition(ActNorm(others), Affine(others, config.floor))
-    return [ConditionalDirectSum(leading, scaled if of_data else Identity(others))]
+    if config.noise_space != "euclidean":  # the chart of the noise end must not scale
+        return [ConditionalDirectSum(leading, Identity(others))]
+    # One scale for all: each with its own would draw what the encoder keeps together apart, and draw worse images.
+    return [ConditionalDirectSum(leading, Affine(others, nn.Parameter(torch.ones(()))))]
 
 
 def _coarse_shape(config: ModelConfig) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching
+from induced.bijections import Affine
 from induced.errors import DomainError, ShapeError
 from induced.operators import OperatorFamily
 
@@ -62,6 +63,15 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
     return torch.cat([z[:, :kept] + level * std[:kept] * noise[:, :kept], std[kept:] * noise[:, kept:]], -1)
 
 
+def scale_others(model: FlowMatching, images: Tensor) -> None:
+    """Give the coordinates that do not lead the standard deviation `floor`, where h scales them."""
+    affine = [part for direct_sum in model.density for part in direct_sum.modules() if isinstance(part, Affine)]
+    if affine and model.config.floor is not None:
+        others = model.chart_at(DATA, model.encoder)(images)[:, model.config.rank :]
+        with torch.no_grad():
+            affine[0].scale.fill_(model.config.floor / others.square().mean().sqrt())
+
+
 class FlowMatchingObjective(Objective):
     """The weighted sum of docs/mathematics.md, 3: velocity, reconstruction of both ends, and fixed latent densities.
 
@@ -72,6 +82,8 @@ class FlowMatchingObjective(Objective):
     """
 
     model: FlowMatching
+    copies = 1
+    """Noisy coordinates of an image that the density is trained at."""
 
     def __init__(self, model: FlowMatching, config: ObjectiveConfig, distance: PerceptualDistance | None = None) -> None:
         super().__init__()
@@ -90,6 +102,7 @@ class FlowMatchingObjective(Objective):
             "noise_image": torch.randn(n, *self.model.config.shape, generator=generator),
             "latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "noise_latent_noise": torch.randn(n, self.model.dim, generator=generator),
+            "density_noise": torch.randn(n, self.copies, self.model.config.rank, generator=generator),
             "time": times.repeat_interleave(SAME_TIME)[:n],
         }
 
@@ -97,6 +110,7 @@ class FlowMatchingObjective(Objective):
         if self.model.config.noise_space == "labelled":
             self.model.chart_at(NOISE).initialize(draws["noise_image"])
         self.model.chart_at(DATA).initialize(images)
+        scale_others(self.model, images)
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
         weights, model = self.config, self.model
@@ -117,10 +131,12 @@ class FlowMatchingObjective(Objective):
         noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
         z1, volume_h = c1, std.new_zeros(())
         if model.density:  # that of what is decoded, the noisy coordinates, with e held fixed
+            leading = c1[:, None, :kept] + weights.latent_noise * draws["density_noise"]
+            others = c1[:, None, kept:].expand(-1, self.copies, -1)
             h = model.chart_at(DATA, model.density)
-            z1, volume_h = h.forward_and_log_abs_det(torch.cat([noisy1[:, :kept], c1[:, kept:]], -1).detach())
+            z1, volume_h = h.forward_and_log_abs_det(torch.cat([leading, others], -1).detach())
         density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
-        path = model.family, z0, (z1.detach() if model.density else z1)[some], draws["time"][some]
+        path = model.family, z0, (z1[:, 0].detach() if model.density else z1)[some], draws["time"][some]
 
         @cache
         def decoded() -> Tensor:
@@ -154,7 +170,9 @@ class FlowMatchingObjective(Objective):
 
 
 class LatentObjective(FlowMatchingObjective):
-    """The second stage: velocity and density alone, with the encoder as it is."""
+    """The second stage: velocity and density alone, with the encoder as it is; its pass is most of the cost of a step."""
+
+    copies = 16
 
     def __init__(self, model: FlowMatching, config: ObjectiveConfig) -> None:
         kept = {"velocity", "end_point", "density", "latent_noise", "noise_share", "distance"}
@@ -165,6 +183,5 @@ class LatentObjective(FlowMatchingObjective):
             part.requires_grad_(True)
 
     def initialize(self, images: Tensor, draws: Draws) -> None:
-        """Only what normalises the coordinates that do not lead."""
-        e, h = (self.model.chart_at(DATA, parts) for parts in (self.model.encoder, self.model.density))
-        h.initialize(e(images))
+        """Only the scale of the coordinates that do not lead."""
+        scale_others(self.model, images)
