@@ -166,7 +166,7 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.noise_space != "euclidean":  # the chart of the noise end must not scale
         return [ConditionalDirectSum(leading, Identity(others))]
     # One scale for all: each with its own would draw what the encoder keeps together apart, and draw worse images.
-    return [ConditionalDirectSum(leading, Affine(others, nn.Parameter(torch.ones(()))))]
+    return [ConditionalDirectSum(leading, Affine(others))]
 
 
 def _coarse_shape(config: ModelConfig) -> tuple[int, int, int]:

@@ -64,12 +64,11 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
 
 
 def scale_others(model: FlowMatching, images: Tensor) -> None:
-    """Give the coordinates that do not lead the standard deviation `floor`, where h scales them."""
+    """Give the coordinates that do not lead the standard deviation `floor`, where h scales them: the scale of most likelihood."""
     affine = [part for direct_sum in model.density for part in direct_sum.modules() if isinstance(part, Affine)]
     if affine and model.config.floor is not None:
         others = model.chart_at(DATA, model.encoder)(images)[:, model.config.rank :]
-        with torch.no_grad():
-            affine[0].scale.fill_(model.config.floor / others.square().mean().sqrt())
+        affine[0].scale.fill_(model.config.floor / others.square().mean().sqrt())
 
 
 class FlowMatchingObjective(Objective):
