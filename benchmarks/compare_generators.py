@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
+from applications.common.training import Objective, Points
 from applications.flow_matching.config import Config, ObjectiveConfig
 from applications.flow_matching.evaluate import quality
 from applications.flow_matching.model import DATA, build
@@ -39,34 +40,42 @@ class Contender(nn.Module, ABC):
     """A model, its loss, and how to draw from it."""
 
     rate = 2e-3
-    stages: tuple[tuple[float, int], ...] = ((1.0, BATCH),)  # share of the budget, images a step
+    stages: tuple[tuple[float, int], ...] = ((1.0, BATCH),)  # share of the budget, batch
 
     @abstractmethod
-    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor: ...
 
     @abstractmethod
     def samplers(self) -> dict[str, Sampler]: ...
 
-    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
-        """Set what depends on data, before a stage."""
+    def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
+        """Prepare a stage; what it is trained on."""
+        return data
+
+    def start(self, batch: Tensor, generator: torch.Generator) -> None:
+        """Set what depends on data, before the first step."""
 
 
 class Ours(Contender):
     """The default model and objective of `induced train flow-matching`."""
 
-    stages = ((0.75, BATCH), (0.25, BATCH))
+    stages = ((0.8, BATCH), (0.2, 512))
 
     def __init__(self) -> None:
         super().__init__()
-        self.objective = FlowMatchingObjective(build(Config().model), ObjectiveConfig())
+        self.objective: Objective = FlowMatchingObjective(build(Config().model), ObjectiveConfig())
 
-    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self.objective(images, self.objective.draw(len(images), generator))["loss"]
+    def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
+        if stage == 0:
+            return data
+        self.objective = LatentObjective(self.objective.model, ObjectiveConfig())
+        return Points(data.name, self.objective.model.encode_leading(data.images))
 
-    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
-        if stage == 1:
-            self.objective = LatentObjective(self.objective.model, ObjectiveConfig())
-        self.objective.initialize(images, self.objective.draw(len(images), generator))
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return self.objective(batch, self.objective.draw(len(batch), generator))["loss"]
+
+    def start(self, batch: Tensor, generator: torch.Generator) -> None:
+        self.objective.initialize(batch, self.objective.draw(len(batch), generator))
 
     def samplers(self) -> dict[str, Sampler]:
         return {"one step": self.objective.model.operator()}
@@ -83,10 +92,10 @@ class Vanilla(Contender):
         angles = math.pi * t[:, None] * torch.tensor([0.5, 1.0, 2.0, 4.0])
         return self.net(x, torch.cat([t[:, None], angles.sin(), angles.cos()], -1))
 
-    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        x0, t = torch.randn(images.shape, generator=generator), torch.rand(len(images), generator=generator)
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        x0, t = torch.randn(batch.shape, generator=generator), torch.rand(len(batch), generator=generator)
         s = t[:, None, None, None]
-        return ((self.field((1 - s) * x0 + s * images, t) - (images - x0)) ** 2).mean()
+        return ((self.field((1 - s) * x0 + s * batch, t) - (batch - x0)) ** 2).mean()
 
     def samplers(self) -> dict[str, Sampler]:
         def euler(steps: int, x: Tensor) -> Tensor:
@@ -106,12 +115,12 @@ class Glow(Contender):
         super().__init__()
         self.chart = build(Config().model).chart
 
-    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        z, volume = self.chart.at(DATA).forward_and_log_abs_det(images)
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        z, volume = self.chart.at(DATA).forward_and_log_abs_det(batch)
         return minus_log_density(z, torch.ones(())).mean() - volume.mean() / z.shape[-1]
 
-    def start(self, stage: int, images: Tensor, generator: torch.Generator) -> None:
-        self.chart.at(DATA).initialize(images)
+    def start(self, batch: Tensor, generator: torch.Generator) -> None:
+        self.chart.at(DATA).initialize(batch)
 
     def samplers(self) -> dict[str, Sampler]:
         inverse = self.chart.at(DATA).inverse
@@ -134,15 +143,17 @@ def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[
 def train_stage(
     model: Contender, data: ImageSet, stage: int, size: int, seconds: float, generator: torch.Generator
 ) -> tuple[Contender, int]:
+    began = time.process_time()
+    points = model.enter(stage, data)
+
     def batch() -> Tensor:
-        chosen = torch.randint(len(data), (size,), generator=generator)
-        return to_unit(data.images[chosen], torch.rand(size, *unit_shape(data.images)[1:], generator=generator))
+        chosen = points.images[torch.randint(len(points), (size,), generator=generator)]
+        return to_unit(chosen, torch.rand(unit_shape(chosen), generator=generator)) if chosen.dtype == torch.uint8 else chosen
 
     with torch.no_grad():
-        model.start(stage, batch(), generator)
+        model.start(batch(), generator)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, average, steps = torch.optim.Adam(trained, lr=model.rate), copy.deepcopy(model), 0
-    began = time.process_time()
     while (share := (time.process_time() - began) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = model.rate * min(1.0, (steps + 1) / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)

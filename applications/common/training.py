@@ -24,6 +24,20 @@ except ImportError as error:
     raise MissingExtra(f"training needs accelerate and tensorboard ({error}): install induced[apps]") from error
 
 Draws = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What an objective is given in place of images, as it is: float tensors (N, ...), and what reports call them."""
+
+    name: str
+    images: Tensor
+
+    def __len__(self) -> int:
+        """Count the points."""
+        return len(self.images)
+
+
 Sampler = Callable[[nn.Module, int], Tensor | None]
 
 
@@ -160,7 +174,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def fit(
     objective: Objective,
-    data: ImageSet,
+    data: ImageSet | Points,
     config: TrainingConfig,
     run: Run,
     *,
@@ -178,7 +192,7 @@ def fit(
 
     Arguments:
         objective: What is minimised; moved to the device.
-        data: The training images.
+        data: The training images, or points.
         config: The settings.
         run: The run folder.
         settings: Further settings to record in config.json and to compare on resume (the model's, for one).
@@ -275,7 +289,7 @@ def fit(
     return TrainingResult(done, losses, progress.seconds, progress.rate(done), average.module, tuple(notes))
 
 
-def _share(config: TrainingConfig, data: ImageSet, processes: int) -> int:
+def _share(config: TrainingConfig, data: ImageSet | Points, processes: int) -> int:
     """Divide the global batch among the processes."""
     if len(data) == 0:
         raise DataError(f"image set {data.name!r} holds no image to train on")
@@ -311,11 +325,12 @@ def _average(model: nn.Module, config: TrainingConfig) -> AveragedModel:
 
 
 def _batch(
-    objective: Objective, data: ImageSet, config: TrainingConfig, step: int, part: slice, device: torch.device
+    objective: Objective, data: ImageSet | Points, config: TrainingConfig, step: int, part: slice, device: torch.device
 ) -> tuple[Tensor, Draws]:
     """Make one process' part of a step's batch; randomness is drawn for the whole batch (see `randomness`)."""
     generator = step_generator(config.seed, step)
-    noise = torch.rand((config.batch, *unit_shape(data.images)[1:]), generator=generator, dtype=torch.float32)
+    shape = unit_shape(data.images)[1:] if isinstance(data, ImageSet) else (0,)
+    noise = torch.rand((config.batch, *shape), generator=generator, dtype=torch.float32)
     draws = objective.draw(config.batch, generator)
     for name, value in draws.items():
         if value.ndim == 0 or len(value) != config.batch:
@@ -324,7 +339,7 @@ def _batch(
                 "its first dimension must be the global batch"
             )
     chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
-    images = to_unit(data.images[chosen], noise[part])
+    images = to_unit(data.images[chosen], noise[part]) if isinstance(data, ImageSet) else data.images[chosen]
     return images.to(device), {name: value[part].to(device) for name, value in draws.items()}
 
 

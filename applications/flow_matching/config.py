@@ -95,9 +95,9 @@ class Config:
     from `model.shape`."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
-    latent_steps: int = 1000
+    latent_steps: int = 3000
     """Steps of a second stage that trains density and family alone, at the coordinates of the finished encoder; 0: none."""
-    latent_batch: int = 128
+    latent_batch: int = 512
     """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

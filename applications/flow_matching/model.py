@@ -7,6 +7,7 @@ from typing import Literal, cast, final
 import torch
 from torch import Tensor, nn
 
+from applications.common.data import to_unit
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
@@ -85,6 +86,28 @@ class FlowMatching(nn.Module):
             return self.noise_chart
         whole = self.chart if parts is None else ConditionalComposition(*parts)  # type: ignore[arg-type]
         return whole.at(NOISE if self.config.noise_space == "shared" else end)
+
+    def leading(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """h on leading coordinates (k, rank), and its log|det J|."""
+        (h,) = cast(list[ConditionalDirectSum], self.density)
+        return self.chart_at(DATA, [h.charts[0]]).forward_and_log_abs_det(c)
+
+    @torch.no_grad()
+    def encode_leading(self, images: Tensor, batch: int = 500) -> Tensor:
+        """Leading coordinates (k, rank) of all training images, uint8; h takes the scale of the others from them.
+
+        One scale for all of those, the one of most likelihood: each with its own would draw apart what the encoder keeps
+        together, and draw worse images.
+        """
+        e, r, leading, squares = self.chart_at(DATA, self.encoder), self.config.rank, list[Tensor](), 0.0
+        for part in torch.split(images, batch):
+            c = e(to_unit(part).to(self.reference()))
+            leading.append(c[:, :r])
+            squares += float(c[:, r:].double().square().sum())
+        (h,) = cast(list[ConditionalDirectSum], self.density)
+        if isinstance(affine := h.charts[1], Affine) and self.config.floor is not None:
+            affine.scale.fill_(self.config.floor / math.sqrt(squares / (len(images) * (self.dim - r))))
+        return torch.cat(leading)
 
     def space(self, end: float) -> InducedSpace:
         """The induced space of an end point."""
@@ -165,7 +188,6 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
     if config.noise_space != "euclidean":  # the chart of the noise end must not scale
         return [ConditionalDirectSum(leading, Identity(others))]
-    # One scale for all: each with its own would draw what the encoder keeps together apart, and draw worse images.
     return [ConditionalDirectSum(leading, Affine(others))]
 
 

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +11,6 @@ from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching
-from induced.bijections import Affine
 from induced.errors import DomainError, ShapeError
 from induced.operators import OperatorFamily
 
@@ -63,12 +60,17 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
     return torch.cat([z[:, :kept] + level * std[:kept] * noise[:, :kept], std[kept:] * noise[:, kept:]], -1)
 
 
-def scale_others(model: FlowMatching, images: Tensor) -> None:
-    """Give the coordinates that do not lead the standard deviation `floor`, where h scales them: the scale of most likelihood."""
-    affine = [part for direct_sum in model.density for part in direct_sum.modules() if isinstance(part, Affine)]
-    if affine and model.config.floor is not None:
-        others = model.chart_at(DATA, model.encoder)(images)[:, model.config.rank :]
-        affine[0].scale.fill_(model.config.floor / others.square().mean().sqrt())
+def times(n: int, generator: torch.Generator) -> Tensor:
+    """Times (n,) spread over [0, 1); consecutive samples share one."""
+    groups = math.ceil(n / SAME_TIME)
+    drawn = (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
+    return drawn.repeat_interleave(SAME_TIME)[:n]
+
+
+def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -> dict[str, Tensor]:
+    """The terms that have a weight, and their weighted sum as "loss"."""
+    losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
+    return {"loss": torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()} | losses
 
 
 class FlowMatchingObjective(Objective):
@@ -81,8 +83,6 @@ class FlowMatchingObjective(Objective):
     """
 
     model: FlowMatching
-    copies = 1
-    """Noisy coordinates of an image that the density is trained at."""
 
     def __init__(self, model: FlowMatching, config: ObjectiveConfig, distance: PerceptualDistance | None = None) -> None:
         super().__init__()
@@ -95,21 +95,17 @@ class FlowMatchingObjective(Objective):
         self.distance.requires_grad_(False)
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
-        groups = math.ceil(n / SAME_TIME)
-        times = (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
         return {
             "noise_image": torch.randn(n, *self.model.config.shape, generator=generator),
             "latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "noise_latent_noise": torch.randn(n, self.model.dim, generator=generator),
-            "density_noise": torch.randn(n, self.copies, self.model.config.rank, generator=generator),
-            "time": times.repeat_interleave(SAME_TIME)[:n],
+            "time": times(n, generator),
         }
 
     def initialize(self, images: Tensor, draws: Draws) -> None:
         if self.model.config.noise_space == "labelled":
             self.model.chart_at(NOISE).initialize(draws["noise_image"])
         self.model.chart_at(DATA).initialize(images)
-        scale_others(self.model, images)
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
         weights, model = self.config, self.model
@@ -130,12 +126,10 @@ class FlowMatchingObjective(Objective):
         noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
         z1, volume_h = c1, std.new_zeros(())
         if model.density:  # that of what is decoded, the noisy coordinates, with e held fixed
-            leading = c1[:, None, :kept] + weights.latent_noise * draws["density_noise"]
-            others = c1[:, None, kept:].expand(-1, self.copies, -1)
             h = model.chart_at(DATA, model.density)
-            z1, volume_h = h.forward_and_log_abs_det(torch.cat([leading, others], -1).detach())
+            z1, volume_h = h.forward_and_log_abs_det(torch.cat([noisy1[:, :kept], c1[:, kept:]], -1).detach())
         density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
-        path = model.family, z0, (z1[:, 0].detach() if model.density else z1)[some], draws["time"][some]
+        path = model.family, z0, (z1.detach() if model.density else z1)[some], draws["time"][some]
 
         @cache
         def decoded() -> Tensor:
@@ -163,24 +157,40 @@ class FlowMatchingObjective(Objective):
             del terms["density"]
         if model.config.noise_space == "euclidean":
             del terms["noise_reconstruction"], terms["noise_likelihood"]
-        losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
-        loss = sum((getattr(weights, name) * value for name, value in losses.items()), std.new_zeros(()))
-        return {"loss": loss} | losses
+        return weighted(terms, weights)
 
 
-class LatentObjective(FlowMatchingObjective):
-    """The second stage: velocity and density alone, with the encoder as it is; its pass is most of the cost of a step."""
+class LatentObjective(Objective):
+    """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
 
-    copies = 16
+    What the other coordinates are is drawn from the density that they have in the model.
+    """
+
+    model: FlowMatching
 
     def __init__(self, model: FlowMatching, config: ObjectiveConfig) -> None:
-        kept = {"velocity", "end_point", "density", "latent_noise", "noise_share", "distance"}
-        dropped: dict[str, Any] = {f.name: 0.0 for f in fields(config) if f.name not in kept}
-        super().__init__(model, replace(config, **dropped))
-        model.requires_grad_(False)
+        super().__init__()
+        self.model, self.config = model.requires_grad_(False), config
         for part in (*model.density, model.family):
             part.requires_grad_(True)
 
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        return {
+            "noise_image": torch.randn(n, *self.model.config.shape, generator=generator),
+            "latent_noise": torch.randn(n, self.model.dim, generator=generator),
+            "time": times(n, generator),
+        }
+
     def initialize(self, images: Tensor, draws: Draws) -> None:
-        """Only the scale of the coordinates that do not lead."""
-        scale_others(self.model, images)
+        """Nothing depends on the first batch."""
+
+    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        weights, model, std = self.config, self.model, self.model.latent_std()
+        z1, volume = model.leading(images + weights.latent_noise * draws["latent_noise"][:, : model.config.rank])
+        density = (minus_log_density(z1, std[: model.config.rank]).sum(-1) - volume).mean() / model.dim
+        some = slice(None, None, weights.noise_share)
+        z0 = model.space(NOISE).coords(draws["noise_image"][some])
+        others = (std * draws["latent_noise"])[some, model.config.rank :]
+        path = model.family, z0, torch.cat([z1[some].detach(), others], -1), draws["time"][some]
+        terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
+        return weighted(terms, weights)

@@ -3,14 +3,14 @@
 import os
 import shutil
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from applications.common.data import SIZED, ImageSet, load, unit_shape
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
-from applications.common.training import TrainingResult, fit
+from applications.common.training import Points, TrainingResult, fit
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
@@ -66,8 +66,10 @@ def train(
     result = fit(objective, data, config.training, run, resume=resume, overwrite=overwrite, **options)
     if not config.latent_steps or not objective.model.density:
         return result
-    encoder = result.average
-    assert isinstance(encoder, FlowMatching)
+    model = cast(FlowMatching, result.average)
+    coordinates = Points(f"leading coordinates of {data.name}", model.encode_leading(data.images))
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch)
     begun = resume and bool(latent.checkpoints())
-    return fit(LatentObjective(encoder, config.objective), data, second, latent, resume=begun, overwrite=not begun, **options)
+    return fit(
+        LatentObjective(model, config.objective), coordinates, second, latent, resume=begun, overwrite=not begun, **options
+    )

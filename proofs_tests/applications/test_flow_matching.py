@@ -33,6 +33,7 @@ from applications.flow_matching.config import Config, ModelConfig, ObjectiveConf
 from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
+    LatentObjective,
     end_point_loss,
     minus_log_density,
     perturb,
@@ -263,8 +264,7 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     noisy1[:, kept:] = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
     noisy0 = z0 + weights.latent_noise * draws["noise_latent_noise"].numpy()[list(some)]
     decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((e, noisy1), (g0, noisy0)))
-    near = c1[:, : model.config.rank] + weights.latent_noise * draws["density_noise"].numpy()[:, 0]
-    drawn = torch.from_numpy(np.concatenate([near, c1[:, model.config.rank :]], 1))
+    drawn = torch.from_numpy(np.concatenate([noisy1[:, :kept], c1[:, kept:]], 1))
     z1 = c1 if h is None else h(drawn).detach().numpy()
     matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"][list(some)]]
     times, chosen = draws["time"][list(some)], torch.from_numpy(z1[list(some)])
@@ -336,7 +336,6 @@ def test_draws_are_a_pure_function_of_the_generator() -> None:
         "noise_image": (40, 1, 4, 4),
         "latent_noise": (40, 16),
         "noise_latent_noise": (40, 16),
-        "density_noise": (40, 1, 4),
         "time": (40,),
     }
     for name, value in first.items():
@@ -456,6 +455,36 @@ def test_the_encoder_does_not_learn_from_the_density_of_its_coordinates() -> Non
     objective(batch_of(SMALL, 4), draws_of(objective, 4))["loss"].backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
     assert trained and all(name.startswith("chart.parts.3.") for name in trained)
+
+
+@torch.no_grad()
+def test_the_second_stage_is_the_density_and_velocity_of_the_leading_coordinates() -> None:
+    """By the whole chart at the coordinates that are drawn, and its autograd Jacobian."""
+    model, images = ready(SMALL), torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
+    leading, std, r = model.encode_leading(images, batch=3), model.latent_std(), SMALL.rank
+    c = model.chart_at(DATA, model.encoder)(to_unit(images).double())
+    torch.testing.assert_close(leading, c[:, :r], rtol=1e-9, atol=1e-12)
+    z = model.chart_at(DATA, model.density)(c)
+    assert float(z[:, r:].square().mean().sqrt()) == pytest.approx(SMALL.floor, rel=1e-9)
+    weights = ObjectiveConfig(velocity=0.7, end_point=0.5, density=3.0, noise_share=2)
+    objective = LatentObjective(model, weights)
+    draws = draws_of(objective, 8)
+    found = objective(leading, draws)
+    others = std[r:] * draws["latent_noise"][:, r:]
+    h = model.chart_at(DATA, model.density)
+    drawn = torch.cat([leading + weights.latent_noise * draws["latent_noise"][:, :r], others], -1)
+    z1 = torch.cat([h(drawn)[:, :r], others], -1)
+    path = model.family, draws["noise_image"][::2].flatten(1), z1[::2], draws["time"][::2]
+    with torch.enable_grad():
+        volumes = [torch.linalg.slogdet(torch.autograd.functional.jacobian(h, row)[:r, :r])[1] for row in drawn]
+    expected = {
+        "velocity": float(velocity_loss(*path)),
+        "end_point": float(end_point_loss(*path)),
+        "density": float((z1[:, :r].square().sum(1) / 2 - torch.stack(volumes)).mean() / model.dim),
+    }
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        expected | {"loss": 0.7 * expected["velocity"] + 0.5 * expected["end_point"] + 3.0 * expected["density"]}, rel=1e-9
+    )
 
 
 # ------------------------------------------------------------------------------------------------- editing and likelihood
