@@ -15,13 +15,14 @@ except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
 from applications.check import check_object, load_object, require_laws, table
-from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.runs import Run
 from applications.flow_matching import evaluate, store
 from applications.flow_matching.config import Config
 from applications.flow_matching.model import FlowMatching
-from applications.flow_matching.sampling import encode, interpolate, noise
+from applications.flow_matching.sampling import direction, encode, interpolate, move, noise
+from applications.flow_matching.sampling import sample as draw
 from applications.flow_matching.tour import BRIEF
 from applications.flow_matching.tour import tour as run_tour
 from applications.flow_matching.train import train as run_training
@@ -34,7 +35,8 @@ app.command(training, name="train", help="Train an application into a run folder
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
 RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the model from; the pretrained one if absent.")]
 Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODULE:OBJECT]")]
-Method = Literal["euler", "midpoint", "rk4"]
+Method = Literal["euler", "midpoint", "rk4", "magnus4"]
+Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
 
 
 @training.command(name="flow-matching")
@@ -109,7 +111,7 @@ def sample(
 def invert(
     run: RunFolder = None,
     fallback: bool = False,
-    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data: Digits = "mnist5k",
     data_dir: DataDir = None,
     n: int = 100,
 ) -> None:
@@ -139,7 +141,7 @@ def interpolate_command(
     second: int = 50,
     run: RunFolder = None,
     fallback: bool = False,
-    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data: Digits = "mnist5k",
     data_dir: DataDir = None,
     count: int = 10,
     out: Path = Path("interpolation.png"),
@@ -166,6 +168,77 @@ def interpolate_command(
 
 
 @app.command
+def edit(
+    without: int = 1,
+    with_: Annotated[int, tyro.conf.arg(name="with")] = 7,
+    run: RunFolder = None,
+    fallback: bool = False,
+    data: Digits = "mnist5k",
+    data_dir: DataDir = None,
+    n: int = 8,
+    out: Path = Path("edit.png"),
+) -> None:
+    """Move held-out digits of one class along the difference of the induced means of two classes of training digits.
+
+    Args:
+        without: Class that the direction leads away from.
+        with_: Class that it leads to.
+        run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: How many digits, one a row.
+        out: Picture to write: each row from -0.5 to 1.5 times the direction, the digit itself at 0.
+    """
+    model, known, held_out = _model(run, fallback), load(data, "train", data_dir), load(data, "test", data_dir)
+    classes = [to_unit(known.images[known.labels == label][:500]) for label in (without, with_)]
+    images = to_unit(held_out.images[held_out.labels == without][:n])
+    with torch.no_grad():
+        f = model.operator()
+        along = direction(f, *classes)
+        amounts = torch.linspace(-0.5, 1.5, 9)
+        rows = torch.cat([move(f, x, along, amounts) for x in images])
+    print(f"wrote {save_png(out, grid(to_uint8(rows), columns=len(amounts)), scale=2)}")
+
+
+@app.command
+def judge(
+    run: RunFolder = None,
+    fallback: bool = False,
+    data: Digits = "mnist5k",
+    data_dir: DataDir = None,
+    n: int = 500,
+    likelihood: int = 100,
+    seed: int = 0,
+) -> None:
+    """Judge samples by real images (Frechet distance, precision, recall, classes), and held-out images by their likelihood.
+
+    Args:
+        run: Run folder to take the model from; the pretrained one if absent.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: Samples, compared with as many held-out images for several numbers of integrator steps.
+        likelihood: Held-out images whose bits per dimension are averaged; 0 for none.
+        seed: Seed of the noise.
+    """
+    model, real = _model(run, fallback), load(data, "test", data_dir)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for steps in (1, 10, 100, 1000):
+            found = evaluate.quality(draw(model.operator(steps), noise(model, n, seed)), real, data_dir)
+            scores = (
+                f"{name} {getattr(found, name):.3f}" for name in ("frechet", "precision", "recall", "confident", "imbalance")
+            )
+            print(f"{steps:>5} steps in one: {'  '.join(scores)}  ({found.samples} samples, {found.features})")
+        if likelihood:
+            chosen = torch.linspace(0, len(real) - 1, likelihood).round().long()
+            u = torch.rand(unit_shape(real.images[chosen]), generator=generator)
+            bits = evaluate.bits_per_dimension(model, model.operator(), real.images[chosen], u)
+            print(f"{float(bits.mean()):.3f} bits per dimension over {likelihood} held-out images")
+
+
+@app.command
 def check(
     target: Target = None,
     samples: int = 8,
@@ -173,7 +246,7 @@ def check(
     radius: float = 2.0,
     run: RunFolder = None,
     fallback: bool = False,
-    data: Literal["mnist5k", "mnist"] = "mnist5k",
+    data: Digits = "mnist5k",
     data_dir: DataDir = None,
     n: int = 8,
 ) -> None:

@@ -67,6 +67,22 @@ def times(n: int, generator: torch.Generator) -> Tensor:
     return drawn.repeat_interleave(SAME_TIME)[:n]
 
 
+def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates h(c) (k, dim) of the data end, without gradient, and the loss that trains h: mean -log of c's density.
+
+    The coordinates that do not lead are drawn from the density that they have in the model.
+
+    Arguments:
+        model: its chart has an h.
+        c: leading coordinates (k, rank).
+        noise: normal numbers (k, dim).
+    """
+    std = model.latent_std()[model.config.rank :]
+    leading, volume = model.leading(c)
+    loss = (minus_log_density(leading, torch.ones_like(leading)).sum(-1) - volume).mean() / model.dim
+    return torch.cat([leading.detach(), std * noise[:, model.config.rank :]], -1), loss
+
+
 def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -> dict[str, Tensor]:
     """The terms that have a weight, and their weighted sum as "loss"."""
     losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
@@ -124,12 +140,11 @@ class FlowMatchingObjective(Objective):
         c1, volume1 = e.forward_and_log_abs_det(images) if weights.likelihood else (e(images), std.new_zeros(()))
         noisy0 = perturb(z0, draws["noise_latent_noise"][some], unit, weights.latent_noise, model.dim)
         noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
-        z1, volume_h = c1, std.new_zeros(())
+        z1, density = c1, std.new_zeros(())
         if model.density:  # that of what is decoded, the noisy coordinates, with e held fixed
-            h = model.chart_at(DATA, model.density)
-            z1, volume_h = h.forward_and_log_abs_det(torch.cat([noisy1[:, :kept], c1[:, kept:]], -1).detach())
+            z1, density = leading_density(model, noisy1[:, :kept].detach(), draws["latent_noise"])
         density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
-        path = model.family, z0, (z1.detach() if model.density else z1)[some], draws["time"][some]
+        path = model.family, z0, z1[some], draws["time"][some]
 
         @cache
         def decoded() -> Tensor:
@@ -147,7 +162,7 @@ class FlowMatchingObjective(Objective):
             "reconstruction": lambda: ((decoded() - images) ** 2).mean(),
             "perceptual": lambda: self.distance(decoded(), images).mean(),
             "prior": lambda: density1[:, :kept].sum(-1).mean() / model.dim,
-            "density": lambda: (minus_log_density(z1, std).sum(-1) - volume_h).mean() / model.dim,
+            "density": lambda: density,
             "residual": lambda: density1[:, kept:].sum(-1).mean() / model.dim,
             "likelihood": lambda: density1.mean() - volume1.mean() / model.dim,
             "noise_reconstruction": lambda: ((g0.inverse(noisy0) - x0) ** 2).mean(),
@@ -161,10 +176,7 @@ class FlowMatchingObjective(Objective):
 
 
 class LatentObjective(Objective):
-    """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
-
-    What the other coordinates are is drawn from the density that they have in the model.
-    """
+    """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images."""
 
     model: FlowMatching
 
@@ -185,12 +197,11 @@ class LatentObjective(Objective):
         """Nothing depends on the first batch."""
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        weights, model, std = self.config, self.model, self.model.latent_std()
-        z1, volume = model.leading(images + weights.latent_noise * draws["latent_noise"][:, : model.config.rank])
-        density = (minus_log_density(z1, std[: model.config.rank]).sum(-1) - volume).mean() / model.dim
+        weights, model = self.config, self.model
+        noisy = images + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
+        z1, density = leading_density(model, noisy, draws["latent_noise"])
         some = slice(None, None, weights.noise_share)
         z0 = model.space(NOISE).coords(draws["noise_image"][some])
-        others = (std * draws["latent_noise"])[some, model.config.rank :]
-        path = model.family, z0, torch.cat([z1[some].detach(), others], -1), draws["time"][some]
+        path = model.family, z0, z1[some], draws["time"][some]
         terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
         return weighted(terms, weights)

@@ -256,6 +256,10 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
         J = torch.autograd.functional.jacobian(lambda point: g(point[None])[0], x).reshape(dim, dim)
         return float(np.linalg.slogdet(J.numpy())[1])
 
+    def log_det_leading(c: Tensor) -> float:
+        J = torch.autograd.functional.jacobian(lambda point: h(point[None])[0], c)
+        return float(np.linalg.slogdet(J[:kept, :kept].numpy())[1])
+
     def minus_log(z: np.ndarray, s: np.ndarray) -> np.ndarray:
         return z**2 / (2 * s**2) + np.log(s)
 
@@ -264,14 +268,17 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     noisy1[:, kept:] = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
     noisy0 = z0 + weights.latent_noise * draws["noise_latent_noise"].numpy()[list(some)]
     decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((e, noisy1), (g0, noisy0)))
-    drawn = torch.from_numpy(np.concatenate([noisy1[:, :kept], c1[:, kept:]], 1))
-    z1 = c1 if h is None else h(drawn).detach().numpy()
+    others = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
+    drawn = torch.from_numpy(np.concatenate([noisy1[:, :kept], others], 1))
+    z1 = c1 if h is None else np.concatenate([h(drawn).detach().numpy()[:, :kept], others], 1)
     matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"][list(some)]]
     times, chosen = draws["time"][list(some)], torch.from_numpy(z1[list(some)])
     states = [(1 - t) * a + t * b for t, a, b in zip(times, torch.from_numpy(z0), chosen, strict=True)]
     predicted = torch.stack([z + (1 - t) * torch.from_numpy(A) @ z for t, z, A in zip(times, states, matrices, strict=True)])
     decoded = g1.inverse(predicted).detach()
-    density = {} if h is None else {"density": float(minus_log(z1, std).sum() - sum(log_det(h, c) for c in drawn)) / n / dim}
+    density = (
+        {} if h is None else {"density": float(minus_log(z1, std)[:, :kept].sum() - sum(map(log_det_leading, drawn))) / n / dim}
+    )
     noise_losses = {
         "noise_reconstruction": float(((decoded0 - x0) ** 2).mean()),
         "noise_likelihood": float(minus_log(z0, np.ones(dim)).mean() - np.mean([log_det(g0, x) for x in x0]) / dim),
