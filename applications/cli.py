@@ -169,8 +169,8 @@ def interpolate_command(
 
 @app.command
 def edit(
-    without: int = 1,
-    with_: Annotated[int, tyro.conf.arg(name="with")] = 7,
+    from_class: int = 4,
+    to_class: int = 9,
     run: RunFolder = None,
     fallback: bool = False,
     data: Digits = "mnist5k",
@@ -181,8 +181,8 @@ def edit(
     """Move held-out digits of one class along the difference of the induced means of two classes of training digits.
 
     Args:
-        without: Class that the direction leads away from.
-        with_: Class that it leads to.
+        from_class: Class of the digits that are edited, and where the direction starts.
+        to_class: Class that it leads to.
         run: Run folder to take the model from; the pretrained one if absent.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
@@ -191,8 +191,8 @@ def edit(
         out: Picture to write: each row from -0.5 to 1.5 times the direction, the digit itself at 0.
     """
     model, known, held_out = _model(run, fallback), load(data, "train", data_dir), load(data, "test", data_dir)
-    classes = [to_unit(known.images[known.labels == label][:500]) for label in (without, with_)]
-    images = to_unit(held_out.images[held_out.labels == without][:n])
+    classes = [to_unit(known.images[known.labels == label][:500]) for label in (from_class, to_class)]
+    images = to_unit(held_out.images[held_out.labels == from_class][:n])
     with torch.no_grad():
         f = model.operator()
         along = direction(f, *classes)

@@ -14,8 +14,8 @@ from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatc
 from induced.errors import DomainError, ShapeError
 from induced.operators import OperatorFamily
 
-SAME_TIME = 16
-"""Consecutive samples of a batch share a time, so that A_t is formed a few times a step and not once an image."""
+SAME_TIME, MOST_TIMES = 16, 8
+"""So many consecutive samples of a batch share a time, and more where there would be more times: A_t is formed for each."""
 
 
 def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
@@ -62,9 +62,10 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
 
 def times(n: int, generator: torch.Generator) -> Tensor:
     """Times (n,) spread over [0, 1); consecutive samples share one."""
-    groups = math.ceil(n / SAME_TIME)
+    same = max(SAME_TIME, math.ceil(n / MOST_TIMES))
+    groups = math.ceil(n / same)
     drawn = (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
-    return drawn.repeat_interleave(SAME_TIME)[:n]
+    return drawn.repeat_interleave(same)[:n]
 
 
 def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from applications.flow_matching.config import Config, ModelConfig, ObjectiveConf
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [
     *("train", "flow-matching", "--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8"),
-    *("--rank", "4", "--batch", "16", "--log-every", "1"),
+    *("--rank", "4", "--batch", "16", "--log-every", "1", "--latent-steps", "2", "--latent-batch", "16"),
 ]
 COMMANDS = {
     "train flow-matching": cli.train_flow_matching,
@@ -34,6 +34,8 @@ COMMANDS = {
     "sample": cli.sample,
     "invert": cli.invert,
     "interpolate": cli.interpolate_command,
+    "edit": cli.edit,
+    "judge": cli.judge,
     "check": cli.check,
     "tour": cli.tour,
 }
@@ -170,6 +172,25 @@ def test_interpolate_draws_as_many_images_as_asked(run: Path, tmp_path: Path) ->
         command("interpolate", "--run", run, "--first", 7, "--second", 99, "--count", count, "--out", tmp_path / f"{count}.png")
     (narrow, height), (wide, same) = (size_of(tmp_path / f"{count}.png") for count in (3, 9))
     assert height == same and narrow < wide and 2.5 * narrow < wide < 3.5 * narrow
+
+
+def test_edit_draws_a_row_for_each_digit(run: Path, tmp_path: Path) -> None:
+    for n in (2, 4):
+        command("edit", "--run", run, "--from-class", 3, "--to-class", 8, "--n", n, "--out", tmp_path / f"{n}.png")
+    (width, low), (same, high) = (size_of(tmp_path / f"{n}.png") for n in (2, 4))
+    assert width == same and 1.8 * low < high < 2.2 * low
+    assert "difference of two means; got 450 and 0 images" in refusal("edit", "--run", run, "--to-class", 12)
+
+
+def test_judge_compares_samples_of_several_step_counts_and_prints_bits_per_dimension(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("judge", "--run", run, "--n", 20, "--likelihood", 3)
+    *rows, bits = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["1", "10", "100", "1000"]
+    assert all(re.search(r"frechet [\d.]+  precision [\d.]+ .* \(20 samples, digit classifier\)$", row) for row in rows)
+    assert float(re.fullmatch(r"([\d.]+) bits per dimension over 3 held-out images", bits)[1]) > 0
+    assert refusal("judge", "--run", run, "--n", 501).startswith("induced: quality compares equal numbers: got 501 samples")
 
 
 def test_check_prints_every_law_and_passes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
