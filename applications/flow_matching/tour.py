@@ -20,7 +20,7 @@ from applications.flow_matching.train import train
 from induced import Linearizer
 from induced.checks import Report, require
 
-BRIEF = Config(training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
+BRIEF = Config(latent_steps=1500, training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """About five minutes on two cores."""
 
 
@@ -40,7 +40,8 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
         CheckpointError: the folder holds an earlier run and `overwrite` is false.
         LawViolation: a law does not hold on the trained model.
     """
-    say(f"1. Training {config.training.steps} steps on 4,500 embedded MNIST digits (500 are held out).")
+    say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
+    say("   on 4,500 embedded MNIST digits (500 are held out).")
     run = Run(out)
     result = train(config, run, overwrite=overwrite)
     model = store.load_run(out)

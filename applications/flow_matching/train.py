@@ -45,7 +45,7 @@ def train(
 ) -> TrainingResult:
     """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
 
-    The result is that of the last stage and holds the moving average of the weights.
+    The result is that of the last stage, with the time of both and the images a second of the first.
     """
     latent = Run(run.folder / LATENT)
     if overwrite and latent.folder.exists():
@@ -70,6 +70,7 @@ def train(
     coordinates = Points(f"leading coordinates of {data.name}", model.encode_leading(data.images))
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch)
     begun = resume and bool(latent.checkpoints())
-    return fit(
-        LatentObjective(model, config.objective), coordinates, second, latent, resume=begun, overwrite=not begun, **options
-    )
+    stage = LatentObjective(model, config.objective)
+    last = fit(stage, coordinates, second, latent, resume=begun, overwrite=not begun, **options)
+    both = result.seconds + last.seconds
+    return replace(last, seconds=both, images_per_second=result.images_per_second, notes=result.notes + last.notes)
