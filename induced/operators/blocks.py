@@ -68,6 +68,18 @@ def cutoff(values: Tensor, shape: tuple[int, int], rtol: float | None) -> Tensor
     return rtol * values.amax(-1, keepdim=True) if values.shape[-1] else values.new_zeros(())
 
 
+def low_rank_cutoff(A: LowRank, values: Tensor, rtol: float | None) -> Tensor:
+    """`cutoff` for the singular values of U V^T; by default at least eps * max(m, n) * sum_k |u_k| |v_k|.
+
+    That much a rounding of the columns moves U V^T, however they cancel.
+    """
+    threshold = cutoff(values, A.shape, rtol)
+    if rtol is not None:
+        return threshold
+    sizes = (A.U.detach().norm(dim=-2) * A.V.detach().norm(dim=-2)).sum(-1, keepdim=True)
+    return torch.maximum(threshold, cutoff(sizes.to(values.dtype), A.shape, None))
+
+
 def reciprocal(values: Tensor, threshold: Tensor) -> Tensor:
     """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
     keep = values.abs() > threshold

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from induced.errors import DomainError
 from induced.operators.base import Adjoint, LinearOperator, Product, Scaled, Sum
-from induced.operators.blocks import block, cutoff, followed, thin
+from induced.operators.blocks import block, cutoff, followed, low_rank_cutoff, thin
 from induced.operators.dense import Diagonal, per_matrix
 from induced.operators.linalg import Inverse, _square, _unbatched
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
@@ -133,7 +133,8 @@ def rank(A: LinearOperator, rtol: float | None = None) -> int:
     """
     _unbatched(A, "the rank")
     s = singular_values(A)
-    above = _distinct(s) > cutoff(_distinct(s), A.shape, rtol)
+    values = _distinct(s)
+    above = values > (low_rank_cutoff(A, values, rtol) if isinstance(A, LowRank) else cutoff(values, A.shape, rtol))
     return int(above.sum()) + (int(above[-1]) * (s.times - 1) if s.times else 0)
 
 

@@ -40,7 +40,18 @@ from torch import Tensor
 from induced._validate import eager
 from induced.errors import NotInvertible, ShapeError, SingularOperator
 from induced.operators.base import Adjoint, LinearOperator, Resolved, Scalar
-from induced.operators.blocks import block, complement, cutoff, fixed, followed, reciprocal, thin, tracked, watched
+from induced.operators.blocks import (
+    block,
+    complement,
+    cutoff,
+    fixed,
+    followed,
+    low_rank_cutoff,
+    reciprocal,
+    thin,
+    tracked,
+    watched,
+)
 from induced.operators.dense import Dense, Diagonal, per_matrix
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
 
@@ -142,6 +153,7 @@ def _(A: ScaledIdentityPlusLowRank, rank: int | None = None) -> SVDFactors:
 def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """The Moore-Penrose inverse A+; singular values up to rtol * ||A|| count as zero (rtol = eps * max(m, n) by default).
 
+    Of U V^T, by default, those up to eps * max(m, n) * sum_k |u_k| |v_k| do too: the noise of columns that cancel.
     Gradients are finite at repeated singular values and at rank-deficient A; there they are those at fixed rank, for A+ is not
     continuous where the rank changes.
 
@@ -162,10 +174,7 @@ def _(A: Diagonal, rtol: float | None = None) -> LinearOperator:
 def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
     differentiated = tracked(A.U, A.V)
     U, s, V = thin(*(W.detach() if differentiated else W for W in (A.U, A.V)))
-    threshold = cutoff(s.to(A.U.dtype), A.shape, rtol)
-    if rtol is None:  # a rounding of the columns u_k and v_k moves U V^T by eps sum_k |u_k| |v_k|, however they cancel
-        sizes = (A.U.detach().norm(dim=-2) * A.V.detach().norm(dim=-2)).sum(-1, keepdim=True)
-        threshold = torch.maximum(threshold, cutoff(sizes, A.shape, None))
+    threshold = low_rank_cutoff(A, s.to(A.U.dtype), rtol)
     if not differentiated:
         return LowRank((V * reciprocal(s, threshold).unsqueeze(-2)).to(A.V), U.to(A.U))
     if s.shape[-1] < A.U.shape[-1] or not bool((s > threshold).all()):

@@ -15,7 +15,7 @@ from torch import Tensor
 from induced._validate import eager, require_like, require_shape
 from induced.errors import SingularOperator
 from induced.operators.base import LinearOperator
-from induced.operators.blocks import block, complement, cutoff, thin
+from induced.operators.blocks import block, complement, cutoff, low_rank_cutoff, thin
 from induced.operators.dense import Diagonal
 from induced.operators.invariants import rank
 from induced.operators.linalg import Inverse, _unbatched, inverse, pinv, svd
@@ -60,7 +60,7 @@ def _(A: LowRank, rtol: float | None = None) -> Tensor:
     _unbatched(A, "the kernel")
     with torch.no_grad():
         _, s, V = thin(A.U, A.V)
-        V = V[:, s > cutoff(s.to(A.U.dtype), A.shape, rtol)].to(A.V)
+        V = V[:, s > low_rank_cutoff(A, s.to(A.U.dtype), rtol)].to(A.V)
         return complement(V, A.shape[1] - V.shape[1])
 
 

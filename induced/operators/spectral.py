@@ -10,6 +10,7 @@ from torch import Tensor
 
 from induced.errors import ShapeError
 from induced.operators.base import LinearOperator
+from induced.operators.blocks import low_rank_cutoff
 from induced.operators.dense import Dense, Diagonal
 from induced.operators.functions import _square, on_span, tracked
 from induced.operators.linalg import Inverse, complement, cutoff, svd
@@ -267,7 +268,7 @@ def _(A: LowRank) -> Polar:
     if tracked(A):
         return polar.dispatch(LinearOperator)(A)
     U, s, V = svd(A, min(A.U.shape[-1], *A.shape))
-    kept = s > cutoff(s, A.shape, None)
+    kept = s > low_rank_cutoff(A, s, None)
     return Polar(LowRank(U * kept, V), LowRank(V * s, V))
 
 
