@@ -42,7 +42,7 @@ TESTS = {
     "induced/operators": (ERRORS, "laws/test_operators.py"),
     "induced/operators/adaptive.py": (ERRORS, "laws/test_propagators.py"),
     "induced/operators/bases.py": (ERRORS, "laws/test_solutions.py", "laws/test_subspaces.py"),
-    "induced/operators/blocks.py": (ERRORS, "laws/test_solutions.py", "laws/test_functions.py"),
+    "induced/operators/blocks.py": (ERRORS, "laws/test_solutions.py", "laws/test_functions.py", "laws/test_invariants.py"),
     "induced/operators/circulant.py": (ERRORS, "laws/test_structures.py"),
     "induced/operators/convolution.py": (ERRORS, "laws/test_structures.py"),
     "induced/operators/exponential.py": (ERRORS, "laws/test_krylov.py"),

@@ -63,6 +63,7 @@ CASES = [
     Case(MissingAdjoint, "has no rmatvec", lambda: as_operator(Unfinished()).H(torch.ones(2).double())),
     Case(DomainError, "unknown method 'power' of truncated_svd", lambda: truncated_svd(WIDE, 1, method="power")),
     Case(ShapeError, "rank must lie in 0..2", lambda: truncated_svd(WIDE, 3)),
+    Case(ShapeError, r"rank must lie in 0..2 .* got -1", lambda: truncated_svd(WIDE, -1)),
     Case(
         NotConverged,
         "randomized: NOT converged after 1 products",
