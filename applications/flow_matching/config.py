@@ -96,7 +96,8 @@ class Config:
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
     latent_steps: int = 3000
-    """Steps of a second stage that trains density and family alone, at the coordinates of the finished encoder; 0: none."""
+    """Steps of a second stage, which trains density and family alone at the coordinates of the finished encoder; 0: none.
+    Only where the noise space is Euclidean."""
     latent_batch: int = 512
     """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)

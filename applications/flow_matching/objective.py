@@ -87,6 +87,8 @@ def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tens
 def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -> dict[str, Tensor]:
     """The terms that have a weight, and their weighted sum as "loss"."""
     losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
+    if not losses:
+        raise DomainError(f"nothing to minimise: every loss of this stage has weight 0 ({', '.join(terms)})")
     return {"loss": torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()} | losses
 
 

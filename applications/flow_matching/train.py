@@ -64,7 +64,8 @@ def train(
     }
     objective = FlowMatchingObjective(build(config.model), config.objective, distance)
     result = fit(objective, data, config.training, run, resume=resume, overwrite=overwrite, **options)
-    if not config.latent_steps or not objective.model.density:
+    # where both ends share h, it would forget the noise end while it learns the other
+    if not config.latent_steps or not objective.model.density or config.model.noise_space != "euclidean":
         return result
     model = cast(FlowMatching, result.average)
     coordinates = Points(f"leading coordinates of {data.name}", model.encode_leading(data.images))

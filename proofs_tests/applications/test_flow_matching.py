@@ -331,6 +331,13 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(
     assert found == pytest.approx(expected | {"loss": sum(getattr(weights, k) * v for k, v in expected.items())}, rel=1e-9)
 
 
+def test_an_objective_without_any_weight_is_refused() -> None:
+    nothing = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
+    objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(**nothing))
+    with pytest.raises(DomainError, match=r"every loss of this stage has weight 0 \(velocity, end_point, "):
+        objective(batch_of(SMALL, 4), draws_of(objective, 4))
+
+
 def test_draws_are_a_pure_function_of_the_generator() -> None:
     objective = FlowMatchingObjective(build(SMALL), ObjectiveConfig())
     torch.manual_seed(1)
@@ -852,6 +859,16 @@ def test_the_second_stage_resumes_as_well(left: int, uninterrupted: Path, tmp_pa
     command("train", "flow-matching", *LONG, "--out", folder, "--resume")
     assert files_of(folder / "latent") == files_of(uninterrupted / "latent")
     assert metrics_of(folder / "latent") == metrics_of(uninterrupted / "latent")
+
+
+def test_a_chart_that_both_ends_share_has_no_second_stage(tmp_path: Path) -> None:
+    model = replace(SMALL, shape=(1, 32, 32), noise_space="labelled")
+    train(
+        Config(model=model, training=replace(BRIEF, steps=1), latent_steps=2, latent_batch=16),
+        Run(tmp_path / "run"),
+        device="cpu",
+    )
+    assert not (tmp_path / "run" / "latent").exists()
 
 
 def test_the_second_stage_leaves_the_encoder_as_the_first_one_left_it(uninterrupted: Path) -> None:
