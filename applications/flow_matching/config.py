@@ -24,6 +24,10 @@ class ModelConfig:
     """Blocks of the convolutional part of the chart: ActNorm, two affine couplings, 1x1 convolution."""
     widths: tuple[int, ...] = (32, 48, 96)
     """Hidden channels of its conditioners, one number a resolution."""
+    conditioner: Literal["conv", "unet"] = "conv"
+    """Networks of its couplings: three convolutions, or U-Nets."""
+    reversible: bool = False
+    """Recompute activations by inversion in the backward pass: memory that depth does not cost, for about one more pass."""
     dense_blocks: int = 4
     """Couplings between all coordinates, after the convolutional part."""
     dense_width: int = 128

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from induced.bijections import (
     Flatten,
     Identity,
     Linear,
+    Reversible,
+    UNet,
     glow,
     real_nvp,
 )
@@ -85,7 +87,8 @@ class FlowMatching(nn.Module):
         if self.config.noise_space == "euclidean" and end == NOISE:
             return self.noise_chart
         whole = self.chart if parts is None else ConditionalComposition(*parts)  # type: ignore[arg-type]
-        return whole.at(NOISE if self.config.noise_space == "shared" else end)
+        chart = whole.at(NOISE if self.config.noise_space == "shared" else end)
+        return Reversible(chart) if self.config.reversible else chart
 
     def leading(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """h on leading coordinates (k, rank), and its log|det J|."""
@@ -175,7 +178,8 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.chart == "linear":
         return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
     label = int(config.noise_space == "labelled")
-    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=label)
+    nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
+    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=label, **nets)
     dense = real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=label)
     return [image, Flatten(_coarse_shape(config)), dense]
 

@@ -42,6 +42,7 @@ from applications.flow_matching.objective import (
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
+from induced.bijections import Reversible, UNet
 from induced.errors import CheckpointError, DomainError, ShapeError
 from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, integrate, propagator, svd
 
@@ -449,6 +450,23 @@ def test_charts_to_compare_with_train_and_sample(change: dict[str, object]) -> N
     shift = torch.randn(4, 1, 4, 4, dtype=torch.float64)
     linear = torch.allclose(model.chart_at(DATA)(x + shift), model.chart_at(DATA)(x) + model.chart_at(DATA)(shift))
     assert linear == ("chart" in change)
+
+
+def test_a_reversible_model_of_u_nets_has_the_losses_and_gradients_of_the_plain_one() -> None:
+    model = ready(replace(SMALL, conditioner="unet"))
+    assert any(isinstance(part, UNet) for part in model.modules())
+    reversible = build(replace(SMALL, conditioner="unet", reversible=True)).double()
+    reversible.load_state_dict(model.state_dict())
+    found = []
+    for m in (model, reversible):
+        objective = FlowMatchingObjective(m, ObjectiveConfig(likelihood=0.5))
+        losses = objective(batch_of(SMALL, 4), draws_of(objective, 4))
+        losses["loss"].backward()
+        found.append(({k: float(v.detach()) for k, v in losses.items()}, [p.grad for p in m.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-9)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-10)
+    assert isinstance(reversible.chart_at(DATA), Reversible) and reversible.space(DATA) == reversible.space(DATA)
 
 
 @torch.no_grad()
