@@ -283,7 +283,7 @@ def tour(out: Path = Path("runs/tour"), steps: int = BRIEF.training.steps, overw
 
     Args:
         out: Folder for the run and all figures.
-        steps: Training steps, about five minutes on two cores at the default.
+        steps: Training steps of the first stage; both take five to ten minutes on two cores at the default.
         overwrite: Delete an earlier tour in the folder.
     """
     run_tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)

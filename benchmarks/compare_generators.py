@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, Points, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
-from applications.common.training import Objective, Points
+from applications.common.training import Objective
 from applications.flow_matching.config import Config, ObjectiveConfig
 from applications.flow_matching.evaluate import quality
 from applications.flow_matching.model import DATA, build

@@ -21,7 +21,7 @@ from safetensors.torch import save as pack
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from applications.common.data import ImageSet, load, to_unit, unit_shape
+from applications.common.data import ImageSet, load, to_unit, unit_shape, without_held_out
 from applications.common.features import extract
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.storage import json_bytes, read_json, replace_file, write_json
@@ -264,13 +264,6 @@ def _described(data: ImageSet) -> dict[str, Any]:
     return {"name": data.name, "images": len(data), "sha256": content.hexdigest()}
 
 
-def _without_held_out(data: ImageSet) -> ImageSet:
-    """Leave out the images that mnist5k holds out, all of which are from MNIST's training set."""
-    held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
-    kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
-    return ImageSet(f"{data.name} without the digits mnist5k holds out", data.images[kept], data.labels[kept])
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train a classifier into a folder (`--out`), or into the cache, and say how accurate it is."""
     try:
@@ -296,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
         """
         trained_on, test = load(data, "train", data_dir), load(data, "test", data_dir)
         if data != "mnist5k":
-            trained_on = _without_held_out(trained_on)
+            trained_on = without_held_out(trained_on)
         net = cached_classifier(trained_on, config, cache)
         score = accuracy(net, test)
         print(f"{score:.2%} of {len(test):,} images right ({test.name}); trained on {len(trained_on):,} ({trained_on.name})")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from applications.common.data import ImageSet, to_unit, unit_shape
+from applications.common.data import ImageSet, Points, to_unit, unit_shape
 from applications.common.figures import save_png
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
@@ -24,18 +24,6 @@ except ImportError as error:
     raise MissingExtra(f"training needs accelerate and tensorboard ({error}): install induced[apps]") from error
 
 Draws = dict[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """What an objective is given in place of images, as it is: float tensors (N, ...), and what reports call them."""
-
-    name: str
-    images: Tensor
-
-    def __len__(self) -> int:
-        """Count the points."""
-        return len(self.images)
 
 
 Sampler = Callable[[nn.Module, int], Tensor | None]

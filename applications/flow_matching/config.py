@@ -58,7 +58,7 @@ class ObjectiveConfig:
     end_point_image: float = 0.0
     """The same end point decoded, against the image: eq. 13 with the distance of pixels."""
     end_point_perceptual: float = 0.0
-    """The same with a perceptual distance, as in the paper: ST-LPIPS where its weights are in the data folder."""
+    """The same with a perceptual distance, as in the paper; `distance` says which."""
     reconstruction: float = 16.0
     """Reconstruction of the data end point from its noisy coordinates."""
     perceptual: float = 0.0

@@ -1,4 +1,4 @@
-"""The model: one chart with an end-point label, and a family of operators between its two spaces."""
+"""The model: a chart of images, a space of noise, and a family of operators between the two."""
 
 import math
 from collections.abc import Sequence

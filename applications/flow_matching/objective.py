@@ -84,6 +84,15 @@ def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tens
     return torch.cat([leading.detach(), std * noise[:, model.config.rank :]], -1), loss
 
 
+def require_pairs(n: int, share: int) -> None:
+    """Refuse a batch whose parts would pair other images with noise than the whole."""
+    if n % share:
+        raise ShapeError(
+            f"a process' part of the batch, here {n} images, must be a multiple of noise_share={share}: "
+            "else several processes would not pair the images that one would"
+        )
+
+
 def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -> dict[str, Tensor]:
     """The terms that have a weight, and their weighted sum as "loss"."""
     losses = {name: term() for name, term in terms.items() if getattr(weights, name)}
@@ -128,11 +137,7 @@ class FlowMatchingObjective(Objective):
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
         weights, model = self.config, self.model
-        if len(images) % weights.noise_share:
-            raise ShapeError(
-                f"a process' part of the batch, here {len(images)} images, must be a multiple of noise_share="
-                f"{weights.noise_share}: else several processes would not pair the images that one would"
-            )
+        require_pairs(len(images), weights.noise_share)
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
         e = model.chart_at(DATA, model.encoder)
         some = slice(None, None, weights.noise_share)
@@ -201,6 +206,7 @@ class LatentObjective(Objective):
 
     def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
         weights, model = self.config, self.model
+        require_pairs(len(images), weights.noise_share)
         noisy = images + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
         z1, density = leading_density(model, noisy, draws["latent_noise"])
         some = slice(None, None, weights.noise_share)

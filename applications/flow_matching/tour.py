@@ -21,7 +21,7 @@ from induced import Linearizer
 from induced.checks import Report, require
 
 BRIEF = Config(latent_steps=1500, training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
-"""About five minutes on two cores."""
+"""Five to ten minutes on two cores."""
 
 
 def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Callable[[str], None] = print) -> dict[str, object]:

@@ -7,10 +7,10 @@ from typing import Any, Literal, cast
 
 import torch
 
-from applications.common.data import SIZED, ImageSet, load, unit_shape
+from applications.common.data import SIZED, ImageSet, Points, load, unit_shape, without_held_out
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
-from applications.common.training import Points, TrainingResult, fit
+from applications.common.training import TrainingResult, fit
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
@@ -26,11 +26,7 @@ def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None)
     data = load(config.data, "train", data_dir, size=side if sized else None, grey=sized and channels == 1)
     if not config.leave_out or config.data not in ("mnist", "mnist5k"):
         return data
-    held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
-    kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
-    return (
-        data if bool(kept.all()) else ImageSet(f"{data.name} without the digits held out", data.images[kept], data.labels[kept])
-    )
+    return without_held_out(data)
 
 
 def train(

@@ -389,6 +389,9 @@ def test_a_part_of_a_batch_that_would_pair_other_images_is_refused() -> None:
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
     with pytest.raises(ShapeError, match="here 10 images, must be a multiple of noise_share=4"):
         objective(batch_of(SMALL, 10), draws_of(objective, 10))
+    second = LatentObjective(objective.model, ObjectiveConfig(noise_share=4))
+    with pytest.raises(ShapeError, match="here 10 images, must be a multiple of noise_share=4"):
+        second(torch.zeros(10, SMALL.rank), draws_of(second, 10))
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from applications.common.data.avatars import load_avatars
 from applications.common.data.celeba import load_celeba
 from applications.common.data.folder import load_folder
 from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, read_idx
 from applications.common.data.idx import load_mnist5k as _load_mnist5k
-from applications.common.data.image_set import ImageSet
+from applications.common.data.image_set import ImageSet, Points
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
 from induced.errors import DataError
 
@@ -19,11 +21,13 @@ __all__ = [
     "SIZED",
     "SPLITS",
     "ImageSet",
+    "Points",
     "load",
     "read_idx",
     "to_uint8",
     "to_unit",
     "unit_shape",
+    "without_held_out",
 ]
 
 NAMES: Final = ("mnist", "mnist5k", "fashion-mnist", "avatars64", "celeba", "folder")
@@ -96,3 +100,12 @@ def load(
     if name == "folder":
         return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir)
     return load_mnist(name, split, folder)
+
+
+def without_held_out(data: ImageSet) -> ImageSet:
+    """Leave out the images that mnist5k holds out, all of which are from MNIST's training set."""
+    held_out = {image.numpy().tobytes() for image in load("mnist5k", "test").images}
+    kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
+    if bool(kept.all()):
+        return data
+    return ImageSet(f"{data.name} without the digits mnist5k holds out", data.images[kept], data.labels[kept])

@@ -67,3 +67,15 @@ def image_set(
     """Wrap arrays without copying the images; labels widen to int64."""
     known = None if attributes is None else torch.from_numpy(attributes.astype(np.uint8))
     return ImageSet(name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), known, attribute_names)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What an objective is given in place of images, as it is: float tensors (N, ...), and what reports call them."""
+
+    name: str
+    images: Tensor
+
+    def __len__(self) -> int:
+        """Count the points."""
+        return len(self.images)
