@@ -108,4 +108,4 @@ def without_held_out(data: ImageSet) -> ImageSet:
     kept = torch.tensor([image.numpy().tobytes() not in held_out for image in data.images])
     if bool(kept.all()):
         return data
-    return ImageSet(f"{data.name} without the digits mnist5k holds out", data.images[kept], data.labels[kept])
+    return ImageSet(f"{data.name} without the digits held out", data.images[kept], data.labels[kept])
