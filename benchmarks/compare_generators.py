@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from applications.common.data import ImageSet, Points, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
 from applications.common.training import Objective
-from applications.flow_matching.config import Config, ObjectiveConfig
+from applications.flow_matching.config import Config
 from applications.flow_matching.evaluate import quality
 from applications.flow_matching.model import DATA, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, minus_log_density
@@ -57,18 +57,19 @@ class Contender(nn.Module, ABC):
 
 
 class Ours(Contender):
-    """The default model and objective of `induced train flow-matching`."""
+    """The model and objective of `induced train flow-matching`."""
 
-    stages = ((0.8, BATCH), (0.2, 512))
-
-    def __init__(self) -> None:
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__()
-        self.objective: Objective = FlowMatchingObjective(build(Config().model), ObjectiveConfig())
+        self.config = config or Config()
+        self.objective: Objective = FlowMatchingObjective(build(self.config.model), self.config.objective)
+        if self.objective.model.density and self.config.model.noise_space == "euclidean":
+            self.stages = ((0.8, BATCH), (0.2, self.config.latent_batch))
 
     def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
         if stage == 0:
             return data
-        self.objective = LatentObjective(self.objective.model, ObjectiveConfig())
+        self.objective = LatentObjective(self.objective.model, self.config.objective)
         return Points(data.name, self.objective.model.encode_leading(data.images))
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:

@@ -36,6 +36,8 @@ class ModelConfig:
     """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none."""
     density_width: int = 128
     """Hidden units of their conditioners."""
+    family: Literal["low rank", "shared basis"] = "low rank"
+    """Factors U_t V_t^T that turn with the time, or one trained basis for all times, Q K_t Q^T."""
     rank: int = 16
     """Rank of U_t V_t^T, and number of leading coordinates that carry the image."""
     floor: float | None = 0.03

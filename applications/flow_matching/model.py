@@ -30,20 +30,27 @@ from induced.operators import (
     LowRank,
     LowRankFamily,
     OperatorFamily,
+    Restriction,
     ScaledIdentityPlusLowRank,
+    SharedBasisFamily,
     integrate,
     propagator,
 )
 
 NOISE, DATA = 0.0, 1.0
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
+NetworkFamily = LowRankFamily | SharedBasisFamily
+FAMILIES: dict[str, type[LowRankFamily] | type[SharedBasisFamily]] = {
+    "low rank": LowRankFamily,
+    "shared basis": SharedBasisFamily,
+}
 
 
 @final
 class EndPointRate(OperatorFamily):
     """(A_t - I) / (1 - t), the generator where A_t z_t predicts the end point z_1; singular at t = 1 (docs/mathematics.md, 3)."""
 
-    def __init__(self, prediction: LowRankFamily) -> None:
+    def __init__(self, prediction: NetworkFamily) -> None:
         super().__init__(prediction.dim)
         self.prediction = prediction
 
@@ -51,6 +58,18 @@ class EndPointRate(OperatorFamily):
         A, like = cast(LowRank, self.prediction.at(t)), self.prediction.offset
         speed = 1 / (1 - torch.as_tensor(t, dtype=like.dtype, device=like.device))
         return ScaledIdentityPlusLowRank(-speed, speed[..., None, None] * A.U, A.V)
+
+    def restricted(self, times: Tensor, most: int) -> Restriction | None:
+        found = self.prediction.restricted(times, most)
+        if found is None:
+            return None
+
+        def core(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            _, X, Y = found.core(t)
+            speed = 1 / (1 - t.double())
+            return -speed, speed[:, None, None] * X, Y
+
+        return Restriction(found.basis, core)
 
 
 class FlowMatching(nn.Module):
@@ -69,7 +88,7 @@ class FlowMatching(nn.Module):
         self._encoders = len(encoder)
         self.chart = ConditionalComposition(*encoder, *density)
         self.noise_chart = Flatten(config.shape)
-        family = LowRankFamily(self.dim, config.rank, floor=config.floor)
+        family = FAMILIES[config.family](self.dim, config.rank, floor=config.floor)
         self.family = EndPointRate(family) if config.prediction == "end point" else family
 
     @property

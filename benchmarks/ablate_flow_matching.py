@@ -1,0 +1,114 @@
+"""What each choice of one-step flow matching is worth: the default with one thing changed, at an equal training budget.
+
+    python benchmarks/ablate_flow_matching.py --minutes 5 --out runs/ablation [--only "rank 1" "rank 64"]
+
+Each is trained on the embedded digits (4,500) for the same CPU time of one thread, by the loop of `compare_generators.py`, from
+the same seed, and judged by MNIST's test images. A variant that is in --out already is not trained again.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from compare_generators import Ours, train
+from torch import Tensor
+
+from applications.common.data import load, to_uint8, to_unit, unit_shape
+from applications.common.figures import grid, save_png
+from applications.flow_matching.config import Config
+from applications.flow_matching.evaluate import bits_per_dimension, inversion, quality
+from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.sampling import noise
+from applications.flow_matching.train import training_set
+
+END_POINT = {"prediction": "end point", "floor": None}, {"velocity": 0.0, "end_point": 1.0}
+VARIANTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "the default": ({}, {}),
+    "g the identity": ({"chart": "identity"}, {}),
+    "g linear": ({"chart": "linear"}, {}),
+    "noise in the chart, told its end (paper)": ({"noise_space": "labelled"}, {}),
+    "noise in the chart, not told": ({"noise_space": "shared"}, {}),
+    "rank 1": ({"rank": 1}, {}),
+    "rank 4": ({"rank": 4}, {}),
+    "rank 64": ({"rank": 64}, {}),
+    "no floor: flat spectrum (paper)": ({"floor": None}, {}),
+    "end point predicted (paper)": END_POINT,
+    "end point loss in place of velocity": ({}, {"velocity": 0.0, "end_point": 1.0}),
+    "with the decoded end point": ({}, {"end_point_image": 1.0}),
+    "one shared basis": ({"family": "shared basis"}, {}),
+    "without velocity": ({}, {"velocity": 0.0}),
+    "without reconstruction": ({}, {"reconstruction": 0.0}),
+    "without noise on latents": ({}, {"latent_noise": 0.0}),
+    "with the perceptual distance": ({}, {"perceptual": 4.0}),
+    "without prior": ({}, {"prior": 0.0}),
+    "without density": ({"density_blocks": 0}, {}),
+    "without residual": ({}, {"residual": 0.0}),
+    "with likelihood of the data": ({}, {"likelihood": 1.0}),
+    "likelihood alone": ({"density_blocks": 0}, {"likelihood": 1.0, "reconstruction": 0.0, "prior": 0.0, "residual": 0.0}),
+    "U-Net conditioners": ({"conditioner": "unet"}, {}),
+}
+
+
+@torch.no_grad()
+def measure(model: FlowMatching, samples: int, seed: int) -> tuple[dict[str, float], Tensor]:
+    """What the table shows, and samples."""
+    real, f = load("mnist", "test"), model.operator()
+    few = real.images[:: len(real) // 100][:100]
+    u = torch.rand(unit_shape(few), generator=torch.Generator().manual_seed(seed))
+    images = torch.cat([f(part) for part in noise(model, samples, seed=seed).split(500)])
+    finite = torch.isfinite(images).flatten(1).all(1)
+    images = images.nan_to_num(0.0, 0.0, 0.0)
+    found = {key: value for key, value in asdict(quality(images, real)).items() if isinstance(value, float)}
+    values = f.svd().values
+    inverted = inversion(f, to_unit(few))
+    found |= {
+        "finite": float(finite.double().mean()),
+        "inversion_db": inverted.psnr_mean,
+        "inversion_worst_db": inverted.psnr_min,
+        "encoding_std": inverted.encoding_std,
+        "condition": float(values[0] / values[-1]) if values[-1] > 0 else float("inf"),
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+    }
+    if values[-1] > 0:
+        found["bits_per_dimension"] = float(bits_per_dimension(model, f, few, u).mean())
+    return found, images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of one thread for each variant")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data, results = training_set(Config()), options.out / "results.jsonl"
+    done = {json.loads(line)["variant"] for line in results.read_text().splitlines()} if results.exists() else set[str]()
+    for name in options.only:
+        if name in done:
+            continue
+        model_changes, objective_changes = VARIANTS[name]
+        default = Config()
+        config = replace(
+            default, model=replace(default.model, **model_changes), objective=replace(default.objective, **objective_changes)
+        )
+        torch.manual_seed(options.seed)
+        began = time.process_time()
+        trained, steps = train(Ours(config), data, 60 * options.minutes, options.seed)
+        found, images = measure(trained.objective.model.eval().requires_grad_(False), options.samples, options.seed)
+        record = {"variant": name, "steps": steps, "seconds": time.process_time() - began, **found}
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        save_png(
+            options.out / f"{name.replace(' ', '-')}.png", grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16), scale=2
+        )
+        print(f"{name:<42} " + "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
