@@ -44,7 +44,7 @@ from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
 from induced.bijections import Reversible, UNet
 from induced.errors import CheckpointError, DomainError, ShapeError
-from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, integrate, propagator, svd
+from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator, svd
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -408,10 +408,11 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ a family of end points
+@pytest.mark.parametrize("family", ["low rank", "shared basis"])
 @torch.no_grad()
-def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r() -> None:
+def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r(family: str) -> None:
     """By hand: Euler steps of (A_t z - z) / (1 - t); the last of them, at 1 - h, lands on the prediction."""
-    model, steps = ready(replace(SMALL, prediction="end point", floor=None)), 5
+    model, steps = ready(replace(SMALL, prediction="end point", floor=None, family=family)), 5
     z = torch.randn(3, model.dim, dtype=torch.float64)
     state = z
     for k in range(steps):
@@ -423,6 +424,24 @@ def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_
             B = model.core(count, method)
             torch.testing.assert_close(model.transport(z, count, method), B(z), rtol=1e-9, atol=1e-12)
             assert int(torch.linalg.matrix_rank(B.matrix())) == model.config.rank
+
+
+@torch.no_grad()
+def test_a_family_of_end_points_collapses_in_the_one_basis_of_its_prediction() -> None:
+    model, times = ready(replace(SMALL, prediction="end point", floor=None, family="shared basis")), torch.tensor([0.0, 0.5, 0.9])
+    restricted = model.family.restricted(times, model.dim)
+    assert restricted is not None and model.family.restricted(times, SMALL.rank - 1) is None
+    (Q, core), eye = restricted, torch.eye(model.dim).double()
+    for t, c, X, Y in zip(times, *core(times), strict=True):
+        torch.testing.assert_close(c * eye + Q @ X @ Y.mT @ Q.mT, model.family.at(t).matrix(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_of_one_shared_basis_has_the_losses_of_its_family_and_one_step_is_many() -> None:
+    model = ready(replace(SMALL, family="shared basis"))
+    objective, images = FlowMatchingObjective(model, ObjectiveConfig()), batch_of(SMALL, 4)
+    objective(images, draws_of(objective, 4))["loss"].backward()
+    assert isinstance(model.family, SharedBasisFamily) and model.family.directions.grad is not None
+    assert_one_step_is_many(model, torch.randn(4, 1, 4, 4, dtype=torch.float64), 10, "rk4")
 
 
 @torch.no_grad()
@@ -805,7 +824,7 @@ def without(record: dict[str, object], name: str) -> dict[str, object]:
         (lambda c: c | {"application": "style"}, "not the settings of a flow-matching model; .*found application 'style'"),
         (lambda c: without(c, "model"), "expected application 'flow_matching' and model settings .*'flow_matching' with None"),
         (lambda c: c | {"model": without(c["model"], "rank")}, r"found application 'flow_matching' with \['blocks'"),
-        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'density_width', 'depth', 'floor'"),
+        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'density_width', 'depth', 'family'"),
         (lambda c: c | {"model": c["model"] | {"rank": 5}}, "the weights do not fit the model that config.json describes"),
     ],
     ids=["another application", "no model", "a field missing", "a field unknown", "another rank"],
