@@ -17,6 +17,7 @@ except ImportError as error:
 from applications.check import check_object, load_object, require_laws, table
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.quality import quality
 from applications.common.runs import Run
 from applications.flow_matching import evaluate, store
 from applications.flow_matching.config import Config
@@ -26,6 +27,8 @@ from applications.flow_matching.sampling import sample as draw
 from applications.flow_matching.tour import BRIEF
 from applications.flow_matching.tour import tour as run_tour
 from applications.flow_matching.train import train as run_training
+from applications.idempotent import store as projectors
+from applications.idempotent.commands import anomaly_command, generate, project_command, train_idempotent
 from induced.checks import require
 
 app = tyro.extras.SubcommandApp()
@@ -37,6 +40,11 @@ RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the mo
 Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODULE:OBJECT]")]
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
 Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
+
+training.command(name="idempotent")(train_idempotent)
+app.command(name="project")(project_command)
+app.command(generate)
+app.command(name="anomaly")(anomaly_command)
 
 
 @training.command(name="flow-matching")
@@ -75,7 +83,8 @@ def export(run: Path, out: Path, fallback: bool = False) -> None:
         out: Folder to write.
         fallback: If the newest checkpoint is damaged, take the one before it.
     """
-    print(f"wrote {store.export(run, out, fallback=fallback)}")
+    write = projectors.export if Run(run).config().get("application") == "idempotent" else store.export
+    print(f"wrote {write(run, out, fallback=fallback)}")
 
 
 @app.command
@@ -226,7 +235,7 @@ def judge(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for steps in (1, 10, 100, 1000):
-            found = evaluate.quality(draw(model.operator(steps), noise(model, n, seed)), real, data_dir)
+            found = quality(draw(model.operator(steps), noise(model, n, seed)), real, data_dir)
             scores = (
                 f"{name} {getattr(found, name):.3f}" for name in ("frechet", "precision", "recall", "confident", "imbalance")
             )

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
+from applications.common.quality import quality
 from applications.flow_matching.config import Config
-from applications.flow_matching.evaluate import bits_per_dimension, inversion, quality
+from applications.flow_matching.evaluate import bits_per_dimension, inversion
 from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import noise
 from applications.flow_matching.train import training_set

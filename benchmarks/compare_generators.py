@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from applications.common.data import ImageSet, Points, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
+from applications.common.quality import quality
 from applications.common.training import Objective
 from applications.flow_matching.config import Config
-from applications.flow_matching.evaluate import quality
 from applications.flow_matching.model import DATA, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, minus_log_density
 from applications.flow_matching.train import training_set

@@ -35,8 +35,8 @@ from applications.common.storage import (
 )
 from induced.errors import CheckpointError
 
-FREE_SETTINGS: Final = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep"})
-"""Settings that may change when a run is resumed: how long it goes on and what it leaves behind."""
+FREE_SETTINGS: Final = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep", "micro_batch", "shard"})
+"""Settings that may change when a run is resumed: how long it goes on, what it leaves behind, on what devices."""
 
 _OWN: Final = ("checkpoints", "samples", "tensorboard", "config.json", "metrics.jsonl", "report.json")
 

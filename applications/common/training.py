@@ -12,16 +12,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from applications.common.data import ImageSet, Points, to_unit, unit_shape
 from applications.common.figures import save_png
+from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, whole
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
 
 try:
-    from accelerate import Accelerator
     from torch.utils.tensorboard import SummaryWriter
 except ImportError as error:
-    raise MissingExtra(f"training needs accelerate and tensorboard ({error}): install induced[apps]") from error
+    raise MissingExtra(f"training needs tensorboard ({error}): install induced[apps]") from error
 
 Draws = dict[str, Tensor]
 
@@ -37,6 +37,10 @@ class TrainingConfig:
     """Optimiser steps in all."""
     batch: int = 128
     """Images a step, over all processes."""
+    micro_batch: int = 0
+    """Most images that a process takes through the model at a time; gradients add up. 0: its whole part of the batch."""
+    shard: bool = False
+    """Share the optimiser's state and the gradients out among the processes (FSDP) rather than keep all on each (DDP)."""
     learning_rate: float = 1e-3
     """Largest learning rate of Adam, reached after the warmup."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -68,7 +72,7 @@ class TrainingConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise DomainError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "seed", "sample_every", "final_fraction"):
+        for name in ("warmup", "seed", "sample_every", "final_fraction", "micro_batch"):
             if not getattr(self, name) >= 0:
                 raise DomainError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.average_decay < 1:
@@ -177,6 +181,7 @@ def fit(
 
     Started by torchrun (or `accelerate launch --multi_gpu`) it runs on several processes, each with its slice of every
     batch; all must see the same run folder. Only the first one writes. (`accelerate launch --cpu` starts only one.)
+    The steps are those of one process, up to rounding. With `shard`, `objective.model` ends as shards: use the average.
 
     Arguments:
         objective: What is minimised; moved to the device.
@@ -197,17 +202,17 @@ def fit(
     Raises:
         DataError: there are no images.
         ShapeError: the batch does not divide among the processes, or the objective's draws or losses are malformed.
-        DomainError: a loss or the gradient is not finite, or parameters outside `objective.model` would be trained.
+        DomainError: a loss or the gradient is not finite; parameters outside `objective.model` would be trained; or the
+            launcher would shard by itself.
         CheckpointError: as `Run.begin` and `Run.latest` say.
 
     Law:
         A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for
         bit on the CPU, if `steps` stays the same (applications/test_training.py)
     """
-    # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available(), mixed_precision="no")
+    accelerator = accelerator_for(device)
     batch_of_process = _share(config, data, accelerator.num_processes)
-    parameters = _parameters(objective)
+    optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
     if accelerator.is_main_process:
         run.begin(
             {"training": asdict(config), "data": {"name": data.name, "images": len(data)}} | dict(settings or {}),
@@ -217,7 +222,6 @@ def fit(
     accelerator.wait_for_everyone()
 
     objective.to(accelerator.device)
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
     start, notes = 0, []
     if resume:
         checkpoint = run.latest(fallback)
@@ -236,7 +240,7 @@ def fit(
             objective.initialize(images, draws)
         average = _average(objective.model, config)
 
-    wrapped = accelerator.prepare(objective)
+    wrapped = distribute(accelerator, objective, optimizer, config.shard)
     mine = slice(accelerator.process_index * batch_of_process, (accelerator.process_index + 1) * batch_of_process)
     writer = None
     if accelerator.is_main_process:
@@ -250,24 +254,26 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                outputs = wrapped(images, draws)
-            accelerator.backward(_loss(outputs))
-            norm = nn.utils.clip_grad_norm_(parameters, math.inf if config.clip is None else config.clip)
+            bf16 = config.precision == "bf16"
+            outputs = accumulate(accelerator, wrapped, images, draws, most=config.micro_batch, bf16=bf16)
+            limit = math.inf if config.clip is None else config.clip
+            norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
             # One transfer for all numbers of a step: each would cost a wait for the device of its own.
-            local = torch.stack([*(value.detach().float() for value in outputs.values()), norm.detach().float()])
+            local = torch.stack([*outputs.values(), norm.detach().float()])
             *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
             losses = dict(zip(outputs, values, strict=True))
             _require_finite(losses, gradient_norm, step + 1, run)
             optimizer.step()
+            gather_weights(wrapped)
             average.update_parameters(objective.model)
             progress.step(losses["loss"])
             if writer is not None:
                 _record(run, writer, config, step, losses, gradient_norm, progress)
                 _sample(run, writer, config, step + 1, average.module, on_sample)
-                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                    states = (objective.model.state_dict(), average.module.state_dict(), optimizer.state_dict())
-                    run.save(step + 1, *states, keep=config.keep)
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
+                if accelerator.is_main_process:
+                    run.save(step + 1, weights, average.module.state_dict(), moments, keep=config.keep)
     finally:
         progress.close()
         if writer is not None:
@@ -329,14 +335,6 @@ def _batch(
     chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
     images = to_unit(data.images[chosen], noise[part]) if isinstance(data, ImageSet) else data.images[chosen]
     return images.to(device), {name: value[part].to(device) for name, value in draws.items()}
-
-
-def _loss(outputs: Mapping[str, Tensor]) -> Tensor:
-    """Take the loss out of an objective's outputs, which must be scalars."""
-    if "loss" not in outputs or any(value.ndim for value in outputs.values()):
-        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-        raise ShapeError(f"an objective returns scalars, one of them called 'loss'; got the shapes {shapes}")
-    return outputs["loss"]
 
 
 def _require_finite(losses: Mapping[str, float], gradient_norm: float, step: int, run: Run) -> None:

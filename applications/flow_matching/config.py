@@ -1,11 +1,10 @@
 """Every option of flow matching, as typed dataclasses; `Config()` is a working default."""
 
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from applications.common.training import TrainingConfig
-from induced.errors import CheckpointError, DomainError
+from induced.errors import DomainError
 
 
 @dataclass(frozen=True)
@@ -114,20 +113,3 @@ class Config:
 def settings(config: Config) -> dict[str, Any]:
     """What a run folder records beside the settings of training."""
     return {"application": "flow_matching", "model": asdict(config.model), "objective": asdict(config.objective)}
-
-
-def model_config(record: dict[str, Any], path: Path) -> ModelConfig:
-    """The model's settings out of a config.json.
-
-    Raises:
-        CheckpointError: the record is of another application, or its fields are not those of ModelConfig.
-    """
-    found, known = record.get("model"), {f.name for f in fields(ModelConfig)}
-    if record.get("application") != "flow_matching" or not isinstance(found, dict) or set(found) != known:
-        raise CheckpointError(
-            f"{path}: not the settings of a flow-matching model; expected application 'flow_matching' and model settings "
-            f"{', '.join(sorted(known))}, found application {record.get('application')!r} with "
-            f"{sorted(found) if isinstance(found, dict) else found!r}"
-        )
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-    return ModelConfig(**values)

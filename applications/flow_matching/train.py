@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from applications.common.data import SIZED, ImageSet, Points, load, unit_shape, without_held_out
+from applications.common.data import ImageSet, Points, training_images
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
@@ -16,17 +16,11 @@ from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
 from applications.flow_matching.store import LATENT
-from induced.errors import ShapeError
 
 
 def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
     """The images to train on; those that mnist5k holds out are left out wherever they occur."""
-    channels, side, _ = config.model.shape
-    sized = config.data in SIZED
-    data = load(config.data, "train", data_dir, size=side if sized else None, grey=sized and channels == 1)
-    if not config.leave_out or config.data not in ("mnist", "mnist5k"):
-        return data
-    return without_held_out(data)
+    return training_images(config.data, config.model.shape, data_dir, leave_out=config.leave_out)
 
 
 def train(
@@ -47,9 +41,6 @@ def train(
     if overwrite and latent.folder.exists():
         shutil.rmtree(latent.folder, ignore_errors=True)
     data = training_set(config, data_dir)
-    if config.model.shape != unit_shape(data.images)[1:]:
-        found = unit_shape(data.images)[1:]
-        raise ShapeError(f"the model takes images of shape {config.model.shape}, got {found} from {data.name}")
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)
     options: dict[str, Any] = {

@@ -13,11 +13,23 @@ from induced.bijections.coupling import Coupling
 from induced.errors import DomainError
 
 
-def _rounded(x: Tensor, step: float) -> Tensor:
+def rounded(x: Tensor, step: float) -> Tensor:
     """The nearest multiple of the step, with the gradient of x."""
     value = x.detach()
     # the difference is exact, and so is the sum, which is +0 and never -0
     return x + (torch.round(value / step) * step - value)
+
+
+def require_range(x: Tensor, bits: int, what: str) -> Tensor:
+    """x, which must be below the size from which neighbouring floats are more than 2^-bits apart."""
+    digits = round(1 - math.log2(torch.finfo(x.dtype).eps))
+    if eager(x) and not bool((x.abs() < 2.0 ** (digits - bits)).all()):
+        largest = float(x.detach().abs().max())
+        raise DomainError(
+            f"{what} with bits={bits} is exact for |z| < 2^({digits} - {bits}) = {2.0 ** (digits - bits):g} in {x.dtype}, "
+            f"got a value of size {largest:.6g}: use fewer bits, smaller values or float64"
+        )
+    return x
 
 
 class _OnLattice(nn.Module):
@@ -32,7 +44,7 @@ class _OnLattice(nn.Module):
         state = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors}
         # autocast leaves float64 alone
         shift: Tensor = torch.func.functional_call(self.conditioner, state, (a.double(),))
-        return _rounded(shift, self.step).to(a.dtype)
+        return rounded(shift, self.step).to(a.dtype)
 
 
 @final
@@ -77,6 +89,8 @@ class LatticeCoupling(Coupling):
     def __init__(self, shape: Sequence[int], conditioner: nn.Module, *, flip: bool = False, bits: int = 12) -> None:
         super().__init__(shape, _OnLattice(conditioner, 2.0**-bits), flip=flip)
         self.bits, self.resolution = bits, 2.0**-bits
+        self.label = "a lattice coupling"
+        """What messages call it."""
 
     def _step(self, pieces: Pieces) -> Pieces:
         return self._inside(super()._step(self._onto_lattice(pieces)))
@@ -94,16 +108,7 @@ class LatticeCoupling(Coupling):
         return b - parameters
 
     def _onto_lattice(self, pieces: Pieces) -> Pieces:
-        return self._inside(tuple(_rounded(piece, self.resolution) for piece in pieces))
+        return self._inside(tuple(rounded(piece, self.resolution) for piece in pieces))
 
     def _inside(self, pieces: Pieces) -> Pieces:
-        for piece in pieces:
-            digits = round(1 - math.log2(torch.finfo(piece.dtype).eps))
-            if eager(piece) and not bool((piece.abs() < 2.0 ** (digits - self.bits)).all()):
-                largest = float(piece.detach().abs().max())
-                raise DomainError(
-                    f"a lattice coupling with bits={self.bits} is exact for |z| < 2^({digits} - {self.bits}) = "
-                    f"{2.0 ** (digits - self.bits):g} in {piece.dtype}, got a value of size {largest:.6g}: "
-                    f"use fewer bits, smaller values or float64"
-                )
-        return pieces
+        return tuple(require_range(piece, self.bits, self.label) for piece in pieces)

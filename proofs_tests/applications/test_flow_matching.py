@@ -26,6 +26,7 @@ from applications.common import data
 from applications.common.data import load, to_unit
 from applications.common.metrics import psnr
 from applications.common.perceptual import pyramid_distance
+from applications.common.quality import quality
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching import evaluate, store
@@ -604,12 +605,12 @@ def test_bits_per_dimension_count_a_byte_as_its_bin_of_pixels() -> None:
 
 def test_quality_tells_digits_from_noise_and_asks_for_enough_real_images() -> None:
     real, other = load("mnist5k", "test"), to_unit(load("mnist5k", "train").images[::20])
-    good, bad = evaluate.quality(other, real), evaluate.quality(torch.rand(225, 1, 32, 32) * 2 - 1, real)
+    good, bad = quality(other, real), quality(torch.rand(225, 1, 32, 32) * 2 - 1, real)
     assert good.features == "digit classifier" and good.samples == 225
     assert good.frechet < 0.2 * bad.frechet and good.precision > 0.5 > bad.precision and good.recall > bad.recall
     assert good.confident > 0.9 and good.imbalance < bad.imbalance
     with pytest.raises(ShapeError, match="equal numbers: got 501 samples and 500 images of mnist5k"):
-        evaluate.quality(torch.zeros(501, 1, 32, 32), real)
+        quality(torch.zeros(501, 1, 32, 32), real)
 
 
 # ------------------------------------------------------------------------------------------------------ the Gaussian oracle

@@ -13,7 +13,7 @@ from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, read_id
 from applications.common.data.idx import load_mnist5k as _load_mnist5k
 from applications.common.data.image_set import ImageSet, Points
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
-from induced.errors import DataError
+from induced.errors import DataError, ShapeError
 
 __all__ = [
     "HELD_OUT_PER_CLASS",
@@ -26,6 +26,7 @@ __all__ = [
     "read_idx",
     "to_uint8",
     "to_unit",
+    "training_images",
     "unit_shape",
     "without_held_out",
 ]
@@ -100,6 +101,29 @@ def load(
     if name == "folder":
         return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir)
     return load_mnist(name, split, folder)
+
+
+def training_images(
+    name: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+) -> ImageSet:
+    """Load the images that a model is trained on; those that mnist5k holds out are left out wherever they occur.
+
+    Arguments:
+        name: One of `NAMES`.
+        shape: Points (C, H, W) that the model takes; `celeba` and `folder` are read at this size.
+        data_dir: As in `load`.
+        leave_out: False keeps the digits that mnist5k holds out.
+
+    Raises:
+        ShapeError: the images are of another shape; or as `load` raises.
+    """
+    sized = name in SIZED
+    data = load(name, "train", data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
+    if leave_out and name in ("mnist", "mnist5k"):
+        data = without_held_out(data)
+    if (found := unit_shape(data.images)[1:]) != shape:
+        raise ShapeError(f"the model takes images of shape {shape}, got {found} from {data.name}")
+    return data
 
 
 def without_held_out(data: ImageSet) -> ImageSet:

@@ -1,0 +1,132 @@
+"""One step of training over pieces of a batch and over processes: how gradients add up, and where weights live."""
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from induced.errors import DomainError, MissingExtra, ShapeError
+
+try:
+    from accelerate import Accelerator
+except ImportError as error:
+    raise MissingExtra(f"training needs accelerate ({error}): install induced[apps]") from error
+
+
+def accelerator_for(device: Literal["auto", "cpu"]) -> Accelerator:
+    """Join the processes that the launcher started.
+
+    Raises:
+        DomainError: the launcher was told to shard or to offload by itself.
+    """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise DomainError(
+                f"the launcher asks for {name} (ACCELERATE_USE_{name} is set), whose checkpoints are not those of a run "
+                "folder; launch without it, and give --shard to spread the optimiser's state over the processes"
+            )
+    # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
+    return Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available(), mixed_precision="no")
+
+
+def accumulate(
+    accelerator: Accelerator, wrapped: nn.Module, images: Tensor, draws: Mapping[str, Tensor], *, most: int, bf16: bool
+) -> dict[str, Tensor]:
+    """Add the gradient of the mean loss of one process' part of a batch, `most` images at a time.
+
+    The loss of a piece counts as much as its share of the images. Processes exchange gradients with the last piece only,
+    but with each one where they are sharded: to wait would take whole gradients on every process.
+
+    Arguments:
+        accelerator: What joins the processes.
+        wrapped: The objective, as `distribute` returns it.
+        images: The part, `(n, ...)`.
+        draws: Its randomness.
+        most: Images at a time; 0: all.
+        bf16: Autocast to bfloat16.
+
+    Returns:
+        The losses of the part, float32 scalars without gradient.
+
+    Raises:
+        ShapeError: the objective's outputs are no scalars, or "loss" is not among them.
+
+    Law:
+        The gradient is that of the whole part whatever `most` (applications/test_distributed.py)
+    """
+    size = most or len(images)
+    totals: dict[str, Tensor] = {}
+    for start in range(0, len(images), size):
+        piece, last = slice(start, start + size), start + size >= len(images)
+        share = len(images[piece]) / len(images)
+        with nullcontext() if last else accelerator.no_sync(wrapped):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
+                outputs = wrapped(images[piece], {name: value[piece] for name, value in draws.items()})
+            accelerator.backward(share * _loss(outputs))
+        for name, value in outputs.items():
+            totals[name] = totals.get(name, 0) + share * value.detach().float()
+    return totals
+
+
+def distribute(accelerator: Accelerator, objective: nn.Module, optimizer: torch.optim.Optimizer, shard: bool) -> nn.Module:
+    """Wrap an objective for several processes, its weights and buffers made those of the first one.
+
+    Arguments:
+        accelerator: What joins the processes.
+        objective: What is minimised, on its device; sharded in place if so.
+        optimizer: Over its trainable parameters, in their order; it goes on over their shards.
+        shard: Keep 1/n of the optimiser's state and of the gradients on each of n processes (FSDP2), rather than all (DDP).
+
+    Returns:
+        What to call in place of the objective.
+    """
+    if not (shard and distributed.is_initialized()):
+        prepared: nn.Module = accelerator.prepare(objective)
+        return prepared
+    for parameter in objective.parameters():
+        parameter.data = parameter.data.contiguous()
+    for value in objective.state_dict().values():
+        distributed.broadcast(value, 0)
+    state = optimizer.state_dict()
+    fully_shard(objective, mesh=init_device_mesh(accelerator.device.type, (accelerator.num_processes,)))
+    shards = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    for index, entries in state["state"].items():
+        mesh, placements = shards[index].device_mesh, shards[index].placements
+        for name, value in entries.items():
+            if value.ndim:
+                entries[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
+    optimizer.param_groups[0]["params"] = shards
+    optimizer.load_state_dict(state)
+    return objective
+
+
+def gather_weights(wrapped: nn.Module) -> None:
+    """Make all weights whole on every process until the next backward pass; its forward pass would do so anyway."""
+    if isinstance(wrapped, FSDPModule):
+        wrapped.unshard()
+
+
+def whole(state: Any, seen: dict[int, Tensor] | None = None) -> Any:
+    """Replace the shards in a state dict by whole tensors, one under several names by one; every process must call it."""
+    seen = {} if seen is None else seen
+    if isinstance(state, dict):
+        # A state read from a file has its tensors in another order on each process; they must exchange in one order.
+        gathered = {key: whole(state[key], seen) for key in sorted(state, key=str)}
+        return {key: gathered[key] for key in state}
+    if not isinstance(state, DTensor):
+        return state
+    return seen.setdefault(id(state), state.full_tensor())
+
+
+def _loss(outputs: Mapping[str, Tensor]) -> Tensor:
+    """Take the loss out of an objective's outputs, which must be scalars."""
+    if "loss" not in outputs or any(value.ndim for value in outputs.values()):
+        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+        raise ShapeError(f"an objective returns scalars, one of them called 'loss'; got the shapes {shapes}")
+    return outputs["loss"]

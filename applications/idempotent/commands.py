@@ -1,0 +1,158 @@
+"""The commands of the `induced` command line that train and use an idempotent generator."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.metrics import auroc
+from applications.common.runs import Run
+from applications.idempotent import store
+from applications.idempotent.config import Config
+from applications.idempotent.evaluate import PrincipalProjection, bits
+from applications.idempotent.inputs import KINDS, inputs
+from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
+from applications.idempotent.train import train
+from induced.errors import DomainError
+
+DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
+Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
+FITTED = 5000
+"""Training images that principal components are fitted to."""
+
+
+def train_idempotent(
+    config: tyro.conf.OmitArgPrefixes[Config],
+    out: Path = Path("runs/idempotent"),
+    data_dir: DataDir = None,
+    resume: bool = False,
+    fallback: bool = False,
+    overwrite: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+) -> None:
+    """Train an idempotent generator.
+
+    Args:
+        config: What to train.
+        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        resume: Go on from the newest checkpoint in the run folder.
+        fallback: If the newest checkpoint is damaged, resume from the one before it.
+        overwrite: Delete an earlier run in the folder.
+        device: "auto" takes an accelerator if there is one.
+    """
+    result = train(config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
+    print(f"{result.steps} steps, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.4f}; run folder {out}")
+
+
+def project_command(
+    run: Path,
+    fallback: bool = False,
+    data: Digits = "mnist5k",
+    data_dir: DataDir = None,
+    kinds: tuple[str, ...] = tuple(KINDS),
+    n: int = 12,
+    seed: int = 0,
+    out: Path = Path("projections.png"),
+) -> None:
+    """Project held-out digits and stranger inputs onto what an idempotent generator knows, and compare f(f(x)) with f(x).
+
+    Args:
+        run: Run folder, or exported model.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        data: Data set.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        kinds: Kinds of inputs, two rows of the picture each.
+        n: Inputs of each kind.
+        seed: Seed of what is random in them.
+        out: Picture to write.
+    """
+    f, images = store.load(run, fallback=fallback).operator(), _spread(load(data, "test", data_dir), n)
+    rows = []
+    for kind in kinds:
+        x = inputs(kind, images, seed)
+        found = bits(f, x)
+        same = "f(f(x)) is f(x), bit for bit" if found.ok else f"f(f(x)) differs from f(x) by up to {found.largest:.2g}"
+        print(f"{kind:<20} {same}; ||x (-) f(x)|| is {float(anomaly(f, x).mean()):.3g} on average")
+        rows += [(kind, to_uint8(x)), ("projected", to_uint8(project(f, x)))]
+    print(f"wrote {captioned_rows(out, rows)}")
+
+
+def generate(
+    run: Path,
+    fallback: bool = False,
+    how: Literal["gaussian", "classes", "noise"] = "classes",
+    data: Digits = "mnist5k",
+    data_dir: DataDir = None,
+    n: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    out: Path = Path("generated.png"),
+) -> None:
+    """Draw images with an idempotent generator.
+
+    Args:
+        run: Run folder, or exported model.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        how: Decode coordinates drawn from a normal distribution fitted to training images, or from one for each class; or project
+            noise.
+        data: Data set whose training images the distribution is fitted to.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: How many.
+        temperature: Deviations from the mean coordinates are so many times as large; of noise, its standard deviation.
+        seed: Seed.
+        out: Picture to write.
+    """
+    if n < 1:
+        raise DomainError(f"--n is at least 1, got {n}")
+    f = store.load(run, fallback=fallback).operator()
+    if how == "noise":
+        images = project(f, temperature * noise(f, n, seed))
+    else:
+        known = load(data, "train", data_dir)
+        gaussian = RangeGaussian(f, to_unit(known.images), known.labels if how == "classes" else None)
+        images = gaussian.sample(n, seed, temperature)
+    print(f"wrote {save_png(out, grid(to_uint8(images), columns=8), scale=2)}")
+
+
+def anomaly_command(
+    run: Path,
+    fallback: bool = False,
+    data: Digits = "mnist",
+    against: Digits = "fashion-mnist",
+    data_dir: DataDir = None,
+    n: int = 1000,
+) -> None:
+    """Tell strange images by the induced distance ||x (-) f(x)||, and print the area under the ROC curve.
+
+    Args:
+        run: Run folder, or exported model.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        data: Data set of what is not strange: its test images, and its training images for the components.
+        against: Data set of what is.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        n: Test images of either.
+    """
+    model = store.load(run, fallback=fallback)
+    own, other = (_spread(load(name, "test", data_dir), n) for name in (data, against))
+    components = PrincipalProjection(_spread(load(data, "train", data_dir), FITTED), model.rank)
+    scores: dict[str, Callable[[Tensor], Tensor]] = {
+        "||x (-) f(x)||": partial(anomaly, model.operator()),
+        "principal components": components.distance,
+    }
+    for name, score in scores.items():
+        area = auroc(score(own), score(other))
+        print(f"{name:<20} AUROC {area:.4f} of {data} against {against}, rank {model.rank}, {len(own)} and {len(other)} images")
+
+
+def _spread(data: ImageSet, n: int) -> Tensor:
+    """n images spread evenly over a set, all of them where it has no more."""
+    if n < 1:
+        raise DomainError(f"--n is at least 1, got {n}")
+    return to_unit(data.images[torch.linspace(0, len(data) - 1, min(n, len(data))).round().long()])

@@ -1,0 +1,33 @@
+"""Trained projectors on disk: out of a run folder, or out of a compact export with its config."""
+
+from pathlib import Path
+
+from applications.common.models import fill, model_settings, read_export, write_export
+from applications.common.runs import Run
+from applications.idempotent.config import ModelConfig
+from applications.idempotent.model import Idempotent, build
+
+
+def load(folder: Path, *, fallback: bool = False) -> Idempotent:
+    """A model in evaluation mode: an exported one, or the moving average of the newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: the folder holds neither, or a damaged one and no fallback was asked.
+    """
+    if (folder / "model.safetensors").exists():
+        record, state = read_export(folder)
+    else:
+        record, checkpoint = Run(folder).config(), Run(folder).latest(fallback)
+        state = checkpoint.average
+        if checkpoint.note:
+            print(checkpoint.note, flush=True)
+    return fill(build(model_settings(record, "idempotent", ModelConfig, folder / "config.json")), state, folder)
+
+
+def export(run_folder: Path, folder: Path, *, fallback: bool = False) -> Path:
+    """Write the moving average of a run as config.json and model.safetensors in half precision; returns the folder.
+
+    Raises:
+        CheckpointError: the run cannot be read, or a weight does not fit half precision.
+    """
+    return write_export(load(run_folder, fallback=fallback), Run(run_folder).config(), run_folder, folder)
