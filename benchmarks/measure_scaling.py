@@ -3,19 +3,21 @@
     python benchmarks/measure_scaling.py [--sides 32 64 128 256] [--channels 3]
 
 The model is `ModelConfig` with one level more, since colours are not squeezed first, and two blocks a level; the same network at
-every side. Times are CPU milliseconds an image of one thread. Memory of an image is the difference of two peaks, of a batch and
-of half of it, each in a process of its own (Linux).
+every side. Times are CPU milliseconds an image of one thread, those of training user time. Memory of an image is the difference
+of two peaks, of a batch and of half of it, each in a process of its own (Linux). The plan for 8 GPUs is arithmetic from these
+figures, a data sheet, and the assumptions that stand below.
 """
 
 import argparse
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
-from statistics import linear_regression
+from resource import RUSAGE_SELF, getrusage
+from statistics import linear_regression, median
 from typing import Any
 
 import torch
@@ -33,8 +35,8 @@ from induced.bijections import Conv1x1
 from induced.operators import propagator
 
 STEPS, RANK = 100, 16
-COPIES = 20
-"""Bytes of a parameter: weight, gradient, two moments of Adam and moving average, in float32."""
+COPIES = 24
+"""Bytes of a parameter: weight, gradient and its copy while it is exchanged, two moments of Adam, moving average; in float32."""
 
 GPUS, FLOPS, BANDWIDTH, LINK = 8, 989e12, 3.35e12, 450e9
 """Of an H100 SXM by its data sheet: bf16 without sparsity, memory, NVLink one way."""
@@ -106,6 +108,17 @@ def forget_peak() -> int:
     return resident()
 
 
+def arithmetic(forms: Mapping[str, Callable[[], None]], rounds: int = 3) -> Row:
+    """Median user seconds of forms that take turns: without those in which the system hands out memory, as no GPU has to."""
+    found: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            before = getrusage(RUSAGE_SELF).ru_utime
+            form()
+            found[name].append(getrusage(RUSAGE_SELF).ru_utime - before)
+    return {name: median(times) for name, times in found.items()}
+
+
 def prepared(config: ModelConfig, batch: int) -> tuple[FlowMatching, Callable[[], None]]:
     """A model that holds gradients, as it does from its second step on, and loss and gradients of a batch."""
     torch.manual_seed(0)
@@ -150,8 +163,8 @@ def training(config: ModelConfig, batch: int) -> Row:
         step()
     objective, generator = FlowMatchingObjective(model, ObjectiveConfig()), torch.Generator()
     optimizer = torch.optim.Adam(model.parameters())
-    forms = {"training": step, "reversible": reversibly, "drawing": drawing, "Adam": lambda: optimizer.step()}
-    times = seconds(forms, rounds=3, budget=20)
+    times = arithmetic({"training": step, "reversible": reversibly})
+    times |= seconds({"drawing": drawing, "Adam": lambda: optimizer.step()}, rounds=3)
     found = {name: 1e3 * time / (1 if name == "Adam" else batch) for name, time in times.items()}
     return found | {"FLOP": flops.get_total_flops() / batch, "bytes": traffic.bytes / batch, "operations": traffic.operations}
 
@@ -223,21 +236,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def planned(row: Row) -> Row:
-    """What the assumptions make of one model's figures: milliseconds of a step by each bound alone, and images a second by all."""
-    own = 2 ** min(7, int(math.log2(FILL / row["MB"])))
-    batch, size = GPUS * own, row["parameters"]
+    """What the assumptions make of a model's figures: milliseconds of a step by each bound alone, and images a second by all."""
+    own, weights = 2 ** min(7, int(math.log2(FILL / row["MB"]))), row["parameters"]
     bounds = {
         "compute, ms": 1e3 * own * row["FLOP"] / (UTILISATION * FLOPS),
         "traffic, ms": 1e3 * own * row["bytes"] / (TRAFFIC * BANDWIDTH),
         "launches, ms": 1e3 * row["operations"] * LAUNCH,
     }
-    reduced, drawn = 1e3 * 2 * (GPUS - 1) / GPUS * 4 * size / LINK, batch * row["drawing"]
-    step = max(bounds.values()) + reduced
-    found = {"images a GPU": own, "GB a GPU": (COPIES * size + 4 * row["of family"]) / 1e9 + own * row["MB"] / 1e3, **bounds}
-    found |= {"all-reduce, ms": reduced, "drawing, ms": drawn}
-    for name, time in (("", step + drawn), (", nothing drawn on the CPU", step)):
-        found[f"images/s{name}"] = 1e3 * batch / time
-        found[f"hours for {IMAGES / 1e6:.0f} M images{name}"] = IMAGES * time / 1e3 / batch / 3600
+    batch, slowest, reduced = GPUS * own, max(bounds.values()), 1e3 * 2 * (GPUS - 1) / GPUS * 4 * weights / LINK
+    found = {"images a GPU": own, "GB a GPU": (COPIES * weights + 4 * row["of family"]) / 1e9 + own * row["MB"] / 1e3, **bounds}
+    found |= {"all-reduce, ms": reduced, "drawing, ms": batch * row["drawing"]}
+    for name, drawing in (("", row["drawing"]), (", nothing drawn on the CPU", 0.0)):
+        step, of_one = slowest + reduced + batch * drawing, slowest + own * drawing
+        found[f"images/s{name}"] = 1e3 * batch / step
+        found[f"times one GPU{name}"] = GPUS * of_one / step
+        found[f"hours for {IMAGES / 1e6:.0f} M images{name}"] = IMAGES * step / 1e3 / batch / 3600
     return found
 
 
@@ -259,28 +272,17 @@ def main() -> None:
         body.append([name, *map(short, values), exponent(pixels, values[:-1])])
     markdown(["side", *named, "exponent in pixels"], body)
     dims = [C * count for count in pixels]
-    found = [alone(operator, dim) for dim in dims]
-    body = [
-        [
-            f"{n:,}",
-            short(row["rank"]),
-            short(row["collapse"]),
-            short(row["MB"]),
-            short(row["held"] / 1e6),
-            short(4 * n * n / 1e6),
-            short(row["apply"]),
-            f"{row['apply'] / (row['apply'] + model['inverse']):.2%}",
-        ]
-        for n, row, model in zip(dims, found, rows, strict=True)
-    ]
-    keys = ("collapse", "MB", "held")
-    powers = {key: exponent(dims, [row[key] for row in found]) for key in keys}
-    body.append(["exponent in n", "", *powers.values(), "2", exponent(dims, [row["apply"] for row in found]), ""])
-    markdown(
-        ["n", "rank of B", "collapse, s", "its peak, MB", "held, MB", "dense, MB", "apply, ms", "share of a sample"],
-        body,
-    )
-    widths = [(C * 4 ** (levels - 1), max(sides) // 2 ** (levels - 1)) for levels in (4, 5, 6)]
+    found, columns = [alone(operator, dim) for dim in dims], {"collapse": 1.0, "MB": 1.0, "held": 1e-6, "apply": 1.0}
+    body = []
+    for n, row, model in zip(dims, found, rows, strict=True):
+        shown = [short(unit * row[key]) for key, unit in columns.items()]
+        share = row["apply"] / (row["apply"] + model["inverse"])
+        body.append([f"{n:,}", short(row["rank"]), *shown, f"{share:.2%}", short(4e-6 * n * n)])
+    body.append(["exponent in n", "", *(exponent(dims, [row[key] for row in found]) for key in columns), "", "2"])
+    header = ["n", "rank of B", "collapse, s", "its peak, MB", "held, MB", "apply, ms", "share of a sample", "dense, MB"]
+    markdown(header, body)
+    halvings = [levels - (C > 1) for levels in (4, 5, 6)]
+    widths = [(C * 4**k, max(1, max(sides) // 2**k)) for k in halvings]
     body = []
     for (width, side), row in zip(widths, starmap(mixing, widths), strict=True):
         body.append([f"{width}x{side}x{side}", short(width**2 / 1e6), short(row["forward"]), short(row["inverse"])])

@@ -150,7 +150,7 @@ class FlowMatching(nn.Module):
         """The one-step sampler L(g_0, g_1, B), equal to the sampler of so many steps (eq. 17).
 
         Arguments:
-            steps: how many, or the times between them, such as `exact_times(model.family)`.
+            steps: how many, or the times between them, such as `exact_times(model)`.
             method: integrator of the steps.
         """
         return Linearizer(self.core(steps, method), self.space(NOISE), self.space(DATA))

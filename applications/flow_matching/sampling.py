@@ -1,5 +1,7 @@
 """Drawing, encoding and editing with a trained model: linear algebra on its one-step operator."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,8 @@ def sample(f: Linearizer, noise_images: Tensor, *, batch: int = 500) -> Tensor:
 
 def exact_times(model: FlowMatching, tolerance: float = 1e-5) -> tuple[float, ...]:
     """Times between which Magnus steps reach the exact propagator within `tolerance`; for `operator(times, "magnus4")`."""
-    return adaptive_grid(model.family, tolerance=tolerance, method="magnus4").times
+    family = copy.deepcopy(model.family).double()  # whose rounding the tolerance must exceed
+    return adaptive_grid(family, tolerance=tolerance, method="magnus4").times
 
 
 def encode(f: Linearizer, x: Tensor) -> Tensor:

@@ -563,6 +563,9 @@ def test_the_exact_times_reach_the_exact_propagator() -> None:
     fine = model.core(2000, "rk4").matrix()
     torch.testing.assert_close(model.core(exact_times(model, 1e-7), "magnus4").matrix(), fine, rtol=0, atol=1e-6)
     assert (model.core(2, "rk4").matrix() - fine).abs().max() > 1e-4
+    times = exact_times(model)
+    assert exact_times(model.float()) == pytest.approx(times, abs=1e-3)  # a tolerance below the rounding of float32
+    torch.testing.assert_close(model.core(times, "magnus4").matrix(), fine.float(), rtol=0, atol=2e-5)
 
 
 def test_the_nearest_image_is_found_whatever_the_batch() -> None:

@@ -1,0 +1,175 @@
+"""The figures and pictures of docs/applications/flow_matching.md, for the pretrained model or a run.
+
+    python benchmarks/measure_flow_matching.py [--run FOLDER] [--data mnist] [--samples 5000] [--out runs/figures]
+
+Needs the data folder for all but mnist5k; what it lacks is said and left out.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import seconds, table
+from torch import Tensor
+
+from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.metrics import auroc, psnr
+from applications.common.perceptual import ShiftTolerantLPIPS, perceptual
+from applications.common.quality import quality
+from applications.flow_matching import evaluate, store
+from applications.flow_matching.model import DATA, FlowMatching
+from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
+from induced.errors import DataError
+
+STEPS = (1, 10, 100, 1000)
+
+
+def spread(data: ImageSet, n: int) -> Tensor:
+    """n images spread evenly over a set, uint8: many sets are sorted by class."""
+    return data.images[torch.linspace(0, len(data) - 1, min(n, len(data))).round().long()]
+
+
+def laws(model: FlowMatching, images: Tensor) -> None:
+    print("laws at 8 held-out images: worst residual over tolerance, and the report closest to its tolerance")
+    for dtype, reports in evaluate.axioms(model, images[:8]).items():
+        judged = [report for report in reports if report.tolerance > 0]
+        closest = max(judged, key=lambda report: report.residual / report.tolerance)
+        loosest = max(judged, key=lambda report: report.tolerance)
+        print(f"  {dtype}: {sum(report.ok for report in reports)} of {len(reports)} hold")
+        print(f"    closest  {closest}\n    loosest  {loosest}")
+
+
+def one_step(model: FlowMatching) -> None:
+    print("one step against T steps, 64 noise images")
+    for row in evaluate.one_step(model, counts=STEPS):
+        print(
+            f"  {row.dtype} {row.method:<5} T={row.steps:<5} latent {row.latent_error:8.1e}  images {row.image_psnr:6.1f} dB  "
+            f"condition {row.condition:.3g}"
+        )
+    for method in ("euler", "rk4"):
+        print(f"order of convergence, {method}: {evaluate.convergence_order(model, method):.3f}")
+
+
+def inversion(model: FlowMatching, images: Tensor, data: str) -> None:
+    distance = perceptual(name="auto")
+    for dtype in (torch.float32, torch.float64):
+        m = evaluate.in_dtype(model, dtype)
+        f, x = m.operator(), images.to(dtype)
+        found = evaluate.inversion(f, x)
+        apart = torch.cat([distance(f(encode(f, part)).float(), part.float()) for part in x.split(50)])
+        name = "ST-LPIPS" if isinstance(distance, ShiftTolerantLPIPS) else "pyramid distance"
+        print(
+            f"inversion of {found.images} images ({data}), {dtype}: PSNR mean {found.psnr_mean:.1f} dB, "
+            f"worst {found.psnr_min:.1f} dB, {name} mean {float(apart.mean()):.1e}, std of encodings {found.encoding_std:.3f}"
+        )
+    print(f"singular values of B: {', '.join(f'{v:.2f}' for v in model.operator().svd().values[:24].tolist())} ...")
+
+
+def samples(model: FlowMatching, real: ImageSet, n: int) -> None:
+    x0 = noise(model, min(n, len(real)))
+    operators = {f"{steps} RK4 steps": model.operator(steps) for steps in STEPS}
+    operators["10 Euler steps"] = model.operator(10, "euler")
+    operators["exact, Magnus"] = model.operator(exact_times(model), "magnus4")
+    exact = sample(operators["exact, Magnus"], x0[:64])
+    for name, f in operators.items():
+        found = quality(sample(f, x0), real)
+        apart = float(psnr(f(x0[:64]), exact, evaluate.PEAK).mean())
+        print(
+            f"samples, {name:<15} frechet {found.frechet:.1f}  precision {found.precision:.3f}  recall {found.recall:.3f}  "
+            f"confident {found.confident:.3f}  imbalance {found.imbalance:.3f}  ({found.samples}, {found.features}); "
+            f"PSNR to the exact sampler's {apart:.1f} dB"
+        )
+
+
+def likelihood(model: FlowMatching, real: ImageSet, n: int) -> None:
+    f, generator = model.operator(), torch.Generator().manual_seed(0)
+
+    def bits(images: Tensor) -> Tensor:
+        parts = images.split(250)
+        u = [torch.rand(unit_shape(part), generator=generator) for part in parts]
+        return torch.cat([evaluate.bits_per_dimension(model, f, part, v) for part, v in zip(parts, u, strict=True)])
+
+    inside = bits(spread(real, n))
+    print(f"likelihood of {len(inside)} images of {real.name}: {float(inside.mean()):.3f} bits per dimension")
+    try:
+        other = load("fashion-mnist", "test")
+    except DataError as error:
+        return print(f"(no other data: {error})")
+    if unit_shape(other.images)[1:] == model.config.shape:
+        outside = bits(spread(other, n))
+        print(f"  {float(outside.mean()):.3f} of {len(outside)} of {other.name}; AUROC {auroc(inside, outside):.4f}")
+
+
+def copies(model: FlowMatching, train: ImageSet, real: ImageSet, out: Path) -> None:
+    """Are samples further from the training images than test images are?"""
+    drawn, data = sample(model.operator(), noise(model, 500)), to_unit(train.images)
+    index, distance = nearest(drawn, data)
+    _, usual = nearest(to_unit(spread(real, 500)), data)
+    ours, theirs = quartiles(distance), quartiles(usual)
+    print(f"distance to the nearest of {len(train)} training images: 500 samples {ours}, 500 test images {theirs}")
+    captioned_rows(out / "nearest.png", [("sample", to_uint8(drawn[:10])), ("nearest", to_uint8(data[index[:10]]))])
+
+
+def quartiles(values: Tensor) -> str:
+    low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def pictures(model: FlowMatching, real: ImageSet, train: ImageSet, out: Path) -> None:
+    f, images = model.operator(), to_unit(spread(real, 80))
+    scale = 2 if images.shape[-1] < 64 else 1
+    save_png(out / "samples.png", grid(to_uint8(f(noise(model, 64))), columns=16), scale)
+    x0 = encode(f, images[:80:8])
+    rows = [("image", images[:80:8]), ("encoding / 3", x0 / 3), ("decoded", f(x0))]
+    captioned_rows(out / "inversion.png", [(name, to_uint8(row)) for name, row in rows])
+    strips = torch.cat([interpolate(f, images[k], images[k + 37], 10) for k in (1, 11, 21, 31)])
+    save_png(out / "interpolation.png", grid(to_uint8(strips), columns=10), scale)
+    classes = [to_unit(train.images[train.labels == c][:500]) for c in (4, 9)]
+    along, chosen = direction(f, *classes), to_unit(real.images[real.labels == 4][:4])
+    amounts = torch.linspace(-0.5, 1.5, 9)
+    save_png(out / "edit.png", grid(to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), columns=9), scale)
+    ranks = [(f"rank {k}", f.svd(k).reconstruct()(noise(model, 10))) for k in (1, 2, 4, 8, model.config.rank)]
+    captioned_rows(out / "ranks.png", [(name, to_uint8(row)) for name, row in ranks])
+
+
+def times(model: FlowMatching) -> None:
+    f, x0 = model.operator(100), noise(model, 50, seed=4)
+    space = model.space(DATA)
+    found = seconds(
+        {
+            "one step": lambda: f(x0),
+            "one step, and form B from 100 RK4 steps": lambda: model.operator(100)(x0),
+            "100 RK4 steps on coordinates": lambda: model.multi_step(x0, 100),
+            "5 steps through the chart": lambda: [space.point(f.core(space.coords(x0))) for _ in range(5)],
+        }
+    )
+    found["100 steps through the chart, 20 x those"] = 20 * found.pop("5 steps through the chart")
+    rows = [(name, f"{20 * value:.2f}", f"{value / found['one step']:.1f} x") for name, value in found.items()]
+    table("1,000 samples in batches of 50", ("sampler", "CPU seconds", "one step"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="run folder; the pretrained model if absent")
+    parser.add_argument("--data", default="mnist", help="data set of the model")
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--likelihood", type=int, default=10000, help="held-out images, of either kind")
+    parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="folder of the pictures")
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    options.out.mkdir(parents=True, exist_ok=True)
+    model = store.load_run(options.run) if options.run else store.load_pretrained()
+    real, train = load(options.data, "test"), load(options.data, "train")
+    laws(model, to_unit(spread(real, 100)))
+    one_step(model)
+    inversion(model, to_unit(spread(real, 100)), real.name)
+    samples(model, real, options.samples)
+    likelihood(model, real, options.likelihood)
+    copies(model, train, real, options.out)
+    pictures(model, real, train, options.out)
+    times(model)
+
+
+if __name__ == "__main__":
+    main()
