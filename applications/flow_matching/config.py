@@ -28,7 +28,7 @@ class ModelConfig:
     reversible: bool = False
     """Recompute activations by inversion in the backward pass: memory that depth does not cost, for about one more pass."""
     dense_blocks: int = 4
-    """Couplings between all coordinates, after the convolutional part."""
+    """Couplings between all coordinates, after the convolutional part; 0: none."""
     dense_width: int = 128
     """Hidden units of their conditioners."""
     density_blocks: int = 8

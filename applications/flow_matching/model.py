@@ -115,14 +115,14 @@ class FlowMatching(nn.Module):
         return self.chart_at(DATA, [h.charts[0]]).forward_and_log_abs_det(c)
 
     @torch.no_grad()
-    def encode_leading(self, images: Tensor, batch: int = 500) -> Tensor:
+    def encode_leading(self, images: Tensor, batch: int | None = None) -> Tensor:
         """Leading coordinates (k, rank) of all training images, uint8; h takes the scale of the others from them.
 
         One scale for all of those, the one of most likelihood: each with its own would draw apart what the encoder keeps
         together, and draw worse images.
         """
         e, r, leading, squares = self.chart_at(DATA, self.encoder), self.config.rank, list[Tensor](), 0.0
-        for part in torch.split(images, batch):
+        for part in torch.split(images, batch or at_a_time(self.dim)):
             c = e(to_unit(part).to(self.reference()))
             leading.append(c[:, :r])
             squares += float(c[:, r:].double().square().sum())
@@ -181,6 +181,11 @@ class FlowMatching(nn.Module):
         return std
 
 
+def at_a_time(dim: int) -> int:
+    """Images that go through the chart together where no gradients are kept: half a million numbers."""
+    return max(1, 2**19 // dim)
+
+
 def build(config: ModelConfig) -> FlowMatching:
     """The untrained model; its ActNorms wait for `initialize`."""
     return FlowMatching(config)
@@ -199,8 +204,10 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     label = int(config.noise_space == "labelled")
     nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
     image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=label, **nets)
-    dense = real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=label)
-    return [image, Flatten(_coarse_shape(config)), dense]
+    flat: list[Bijection | ConditionalBijection] = [image, Flatten(_coarse_shape(config))]
+    if not config.dense_blocks:
+        return flat
+    return [*flat, real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=label)]
 
 
 def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:

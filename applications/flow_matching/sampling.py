@@ -7,7 +7,7 @@ from torch import Tensor
 
 from applications.common.data import to_uint8
 from applications.common.figures import grid
-from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.model import FlowMatching, at_a_time
 from induced import Linearizer
 from induced.errors import ShapeError
 from induced.operators import adaptive_grid
@@ -19,9 +19,10 @@ def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
     return drawn.to(model.reference())
 
 
-def sample(f: Linearizer, noise_images: Tensor, *, batch: int = 500) -> Tensor:
+def sample(f: Linearizer, noise_images: Tensor, *, batch: int | None = None) -> Tensor:
     """f(x_0), in batches of bounded memory."""
-    return torch.cat([f(part) for part in torch.split(noise_images, batch)])
+    size = batch or at_a_time(noise_images[0].numel() if len(noise_images) else 1)
+    return torch.cat([f(part) for part in torch.split(noise_images, size)])
 
 
 def exact_times(model: FlowMatching, tolerance: float = 1e-5) -> tuple[float, ...]:

@@ -31,7 +31,7 @@ from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching import evaluate, store
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
+from applications.flow_matching.model import DATA, NOISE, FlowMatching, at_a_time, build
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
     LatentObjective,
@@ -40,7 +40,7 @@ from applications.flow_matching.objective import (
     perturb,
     velocity_loss,
 )
-from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise
+from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
 from induced.bijections import Reversible, UNet
@@ -181,9 +181,9 @@ def test_one_step_keeps_its_gradient() -> None:
     """d/dx of one step is that of many steps: the collapsed operator is no detached constant."""
     model, x0 = ready(SMALL), noise(ready(SMALL), 3)
     gradients = []
-    for sample in (lambda: model.operator(5)(x0), lambda: model.multi_step(x0, 5)):
+    for sampler in (lambda: model.operator(5)(x0), lambda: model.multi_step(x0, 5)):
         model.zero_grad()
-        sample().square().sum().backward()
+        sampler().square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 0
     for once, many in zip(*gradients, strict=True):
@@ -490,6 +490,24 @@ def test_a_reversible_model_of_u_nets_has_the_losses_and_gradients_of_the_plain_
     for a, b in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-10)
     assert isinstance(reversible.chart_at(DATA), Reversible) and reversible.space(DATA) == reversible.space(DATA)
+
+
+@torch.no_grad()
+def test_dense_couplings_may_be_left_out() -> None:
+    model, x = ready(replace(SMALL, dense_blocks=0)), batch_of(SMALL, 3)
+    assert len(model.encoder) == 2 and len(ready(SMALL).encoder) == 3
+    torch.testing.assert_close(model.chart_at(DATA).inverse(model.chart_at(DATA)(x)), x, rtol=0, atol=1e-9)
+    assert_one_step_is_many(model, torch.randn(4, 1, 4, 4, dtype=torch.float64), 10, "rk4")
+
+
+@torch.no_grad()
+def test_samples_do_not_depend_on_how_many_are_drawn_at_a_time() -> None:
+    model = ready(SMALL)
+    f, x0 = model.operator(), noise(model, 5)
+    torch.testing.assert_close(sample(f, x0, batch=2), f(x0), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(sample(f, x0), f(x0), rtol=1e-9, atol=1e-12)
+    assert sample(f, x0[:0]).shape == (0, *SMALL.shape)
+    assert [at_a_time(dim) for dim in (1024, 3 * 64 * 64, 2**20)] == [512, 42, 1]
 
 
 @torch.no_grad()
