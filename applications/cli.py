@@ -15,7 +15,7 @@ except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
 from applications.check import check_object, load_object, require_laws, table
-from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, images_of_shape, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.quality import quality
 from applications.common.runs import Run
@@ -39,7 +39,7 @@ DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beat
 RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the model from; the pretrained one if absent.")]
 Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODULE:OBJECT]")]
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
-Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
+DataName = Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"]
 
 training.command(name="idempotent")(train_idempotent)
 app.command(name="project")(project_command)
@@ -120,11 +120,11 @@ def sample(
 def invert(
     run: RunFolder = None,
     fallback: bool = False,
-    data: Digits = "mnist5k",
+    data: DataName = "mnist5k",
     data_dir: DataDir = None,
     n: int = 100,
 ) -> None:
-    """Encode held-out digits with the pseudoinverse, decode them, and print the PSNR.
+    """Encode held-out images with the pseudoinverse, decode them, and print the PSNR.
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
@@ -134,7 +134,7 @@ def invert(
         n: How many.
     """
     model = _model(run, fallback)
-    images = _test_images(load(data, "test", data_dir), n)
+    images = _test_images(_held_out(model, data, data_dir), n)
     with torch.no_grad():
         f = model.operator()
         found = evaluate.inversion(f, images)
@@ -150,16 +150,16 @@ def interpolate_command(
     second: int = 50,
     run: RunFolder = None,
     fallback: bool = False,
-    data: Digits = "mnist5k",
+    data: DataName = "mnist5k",
     data_dir: DataDir = None,
     count: int = 10,
     out: Path = Path("interpolation.png"),
 ) -> None:
-    """Walk the induced segment between the encodings of two held-out digits.
+    """Walk the induced segment between the encodings of two held-out images.
 
     Args:
-        first: Index of the first digit.
-        second: Index of the second digit.
+        first: Index of the first image.
+        second: Index of the second image.
         run: Run folder to take the model from; the pretrained one if absent.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
@@ -167,7 +167,8 @@ def interpolate_command(
         count: Images on the way, ends included.
         out: Picture to write.
     """
-    model, images = _model(run, fallback), to_unit(load(data, "test", data_dir).images)
+    model = _model(run, fallback)
+    images = to_unit(_held_out(model, data, data_dir).images)
     for index in (first, second):
         if not 0 <= index < len(images):
             raise DomainError(f"--first and --second lie in 0..{len(images) - 1} for the test images of {data}, got {index}")
@@ -182,24 +183,25 @@ def edit(
     to_class: int = 9,
     run: RunFolder = None,
     fallback: bool = False,
-    data: Digits = "mnist5k",
+    data: DataName = "mnist5k",
     data_dir: DataDir = None,
     n: int = 8,
     out: Path = Path("edit.png"),
 ) -> None:
-    """Move held-out digits of one class along the difference of the induced means of two classes of training digits.
+    """Move held-out images of one class along the difference of the induced means of two classes of training images.
 
     Args:
-        from_class: Class of the digits that are edited, and where the direction starts.
+        from_class: Class of the images that are edited, and where the direction starts.
         to_class: Class that it leads to.
         run: Run folder to take the model from; the pretrained one if absent.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
-        n: How many digits, one a row.
+        n: How many images, one a row.
         out: Picture to write: each row from -0.5 to 1.5 times the direction, the digit itself at 0.
     """
-    model, known, held_out = _model(run, fallback), load(data, "train", data_dir), load(data, "test", data_dir)
+    model = _model(run, fallback)
+    known, held_out = (images_of_shape(data, split, model.config.shape, data_dir) for split in ("train", "test"))
     classes = [to_unit(known.images[known.labels == label][:500]) for label in (from_class, to_class)]
     images = to_unit(held_out.images[held_out.labels == from_class][:n])
     with torch.no_grad():
@@ -214,7 +216,7 @@ def edit(
 def judge(
     run: RunFolder = None,
     fallback: bool = False,
-    data: Digits = "mnist5k",
+    data: DataName = "mnist5k",
     data_dir: DataDir = None,
     n: int = 500,
     likelihood: int = 100,
@@ -231,7 +233,8 @@ def judge(
         likelihood: Held-out images whose bits per dimension are averaged; 0 for none.
         seed: Seed of the noise.
     """
-    model, real = _model(run, fallback), load(data, "test", data_dir)
+    model = _model(run, fallback)
+    real = _held_out(model, data, data_dir)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for steps in (1, 10, 100, 1000):
@@ -255,7 +258,7 @@ def check(
     radius: float = 2.0,
     run: RunFolder = None,
     fallback: bool = False,
-    data: Digits = "mnist5k",
+    data: DataName = "mnist5k",
     data_dir: DataDir = None,
     n: int = 8,
 ) -> None:
@@ -270,7 +273,7 @@ def check(
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
-        n: Digits that the laws are checked at.
+        n: Images that the laws are checked at.
     """
     if target is not None:
         if run is not None:
@@ -278,7 +281,8 @@ def check(
         parts = check_object(load_object(target), samples=samples, seed=seed, radius=radius)
         print("\n\n".join(f"{part}\n{table(found)}" for part, found in parts.items()))
         return require_laws(target, [report for found in parts.values() for report in found])
-    reports = evaluate.axioms(_model(run, fallback), _test_images(load(data, "test", data_dir), n))
+    model = _model(run, fallback)
+    reports = evaluate.axioms(model, _test_images(_held_out(model, data, data_dir), n))
     for dtype, rows in reports.items():
         print(f"{dtype}")
         for report in rows:
@@ -300,6 +304,10 @@ def tour(out: Path = Path("runs/tour"), steps: int = BRIEF.training.steps, overw
 
 def _model(run: Path | None, fallback: bool) -> FlowMatching:
     return store.load_pretrained() if run is None else store.load_run(run, fallback=fallback)
+
+
+def _held_out(model: FlowMatching, data: DataName, data_dir: Path | None) -> ImageSet:
+    return images_of_shape(data, "test", model.config.shape, data_dir)
 
 
 def _test_images(data: ImageSet, n: int) -> torch.Tensor:

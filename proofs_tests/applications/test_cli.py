@@ -22,6 +22,7 @@ from applications.common import data
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
+from applications.idempotent import config as idempotent
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [
@@ -30,6 +31,10 @@ TRAIN = [
 ]
 COMMANDS = {
     "train flow-matching": cli.train_flow_matching,
+    "train idempotent": cli.train_idempotent,
+    "project": cli.project_command,
+    "generate": cli.generate,
+    "anomaly": cli.anomaly_command,
     "export": cli.export,
     "sample": cli.sample,
     "invert": cli.invert,
@@ -110,9 +115,15 @@ def test_help_explains_the_command_and_every_option(name: str, capsys: pytest.Ca
         assert text in shown, (parameter, text)
 
 
-@pytest.mark.parametrize("config", [Config, ModelConfig, ObjectiveConfig, TrainingConfig], ids=lambda c: c.__name__)
-def test_help_of_training_explains_every_setting(config: type, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = help_of(["train", "flow-matching"], capsys)
+SETTINGS = {
+    "flow-matching": [Config, ModelConfig, ObjectiveConfig, TrainingConfig],
+    "idempotent": [idempotent.Config, idempotent.ModelConfig, idempotent.ObjectiveConfig, TrainingConfig],
+}
+
+
+@pytest.mark.parametrize(("name", "config"), [(name, config) for name, configs in SETTINGS.items() for config in configs])
+def test_help_of_training_explains_every_setting(name: str, config: type, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(["train", name], capsys)
     body = ast.parse(inspect.getsource(config)).body[0].body
     told = {
         line.target.id: after.value.value
@@ -130,10 +141,12 @@ def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of([], capsys)
     for name, function in COMMANDS.items():
         assert name.split()[0] in shown
-        if name != "train flow-matching":
+        if not name.startswith("train "):
             assert prose((inspect.getdoc(function) or "").partition("\n\n")[0]) in shown
     assert "Train an application into a run folder." in shown
-    assert "flow-matching Train one-step flow matching." in help_of(["train"], capsys)
+    applications = help_of(["train"], capsys)
+    assert "flow-matching Train one-step flow matching." in applications
+    assert "idempotent Train an idempotent generator." in applications
 
 
 def test_training_leaves_a_run_with_samples(run: Path) -> None:
@@ -165,6 +178,19 @@ def test_invert_prints_the_psnr_of_held_out_digits(
     assert found, said
     assert 60 < float(found[2]) <= float(found[1])
     assert size_of(tmp_path / "inversion.png") > (64, 64)
+
+
+def test_images_of_ones_own_are_read_as_the_model_takes_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Colour pictures of another size, to a model of grey ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INDUCED_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        Image.new("RGB", (50, 40), (6 * i, 0, 255 - i)).save(tmp_path / "pictures" / f"{i}.png")
+    command("invert", "--run", run, "--data", "folder", "--data-dir", "pictures", "--n", 1)
+    assert capsys.readouterr().out.startswith("1 held-out images of folder: PSNR")
 
 
 def test_interpolate_draws_as_many_images_as_asked(run: Path, tmp_path: Path) -> None:
@@ -205,6 +231,54 @@ def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, cap
     assert f"wrote {tmp_path / 'models' / 'mine'}" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "models" / "mine").iterdir()) == ["config.json", "model.safetensors"]
     assert load_file(tmp_path / "models" / "mine" / "model.safetensors")["family.offset"].dtype == torch.float16
+
+
+# ---------------------------------------------------------------------------------------------------- idempotent generators
+@pytest.fixture(scope="module")
+def projector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("cli") / "projector"
+    small = ("--blocks", 2, "--widths", 4, 4, "--rank", 12, "--batch", 8, "--steps", 2, "--log-every", 1, "--device", "cpu")
+    command("train", "idempotent", *small, "--out", folder)
+    return folder
+
+
+def test_project_shows_inputs_above_their_projections_and_compares_bits(
+    projector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("project", "--run", projector, "--n", 3, "--kinds", "digits", "letters", "--out", tmp_path / "x.png")
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert last == f"wrote {tmp_path / 'x.png'}" and min(size_of(tmp_path / "x.png")) > 64
+    expected = r"(digits|letters) +f\(f\(x\)\) is f\(x\), bit for bit; \|\|x \(-\) f\(x\)\|\| is [\d.]+ on average"
+    assert len(rows) == 2 and all(re.fullmatch(expected, row) for row in rows)
+    command("train", "idempotent", "--blocks", 1, "--widths", 4, "--rank", 5, "--batch", 8, "--steps", 1, "--no-exact",
+            "--device", "cpu", "--out", tmp_path / "plain")  # fmt: skip
+    command("project", "--run", tmp_path / "plain", "--n", 3, "--kinds", "normal noise", "--out", tmp_path / "y.png")
+    assert re.search(r"normal noise +f\(f\(x\)\) differs from f\(x\) by up to [\d.]+e-0\d;", capsys.readouterr().out)
+
+
+def test_generate_draws_in_three_ways(projector: Path, tmp_path: Path) -> None:
+    pictures = []
+    for how in ("gaussian", "classes", "noise"):
+        command("generate", "--run", projector, "--how", how, "--n", 3, "--out", tmp_path / f"{how}.png")
+        pictures.append((tmp_path / f"{how}.png").read_bytes())
+    assert len(set(pictures)) == 3
+    assert refusal("generate", "--run", projector, "--n", 0) == "induced: --n is at least 1, got 0"
+
+
+def test_anomaly_prints_the_area_under_the_curve(projector: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("anomaly", "--run", projector, "--data", "mnist5k", "--against", "mnist5k", "--n", 40)
+    rows = capsys.readouterr().out.splitlines()
+    tail = r" +AUROC 0.5000 of mnist5k against mnist5k, rank 12, 40 and 40 images"
+    assert re.fullmatch(r"\|\|x \(-\) f\(x\)\|\|" + tail, rows[0]) and re.fullmatch("principal components" + tail, rows[1])
+    assert refusal("anomaly", "--run", projector, "--data", "mnist5k", "--against", "mnist5k", "--n", 0).endswith("got 0")
+
+
+def test_a_projector_is_exported_and_read_again(projector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("export", "--run", projector, "--out", tmp_path / "small")
+    command("project", "--run", tmp_path / "small", "--n", 2, "--kinds", "digits", "--out", tmp_path / "x.png")
+    assert "bit for bit" in capsys.readouterr().out
+    assert "not the settings of a flow-matching model" in refusal("sample", "--run", projector, "--out", tmp_path / "y.png")
 
 
 # ----------------------------------------------------------------------------------------------------------------- mistakes

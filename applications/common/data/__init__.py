@@ -22,6 +22,7 @@ __all__ = [
     "SPLITS",
     "ImageSet",
     "Points",
+    "images_of_shape",
     "load",
     "read_idx",
     "to_uint8",
@@ -103,27 +104,27 @@ def load(
     return load_mnist(name, split, folder)
 
 
-def training_images(
-    name: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+def images_of_shape(
+    name: str, split: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None
 ) -> ImageSet:
-    """Load the images that a model is trained on; those that mnist5k holds out are left out wherever they occur.
-
-    Arguments:
-        name: One of `NAMES`.
-        shape: Points (C, H, W) that the model takes; `celeba` and `folder` are read at this size.
-        data_dir: As in `load`.
-        leave_out: False keeps the digits that mnist5k holds out.
+    """Load one split for a model that takes points of a shape (C, H, W); `celeba` and `folder` are read at this size.
 
     Raises:
         ShapeError: the images are of another shape; or as `load` raises.
     """
     sized = name in SIZED
-    data = load(name, "train", data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
-    if leave_out and name in ("mnist", "mnist5k"):
-        data = without_held_out(data)
+    data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
     if (found := unit_shape(data.images)[1:]) != shape:
         raise ShapeError(f"the model takes images of shape {shape}, got {found} from {data.name}")
     return data
+
+
+def training_images(
+    name: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+) -> ImageSet:
+    """Load the images that a model is trained on, as `images_of_shape`; `leave_out`: without those that mnist5k holds out."""
+    data = images_of_shape(name, "train", shape, data_dir)
+    return without_held_out(data) if leave_out and name in ("mnist", "mnist5k") else data
 
 
 def without_held_out(data: ImageSet) -> ImageSet:
