@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[Changes, Changes]] = {
     "basis of the coordinates, soft to hard": ({"basis": "coordinates", "hardening": 300}, {}),
     "mask by penalty, hard": ({"basis": "coordinates", "rank": None}, {}),
     "mask by penalty, soft to hard": ({"basis": "coordinates", "rank": None, "hardening": 300}, {}),
-    "mask by a tenth of the penalty, soft to hard": ({"basis": "coordinates", "rank": None, "hardening": 300}, {"kept": 1e-3}),
+    "mask by a tenth of the penalty, soft to hard": ({"basis": "coordinates", "rank": None, "hardening": 300}, {"kept": 0.03}),
     "without isometry": ({}, {"isometry": 0.0}),
     "isometry 1e-2": ({}, {"isometry": 1e-2}),
     "isometry 1e-1": ({}, {"isometry": 1e-1}),

@@ -8,6 +8,7 @@ from torch import Tensor
 from applications.idempotent.fixed_point import integers, require_exact
 from induced.bijections import Bijection
 from induced.bijections.lattice import require_range, rounded
+from induced.serialization import register
 
 _REACH = 24
 """A shear sees values below 2^(24 - bits), all that float32 has on the lattice."""
@@ -44,7 +45,7 @@ class LatticeRotation(Bijection):
         for name, matrix in (("T", (U / (1 + cosines)) @ Wh @ bottom.mT), ("S", bottom @ Wh.mT @ U.mT)):
             shear = integers(matrix, weight_bits)
             require_exact(shear.abs().sum(1) * 2.0**_REACH, self.label, f"weight_bits={weight_bits}")
-            self.register_buffer(name, shear)
+            self.register_buffer(name, shear.long())
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self._halves(x)
@@ -60,6 +61,9 @@ class LatticeRotation(Bijection):
         a = self._add(a, b, -self.get_buffer("T"))
         return torch.cat([a, b], -1)
 
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), self._batch_zeros(x)
+
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         on = require_range(rounded(x, self.resolution), self.bits, self.label)
         return on[..., : self.rank], on[..., self.rank :]
@@ -67,7 +71,7 @@ class LatticeRotation(Bijection):
     def _add(self, b: Tensor, a: Tensor, shear: Tensor) -> Tensor:
         """b + shear a, rounded to the lattice; -shear rounds to the negative of what shear rounds to."""
         steps = (a.double() * 2.0**self.bits).clamp(-(2.0**_REACH), 2.0**_REACH)
-        shift = torch.round(steps @ shear.mT * 2.0**-self.weight_bits) * self.resolution
+        shift = rounded(steps @ shear.double().mT * 2.0**-self.weight_bits, 1.0) * self.resolution
         return require_range(b + shift.to(b.dtype), self.bits, self.label)
 
 
@@ -78,3 +82,14 @@ def reflections(V: Tensor) -> Tensor:
     below = torch.tril(factors, -1) + torch.eye(*V.shape, dtype=torch.float64)
     # V = H_1 ... H_r R, so that H_r ... H_1 takes its span to that of the first r unit vectors
     return below.mT.flip(0).to(V.dtype).reshape(r, -1)
+
+
+def _blank(n: int, rank: int, bits: int, weight_bits: int) -> LatticeRotation:
+    return LatticeRotation(torch.eye(n)[:, :rank], bits=bits, weight_bits=weight_bits)
+
+
+def _described(g: LatticeRotation) -> dict[str, int]:
+    return {"n": g.shape[0], "rank": g.rank, "bits": g.bits, "weight_bits": g.weight_bits}
+
+
+register(LatticeRotation, describe=_described, build=_blank)

@@ -59,7 +59,7 @@ class ObjectiveConfig:
 
     reconstruction: float = 1.0
     """|f(x) - x|^2, a mean over images and pixels: the data are to be fixed points."""
-    kept: float = 1e-2
+    kept: float = 0.3
     """Share of the coordinates that the projection keeps, where training chooses them: the tightest subspace."""
     isometry: float = 1e-3
     """|J v|^2 / |v|^2 - 1 for the Jacobian J of the chart at an image and a random direction v."""

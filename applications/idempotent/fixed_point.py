@@ -5,15 +5,18 @@ number of threads and the machine. Here weights are multiples of 2^-weight_bits 
 so that every sum is one of integers whose absolute values add up to less than 2^53: each order gives the same bits.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from induced.bijections.conditioners import START, flat_images
+from induced.bijections.lattice import rounded
 from induced.errors import DomainError
+from induced.serialization import register
 
 LIMIT = 64.0
 """Activations are held to [0, LIMIT], the input of a conditioner to [-LIMIT, LIMIT], while training too."""
@@ -33,8 +36,9 @@ class Conditioner(nn.Module):
         widths: channels after each convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, sides: tuple[int, int], widths: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, outputs: int, sides: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
+        self.inputs, self.outputs, self.sides, self.widths = inputs, outputs, tuple(sides), tuple(widths)
         down = [nn.Conv2d(a, b, _SIDE, _STRIDE, _PADDING) for a, b in pairwise((inputs, *widths))]
         up = [nn.ConvTranspose2d(a, b, _SIDE, _STRIDE, _PADDING) for a, b in pairwise((*widths[::-1], outputs))]
         self.layers = nn.ModuleList([*down, *up])
@@ -65,6 +69,8 @@ class Conditioner(nn.Module):
 class FixedPoint(nn.Module):
     """A `Conditioner` in fixed point: the result for an image is a function of its bits and of nothing else.
 
+    Gradients with respect to the image pass through the rounding as if it were not there.
+
     Arguments:
         net: the trained conditioner.
         activation_bits, weight_bits: fractional bits.
@@ -80,6 +86,7 @@ class FixedPoint(nn.Module):
     def __init__(self, net: Conditioner, *, activation_bits: int, weight_bits: int, label: str = "a conditioner") -> None:
         super().__init__()
         self.activation_bits, self.weight_bits = activation_bits, weight_bits
+        self.inputs, self.outputs, self.sides, self.widths = net.inputs, net.outputs, net.sides, net.widths
         self.kinds = [isinstance(layer, nn.ConvTranspose2d) for layer in net.layers]
         for k, layer in enumerate(net._layers()):
             # what is (in, out, ...) in a transposed convolution is (out, in, ...) in the other
@@ -87,17 +94,19 @@ class FixedPoint(nn.Module):
             bias = integers(cast(Tensor, layer.bias), weight_bits + activation_bits)
             sums = weight.abs().transpose(0, outputs).flatten(1).sum(1) * LIMIT * 2**activation_bits + bias.abs()
             require_exact(sums, f"layer {k + 1} of {label}", f"activation_bits={activation_bits}, weight_bits={weight_bits}")
-            # torch's convolutions of float64 on a CPU are two to three times as quick on weights in this order
-            self.register_buffer(f"weight_{k}", weight.contiguous(memory_format=torch.channels_last))
-            self.register_buffer(f"bias_{k}", bias)
+            # int64, which no `module.to(dtype)` changes
+            self.register_buffer(f"weight_{k}", weight.long())
+            self.register_buffer(f"bias_{k}", bias.long())
 
     def forward(self, x: Tensor) -> Tensor:
         a = 2.0**self.activation_bits
-        h = torch.round(flat_images(x, None)[0].double().clamp(-LIMIT, LIMIT) * a)
+        h = rounded(flat_images(x, None)[0].double().clamp(-LIMIT, LIMIT) * a, 1.0)
         for k, up in enumerate(self.kinds):
             if k:
-                h = torch.round(h * 2.0**-self.weight_bits).clamp(0.0, LIMIT * a)
-            h = _convolved(h, self.get_buffer(f"weight_{k}"), self.get_buffer(f"bias_{k}"), up=up)
+                h = rounded(h * 2.0**-self.weight_bits, 1.0).clamp(0.0, LIMIT * a)
+            # torch's convolutions of float64 on a CPU are two to three times as quick on weights in this order
+            weight = self.get_buffer(f"weight_{k}").to(torch.float64, memory_format=torch.channels_last)
+            h = _convolved(h, weight, self.get_buffer(f"bias_{k}").double(), up=up)
         h = h * 2.0 ** -(self.weight_bits + self.activation_bits)
         return h.reshape(*x.shape[:-3], *h.shape[-3:])
 
@@ -120,3 +129,14 @@ def require_exact(sums: Tensor, what: str, which: str) -> None:
 def _convolved(h: Tensor, weight: Tensor, bias: Tensor | None, *, up: bool) -> Tensor:
     convolve = F.conv_transpose2d if up else F.conv2d
     return convolve(h, weight, bias, stride=_STRIDE, padding=_PADDING)
+
+
+_SHAPE = ("inputs", "outputs", "sides", "widths")
+register(Conditioner, *_SHAPE)
+
+
+def _blank(activation_bits: int, weight_bits: int, **shape: Any) -> FixedPoint:
+    return FixedPoint(Conditioner(**shape), activation_bits=activation_bits, weight_bits=weight_bits)
+
+
+register(FixedPoint, *_SHAPE, "activation_bits", "weight_bits", build=_blank)

@@ -20,7 +20,7 @@ from induced.bijections import (
     PixelShuffle,
     RandomSplit,
 )
-from induced.operators import Householder, Projection
+from induced.operators import Householder, LinearOperator, Projection
 
 
 @final
@@ -90,7 +90,7 @@ class Idempotent(nn.Module):
             reflected, r = cast(Householder, cast(Linear, self.chart.parts[-1]).operator), self.rank
             components = torch.linalg.svd(Composition(*self.chart._parts()[:-1])(images), full_matrices=False)[2][:r]
             # fewer images than the rank leave some of the old directions
-            both = torch.cat([components, reflected.matrix(self.dim)[:r]]).mT
+            both = torch.cat([components, _first_rows(reflected, r)]).mT
             reflected.V.copy_(reflections(torch.linalg.qr(both)[0][:, :r]))
 
 
@@ -126,6 +126,12 @@ def _chosen(config: ModelConfig) -> Tensor:
     return mask
 
 
+def _first_rows(Q: LinearOperator, r: int) -> Tensor:
+    """The first r rows of Q, which span what it takes to the first r unit vectors."""
+    like = cast(Tensor, Q.reference())
+    return Q.apply_adjoint(torch.eye(r, Q.shape[1], dtype=like.dtype, device=like.device))
+
+
 def _on_lattice(chart: Composition, config: ModelConfig) -> Composition:
     """The chart with its couplings and its change of basis on the lattice."""
     couplings, parts = 0, list[Bijection]()
@@ -138,7 +144,7 @@ def _on_lattice(chart: Composition, config: ModelConfig) -> Composition:
             part = LatticeCoupling(part.shape, net, flip=part.flip, bits=config.bits)
             part.label = f"lattice {label}"
         elif isinstance(part, Linear):
-            Q = part.operator.matrix(part.operator.shape[0])
-            part = LatticeRotation(Q[: cast(int, config.rank)].mT, bits=config.bits, weight_bits=config.weight_bits)
+            V = _first_rows(part.operator, cast(int, config.rank)).mT
+            part = LatticeRotation(V, bits=config.bits, weight_bits=config.weight_bits)
         parts.append(part)
     return Composition(*parts)

@@ -28,9 +28,21 @@ def coordinates(f: Linearizer, images: Tensor, batch: int = BATCH) -> Tensor:
     return torch.cat([f.domain.coords(part) for part in torch.split(images, batch)])
 
 
-def noise(f: Linearizer, n: int, seed: int = 0) -> Tensor:
-    """n images of standard normal pixels, drawn on the CPU."""
+def noise(f: Linearizer, n: int, seed: int = 0, like: Tensor | None = None) -> Tensor:
+    """n images of normal noise, drawn on the CPU: its pixels independent, or its Fourier coefficients.
+
+    Arguments:
+        f: the projector, for the shape of its images.
+        n: how many.
+        seed: seed.
+        like: images whose Fourier coefficients the noise takes mean and variance from; pixels are standard normal without.
+    """
     drawn = torch.randn(n, *f.domain.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if like is not None:
+        spectrum = torch.fft.rfft2(like.double())
+        # white noise has coefficients of variance H W
+        size = spectrum.var(0).sqrt() / (like.shape[-1] * like.shape[-2]) ** 0.5
+        drawn = torch.fft.irfft2(spectrum.mean(0) + size * torch.fft.rfft2(drawn), s=like.shape[-2:])
     return drawn.to(_projection(f).p)
 
 
@@ -43,8 +55,8 @@ def anomaly(f: Linearizer, images: Tensor, batch: int = BATCH) -> Tensor:
 def principal_range(f: Linearizer, images: Tensor, rank: int) -> Subspace:
     """The part of the range of f that `rank` principal components of the projections of images (k, *shape) span, about 0.
 
-    Of the images of one class it is what f knows of that class; of all images, the part of a lower rank that keeps most. Subspaces
-    of one f have one space, so `+` and `&` join them. Their projections Q Q^T are idempotent up to rounding, not bit for bit:
+    Of the images of one class it is what f knows of that class; of all images, the best part of a lower rank. Subspaces of
+    one f have one space, so `+` and `&` join them. Their projections Q Q^T are idempotent up to rounding, not bit for bit:
     only projections onto coordinates keep a lattice.
 
     Raises:
@@ -89,8 +101,10 @@ class RangeGaussian:
         generator, mask = torch.Generator().manual_seed(seed), _projection(self.f).mask()
         chosen = torch.multinomial(self.shares, n, replacement=True, generator=generator)
         drawn = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        for k, (mean, root) in enumerate(zip(self.means, self.roots, strict=True)):
+            drawn[chosen == k] = mean + temperature * drawn[chosen == k] @ root.mT
         z = torch.zeros(n, len(mask), dtype=torch.float64)
-        z[:, mask] = self.means[chosen] + temperature * (self.roots[chosen] @ drawn[..., None])[..., 0]
+        z[:, mask] = drawn
         return z
 
     @torch.no_grad()
