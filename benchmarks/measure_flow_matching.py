@@ -6,6 +6,7 @@ Needs the data folder for all but mnist5k; what it lacks is said and left out.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -19,8 +20,10 @@ from applications.common.perceptual import ShiftTolerantLPIPS, perceptual
 from applications.common.quality import quality
 from applications.flow_matching import evaluate, store
 from applications.flow_matching.model import DATA, FlowMatching
+from applications.flow_matching.objective import velocity_loss
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from induced.errors import DataError
+from induced.operators import LowRankFamily
 
 STEPS = (1, 10, 100, 1000)
 
@@ -63,7 +66,22 @@ def inversion(model: FlowMatching, images: Tensor, data: str) -> None:
             f"inversion of {found.images} images ({data}), {dtype}: PSNR mean {found.psnr_mean:.1f} dB, "
             f"worst {found.psnr_min:.1f} dB, {name} mean {float(apart.mean()):.1e}, std of encodings {found.encoding_std:.3f}"
         )
-    print(f"singular values of B: {', '.join(f'{v:.2f}' for v in model.operator().svd().values[:24].tolist())} ...")
+
+
+def spectrum(model: FlowMatching, images: Tensor) -> None:
+    """The trained family beside the Gaussian oracle it starts at, whose velocity loss is pi/2 s for a coordinate N(0, s^2)."""
+    values = model.operator().svd().values
+    print(f"singular values of B: {', '.join(f'{v:.2f}' for v in values[: model.config.rank + 4].tolist())} ... {values[-1]:.3f}")
+    z1, std = torch.cat([model.space(DATA).coords(part) for part in images.split(250)]), model.latent_std()
+    order = torch.randperm(len(z1), generator=torch.Generator().manual_seed(1))  # images come sorted by class, times in order
+    z0, t = torch.randn(z1.shape, generator=torch.Generator().manual_seed(2)), torch.arange(len(z1)).sub(-0.5) / len(z1)
+    oracle = LowRankFamily(model.dim, model.config.rank, floor=model.config.floor)
+    oracle.factors.zero_()
+    trained, start = (float(velocity_loss(family, z0, z1[order], t)) for family in (model.family, oracle))
+    gaussian, lead = float(std.mean()) * math.pi / 2, z1[:, : model.config.rank]
+    print(f"velocity loss: trained {trained:.4f}, oracle's family {start:.4f}, of Gaussian coordinates {gaussian:.4f}")
+    mean, off = float(lead.mean(0).abs().max()), float((torch.cov(lead.T) - torch.eye(lead.shape[1])).abs().max())
+    print(f"leading coordinates: largest mean {mean:.2f}, covariance within {off:.2f} of I")
 
 
 def samples(model: FlowMatching, real: ImageSet, n: int) -> None:
@@ -164,6 +182,7 @@ def main() -> None:
     laws(model, to_unit(spread(real, 100)))
     one_step(model)
     inversion(model, to_unit(spread(real, 100)), real.name)
+    spectrum(model, to_unit(spread(real, 1000)))
     samples(model, real, options.samples)
     likelihood(model, real, options.likelihood)
     copies(model, train, real, options.out)

@@ -221,11 +221,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_weights(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     content = _read(path)
-    if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
-        raise CheckpointError(f"{path}: is a pickle, whatever its name: it could run code and is not opened")
     try:
         data = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        # only now: a safetensors file starts with the length of its header, whose first byte may be that of a pickle
+        if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
+            raise CheckpointError(f"{path}: is a pickle, whatever its name: it could run code and is not opened") from error
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
     expected = config["tensors"]
     if data.keys() != expected.keys():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from applications.idempotent.fixed_point import LIMIT, Conditioner, FixedPoint
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent, build
 from applications.idempotent.sampling import project
+from induced import Linearizer
+from induced.checks import check_bijection, check_idempotent, check_linear, require
 from induced.errors import DomainError
 from induced.operators import Householder
 
@@ -116,6 +119,21 @@ def test_it_is_the_projector_that_was_trained_up_to_a_few_steps_of_the_lattice()
         model, x = made(replace(config, bits=14), stretch=1.0), digits(20)
         difference = (model.operator()(x) - model.operator(exact=False)(x)).abs().max()
         assert 0 < difference < 50 * 2.0**-14
+
+
+@pytest.mark.parametrize("config", [SMALL, PLAIN], ids=["rotated", "coordinates"])
+def test_it_keeps_the_laws_of_the_library_and_its_bits_on_disk(config: ModelConfig, tmp_path: Path) -> None:
+    f, x = made(replace(config, shape=(1, 8, 8)), stretch=1.0).operator(), digits(5, (1, 8, 8))
+    require(check_idempotent(f, x, exact=True), check_bijection(f.domain.chart, x), check_linear(f, x))
+    loaded = Linearizer.from_pretrained(f.save_pretrained(tmp_path))
+    assert torch.equal(loaded(x), f(x)) and bits(loaded, x).ok
+
+
+@pytest.mark.parametrize("config", [SMALL, PLAIN], ids=["rotated", "coordinates"])
+def test_gradients_pass_through_the_rounding(config: ModelConfig) -> None:
+    model, x = made(replace(config, bits=20), stretch=1.0), digits(5).requires_grad_()
+    found, expected = (torch.autograd.grad((model.operator(exact)(x) ** 3).sum(), x)[0].flatten() for exact in (True, False))
+    assert torch.cosine_similarity(found, expected, 0) > 0.99 and 0.9 < found.norm() / expected.norm() < 1.1
 
 
 # ----------------------------------------------------------------------------------------------------------- out of range

