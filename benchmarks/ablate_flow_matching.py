@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "g linear": ({"chart": "linear"}, {}),
     "noise in the chart, told its end (paper)": ({"noise_space": "labelled"}, {}),
     "noise in the chart, not told": ({"noise_space": "shared"}, {}),
+    "log-scales up to 1": ({"max_log_scale": 1.0}, {}),
     "rank 1": ({"rank": 1}, {}),
     "rank 4": ({"rank": 4}, {}),
     "rank 64": ({"rank": 64}, {}),
@@ -48,7 +49,10 @@ VARIANTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "without density": ({"density_blocks": 0}, {}),
     "without residual": ({}, {"residual": 0.0}),
     "with likelihood of the data": ({}, {"likelihood": 1.0}),
-    "likelihood alone": ({"density_blocks": 0}, {"likelihood": 1.0, "reconstruction": 0.0, "prior": 0.0, "residual": 0.0}),
+    "likelihood alone": (
+        {"density_blocks": 0, "max_log_scale": 1.0},
+        {"likelihood": 1.0, "reconstruction": 0.0, "prior": 0.0, "residual": 0.0},
+    ),
     "U-Net conditioners": ({"conditioner": "unet"}, {}),
 }
 

@@ -14,7 +14,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +114,7 @@ class Glow(Contender):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chart = build(Config().model).chart
+        self.chart = build(replace(Config().model, max_log_scale=1.0)).chart
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         z, volume = self.chart.at(DATA).forward_and_log_abs_det(batch)

@@ -25,6 +25,9 @@ class ModelConfig:
     """Hidden channels of its conditioners, one number a resolution."""
     conditioner: Literal["conv", "unet"] = "conv"
     """Networks of its couplings: three convolutions, or U-Nets."""
+    max_log_scale: float = 0.25
+    """Bound of the log-scale of a coupling of the encoder. A large one lets it be so steep between images of the data and those
+    that it draws that float32 cannot tell whether a law holds."""
     reversible: bool = False
     """Recompute activations by inversion in the backward pass: memory that depth does not cost, for about one more pass."""
     dense_blocks: int = 4

@@ -202,12 +202,13 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.chart == "linear":
         return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
     label = int(config.noise_space == "labelled")
-    nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
-    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), context=label, **nets)
+    options: dict[str, Any] = {"context": label, "max_log_scale": config.max_log_scale}
+    nets = {"conditioner": UNet} if config.conditioner == "unet" else {}
+    image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), **options, **nets)
     flat: list[Bijection | ConditionalBijection] = [image, Flatten(_coarse_shape(config))]
     if not config.dense_blocks:
         return flat
-    return [*flat, real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, context=label)]
+    return [*flat, real_nvp(math.prod(config.shape), config.dense_blocks, config.dense_width, **options)]
 
 
 def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
