@@ -203,7 +203,7 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
         return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
     label = int(config.noise_space == "labelled")
     options: dict[str, Any] = {"context": label, "max_log_scale": config.max_log_scale}
-    nets = {"conditioner": UNet} if config.conditioner == "unet" else {}
+    nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
     image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), **options, **nets)
     flat: list[Bijection | ConditionalBijection] = [image, Flatten(_coarse_shape(config))]
     if not config.dense_blocks:
