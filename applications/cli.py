@@ -200,6 +200,8 @@ def edit(
         n: How many images, one a row.
         out: Picture to write: each row from -0.5 to 1.5 times the direction, the digit itself at 0.
     """
+    if n < 1:
+        raise DomainError(f"--n is at least 1, got {n}")
     model = _model(run, fallback)
     known, held_out = (images_of_shape(data, split, model.config.shape, data_dir) for split in ("train", "test"))
     classes = [to_unit(known.images[known.labels == label][:500]) for label in (from_class, to_class)]
@@ -233,6 +235,8 @@ def judge(
         likelihood: Held-out images whose bits per dimension are averaged; 0 for none.
         seed: Seed of the noise.
     """
+    if n < 2 or likelihood < 0:
+        raise DomainError(f"--n is at least 2 and --likelihood not negative, got {n} and {likelihood}")
     model = _model(run, fallback)
     real = _held_out(model, data, data_dir)
     generator = torch.Generator().manual_seed(seed)

@@ -365,6 +365,9 @@ def test_a_model_that_cannot_be_built_is_one_line(arguments: list[str], tmp_path
         pytest.param(["interpolate", "--first", "500"], id="a digit that is not there"),
         pytest.param(["invert", "--n", "0"], id="no digits"),
         pytest.param(["sample", "--n", "-1"], id="a negative number of samples"),
+        pytest.param(["edit", "--n", "0"], id="nothing to edit"),
+        pytest.param(["judge", "--n", "0"], id="nothing to judge"),
+        pytest.param(["judge", "--likelihood", "-1"], id="a negative number of likelihoods"),
         pytest.param([*TRAIN, "--shape", "1", "16", "16", "--device", "cpu"], id="another shape than the images have"),
     ],
 )
