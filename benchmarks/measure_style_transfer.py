@@ -60,7 +60,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         z = F.pixel_unshuffle(x, self.squeeze)
-        modulations = self.styles(style).reshape(len(x), len(self.before), 2, -1, 1, 1)
+        modulations = self.styles(style).reshape(len(style), len(self.before), 2, -1, 1, 1)
         h = self.first(z)
         for i, (before, after) in enumerate(zip(self.before, self.after, strict=True)):
             scale, shift = modulations[:, i, 0], modulations[:, i, 1]

@@ -90,7 +90,7 @@ class Config:
     """Modular style transfer."""
 
     photographs: str = "embedded"
-    """Photographs to train on: those of scikit-image and scikit-learn, or a folder of pictures."""
+    """Photographs to train on: those of scikit-image, scikit-learn and matplotlib, or a folder."""
     crops: int = 1000
     """Random crops of them, each stylised once by every teacher."""
     side: int = 256
@@ -100,7 +100,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=20000, batch=8, learning_rate=1e-3, sample_every=1000)
+        default_factory=lambda: TrainingConfig(steps=10000, batch=8, learning_rate=1e-3, sample_every=1000)
     )
 
     def __post_init__(self) -> None:
