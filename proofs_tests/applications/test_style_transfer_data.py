@@ -1,6 +1,7 @@
 """Style transfer: teachers, photographs and their split, picture files, the cache of pairs, and the commands."""
 
 import inspect
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
 from induced.errors import DataError, DomainError, InducedError, MissingExtra, ShapeError
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
+WEIGHTS = Path(os.environ.get("INDUCED_DATA", "")) / "fast-style"
 SHIPPED = photographs_module.importlib.util.find_spec("skimage") is not None
 needs_photographs = pytest.mark.skipif(not SHIPPED, reason="scikit-image, whose photographs these are, is not installed")
 
@@ -83,6 +85,19 @@ def test_a_teacher_is_the_network_of_its_weights_on_pixels(folder: Path, size: t
     assert float(expected.amin()) < 0  # random weights: much is clamped, and much is not
     found = 128 * (load_teacher("candy", folder)(unit(pixels)) + 1) - 0.5
     assert torch.allclose(found, expected.clamp(0, 255), atol=2e-3)
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the folder fast-style is not below INDUCED_DATA")
+@pytest.mark.parametrize("style", STYLES)
+def test_the_published_weights_load_and_repaint_a_picture(style: str) -> None:
+    with np.load(WEIGHTS / f"{style}.npz") as arrays:
+        state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    waves = torch.sin(torch.arange(48) / 5)
+    pixels = (127 * (1 + waves[:, None] * waves) * torch.tensor([1.0, 0.7, 0.4])[:, None, None]).to(torch.uint8)[None]
+    found = 128 * (load_teacher(style, WEIGHTS.parent)(unit(pixels)) + 1) - 0.5
+    assert torch.allclose(found, reference(state, pixels.float()).clamp(0, 255), atol=2e-2)
+    # neither the picture itself, nor most of it beyond the range of pixels
+    assert (found - pixels).abs().mean() > 20 and ((found > 0) & (found < 255)).float().mean() > 0.6
 
 
 def test_what_is_no_teacher_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
