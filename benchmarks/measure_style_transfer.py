@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder or exported model")
     parser.add_argument("--baseline", type=Path, default=None, help="run folder of the feed-forward student")
     parser.add_argument("--train-baseline", action="store_true", help="train it first, or go on")
+    parser.add_argument("--baseline-rate", type=float, default=None, help="its learning rate; that of the run if absent")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/style-transfer-measured")
     parser.add_argument("--only", nargs="*", default=["nearness", "interpolation", "removal", "algebra", "cost", "added"])
     parser.add_argument("--style", default="pointilism", help="style that is added")
@@ -260,7 +261,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     if args.train_baseline:
+        if args.baseline is None:
+            parser.error("--train-baseline needs a folder, --baseline")
         config = settings_of(args.run)
+        rate = args.baseline_rate or config.training.learning_rate
+        config = replace(config, training=replace(config.training, learning_rate=rate))
         torch.manual_seed(config.training.seed)
         train(config, Run(args.baseline), model=feed_forward(config.model), resume=bool(Run(args.baseline).checkpoints()))
     model, baseline = store.load(args.run), None

@@ -17,7 +17,7 @@ from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
 from applications.style_transfer.photographs import EMBEDDED, photographs, random_crop
 from applications.style_transfer.pictures import read_picture, unit, write_picture
-from applications.style_transfer.sampling import TILE, stylise, unstylise
+from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from induced.errors import DomainError
@@ -60,6 +60,7 @@ def style(
     into: tuple[str, ...] = (),
     rtol: float | None = None,
     tile: int = TILE,
+    frame: int = FRAME,
     out: Path = Path("styled.png"),
 ) -> None:
     """Put styles on a picture of any size, mix them, exaggerate them, take one off or change it for another.
@@ -75,6 +76,7 @@ def style(
         into: With remove: the styles to put on afterwards.
         rtol: Singular values up to rtol times the largest count as zero in the pseudoinverse.
         tile: Side of the tiles that larger pictures are computed in.
+        frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
         out: Picture to write, .png or .jpg.
     """
     model, given = store.load(run, fallback=fallback), read_picture(picture)
@@ -83,10 +85,12 @@ def style(
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
     if remove and (strength != 1.0 or rank is not None):
         raise DomainError("--remove takes the whole style off: it goes with neither --strength nor --rank")
+    if frame < 0:
+        raise DomainError(f"--frame must not be negative, got {frame}")
     if remove:
-        y = unstylise(model, x, weights, _weights(into) if into else None, rtol)
+        y = unstylise(model, x, weights, _weights(into) if into else None, rtol, frame=frame)
     else:
-        y = stylise(model, x, weights, strength, rank=rank, tile=tile)
+        y = stylise(model, x, weights, strength, rank=rank, tile=tile, frame=frame)
     print(f"wrote {write_picture(out, given.with_colours(y))}")
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from applications.style_transfer.algebra import low_rank, mix, remove, restyle, strength
 from applications.style_transfer.model import Styles, StyleTransfer
-from applications.style_transfer.tiles import Map, framed, in_tiles
+from applications.style_transfer.tiles import framed, in_tiles
 from induced import LinearizerOperator
 from induced.errors import DomainError
 
@@ -30,6 +30,7 @@ def stylise(
     *,
     rank: int | None = None,
     tile: int = TILE,
+    frame: int = FRAME,
 ) -> Tensor:
     """A mixture of styles at a strength, for pictures (N, 3, H, W) in [-1, 1) of any size.
 
@@ -45,17 +46,24 @@ def stylise(
     def tiled(whole: Tensor) -> Tensor:
         return in_tiles(f, whole, tile=tile, margin=model.reach, stride=model.config.stride)
 
-    return _applied(f if rank is not None else tiled, model, x)
+    return framed(f if rank is not None else tiled, x, frame=frame, stride=model.config.stride)
 
 
 @torch.no_grad()
 def unstylise(
-    model: StyleTransfer, y: Tensor, weights: dict[str, float], into: dict[str, float] | None = None, rtol: float | None = None
+    model: StyleTransfer,
+    y: Tensor,
+    weights: dict[str, float],
+    into: dict[str, float] | None = None,
+    rtol: float | None = None,
+    *,
+    frame: int = FRAME,
 ) -> Tensor:
     """A style removed by the pseudoinverse from pictures (N, 3, H, W) in it; `into`: and others put on.
 
-    The pseudoinverse of a convolution looks at the whole picture, so that this is not done in tiles. Without a frame it undoes
-    `model.at(H, W)` exactly; the pictures' borders are handled as by `stylise`, so that those it made lose their borders' detail.
+    The pseudoinverse of a convolution looks at the whole picture, so that this is not done in tiles. It undoes `stylise` where
+    neither has a frame and sides are multiples of the stride; else a border as wide as the model's reach is only near to the
+    photograph, since what was cut off is not known.
 
     Raises:
         DomainError: the cores are not circular; an unknown style.
@@ -68,8 +76,4 @@ def unstylise(
         f = mix(styles, weights)
         return restyle(f, mix(styles, into), rtol)(whole) if into else remove(f, rtol)(whole)
 
-    return _applied(back, model, y)
-
-
-def _applied(f: Map, model: StyleTransfer, x: Tensor) -> Tensor:
-    return framed(f, x, frame=FRAME, stride=model.config.stride)
+    return framed(back, y, frame=frame, stride=model.config.stride)

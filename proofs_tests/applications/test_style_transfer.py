@@ -265,6 +265,8 @@ def test_a_picture_loses_its_style_but_at_its_border() -> None:
     before = float((y - x)[middle].square().mean())
     assert float((back - x)[middle].square().mean()) < 0.05 * before
     assert float((other - stylise(model, x, {"udnie": 1.0}))[middle].square().mean()) < 0.05 * before
+    y = stylise(model, x, {"candy": 1.0}, frame=0)
+    assert unstylise(model, y, {"candy": 1.0}, frame=0).allclose(x, atol=1e-6)
     with pytest.raises(DomainError, match="no pseudoinverse at any size"):
         unstylise(made(replace(TINY, padding="zeros")), y, {"candy": 1.0})
 
