@@ -29,6 +29,8 @@ from applications.flow_matching.tour import tour as run_tour
 from applications.flow_matching.train import train as run_training
 from applications.idempotent import store as projectors
 from applications.idempotent.commands import anomaly_command, generate, project_command, train_idempotent
+from applications.style_transfer import store as stylists
+from applications.style_transfer.commands import add_style, style, styles_command, train_style_transfer
 from induced.checks import require
 
 app = tyro.extras.SubcommandApp()
@@ -45,6 +47,11 @@ training.command(name="idempotent")(train_idempotent)
 app.command(name="project")(project_command)
 app.command(generate)
 app.command(name="anomaly")(anomaly_command)
+
+training.command(name="style-transfer")(train_style_transfer)
+app.command(style)
+app.command(name="styles")(styles_command)
+app.command(add_style)
 
 
 @training.command(name="flow-matching")
@@ -83,8 +90,9 @@ def export(run: Path, out: Path, fallback: bool = False) -> None:
         out: Folder to write.
         fallback: If the newest checkpoint is damaged, take the one before it.
     """
-    write = projectors.export if Run(run).config().get("application") == "idempotent" else store.export
-    print(f"wrote {write(run, out, fallback=fallback)}")
+    write = {"idempotent": projectors.export, "style_transfer": stylists.export}
+    application = str(Run(run).config().get("application"))
+    print(f"wrote {write.get(application, store.export)(run, out, fallback=fallback)}")
 
 
 @app.command

@@ -23,6 +23,7 @@ from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
 from applications.idempotent import config as idempotent
+from applications.style_transfer import config as style_transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [
@@ -35,6 +36,10 @@ COMMANDS = {
     "project": cli.project_command,
     "generate": cli.generate,
     "anomaly": cli.anomaly_command,
+    "train style-transfer": cli.train_style_transfer,
+    "style": cli.style,
+    "styles": cli.styles_command,
+    "add-style": cli.add_style,
     "export": cli.export,
     "sample": cli.sample,
     "invert": cli.invert,
@@ -118,6 +123,7 @@ def test_help_explains_the_command_and_every_option(name: str, capsys: pytest.Ca
 SETTINGS = {
     "flow-matching": [Config, ModelConfig, ObjectiveConfig, TrainingConfig],
     "idempotent": [idempotent.Config, idempotent.ModelConfig, idempotent.ObjectiveConfig, TrainingConfig],
+    "style-transfer": [style_transfer.Config, style_transfer.ModelConfig, style_transfer.ObjectiveConfig, TrainingConfig],
 }
 
 
@@ -147,6 +153,7 @@ def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     applications = help_of(["train"], capsys)
     assert "flow-matching Train one-step flow matching." in applications
     assert "idempotent Train an idempotent generator." in applications
+    assert "style-transfer Train modular style transfer." in applications
 
 
 def test_training_leaves_a_run_with_samples(run: Path) -> None:

@@ -1,0 +1,1 @@
+"""Modular style transfer: styles as linear operators between two induced spaces, distilled from feed-forward networks."""

@@ -1,0 +1,197 @@
+"""The commands of the `induced` command line that train and use style transfer."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from applications.common.data import to_uint8
+from applications.common.figures import captioned_rows
+from applications.common.metrics import psnr
+from applications.common.runs import Run
+from applications.style_transfer import store
+from applications.style_transfer.algebra import distances, principal_styles
+from applications.style_transfer.config import Config
+from applications.style_transfer.evaluate import PEAK
+from applications.style_transfer.new_style import fit_kernel, refine_kernel
+from applications.style_transfer.photographs import EMBEDDED, photographs, random_crop
+from applications.style_transfer.pictures import read_picture, unit, write_picture
+from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
+from applications.style_transfer.teacher import load_teacher
+from applications.style_transfer.train import train
+from induced.errors import DomainError
+
+DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
+
+
+def train_style_transfer(
+    config: tyro.conf.OmitArgPrefixes[Config],
+    out: Path = Path("runs/style-transfer"),
+    data_dir: DataDir = None,
+    resume: bool = False,
+    fallback: bool = False,
+    overwrite: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+) -> None:
+    """Train modular style transfer.
+
+    Args:
+        config: What to train.
+        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        resume: Go on from the newest checkpoint in the run folder.
+        fallback: If the newest checkpoint is damaged, resume from the one before it.
+        overwrite: Delete an earlier run in the folder.
+        device: "auto" takes an accelerator if there is one.
+    """
+    result = train(config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
+    print(f"{result.steps} steps, {result.images_per_second:.1f} images/s, loss {result.losses['loss']:.4f}; run folder {out}")
+
+
+def style(
+    picture: Path,
+    run: Path,
+    fallback: bool = False,
+    mix: tuple[str, ...] = ("candy",),
+    strength: float = 1.0,
+    rank: int | None = None,
+    remove: bool = False,
+    into: tuple[str, ...] = (),
+    rtol: float | None = None,
+    tile: int = TILE,
+    frame: int = FRAME,
+    out: Path = Path("styled.png"),
+) -> None:
+    """Put styles on a picture of any size, mix them, exaggerate them, take one off or change it for another.
+
+    Args:
+        picture: PNG, JPEG or any other picture.
+        run: Run folder, or exported model.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        mix: Styles, each NAME or NAME=WEIGHT, whose weights are as given: mosaic=0.5 candy=0.5 interpolates.
+        strength: 0 leaves the picture as it is, 1 is the style, above 1 exaggerates it.
+        rank: Combinations of channels that are kept of the style's difference to the identity; all if absent.
+        remove: Take the style off instead, by the pseudoinverse.
+        into: With remove: the styles to put on afterwards.
+        rtol: Singular values up to rtol times the largest count as zero in the pseudoinverse.
+        tile: Side of the tiles that larger pictures are computed in.
+        frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
+        out: Picture to write, .png or .jpg.
+    """
+    model, given = store.load(run, fallback=fallback), read_picture(picture)
+    x, weights = given.tensor(), _weights(mix)
+    if into and not remove:
+        raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
+    if remove and (strength != 1.0 or rank is not None):
+        raise DomainError("--remove takes the whole style off: it goes with neither --strength nor --rank")
+    if frame < 0:
+        raise DomainError(f"--frame must not be negative, got {frame}")
+    if remove:
+        y = unstylise(model, x, weights, _weights(into) if into else None, rtol, frame=frame)
+    else:
+        y = stylise(model, x, weights, strength, rank=rank, tile=tile, frame=frame)
+    print(f"wrote {write_picture(out, given.with_colours(y))}")
+
+
+def styles_command(
+    run: Path,
+    fallback: bool = False,
+    picture: Path | None = None,
+    side: int = 128,
+    out: Path = Path("styles.png"),
+) -> None:
+    """Show the styles of a model: distances of the operators, their principal components, and what they make of a picture.
+
+    Args:
+        run: Run folder, or exported model.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        picture: A picture; a held-out photograph if absent.
+        side: Side of the square, cut from its middle, that is shown.
+        out: Picture to write.
+    """
+    model = store.load(run, fallback=fallback)
+    if side < 1 or side % model.config.stride:
+        raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
+    given = read_picture(next(iter(photographs(EMBEDDED, "test").values())) if picture is None else picture)
+    x = given.tensor()
+    if min(x.shape[-2:]) < side:
+        raise DomainError(f"--side is at most the picture's least side {min(x.shape[-2:])}, got {side}")
+    top, left = ((n - side) // 2 for n in x.shape[-2:])
+    x = x[..., top : top + side, left : left + side]
+    names, styles = model.config.names, model.at(side, side)
+    print("distances of the operators")
+    for name, row in zip(names, distances(styles).tolist(), strict=True):
+        print(f"  {name:<15}" + "".join(f"{value:8.3f}" for value in row))
+    principal = principal_styles(styles)
+    print("principal components: share of the variance, then the score of each style")
+    for share, scores in zip(principal.explained.tolist(), principal.scores.mT.tolist(), strict=True):
+        print(f"  {share:7.1%}  " + "".join(f"{score:8.3f}" for score in scores))
+    with torch.no_grad():
+        rows = [("photograph", to_uint8(x))] + [(name, to_uint8(styles[name](x))) for name in names]
+    print(f"wrote {captioned_rows(out, rows)}")
+
+
+def add_style(
+    run: Path,
+    style: str,
+    out: Path,
+    fallback: bool = False,
+    data_dir: DataDir = None,
+    photos: str = EMBEDDED,
+    crops: int = 40,
+    side: int = 256,
+    ridge: float = 1e-3,
+    steps: int = 0,
+    seed: int = 0,
+) -> None:
+    """Add a style to a trained model by fitting its core alone to a teacher, charts frozen, and write the model.
+
+    Args:
+        run: Run folder, or exported model.
+        style: Name of the weights in the folder fast-style.
+        out: Folder to write.
+        fallback: If the newest checkpoint is damaged, take the one before it.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        photos: Photographs to fit to: the embedded ones, or a folder.
+        crops: Random crops of them.
+        side: Side of a crop.
+        ridge: Penalty of the least squares, towards the identity style.
+        steps: Steps of Adam on the core after the closed form.
+        seed: Seed of the crops.
+    """
+    model, teacher = store.load(run, fallback=fallback), load_teacher(style, data_dir)
+    if crops < 1 or side < 1 or side % model.config.stride:
+        raise DomainError(f"at least one crop with a side that is a multiple of {model.config.stride}, got {crops} and {side}")
+    generator = torch.Generator().manual_seed(seed)
+    pictures = [read_picture(path).colours for path in photographs(photos, "train").values()]
+    x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))
+    with torch.no_grad():
+        y = torch.cat([teacher(part) for part in torch.split(x, 1)])
+    kernel = fit_kernel(model, x, y, ridge=ridge)
+    if steps:
+        kernel = refine_kernel(model, kernel, x, y, steps=steps, patch=min(128, side), seed=seed)
+    extended = model.with_style(style, kernel)
+    with torch.no_grad():
+        found = torch.cat([extended.operator(style, side, side)(part) for part in torch.split(x, 1)])
+    print(f"{style} added to {', '.join(model.config.names[1:])}: PSNR {float(psnr(found, y, PEAK).mean()):.2f} dB on its crops")
+    print(f"wrote {store.save(extended, run, out)}")
+
+
+def _weights(mixture: tuple[str, ...]) -> dict[str, float]:
+    """NAME or NAME=WEIGHT, each.
+
+    Raises:
+        DomainError: a weight is no number, or a name occurs twice.
+    """
+    weights = {}
+    for term in mixture:
+        name, _, weight = term.partition("=")
+        try:
+            value = float(weight or 1.0)
+        except ValueError as error:
+            raise DomainError(f"a style is NAME or NAME=WEIGHT with a number, got {term!r}") from error
+        if name in weights:
+            raise DomainError(f"the style {name!r} occurs twice in {' '.join(mixture)}")
+        weights[name] = value
+    return weights

@@ -1,0 +1,107 @@
+"""Crops of photographs and what the teachers make of them, computed once into a cache on disk of a known size."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from applications.common.data import Points, to_uint8
+from applications.common.progress import Progress
+from applications.common.storage import replace_file
+from applications.style_transfer.config import Config
+from applications.style_transfer.photographs import photographs, random_crop
+from applications.style_transfer.pictures import read_picture, unit
+from applications.style_transfer.teacher import load_teacher
+from induced.errors import DataError, DomainError
+
+AT_ONCE = 8
+
+
+def pairs(
+    config: Config,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+) -> Points:
+    """Random crops of training photographs and their stylised pictures, uint8 (crops, 1 + styles, 3, side, side).
+
+    They are mapped from a file of the cache. It is made anew where a photograph, the weights of a teacher or a setting changed; a
+    computation that was killed goes on where it stopped.
+
+    Arguments:
+        config: The settings: photographs, crops, side, styles, seed, and the most that the file may take.
+        data_dir: Folder of the teachers' weights.
+        cache_dir: Folder of the cache; else the environment variable INDUCED_CACHE, else ~/.cache/induced.
+        device: Where the teachers run.
+
+    Raises:
+        DomainError: the file would be larger than `cache_gb`.
+        DataError: photographs or weights are missing or damaged, or the cache cannot be written.
+    """
+    styles, side = config.model.styles, config.side
+    shape = (config.crops, 1 + len(styles), 3, side, side)
+    if (needed := int(np.prod(shape))) > config.cache_gb * 1e9:
+        raise DomainError(
+            f"{config.crops} crops of side {side} in {len(styles)} styles take {needed / 1e9:.2f} GB on disk, cache_gb allows "
+            f"{config.cache_gb}: fewer --crops, or a larger --cache-gb"
+        )
+    paths = photographs(config.photographs, "train")
+    teachers = {style: load_teacher(style, data_dir).to(device) for style in styles}
+    digest = hashlib.sha256(repr((shape, config.training.seed)).encode())
+    for name, path in paths.items():
+        digest.update(f"{name}\0{path.stat().st_size} {path.stat().st_mtime_ns}\0".encode())
+    for style, teacher in teachers.items():
+        digest.update(style.encode() + b"".join(p.cpu().numpy().tobytes() for p in teacher.parameters()))
+    folder = Path(cache_dir or os.environ.get("INDUCED_CACHE") or Path.home() / ".cache" / "induced")
+    cached = folder / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
+    try:
+        if not cached.is_file():
+            _write(cached, shape, [*paths.values()], teachers, config.training.seed)
+        pixels = np.load(cached, mmap_mode="c")
+    except OSError as error:
+        raise DataError(f"{cached}: the cache cannot be written ({error}); INDUCED_CACHE moves it") from error
+    return Points(f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}", torch.from_numpy(pixels))
+
+
+def _write(cached: Path, shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int) -> None:
+    """Fill a file beside its name, batch by batch, and rename it; how far it is stands in a file of its own."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, marker = cached.with_suffix(".partial"), cached.with_suffix(".done")
+    start = int(marker.read_text()) if marker.is_file() and unfinished.is_file() else 0
+    pictures = [read_picture(path).colours for path in paths]
+    pixels = np.lib.format.open_memmap(unfinished, mode="r+" if start else "w+", dtype=np.uint8, shape=None if start else shape)
+    progress = Progress(start, shape[0], 1, shown=True)
+    for first in range(start, shape[0], AT_ONCE):
+        numbers = range(first, min(first + AT_ONCE, shape[0]))
+        crops = [_crop(pictures, shape[-1], seed, i) for i in numbers]
+        pixels[numbers.start : numbers.stop] = stylised(torch.from_numpy(np.stack(crops)), teachers).numpy()
+        pixels.flush()
+        replace_file(marker, str(numbers.stop).encode())
+        for _ in numbers:
+            progress.step(0.0)
+        progress.line(numbers.stop, {"teachers' crops": numbers.stop})
+    progress.close()
+    del pixels
+    unfinished.replace(cached)
+    marker.unlink()
+
+
+def _crop(pictures: list[Image.Image], side: int, seed: int, index: int) -> np.ndarray:
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**31)
+    which = int(torch.randint(len(pictures), (), generator=generator))
+    return random_crop(pictures[which], side, generator)
+
+
+@torch.no_grad()
+def stylised(pixels: Tensor, teachers: Mapping[str, nn.Module]) -> Tensor:
+    """Pictures (n, 3, H, W) and what each teacher makes of them, uint8 (n, 1 + teachers, 3, H, W)."""
+    out = [pixels]
+    for teacher in teachers.values():
+        out.append(to_uint8(teacher(unit(pixels).to(next(teacher.parameters())))).cpu())
+    return torch.stack(out, 1)
