@@ -10,9 +10,9 @@ INSTALLED := $(VENV)/.installed
 
 # One thread for each process' linear algebra: the tests run in parallel processes, and small operators lose more to
 # threads than they gain. Training in `demo` takes all cores.
-test thorough bench: export OMP_NUM_THREADS := 1
+test thorough bench docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test thorough lint format bench mutation
+.PHONY: help demo test thorough lint format docs bench mutation
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ format: $(INSTALLED) ## format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED) ## the documentation in docs/_build/html; warnings and broken links are errors
+	rm -rf docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
 bench: $(INSTALLED) ## side by side with other libraries
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
@@ -47,5 +52,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,hub,onnx,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,docs,hub,onnx,test]'
 	touch $@

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for points, operators and maps: the inputs of property tests of your own charts (docs/own_bijection.md).
+"""Hypothesis strategies for points, operators and maps: inputs of property tests of your charts (docs/guide/own_bijection.md).
 
 Points are drawn in coordinates, in a ball whose radius says how far from zero a chart is tried. Every draw is a function of
 what Hypothesis chose: torch's global generator is not touched. Points shrink to zero

@@ -1,6 +1,6 @@
 """What PyTorch can do with every chart, core and map: the capabilities as checks, and the cells that do not hold, with reasons.
 
-`python -m proofs_tests.capabilities > docs/capabilities.md` writes the page; laws/test_capabilities.py tests each of its cells.
+`python -m proofs_tests.capabilities > docs/guide/capabilities.md` writes the page; laws/test_capabilities.py tests every cell.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Every statement of the mathematics: its symbolic proof, the laws that random inputs obey, and what those laws reject.
 
-`pytest` ends with this table and what became of each cell; `python -m proofs_tests.statements` writes docs/statements.md.
+`pytest` ends with this table and what became of each cell; `python -m proofs_tests.statements` writes docs/theory/statements.md.
 A pattern is the beginning of a test's id: a file, a test, or a test with the beginning of its parameters.
 """
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "statements.md"
+PAGE = ROOT / "docs" / "theory" / "statements.md"
 
 
 class Statement(NamedTuple):
-    """A numbered statement, or one without a number by its name, and the tests that stand for it."""
+    """A numbered statement, or one without a number by its name, the tests that stand for it, and its page in docs/theory."""
 
     number: str
     claim: str
     proofs: tuple[str, ...]
     laws: tuple[str, ...]
     counterexamples: tuple[str, ...]
-    page: str = "mathematics.md"
+    page: str = "linearizer.md"
 
 
 REJECT = "counterexamples/test_checks_reject.py::test_"
@@ -42,6 +42,7 @@ STATEMENTS = (
             "laws/test_spaces.py::test_vectors_do_the_algebra_of_their_space",
         ),
         (f"{REJECT}check_space_rejects[a sum that leaves", f"{REJECT}check_space_rejects[multiples"),
+        page="transport.md",
     ),
     Statement(
         "Prop 2.3",
@@ -49,6 +50,7 @@ STATEMENTS = (
         ("proofs/test_prop_2_3_vector_space.py",),
         ("laws/test_spaces.py::test_the_axioms_of_a_hilbert_space_hold",),
         (f"{REJECT}check_space_rejects", f"{REJECT}every_report_of_check_space_has_its_counterexample"),
+        page="transport.md",
     ),
     Statement(
         "Def 2.6",
@@ -59,6 +61,7 @@ STATEMENTS = (
             "laws/test_spaces.py::test_cauchy_schwarz_and_the_triangle_inequality",
         ),
         (f"{REJECT}check_space_rejects[an inner product",),
+        page="transport.md",
     ),
     Statement(
         "Prop 2.7",
@@ -73,6 +76,7 @@ STATEMENTS = (
             f"{REJECT}check_space_rejects_a_chart_that_is_not_injective",
             f"{REJECT}check_bijection_rejects",
         ),
+        page="transport.md",
     ),
     Statement(
         "Def 2.1",
@@ -163,6 +167,7 @@ STATEMENTS = (
             f"{FLOW}the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula",
         ),
         (f"{FLOW}the_velocity_loss_is_least_at_the_gaussian_oracle",),
+        page="flow_matching.md",
     ),
     Statement(
         "eqs. 14-16",
@@ -174,6 +179,7 @@ STATEMENTS = (
             f"{PROPAGATORS}methods_converge_with_their_order",
         ),
         (f"{PROPAGATORS}steps_are_ordered_in_time",),
+        page="flow_matching.md",
     ),
     Statement(
         "eq. 17",
@@ -185,6 +191,7 @@ STATEMENTS = (
             f"{FLOW}one_step_is_many_steps",
         ),
         (f"{PROPAGATORS}steps_are_ordered_in_time",),
+        page="flow_matching.md",
     ),
     Statement(
         "eqs. 48-53",
@@ -196,6 +203,7 @@ STATEMENTS = (
             f"{PROPAGATORS}methods_converge_with_their_order",
         ),
         (f"{PROPAGATORS}unchained_stages_are_first_order_only_and_are_told_apart",),
+        page="flow_matching.md",
     ),
     Statement(
         "magnus4",
@@ -208,6 +216,7 @@ STATEMENTS = (
             f"{PROPAGATORS}the_determinant_of_magnus_is_the_exponential_of_the_traces",
         ),
         (f"{REJECT_OTHER}a_magnus_step_rejects",),
+        page="flow_matching.md",
     ),
     Statement(
         "Thm H.5",
@@ -229,6 +238,7 @@ STATEMENTS = (
         ("proofs/test_limits.py",),
         ("laws/test_fitting.py::test_every_fibre_has_the_dimension_of_the_kernel_so_three_zeros_are_never_all",),
         ("laws/test_fitting.py::test_on_a_line_a_function_with_two_equal_values_is_no_linearizer",),
+        page="limits.md",
     ),
     Statement(
         "sum, multiple",
@@ -304,6 +314,7 @@ STATEMENTS = (
             "laws/test_subspaces.py::test_orthonormalized_points_are_orthonormal_and_span_the_points",
         ),
         (f"{REJECT_OTHER}the_projection_rejects", "laws/test_subspaces.py::test_a_point_off_the_subspace_is_no_member"),
+        page="transport.md",
     ),
     Statement(
         "least squares",
@@ -354,7 +365,7 @@ STATEMENTS = (
         ("proofs/test_convolution.py",),
         ("laws/test_structures.py::test_a_convolution_and_its_adjoint_are_exact_for_every_padding",),
         ("laws/test_structures.py::test_the_law_of_the_adjoint_rejects_the_flipped_kernel_under_reflect_padding",),
-        page="toolkit.md",
+        page="style_transfer.md",
     ),
     Statement(
         "Gaussian oracle",
@@ -365,6 +376,7 @@ STATEMENTS = (
             f"{FLOW}the_propagator_of_the_gaussian_oracle_has_its_standard_deviations_as_singular_values",
         ),
         (f"{FLOW}the_velocity_loss_is_least_at_the_gaussian_oracle",),
+        page="flow_matching.md",
     ),
     Statement(
         "metric",
@@ -375,6 +387,7 @@ STATEMENTS = (
             "laws/test_subspaces.py::test_a_geodesic_starts_with_its_velocity_and_keeps_its_speed",
         ),
         (f"{REJECT_OTHER}the_speed_of_a_geodesic_rejects",),
+        page="transport.md",
     ),
     Statement(
         "§5 lattice",
@@ -390,7 +403,7 @@ STATEMENTS = (
             "laws/test_lattice.py::test_the_ordinary_projector_is_not_idempotent_to_the_bit",
             "laws/test_lattice.py::test_the_bound_is_sharp",
         ),
-        page="tolerances.md",
+        page="numerical_honesty.md",
     ),
     Statement(
         "§7 certificate",
@@ -404,7 +417,7 @@ STATEMENTS = (
             "laws/test_certificate.py::test_an_error_that_rounding_does_not_explain_is_told",
             "laws/test_certificate.py::test_the_certificate_sees_that_a_chart_breaks",
         ),
-        page="tolerances.md",
+        page="numerical_honesty.md",
     ),
 )
 
@@ -438,13 +451,18 @@ def table(outcomes: dict[str, str]) -> list[str]:
 def linked(patterns: Iterable[str]) -> str:
     """Links to the files of patterns, each once."""
     files = dict.fromkeys(pattern.partition("::")[0] for pattern in patterns)
-    return ", ".join(f"[{file.removesuffix('.py')}](../proofs_tests/{file})" for file in files)
+    return ", ".join(f"[{file.removesuffix('.py')}](../../proofs_tests/{file})" for file in files)
+
+
+def claim(s: Statement) -> str:
+    """The claim for a cell of a table, whose bars end cells."""
+    return s.claim.replace("|", "\\|")
 
 
 def page() -> str:
-    """docs/statements.md."""
+    """docs/theory/statements.md."""
     rows = [
-        f"| [{s.number}]({s.page}) | `{s.claim}` | {linked(s.proofs)} | {linked(s.laws)} | {linked(s.counterexamples)} |"
+        f"| [{s.number}]({s.page}) | `{claim(s)}` | {linked(s.proofs)} | {linked(s.laws)} | {linked(s.counterexamples)} |"
         for s in STATEMENTS
     ]
     return "\n".join(
@@ -453,9 +471,9 @@ def page() -> str:
             "",
             "Numbers are the paper's; what has none is named. A proof is symbolic (sympy); its file says what it assumes, and",
             "refutes false variants. A law is checked on random inputs, over the charts and cores of",
-            "[registry.py](../proofs_tests/registry.py). A counterexample is a broken object that the law must reject.",
+            "[registry.py](../../proofs_tests/registry.py). A counterexample is a broken object that the law must reject.",
             "`make test` ends with this table and what became of each cell; `python -m proofs_tests.statements` writes this",
-            "page from [statements.py](../proofs_tests/statements.py), which names each test.",
+            "page from [statements.py](../../proofs_tests/statements.py), which names each test.",
             "",
             "| statement | claim | proof | laws | counterexamples |",
             "|---|---|---|---|---|",

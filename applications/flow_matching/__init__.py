@@ -1,1 +1,1 @@
-"""One-step flow matching: a Linearizer between a noise space and a data space (docs/mathematics.md, 3)."""
+"""One-step flow matching: a Linearizer between a noise space and a data space (docs/theory/flow_matching.md)."""

@@ -58,7 +58,7 @@ class ObjectiveConfig:
     velocity: float = 1.0
     """Velocity in the induced space (eqs. 10, 11, 13)."""
     end_point: float = 0.0
-    """End point that the velocity leads to, in coordinates (docs/mathematics.md, 3)."""
+    """End point that the velocity leads to, in coordinates (docs/theory/flow_matching.md)."""
     end_point_image: float = 0.0
     """The same end point decoded, against the image: eq. 13 with the distance of pixels."""
     end_point_perceptual: float = 0.0
@@ -74,7 +74,7 @@ class ObjectiveConfig:
     residual: float = 1.0
     """The same for the other coordinates, whose standard deviation is `floor`."""
     likelihood: float = 0.0
-    """Negative log-likelihood of the data under the fixed density at the data end (docs/mathematics.md, 3)."""
+    """Negative log-likelihood of the data under the fixed density at the data end (docs/theory/flow_matching.md)."""
     noise_reconstruction: float = 0.1
     """Reconstruction of the noise end point from its noisy coordinates."""
     noise_likelihood: float = 1.0

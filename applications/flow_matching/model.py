@@ -48,7 +48,7 @@ FAMILIES: dict[str, type[LowRankFamily] | type[SharedBasisFamily]] = {
 
 @final
 class EndPointRate(OperatorFamily):
-    """(A_t - I) / (1 - t), the generator where A_t z_t predicts the end point z_1; singular at t = 1 (docs/mathematics.md, 3)."""
+    """(A_t - I) / (1 - t), the generator where A_t z_t predicts z_1; singular at t = 1 (docs/theory/flow_matching.md)."""
 
     def __init__(self, prediction: NetworkFamily) -> None:
         super().__init__(prediction.dim)
@@ -73,7 +73,7 @@ class EndPointRate(OperatorFamily):
 
 
 class FlowMatching(nn.Module):
-    """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/mathematics.md, 3).
+    """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/theory/flow_matching.md).
 
     The first `rank` coordinates of the data end carry the image; the others have standard deviation `floor`, so that
     g_1^-1 on the range of B works as a decoder while B stays invertible. The chart of the data end is g_1 = h . e: the encoder e

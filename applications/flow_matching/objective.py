@@ -30,7 +30,7 @@ def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> 
 
 
 def end_point_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """mean |z_t + (1-t) A_t z_t - z_1|^2: the end point that the velocity A_t z_t leads to (docs/mathematics.md, 3).
+    """mean |z_t + (1-t) A_t z_t - z_1|^2: the end point that the velocity A_t z_t leads to (docs/theory/flow_matching.md).
 
     It is the velocity loss weighted by (1-t)^2. Where the family is `EndPointRate(A)`, the prediction is A_t z_t itself.
     """
@@ -102,7 +102,7 @@ def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -
 
 
 class FlowMatchingObjective(Objective):
-    """The weighted sum of docs/mathematics.md, 3: velocity, reconstruction of both ends, and fixed latent densities.
+    """The weighted sum of docs/theory/flow_matching.md: velocity, reconstruction of both ends, and fixed latent densities.
 
     Arguments:
         model: what is trained.

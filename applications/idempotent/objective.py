@@ -1,4 +1,4 @@
-"""The losses of the idempotent generator (docs/mathematics.md, 5), and the weighted sum that training minimises."""
+"""The losses of the idempotent generator (docs/theory/idempotent.md), and the weighted sum that training minimises."""
 
 import torch
 from torch import Tensor, nn

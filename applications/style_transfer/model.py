@@ -127,7 +127,7 @@ class Styles:
 
 @final
 class StyleTransfer(nn.Module):
-    """f_s = g_y^-1 A_s g_x for each style s: shared charts g_x, g_y and a convolution A_s (docs/mathematics.md)."""
+    """f_s = g_y^-1 A_s g_x for each style s: shared charts g_x, g_y and a convolution A_s (docs/theory/style_transfer.md)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The losses of distillation: f_s(x) is to be what the teacher of the style s makes of x (docs/mathematics.md)."""
+"""The losses of distillation: f_s(x) is to be what the teacher of the style s makes of x (docs/theory/style_transfer.md)."""
 
 import torch
 from torch import Tensor, nn

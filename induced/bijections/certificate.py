@@ -1,4 +1,4 @@
-"""How much rounding a chart amplifies on the way there and back (docs/mathematics.md, 4)."""
+"""How much rounding a chart amplifies on the way there and back (docs/theory/numerical_honesty.md)."""
 
 import math
 from typing import NamedTuple, final
@@ -54,7 +54,7 @@ def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roun
         probes: as in `rounding`.
 
     Law:
-        `r.error <= 10 * r.predicted` (docs/mathematics.md, 4; laws/test_certificate.py)
+        `r.error <= 10 * r.predicted` (docs/theory/numerical_honesty.md; laws/test_certificate.py)
     """
     if x.numel() == 0:
         return Roundtrip(0.0, 0.0, 0.0, 0.0)

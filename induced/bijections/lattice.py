@@ -81,7 +81,7 @@ class LatticeCoupling(Coupling):
         True
 
     Law:
-        `torch.equal(g.inverse(g(x)), x)` on the lattice (docs/mathematics.md; laws/test_lattice.py)
+        `torch.equal(g.inverse(g(x)), x)` on the lattice (docs/theory/idempotent.md; laws/test_lattice.py)
     """
 
     parameters_per_entry = 1

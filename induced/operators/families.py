@@ -232,5 +232,5 @@ class SharedBasisFamily(_NetworkFamily):
 
 
 def gaussian_rate(t: Tensor, std: float) -> Tensor:
-    """d/dt log sqrt((1-t)^2 + t^2 s^2), the generator of the straight path from N(0, 1) to N(0, s^2) (docs/mathematics.md, 3)."""
+    """d/dt log sqrt((1-t)^2 + t^2 s^2): it generates the path from N(0, 1) to N(0, s^2) (docs/theory/flow_matching.md)."""
     return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)

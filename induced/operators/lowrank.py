@@ -1,4 +1,4 @@
-"""Operators U V^T and c I + U V^T: closed under sum, product, adjoint and powers at O(n r^2) (docs/mathematics.md, 2)."""
+"""Operators U V^T and c I + U V^T: closed under sum, product, adjoint and powers at O(n r^2) (docs/theory/linearizer.md)."""
 
 from collections.abc import Callable
 from typing import final

@@ -1,4 +1,4 @@
-"""Magnus-4: exp(h/2 (A1 + A2) + sqrt(3) h^2/12 [A2, A1]), A1 and A2 at the Gauss nodes (docs/mathematics.md, 3)."""
+"""Magnus-4: exp(h/2 (A1 + A2) + sqrt(3) h^2/12 [A2, A1]), A1 and A2 at the Gauss nodes (docs/theory/flow_matching.md)."""
 
 import math
 from typing import final

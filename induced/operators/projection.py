@@ -1,4 +1,4 @@
-"""Projections onto coordinates, chosen by training: idempotent bit for bit (docs/mathematics.md, 5)."""
+"""Projections onto coordinates, chosen by training: idempotent bit for bit (docs/theory/idempotent.md)."""
 
 from functools import partial
 from typing import Any, final

@@ -1,4 +1,4 @@
-"""Propagators of z' = A_t z: integrator steps are matrices, and T of them collapse into one operator (docs/mathematics.md, 3)."""
+"""Propagators of z' = A_t z: integrator steps are matrices; T of them collapse into one (docs/theory/flow_matching.md)."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

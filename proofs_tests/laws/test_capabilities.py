@@ -1,4 +1,4 @@
-"""Every cell of docs/capabilities.md: charts, cores and maps under torch.func, torch.compile, torch.export, copies and ONNX."""
+"""Every cell of docs/guide/capabilities.md: charts, cores and maps under torch.func, compile, export, copies and ONNX."""
 
 import os
 import warnings
@@ -77,7 +77,7 @@ def test_maps_do_what_the_page_says(row: Row, name: str) -> None:
 
 
 def test_the_page_is_the_table_that_is_tested() -> None:
-    assert (Path(induced.__file__).parents[1] / "docs" / "capabilities.md").read_text() == page()
+    assert (Path(induced.__file__).parents[1] / "docs" / "guide" / "capabilities.md").read_text() == page()
     names = {str(row) for row in (*firsts(CHART_ROWS), *firsts(CORE_ROWS))}
     assert {name for name, _ in REASONS} <= names
 

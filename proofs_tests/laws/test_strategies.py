@@ -18,7 +18,7 @@ from induced.errors import LawViolation
 from induced.operators import Adjoint, Dense, Diagonal, LowRank, Orthogonal, ScaledIdentityPlusLowRank
 from induced.strategies import coordinates, dtypes, linearizers, matrices, operators, points, scalars
 
-PAGE = Path(__file__).parents[2] / "docs" / "own_bijection.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "own_bijection.md"
 few = settings(max_examples=15, deadline=None)
 found_with = settings(database=None, derandomize=True, deadline=None, max_examples=1000)
 unshrunk = settings(found_with, phases=[Phase.generate])

@@ -3,7 +3,7 @@
 Matrices and columns are non-commuting symbols, numbers are commuting real ones: an identity that `reduce` proves is one of
 the free algebra with the stated rules, hence one of matrices of all sizes that fit. A chart has two rules and no others:
 point(coords(x)) = x and coords(point(z)) = z. Points are no algebraic expressions: nothing can add them but a space.
-Sections that the proofs name are those of docs/mathematics.md.
+Pages that the proofs name are those of docs/theory.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Unknown(Basic):
 
 @dataclass(frozen=True)
 class Space:
-    """The operations of docs/mathematics.md, 1, word for word, over an abstract chart g."""
+    """The operations of docs/theory/transport.md, word for word, over an abstract chart g."""
 
     name: str
 

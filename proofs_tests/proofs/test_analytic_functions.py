@@ -1,4 +1,4 @@
-"""Analytic functions (section 2): phi(f) = g^-1 phi(A) g, for f = g^-1 A g with one chart.
+"""Analytic functions (linearizer.md): phi(f) = g^-1 phi(A) g, for f = g^-1 A g with one chart.
 
 Assumed: g is a bijection. Proved for polynomials of any degree, taken with the operations of V, by induction over Horner's
 steps, hence for power series; for roots and resolvents, by their equations. All points, charts and dimensions.

@@ -1,4 +1,4 @@
-"""Group law of exp (section 2): exp(s f) exp(t f) = exp((s + t) f), exp(0 f) = id, d/dt exp(t f) = f exp(t f), for f = g^-1 A
+"""Group law of exp (linearizer.md): exp(s f) exp(t f) = exp((s + t) f), exp(0 f) = id, d/dt exp(t f) = f exp(t f), for f = g^-1 A
 g with one chart.
 
 Assumed: g is a bijection; exp(tA) = sum_k t^k A^k / k!, which converges absolutely, so its products may be ordered by degree.

@@ -1,5 +1,5 @@
-"""Gaussian oracle (section 3): for z_0 ~ N(0, I), z_1 ~ N(0, C) independent, A_t = (t C - (1-t) I)((1-t)^2 I + t^2 C)^-1 is
-the least-squares velocity, and B = C^1/2.
+"""Gaussian oracle (flow_matching.md): for z_0 ~ N(0, I), z_1 ~ N(0, C) independent, A_t = (t C - (1-t) I)((1-t)^2 I + t^2 C)^-1
+is the least-squares velocity, and B = C^1/2.
 
 Assumed: E z_0 z_0^T = I, E z_1 z_1^T = C, E z_0 z_1^T = 0; the A_t are functions of C, so they commute, and B is the
 exponential of their integral, eigenvalue by eigenvalue c > 0. Proved for every dimension.

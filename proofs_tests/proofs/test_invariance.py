@@ -1,4 +1,4 @@
-"""Invariance (section 2): g -> M g, A -> M A M^-1 leaves f, its powers, trace, determinant and rank; the adjoint changes
+"""Invariance (linearizer.md): g -> M g, A -> M A M^-1 leaves f, its powers, trace, determinant and rank; the adjoint changes
 unless M is orthogonal.
 
 Assumed: g is a bijection, M has the inverse W; tr(XY) = tr(YX), det(XY) = det X det Y. Proved for every dimension.

@@ -1,4 +1,4 @@
-"""Kernel and range (section 2): ker f = g_x^-1(ker A) and ran f = g_y^-1(ran A) are subspaces, ran f is orthogonal to ker f*.
+"""Kernel and range (linearizer.md): ker f = g_x^-1(ker A) and ran f = g_y^-1(ran A) are subspaces, ran f is orthogonal to ker f*.
 
 Assumed: g_x, g_y are bijections. Proved for all charts, cores and dimensions.
 """

@@ -1,4 +1,4 @@
-"""Lattice (docs/tolerances.md): couplings that add shifts rounded to h Z, h = 2^-b, have g^-1(g(x)) = x to the last bit on
+"""Lattice (idempotent.md): couplings that add shifts rounded to h Z, h = 2^-b, have g^-1(g(x)) = x to the last bit on
 (h Z)^n, and f f = f for f = g^-1 P g with a 0/1 projection P.
 
 Assumed of floating point: a sum that is a multiple of h below 2^24 h (2^53 h) is not rounded, as it has at most 24 (53) bits

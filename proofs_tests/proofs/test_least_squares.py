@@ -1,4 +1,4 @@
-"""Least squares (section 2, §6): (A Z - W) D Z^T + ridge A = 0 makes A a minimum of sum_i w_i |A z_i - w_i|^2 + ridge
+"""Least squares (linearizer.md, §6): (A Z - W) D Z^T + ridge A = 0 makes A a minimum of sum_i w_i |A z_i - w_i|^2 + ridge
 |A|_F^2.
 
 Assumed: Z, W hold coordinates in their columns, D = R R^T is the diagonal of weights, ridge >= 0, tr(X) = tr(X^T), tr(XY) =

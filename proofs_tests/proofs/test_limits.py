@@ -1,4 +1,4 @@
-"""Limits (section 2, §3.1): the fibres of f are g_x^-1 of translates of the kernel of A: a fibre has no, one or infinitely
+"""Limits (limits.md, §3.1): the fibres of f are g_x^-1 of translates of the kernel of A: a fibre has no, one or infinitely
 many points.
 
 Assumed: g_x, g_y are bijections. Proved for all charts, cores and dimensions.

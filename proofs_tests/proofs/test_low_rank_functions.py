@@ -1,4 +1,4 @@
-"""Functions of c I + U V^T (section 2): phi(c I + U V^T) = phi(c) I + U psi(M) V^T, M = V^T U, psi(mu) = (phi(c + mu) -
+"""Functions of c I + U V^T (linearizer.md): phi(c I + U V^T) = phi(c) I + U psi(M) V^T, M = V^T U, psi(mu) = (phi(c + mu) -
 phi(c)) / mu; psi(M) is the upper right block of phi([[cI + M, I], [0, cI]]).
 
 Assumed: V^T U = M, whatever U, V, M. Proved for phi = z^k by induction over k, hence for polynomials and, by absolute

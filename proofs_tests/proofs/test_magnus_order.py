@@ -1,5 +1,5 @@
-"""Magnus-4 (section 3): S = exp(Omega), Omega = h/2 (A1 + A2) + sqrt(3) h^2/12 [A2, A1], A1, A2 at the Gauss nodes, differs
-from the time-ordered exponential of A(t) by O(h^5); S(-h) = S(h)^-1 (time symmetry); det S = exp(h/2 tr(A1 + A2)).
+"""Magnus-4 (flow_matching.md): S = exp(Omega), Omega = h/2 (A1 + A2) + sqrt(3) h^2/12 [A2, A1], A1, A2 at the Gauss nodes,
+differs from the time-ordered exponential of A(t) by O(h^5); S(-h) = S(h)^-1 (time symmetry); det S = exp(h/2 tr(A1 + A2)).
 
 Assumed: A(t + s) = a0 + a1 s + a2 s^2 + a3 s^3 + O(s^4), the coefficients not commuting; det exp = exp tr. Proved: every
 coefficient through h^4 of Dyson's series, for every dimension; the same for RK4, which has the order 4 but not the symmetry.

@@ -1,4 +1,4 @@
-"""Metric (section 1): for G = J_g^T J_g the curve c(t) = g^-1(g(x) + t J_g(x) v) starts at x with velocity v, keeps its speed,
+"""Metric (transport.md): for G = J_g^T J_g the curve c(t) = g^-1(g(x) + t J_g(x) v) starts at x with velocity v, keeps its speed,
 and no other curve between its ends has less energy.
 
 Assumed: g is smooth; J is its Jacobian at x, K that at c(t), both invertible on tangent vectors; the chain rule K c'(t) =

@@ -36,9 +36,12 @@ def test_every_pattern_of_a_statement_names_a_test(statement: Statement) -> None
 
 
 @every_statement
-def test_a_statement_has_a_proof_laws_counterexamples_and_a_page_that_names_it(statement: Statement) -> None:
+def test_a_statement_has_a_proof_laws_counterexamples_and_a_page_that_links_to_them(statement: Statement) -> None:
     assert statement.proofs and statement.laws and statement.counterexamples
-    assert (ROOT / "docs" / statement.page).is_file()
+    text = (PAGE.parent / statement.page).read_text(encoding="utf-8")
+    files = {pattern.partition("::")[0] for pattern in (*statement.proofs, *statement.laws)}
+    assert sorted(file for file in files if f"](../../proofs_tests/{file})" not in text) == []
+    assert "](../../induced/" in text
 
 
 def test_every_proof_stands_for_a_statement() -> None:
@@ -49,7 +52,7 @@ def test_every_proof_stands_for_a_statement() -> None:
 
 def test_every_numbered_statement_of_the_mathematics_is_in_the_table() -> None:
     numbers = {s.number for s in STATEMENTS}
-    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("mathematics.md", "tolerances.md"))
+    text = "".join(file.read_text(encoding="utf-8") for file in PAGE.parent.glob("*.md") if file != PAGE)
     assert set(re.findall(r"(?:Def|Prop|Lemma|Thm) \w+\.\d+", text)) <= numbers
     covered = {k for number in numbers for k in spread(number)}
     assert {k for number in re.findall(r"eqs?\. \d+(?:-\d+)?", text) for k in spread(number)} <= covered

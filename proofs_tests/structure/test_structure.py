@@ -34,6 +34,7 @@ LAYERS = {
     "fitting": 8,
     "checks": 8,
     "export": 8,
+    "plot": 8,
     "strategies": 9,
     "__init__": 10,
 }

