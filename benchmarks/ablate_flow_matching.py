@@ -6,17 +6,14 @@ Each is trained on the embedded digits (4,500) for the same CPU time of one thre
 the same seed, and judged by MNIST's test images. A variant that is in --out already is not trained again.
 """
 
-import argparse
-import json
-import time
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
+from ablation import Variants, ablate, changed, options
 from compare_generators import Ours, train
 from torch import Tensor
 
-from applications.common.data import load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import grid, save_png
 from applications.common.quality import quality
 from applications.flow_matching.config import Config
@@ -26,7 +23,7 @@ from applications.flow_matching.sampling import noise
 from applications.flow_matching.train import training_set
 
 END_POINT = {"prediction": "end point", "floor": None}, {"velocity": 0.0, "end_point": 1.0}
-VARIANTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+VARIANTS: Variants = {
     "the default": ({}, {}),
     "g the identity": ({"chart": "identity"}, {}),
     "g linear": ({"chart": "linear"}, {}),
@@ -58,9 +55,9 @@ VARIANTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 
 @torch.no_grad()
-def measure(model: FlowMatching, samples: int, seed: int) -> tuple[dict[str, float], Tensor]:
+def measure(model: FlowMatching, real: ImageSet, samples: int, seed: int) -> tuple[dict[str, float], Tensor]:
     """What the table shows, and samples."""
-    real, f = load("mnist", "test"), model.operator()
+    f = model.operator()
     few = real.images[:: len(real) // 100][:100]
     u = torch.rand(unit_shape(few), generator=torch.Generator().manual_seed(seed))
     images = torch.cat([f(part) for part in noise(model, samples, seed=seed).split(500)])
@@ -83,36 +80,17 @@ def measure(model: FlowMatching, samples: int, seed: int) -> tuple[dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of one thread for each variant")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    data, results = training_set(Config()), options.out / "results.jsonl"
-    done = {json.loads(line)["variant"] for line in results.read_text().splitlines()} if results.exists() else set[str]()
-    for name in options.only:
-        if name in done:
-            continue
-        model_changes, objective_changes = VARIANTS[name]
-        default = Config()
-        config = replace(
-            default, model=replace(default.model, **model_changes), objective=replace(default.objective, **objective_changes)
-        )
-        torch.manual_seed(options.seed)
-        began = time.process_time()
-        trained, steps = train(Ours(config), data, 60 * options.minutes, options.seed)
-        found, images = measure(trained.objective.model.eval().requires_grad_(False), options.samples, options.seed)
-        record = {"variant": name, "steps": steps, "seconds": time.process_time() - began, **found}
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        save_png(
-            options.out / f"{name.replace(' ', '-')}.png", grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16), scale=2
-        )
-        print(f"{name:<42} " + "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True)
+    asked = options(__doc__, VARIANTS, "runs/ablation")
+    data, real = training_set(Config()), load("mnist", "test")
+
+    def judge(name: str) -> dict[str, float]:
+        trained, steps = train(Ours(changed(Config(), VARIANTS[name])), data, 60 * asked.minutes, asked.seed)
+        found, images = measure(trained.objective.model.eval().requires_grad_(False), real, asked.samples, asked.seed)
+        pictures = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
+        save_png(asked.out / f"{name.replace(' ', '-')}.png", pictures, scale=2)
+        return {"steps": float(steps), **found}
+
+    ablate(asked, judge)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,8 @@ the same seed, and judged by MNIST's test images. Variants that differ in the la
 in --out already is not trained again.
 """
 
-import argparse
-import json
-import time
-from dataclasses import replace
-from pathlib import Path
-
 import torch
+from ablation import Variants, ablate, changed, options
 from compare_generators import Contender, Sampler, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,8 +24,7 @@ from applications.idempotent.objective import IdempotentObjective, isometry
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
 from applications.idempotent.train import start
 
-Changes = dict[str, object]
-VARIANTS: dict[str, tuple[Changes, Changes]] = {
+VARIANTS: Variants = {
     "the default": ({}, {}),
     "basis of the coordinates": ({"basis": "coordinates"}, {}),
     "soft to hard": ({"hardening": 300}, {}),
@@ -78,17 +72,17 @@ class Ours(Contender):
 
 
 @torch.no_grad()
-def measure(model: Idempotent, samples: int, seed: int) -> dict[str, float]:
+def measure(model: Idempotent, real: ImageSet, other: ImageSet, samples: int, seed: int) -> dict[str, float]:
     """What the table shows."""
-    real, known, other = load("mnist", "test"), load("mnist5k", "train"), load("fashion-mnist", "test")
-    x, strange = (to_unit(images.images[:: len(images) // samples][:samples]) for images in (real, other))
-    f, plain, v = model.operator(exact=True), model.operator(exact=False), noise(model.operator(exact=False), 100, seed)
+    known = load("mnist5k", "train")
+    x, strange = (to_unit(images.spread(samples).images) for images in (real, other))
+    f, plain, few = model.operator(exact=True), model.operator(exact=False), x[:100]
     found = {
         "rank": float(model.rank),
         "psnr": float(reconstruction(f, x).mean()),
         "psnr_plain": float(reconstruction(plain, x).mean()),
         "lattice_to_plain_db": float(psnr(project(f, x), project(plain, x), PEAK).mean()),
-        "isometry": float(isometry(model.chart, x[:100], v)),
+        "isometry": float(isometry(model.chart, few, noise(plain, len(few), seed))),
         "error_lattice": float(idempotency_error(f, x).max()),
         "error_plain_on_data": float(idempotency_error(plain, x).median()),
         "error_plain_on_noise": float(idempotency_error(plain, inputs("normal noise", x)).median()),
@@ -106,37 +100,24 @@ def measure(model: Idempotent, samples: int, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of one thread for each variant")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/idempotent-ablation"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    default, results = Config(), options.out / "results.jsonl"
-    data = training_images(default.data, default.model.shape)
-    done = {json.loads(line)["variant"] for line in results.read_text().splitlines()} if results.exists() else set[str]()
-    for name in options.only:
-        if name in done:
-            continue
-        model_changes, objective_changes = VARIANTS[name]
-        config = replace(
-            default, model=replace(default.model, **model_changes), objective=replace(default.objective, **objective_changes)
-        )
-        trained_as = "the default" if model_changes.keys() <= LATTICE and not objective_changes else name
-        weights, model, steps = options.out / f"{trained_as.replace(' ', '-')}.safetensors", build(config.model), 0
+    asked = options(__doc__, VARIANTS, "runs/idempotent-ablation")
+    data = training_images(Config().data, Config().model.shape)
+    real, other = load("mnist", "test"), load("fashion-mnist", "test")
+
+    def judge(name: str) -> dict[str, float]:
+        config = changed(Config(), VARIANTS[name])
+        model, objective = VARIANTS[name]
+        trained_as = "the default" if model.keys() <= LATTICE and not objective else name
+        weights, steps = asked.out / f"{trained_as.replace(' ', '-')}.safetensors", 0
         if not weights.exists():
-            trained, steps = train(Ours(config, data), data, 60 * options.minutes, options.seed)
+            trained, steps = train(Ours(config, data), data, 60 * asked.minutes, asked.seed)
             save_file({key: value.contiguous().clone() for key, value in trained.objective.model.state_dict().items()}, weights)
-        model.load_state_dict(load_file(weights))
-        began = time.process_time()
-        found = measure(model.eval().requires_grad_(False), options.samples, options.seed)
-        record = {"variant": name, "steps": steps, "measured_in": time.process_time() - began, **found}
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print(f"{name:<44} {steps:>5} steps  " + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+        judged = build(config.model)
+        judged.load_state_dict(load_file(weights))
+        judged.eval().requires_grad_(False)
+        return {"steps": float(steps), **measure(judged, real, other, asked.samples, asked.seed)}
+
+    ablate(asked, judge)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,6 @@ from induced.operators import LowRankFamily
 STEPS = (1, 10, 100, 1000)
 
 
-def spread(data: ImageSet, n: int) -> Tensor:
-    """n images spread evenly over a set, uint8: many sets are sorted by class."""
-    return data.images[torch.linspace(0, len(data) - 1, min(n, len(data))).round().long()]
-
-
 def laws(model: FlowMatching, images: Tensor) -> None:
     print("laws at 8 held-out images: worst residual over tolerance, and the report closest to its tolerance")
     for dtype, reports in evaluate.axioms(model, images[:8]).items():
@@ -108,14 +103,14 @@ def likelihood(model: FlowMatching, real: ImageSet, n: int) -> None:
         u = [torch.rand(unit_shape(part), generator=generator) for part in parts]
         return torch.cat([evaluate.bits_per_dimension(model, f, part, v) for part, v in zip(parts, u, strict=True)])
 
-    inside = bits(spread(real, n))
+    inside = bits(real.spread(min(n, len(real))).images)
     print(f"likelihood of {len(inside)} images of {real.name}: {float(inside.mean()):.3f} bits per dimension")
     try:
         other = load("fashion-mnist", "test")
     except DataError as error:
         return print(f"(no other data: {error})")
     if unit_shape(other.images)[1:] == model.config.shape:
-        outside = bits(spread(other, n))
+        outside = bits(other.spread(min(n, len(other))).images)
         print(f"  {float(outside.mean()):.3f} of {len(outside)} of {other.name}; AUROC {auroc(inside, outside):.4f}")
 
 
@@ -123,7 +118,7 @@ def copies(model: FlowMatching, train: ImageSet, real: ImageSet, out: Path) -> N
     """Are samples further from the training images than test images are?"""
     drawn, data = sample(model.operator(), noise(model, 500)), to_unit(train.images)
     index, distance = nearest(drawn, data)
-    _, usual = nearest(to_unit(spread(real, 500)), data)
+    _, usual = nearest(to_unit(real.spread(500).images), data)
     ours, theirs = quartiles(distance), quartiles(usual)
     print(f"distance to the nearest of {len(train)} training images: 500 samples {ours}, 500 test images {theirs}")
     captioned_rows(out / "nearest.png", [("sample", to_uint8(drawn[:10])), ("nearest", to_uint8(data[index[:10]]))])
@@ -135,7 +130,7 @@ def quartiles(values: Tensor) -> str:
 
 
 def pictures(model: FlowMatching, real: ImageSet, train: ImageSet, out: Path) -> None:
-    f, images = model.operator(), to_unit(spread(real, 80))
+    f, images = model.operator(), to_unit(real.spread(80).images)
     scale = 2 if images.shape[-1] < 64 else 1
     save_png(out / "samples.png", grid(to_uint8(f(noise(model, 64))), columns=16), scale)
     x0 = encode(f, images[:80:8])
@@ -179,10 +174,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     model = store.load_run(options.run) if options.run else store.load_pretrained()
     real, train = load(options.data, "test"), load(options.data, "train")
-    laws(model, to_unit(spread(real, 100)))
+    laws(model, to_unit(real.spread(100).images))
     one_step(model)
-    inversion(model, to_unit(spread(real, 100)), real.name)
-    spectrum(model, to_unit(spread(real, 1000)))
+    inversion(model, to_unit(real.spread(100).images), real.name)
+    spectrum(model, to_unit(real.spread(1000).images))
     samples(model, real, options.samples)
     likelihood(model, real, options.likelihood)
     copies(model, train, real, options.out)

@@ -4,7 +4,6 @@ import math
 import os
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from applications.common.classifier import digit_classifier
@@ -44,8 +43,8 @@ def quality(samples: Tensor, real: ImageSet, data_dir: str | os.PathLike[str] | 
     """
     if len(real) < len(samples):
         raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
-    spread = torch.linspace(0, len(real) - 1, len(samples)).round().long()
-    samples, images, labels = samples.clamp(-1.0, 1.0), real.images[spread], real.labels[spread]
+    samples, compared = samples.clamp(-1.0, 1.0), real.spread(len(samples))
+    images, labels = compared.images, compared.labels
     if samples.shape[1] == 3:
         net, name = squeezenet(data_dir), "SqueezeNet 1.1"
         a, b, confident, imbalance = extract(net, images), extract(net, samples), math.nan, math.nan

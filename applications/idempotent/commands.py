@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
 import tyro
 from torch import Tensor
 
-from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.metrics import auroc
+from applications.common.options import DataDir, Digits
 from applications.common.runs import Run
 from applications.idempotent import store
 from applications.idempotent.config import Config
@@ -21,8 +21,6 @@ from applications.idempotent.sampling import RangeGaussian, anomaly, noise, proj
 from applications.idempotent.train import train
 from induced.errors import DomainError
 
-DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
-Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
 FITTED = 5000
 """Training images that principal components are fitted to."""
 
@@ -73,7 +71,7 @@ def project_command(
         seed: Seed of what is random in them.
         out: Picture to write.
     """
-    f, images = store.load(run, fallback=fallback).operator(), _spread(load(data, "test", data_dir), n)
+    f, images = store.load(run, fallback=fallback).operator(), to_unit(load(data, "test", data_dir).spread(n).images)
     rows = []
     for kind in kinds:
         x = inputs(kind, images, seed)
@@ -140,8 +138,9 @@ def anomaly_command(
         n: Test images of either.
     """
     model = store.load(run, fallback=fallback)
-    own, other = (_spread(load(name, "test", data_dir), n) for name in (data, against))
-    components = PrincipalProjection(_spread(load(data, "train", data_dir), FITTED), model.rank)
+    own, other = (to_unit(load(name, "test", data_dir).spread(n).images) for name in (data, against))
+    known = load(data, "train", data_dir)
+    components = PrincipalProjection(to_unit(known.spread(min(FITTED, len(known))).images), model.rank)
     scores: dict[str, Callable[[Tensor], Tensor]] = {
         "||x (-) f(x)||": partial(anomaly, model.operator()),
         "principal components": components.distance,
@@ -149,10 +148,3 @@ def anomaly_command(
     for name, score in scores.items():
         area = auroc(score(own), score(other))
         print(f"{name:<20} AUROC {area:.4f} of {data} against {against}, rank {model.rank}, {len(own)} and {len(other)} images")
-
-
-def _spread(data: ImageSet, n: int) -> Tensor:
-    """n images spread evenly over a set, all of them where it has no more."""
-    if n < 1:
-        raise DomainError(f"--n is at least 1, got {n}")
-    return to_unit(data.images[torch.linspace(0, len(data) - 1, min(n, len(data))).round().long()])

@@ -1,7 +1,7 @@
 """The commands of the `induced` command line that train and use style transfer."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -9,6 +9,7 @@ import tyro
 from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows
 from applications.common.metrics import psnr
+from applications.common.options import DataDir
 from applications.common.runs import Run
 from applications.style_transfer import store
 from applications.style_transfer.algebra import distances, principal_styles
@@ -21,8 +22,6 @@ from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from induced.errors import DomainError
-
-DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
 
 
 def train_style_transfer(

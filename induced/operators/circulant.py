@@ -123,9 +123,9 @@ class BlockCirculant(ShiftInvariant):
 
     def _filter(self, symbol: Tensor, z: Tensor) -> Tensor:
         d = len(self.size)
-        if z.numel() == 0:  # MKL refuses it
-            batch = torch.broadcast_shapes(z.shape[:-1], self.batch)  # type: ignore[no-untyped-call]
-            return z.sum(-1, keepdim=True).expand(*batch, symbol.shape[-2] * torch.Size(self.size).numel())
+        batch = torch.broadcast_shapes(z.shape[:-1], self.batch)  # type: ignore[no-untyped-call]
+        if 0 in batch:  # MKL refuses it
+            return empty_batch(z, batch, symbol.shape[-2] * torch.Size(self.size).numel())
         grid = z.reshape(*z.shape[:-1], symbol.shape[-1], *self.size)
         spectrum = torch.einsum("...oi,...i->...o", symbol, _symbol(grid, d, channels=1))
         y: Tensor = torch.fft.irfftn(spectrum.movedim(-1, -d - 1), s=self.size, dim=tuple(range(-d, 0)))
@@ -141,9 +141,18 @@ class BlockCirculant(ShiftInvariant):
         return self._of(torch.linalg.matrix_power(self.symbol, k))
 
 
+def empty_batch(z: Tensor, batch: Sequence[int], n: int) -> Tensor:
+    """What an operator makes of coordinates whose batch broadcasts to no entry at all: (*batch, n), part of z's graph."""
+    return z.sum(-1, keepdim=True).expand(*batch, n)
+
+
 def _symbol(response: Tensor, d: int, channels: int = 2) -> Tensor:
     """The Fourier transform of the last d axes, with the `channels` axes before them moved to the end."""
-    spectrum: Tensor = torch.fft.rfftn(response, dim=tuple(range(-d, 0)))
+    if response.numel() == 0:  # MKL refuses it
+        half = response[..., : response.shape[-1] // 2 + 1]
+        spectrum = torch.complex(half, half)
+    else:
+        spectrum = torch.fft.rfftn(response, dim=tuple(range(-d, 0)))
     last = tuple(range(-channels, 0))
     return spectrum.movedim(tuple(axis - d for axis in last), last)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from induced._validate import require_shape
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.base import LinearOperator, Scalar, register
-from induced.operators.circulant import BlockCirculant, ShiftInvariant
+from induced.operators.circulant import BlockCirculant, ShiftInvariant, empty_batch
 
 __all__ = ["Convolution"]
 
@@ -105,6 +105,8 @@ class Convolution(ShiftInvariant):
 
     def forward(self, z: Tensor) -> Tensor:
         x, kernel, batch, groups = self._grouped(z, self.in_shape)
+        if not groups:  # torch refuses no kernel at all
+            return empty_batch(z, batch, self.shape[0])
         for axis, (n, pair) in enumerate(zip(self.in_shape[1:], self.pads, strict=True), 2):
             x = _pad(x, axis, n, pair, self.mode)
         y = _CONV[len(self.pads)][0](x, kernel, stride=self.stride, groups=groups)
@@ -112,6 +114,8 @@ class Convolution(ShiftInvariant):
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         y, kernel, batch, groups = self._grouped(w, self.out_shape)
+        if not groups:
+            return empty_batch(w, batch, self.shape[1])
         x = _CONV[len(self.pads)][1](y, kernel, stride=self.stride, groups=groups)
         for axis, (n, pair) in enumerate(zip(self.in_shape[1:], self.pads, strict=True), 2):
             x = _unpad(x, axis, n, pair, self.mode)

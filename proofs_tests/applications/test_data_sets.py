@@ -67,6 +67,18 @@ def test_attributes_must_match_images_and_names() -> None:
         ImageSet("a", images, labels, None, ("hat",))
 
 
+def test_images_spread_over_a_set_keep_their_classes_and_attributes() -> None:
+    images = torch.arange(7, dtype=torch.uint8).reshape(7, 1, 1, 1)
+    data = ImageSet("seven", images, images.flatten().long(), images.flatten(1), ("number",))
+    for n, chosen in ((1, [0]), (2, [0, 6]), (3, [0, 3, 6]), (7, list(range(7)))):
+        found = data.spread(n)
+        assert found.labels.tolist() == found.images.flatten().tolist() == chosen
+        assert found.attributes is not None and found.attributes.flatten().tolist() == chosen
+    for n in (0, 8):
+        with pytest.raises(DomainError, match=rf"n lies in 1\.\.7, the number of images of seven, got {n}"):
+            data.spread(n)
+
+
 # --- fashion-mnist
 
 

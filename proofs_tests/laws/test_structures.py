@@ -489,6 +489,19 @@ def test_a_large_circular_convolution_needs_no_dense_matrix() -> None:
     agree(slogdet(exp(A)).logabs, trace(A), 100)
 
 
+@pytest.mark.parametrize(("kernels", "points"), [((0,), (0,)), ((0,), ()), ((1,), (0,)), ((3, 0), (3, 1))])
+def test_batches_without_any_kernel_have_operators_and_gradients(kernels: tuple[int, ...], points: tuple[int, ...]) -> None:
+    batch = torch.broadcast_shapes(kernels, points)
+    x, y = torch.randn(*points, 50, requires_grad=True), torch.randn(*points, 75)
+    A = Convolution(torch.randn(*kernels, 3, 2, 3, 3), (2, 5, 5), mode="circular")
+    for f in (A, A.circulant(), A.H.H):
+        assert f is not None
+        assert f(x).shape == (*batch, 75) and f.H(y).shape == (*batch, 50)
+        (gradient,) = torch.autograd.grad(f(x).sum(), [x])
+        assert gradient.shape == x.shape and not gradient.any()
+    assert pinv(A)(y).shape == (*batch, 50) and A.matrix().shape == (*kernels, 75, 50)
+
+
 def test_a_circulant_follows_to_another_dtype() -> None:
     A = BlockCirculant.of(double(2, 2, 3), 1)
     z = torch.randn(4, 6)

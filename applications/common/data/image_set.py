@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from induced.errors import DtypeError, ShapeError
+from induced.errors import DomainError, DtypeError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,18 @@ class ImageSet:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.images)
+
+    def spread(self, n: int) -> "ImageSet":
+        """n images spread evenly over the set, first and last included: many sets are sorted by class.
+
+        Raises:
+            DomainError: n is not in 1..len.
+        """
+        if not 1 <= n <= len(self):
+            raise DomainError(f"n lies in 1..{len(self)}, the number of images of {self.name}, got {n}")
+        chosen = torch.linspace(0, len(self) - 1, n).round().long()
+        attributes = None if self.attributes is None else self.attributes[chosen]
+        return ImageSet(self.name, self.images[chosen], self.labels[chosen], attributes, self.attribute_names)
 
 
 def image_set(
