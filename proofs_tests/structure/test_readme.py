@@ -35,7 +35,8 @@ def test_the_example_of_the_readme_runs_and_its_comment_is_true() -> None:
     assert not torch.allclose(f(u.point + v.point), f(u.point) + f(v.point), atol=1e-3)  # type: ignore[operator, attr-defined]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=name)
+# test_guide.py runs those of the guide, and compares what they print
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page) and page.parent.name != "guide"], ids=name)
 def test_the_examples_of_a_page_run(page: Path) -> None:
     run(page)
 
