@@ -344,7 +344,7 @@ def bench_training_memory(benchmark: Any, depth: int, form: str) -> None:
     judge(benchmark, found, gradients(precise), allowed(precise, x.double(), 3 * depth))
 
 
-IMAGES = pick((((1, 32, 32), 64, (16, 24)), ((3, 64, 64), 8, (16, 24, 32))), (((1, 8, 8), 4, (4,)),))
+IMAGES = pick((((1, 32, 32), 16, (16, 24)), ((3, 64, 64), 2, (16, 24, 32))), (((1, 8, 8), 4, (4,)),))
 
 
 @pytest.mark.parametrize("form", [INDUCED, FLOOR])

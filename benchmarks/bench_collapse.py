@@ -170,15 +170,10 @@ def bench_collapse(benchmark: Any, name: str, dim: int, steps: int, method: str)
         lambda: propagator(family, steps=steps, method=method),
         form="induced",
         bytes=peak(name, dim, steps) if method == "rk4" and (name, dim) not in UNMEASURED else None,
-        note=f"rank {B_rank(family, steps, method)}",
         **facts_of(name, dim, steps, method),
     )
+    benchmark.extra_info["note"] = "dense" if isinstance(B, Dense) else f"rank {B.U.shape[-1]}"
     judged(benchmark, B(z.float()), family, z, steps, method)
-
-
-def B_rank(family: OperatorFamily, steps: int, method: str) -> int:
-    B = propagator(family, steps=steps, method=method)
-    return B.parts()[1].shape[-1] if hasattr(B, "parts") else family.dim
 
 
 @torch.no_grad()
@@ -193,7 +188,7 @@ def bench_dense_products(benchmark: Any, name: str, dim: int, steps: int, method
 
     if dim > 4096:
         left, right = torch.randn(dim, dim), torch.randn(dim, dim // 16)
-        note = "of a sixteenth of one product's columns"
+        note = "timed on a sixteenth of one product"
         measure(benchmark, lambda: left @ right, own, once=True, scale=16 * 4 * steps, note=note, **facts)
         return
     counted = min(steps, 10)
@@ -203,7 +198,7 @@ def bench_dense_products(benchmark: Any, name: str, dim: int, steps: int, method
         own,
         once=True,
         scale=steps / counted,
-        note=f"of {counted} steps" if counted < steps else "",
+        note=f"timed on {counted} steps" if counted < steps else "",
         **facts,
     )
     if counted == steps:

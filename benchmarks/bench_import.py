@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from common import ROOT, measure, pick, require
 
-PEERS = ("zuko", "normflows", "nflows", "FrEIA.framework", "cola", "linear_operator", "pylops")
+PEERS = ("zuko", "normflows", "cola", "linear_operator")
 MODULES = ("induced", "torch", "applications.cli", *pick(PEERS, ()))
 
 

@@ -5,6 +5,8 @@ float64 by scipy, in an orthonormal basis Q of the columns of U and V: f(A) = f(
 M = Q^T U V^T Q.
 """
 
+import math
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
@@ -92,10 +94,6 @@ def one_by_one(parts: Parts, x: Tensor) -> Tensor:
     for _ in range(TIMES):
         x = torch.addcmul(U @ (W @ x), torch.tensor(c), x)
     return x
-
-
-def a_part_of_a_product(parts: Parts, x: Tensor, X: Tensor) -> Any:
-    return torch.randn(len(x), len(x)), torch.randn(len(x), len(x) // 16)
 
 
 class Library(NamedTuple):
@@ -201,12 +199,13 @@ LIBRARIES = {
 }
 ITERATIVE = {
     (SOLVE, "scipy, lazy"): 1e-5,
-    (SOLVE, "CoLA"): 1e-5,
+    (SOLVE, "CoLA"): 1e-4,
     (SOLVE, "pylops"): 1e-5,
     (EXP_X, "scipy, lazy"): 1e-5,
-    (EXP_X, "CoLA"): 1e-3,
+    (EXP_X, "CoLA"): math.inf,
 }
-"""Forms that stop at a tolerance of their own, 1e-6 by default; CoLA takes eigenvectors of a Hessenberg matrix besides."""
+"""Forms that stop at a tolerance of their own, 1e-6 by default, and what is allowed them; CoLA's exp(A) x, by eigenvectors of a
+Hessenberg matrix in float32, is off by 62 % at n = 256 (cola-ml 0.0.7)."""
 CUBIC = {PRODUCT, POWER, INVERSE, EXP, SVD, PINV, SOLVE}
 
 
@@ -294,7 +293,9 @@ CELLS = [
     for n in SIZES
     for name, library in LIBRARIES.items()
     for row in (*MATRICES, *VECTORS)
-    if row in library.functions and (n <= DENSE or "dense" not in name)
+    if row in library.functions
+    and (n <= DENSE or "dense" not in name)
+    and (n <= SLOW or name != "scipy, dense" or row not in (SVD, PINV))  # the same minute of LAPACK as torch's
 ]
 
 
@@ -312,8 +313,10 @@ def bench_functions(benchmark: Any, n: int, row: str, name: str) -> None:
         return library.functions[row](A, x, X)
 
     if not slow and name != INDUCED:
+        start = time.thread_time()
         with limited():
             form()
+        slow = time.thread_time() - start > 1
     own = None if name == INDUCED else lambda: LIBRARIES[INDUCED].functions[row](mine, x, X)
     try:
         found = measure(benchmark, form, own, once=slow, **facts)
@@ -336,9 +339,11 @@ def bench_one_dense_product(benchmark: Any, n: int, row: str) -> None:
         lambda: LIBRARIES[INDUCED].functions[row](mine, x, X),
         table=f"A = c I + U V^T, rank {RANK}, n = {n}",
         row=row,
+        once=n > SLOW,
         form="one dense product",
+        peer=False,
         scale=16,
-        note="of a sixteenth of its columns",
+        note="timed on a sixteenth of its columns",
     )
 
 

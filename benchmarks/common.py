@@ -38,7 +38,7 @@ QUICK = os.environ.get("BENCHMARKS") == "quick"
 SHORTEST = 2e-3 if QUICK else 1e-2
 """Seconds that one timing lasts at least: quick forms are repeated within it."""
 
-ROUNDS, BUDGET = (2, 0.05) if QUICK else (7, 2.0)
+ROUNDS, BUDGET = (2, 0.05) if QUICK else (7, 1.5)
 """Timings of each form in a suite, and the seconds that they may last; a slow form is timed fewer times."""
 
 LIMIT = 0.5 if QUICK else 10.0

@@ -31,7 +31,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "induced"
@@ -39,6 +40,8 @@ FASTER = 1.0
 """Ratio below which a row is listed among those where others are faster."""
 CLEARLY = 0.9
 """Ratio below which it must be explained; what lies between is about equal, within the noise of such timings."""
+INACCURATE = 1e-3
+"""Relative error from which a cell is marked."""
 
 
 @dataclass
@@ -129,7 +132,7 @@ def cell_of(entry: dict[str, Any]) -> Cell:
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """The power of x that y grows with on the upper half of the range of x (in logarithms), by least squares of the logarithms."""
+    """The power of x that y grows with, by least squares of the logarithms on the upper half of their range."""
     middle = math.sqrt(min(x) * max(x)) * (1 - 1e-9)
     upper = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True) if a >= middle and b > 0]
     return linear_regression(*zip(*upper, strict=True)).slope if len(upper) > 1 else None
@@ -177,7 +180,7 @@ def shown(cell: Cell) -> str:
     if cell.ratio is not None:
         parts.append(f"**{short(cell.ratio)} x**")
     if cell.error is not None:
-        parts.append(f"{cell.error:.0e}" + (" (!)" if cell.wrong else ""))
+        parts.append(f"{cell.error:.0e}" + (" (!)" if cell.wrong or cell.error > INACCURATE else ""))
     if cell.bytes is not None:
         parts.append(memory(cell.bytes))
     return ", ".join(parts) + (f" ({cell.note})" if cell.note else "")
@@ -227,7 +230,7 @@ def draw_ratios(tables: dict[str, list[Cell]], path: Path) -> bool:
         title: (rows, compared)
         for title, cells in tables.items()
         if (compared := [cell for cell in cells if cell.ratio is not None])
-        and (rows := list(dict.fromkeys(cell.row for cell in reversed(compared))))
+        and (rows := list(dict.fromkeys(cell.row for cell in compared))[::-1])
     }
     if not panels:
         return False
@@ -250,8 +253,7 @@ def draw_ratios(tables: dict[str, list[Cell]], path: Path) -> bool:
         axis.axvline(1, color="gray", linewidth=1)
         axis.set(xscale="log", yticks=range(len(rows)), yticklabels=rows, ylim=(-0.7, len(rows) - 0.3))
         axis.set_title(title, fontsize=9, loc="left")
-        axis.tick_params(labelsize=7)
-        axis.grid(axis="x", alpha=0.3)
+        plain(axis)
     axes[-1, 0].set_xlabel("CPU time as a multiple of the library's: it is faster to the right of 1")
     handles = [plt.Line2D([], [], linestyle="", marker="osD^vPX*<>"[k % 10], color=f"C{k % 10}") for k in range(len(forms))]
     figure.legend(handles, forms, loc="outside upper center", ncols=4, fontsize=7)
@@ -260,37 +262,39 @@ def draw_ratios(tables: dict[str, list[Cell]], path: Path) -> bool:
     return True
 
 
-def draw_growth(tables: dict[str, list[Cell]], path: Path) -> bool:
-    """A panel for the time and one for the memory of each table with series, on logarithmic axes, with the fits."""
-    panels = []
+def draw_growth(tables: dict[str, list[Cell]], path: Path) -> None:
+    """A panel for the time and one for the memory of each table with series, on logarithmic axes, with the exponents."""
+    panels: dict[tuple[str, str, str], list[tuple[str, list[float], list[float]]]] = {}
     for title, cells in tables.items():
-        lines = series(cells)
-        for quantity, scale, unit in (("time", 1.0, "CPU seconds"), ("bytes", 1e-6, "MB")):
-            drawn = {
-                form: ([cell.x or 0 for cell in line], [scale * getattr(cell, quantity) for cell in line])
-                for form, line in lines.items()
-                if all(getattr(cell, quantity) is not None for cell in line)
-            }
-            if drawn:
-                panels.append((title, next(iter(lines.values()))[0].axis, unit, drawn))
-    if not panels:
-        return False
+        for form, line in series(cells).items():
+            for quantity, scale, unit, theory in (("time", 1.0, "CPU seconds", "theory"), ("bytes", 1e-6, "MB", "memory_theory")):
+                if all(getattr(cell, quantity) is not None for cell in line):
+                    x, y = [cell.x or 0 for cell in line], [scale * getattr(cell, quantity) for cell in line]
+                    label = f"{form}: {power(exponent(x, y))} (theory {power(getattr(line[-1], theory))})"
+                    panels.setdefault((title, line[-1].axis, unit), []).append((label, x, y))
     rows = math.ceil(len(panels) / 2)
     figure, axes = plt.subplots(rows, 2, figsize=(11, 3.4 * rows), squeeze=False, layout="constrained")
-    for axis, (title, along, unit, drawn) in zip(axes.flat, panels, strict=False):
-        for k, (form, (x, y)) in enumerate(drawn.items()):
-            slope = exponent(x, y)
-            axis.plot(x, y, "o-", color=f"C{k % 10}", markersize=3, linewidth=1, label=f"{form}: {power(slope)}")
+    for axis, ((title, along, unit), lines) in zip(axes.flat, panels.items(), strict=False):
+        for k, (label, x, y) in enumerate(lines):
+            axis.plot(x, y, "o-", color=f"C{k % 10}", markersize=3, linewidth=1, label=label)
         axis.set(xscale="log", yscale="log", xlabel=along, ylabel=unit)
         axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
+        plain(axis)
         axis.legend(fontsize=6)
-        axis.grid(alpha=0.3)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
-    return True
+
+
+def plain(axis: Any) -> None:
+    """Small labels, at powers of ten alone where there are enough of them."""
+    axis.tick_params(which="both", labelsize=7)
+    axis.grid(which="both", alpha=0.2)
+    for side in (axis.xaxis, axis.yaxis):
+        low, high = side.get_view_interval()
+        if side.get_scale() == "log" and high > 30 * low:
+            side.set_minor_formatter(NullFormatter())
 
 
 def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> str:
@@ -307,8 +311,8 @@ def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> s
     text += [
         texts["intro"].strip(),
         "",
-        f"{len(compared)} comparisons: in {len(compared) - equal - slower} the library is faster, in {equal} about equal (within a tenth), "
-        f'in {slower} slower (all of these stand, with the reasons, under "Where others are faster").',
+        f"{len(compared)} comparisons: in {len(compared) - equal - slower} the library is faster, in {equal} about equal (within "
+        f'a tenth), in {slower} slower: all of these stand, with the reasons, under "Where others are faster".',
         "",
         f"Machine: {machine['cpu'].get('brand_raw', machine['machine'])}, one thread; {machine['os']}, "
         f"Python {machine['python_version']}; {', '.join(f'{name} {v}' for name, v in versions.items() if v)}.",
@@ -316,8 +320,10 @@ def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> s
         f"Not installed, and so missing below: {', '.join(results.missing)}." if results.missing else "All peers were installed.",
         "",
     ]
-    for suite, found in tables.items():
-        section = texts["suites"].get(suite, {"title": suite, "text": ""})
+    for suite, section in texts["suites"].items():
+        if suite not in tables:
+            continue
+        found = tables[suite]
         text += [f"## {section['title']}", "", section["text"].strip(), ""]
         if suite != "growth":
             picture = figures / f"benchmarks-{suite}.png"
@@ -327,21 +333,15 @@ def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> s
                 text += [f"### {title}", *by_row(cells)]
         lines = growth(found)
         if lines:
-            picture = figures / f"benchmarks-{suite}-growth.png"
+            picture = figures / ("benchmarks-growth.png" if suite == "growth" else f"benchmarks-{suite}-growth.png")
             draw_growth(found, picture)
             text += ["Exponents fitted on the upper half of each range, in logarithms:", *lines]
             text += [f"![Growth: {section['title']}]({relative(picture, out)})", ""]
     text += ["## Where others are faster", ""]
-    rows = [
-        [
-            short(cell.ratio or 0),
-            cell.table,
-            cell.row,
-            cell.form,
-            explained(cell, texts["faster"]) or UNEXPLAINED[(cell.ratio or 0) < CLEARLY],
-        ]
-        for cell in faster(results)
-    ]
+    rows = []
+    for cell in faster(results):
+        why = explained(cell, texts["faster"]) or ("unexplained" if (cell.ratio or 0) < CLEARLY else "about equal")
+        rows.append([short(cell.ratio or 0), cell.table, cell.row, cell.form, why])
     text += grid(["ratio", "", "row", "who", "why"], rows) if rows else ["Nowhere in this run.", ""]
     text += ["## What was not measured", ""]
     reasons: dict[str, list[str]] = {}
@@ -349,9 +349,6 @@ def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> s
         reasons.setdefault(reason, []).append(row.partition("[")[2].removesuffix("]") or row)
     text += [f"- {reason}: {'; '.join(rows)}" for reason, rows in reasons.items()] or ["Every row was."]
     return "\n".join(text).replace("\n\n\n", "\n\n").rstrip() + "\n"
-
-
-UNEXPLAINED = {True: "unexplained", False: "about equal"}
 
 
 def relative(picture: Path, out: Path) -> str:
