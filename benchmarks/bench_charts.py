@@ -210,16 +210,16 @@ def ways(form: Form, x: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def allowed(exact: Map, x: Tensor, layers: int) -> float:
-    """Ten times what rounding does to a map in float32: each layer rounds once a matrix and once more, and the map amplifies it.
+    """Ten times what rounding may do to a map in float32, relative: a layer rounds four times, in three matrices and once more.
 
-    The amplification is that of small random changes, in float64.
+    A sum of m numbers rounds by sqrt(m) eps; the map amplifies that as it does small random changes, in float64.
     """
     change = 1e-6 * torch.randn_like(x)
     with torch.no_grad():
         there, near = exact(x), exact(x + change)
         amplified = float(((near - there).norm(dim=-1) / change.norm(dim=-1)).max())
-        relative = max(1.0, amplified) * float(x.norm() / there.norm())
-    return 10 * torch.finfo(torch.float32).eps * 4 * layers * max(x.shape[-1], WIDTH) ** 0.5 * relative
+        factor = max(1.0, amplified) * float(x.norm() / there.norm())
+    return 10 * torch.finfo(torch.float32).eps * 4 * layers * max(x.shape[-1], WIDTH) ** 0.5 * factor
 
 
 SPEED = [
@@ -267,18 +267,18 @@ def bench_round_trip(benchmark: Any, d: int, name: str) -> None:
     """There and back, and the worst entry of g^-1(g(x)) - x with all parameters scaled; ours within what the chart certifies."""
     if not name.startswith(INDUCED):
         require(name)
-    x, errors = torch.randn(BATCH, d), dict[str, float]()
+    x, errors, certified = torch.randn(BATCH, d), dict[str, float](), []
     for dtype in (torch.float32, torch.float64):
         for scale in SCALES:
             form = stressed(name, d, dtype, scale)
             errors[f"{str(dtype)[6:]}, x {scale:g}"] = float((form.inverse(form.forward(x.to(dtype))) - x.to(dtype)).abs().max())
             if isinstance(form.module, Bijection):
-                certified = roundtrip(form.module, x.to(dtype))
-                assert certified.ok or certified.predicted > 1e-2, certified  # which is of first order
+                certified.append(roundtrip(form.module, x.to(dtype)))
     mine, form = (stressed(which, d, torch.float32, 1) for which in (INDUCED, name))
     own = None if name == INDUCED else lambda: mine.inverse(mine.forward(x))
     facts = {"table": "there and back", "row": f"d = {d}", "form": name, "peer": not name.startswith(INDUCED)}
     measure(benchmark, lambda: form.inverse(form.forward(x)), own, errors=errors, **facts)
+    assert all(c.ok or c.predicted > 1e-2 for c in certified), certified  # beyond that a certificate of first order says nothing
 
 
 def stressed(name: str, d: int, dtype: torch.dtype, scale: float) -> Form:
