@@ -238,7 +238,7 @@ def bench_speed(benchmark: Any, kind: str, d: int, way: str, name: str) -> None:
     facts = {"table": f"8 {kind} couplings, {BATCH} points", "row": f"{way}, d = {d}", "form": name}
     own = None if name == INDUCED else ways(mine, x)[way]
     if name == FLOOR:
-        alone = floor(mine.module, x)  # type: ignore[arg-type]
+        alone = floor(mine.module, x)
         measure(benchmark, passes({way: alone}, mine.module)[way], own, peer=False, **facts)
         return
     require(name)
@@ -344,7 +344,7 @@ def bench_training_memory(benchmark: Any, depth: int, form: str) -> None:
     judge(benchmark, found, gradients(precise), allowed(precise, x.double(), 3 * depth))
 
 
-IMAGES = pick((((1, 32, 32), 16, (16, 24)), ((3, 64, 64), 2, (16, 24, 32))), (((1, 8, 8), 4, (4,)),))
+IMAGES = pick((((1, 32, 32), 64, (16, 24)), ((3, 64, 64), 8, (16, 24, 32))), (((1, 8, 8), 4, (4,)),))
 
 
 @pytest.mark.parametrize("form", [INDUCED, FLOOR])
