@@ -10,12 +10,12 @@ INSTALLED := $(VENV)/.installed
 
 # One thread for each process' linear algebra: the tests run in parallel processes, and small operators lose more to
 # threads than they gain. Training in `demo` takes all cores.
-test thorough bench docs: export OMP_NUM_THREADS := 1
+test thorough bench bench-quick docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test thorough lint format docs bench mutation
+.PHONY: help demo test thorough lint format docs bench bench-quick mutation
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## a guided tour: trains, samples and shows what the algebra does
 	$(BIN)/induced tour
@@ -40,8 +40,15 @@ docs: $(INSTALLED) ## the documentation in docs/_build/html; warnings and broken
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
-bench: $(INSTALLED) ## side by side with other libraries
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(INSTALLED) ## side by side with other libraries: measures for 20 minutes, writes docs/benchmarks.md
+	$(call measured,full,runs/benchmarks.json,docs/benchmarks.md)
+
+bench-quick: $(INSTALLED) ## the same once at small sizes, to runs/benchmarks/: that it works
+	$(call measured,quick,runs/benchmarks-quick.json,runs/benchmarks/benchmarks.md)
+
+# The page is written of whatever was measured, even where a row was wrong; then the target fails.
+measured = mkdir -p runs; BENCHMARKS=$(1) $(BIN)/python -m pytest benchmarks --benchmark-json=$(2); status=$$?; \
+	$(BIN)/python benchmarks/report.py $(2) --out $(3) && exit $$status
 
 mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators: which do the tests miss?
 	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/mutation cosmic-ray==8.7.0

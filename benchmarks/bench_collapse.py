@@ -1,24 +1,20 @@
-"""Collapsing T integrator steps into one operator: in one basis, factored, and by dense products; one step against T steps.
+"""T integrator steps collapsed into one operator: in one basis, factored, by dense products; one step against T steps.
 
 Every form is a plain call of `propagator`, which chooses by rank and size: for the same family with and without a basis to tell
-of, and for one that holds its directions for all times. Peak memory is that of a fresh process, above the model's.
-
-`--worst` takes factors that are new at every time; `--large` n = 12288, where the dense time is that of
-4 products a step, extrapolated from n/16 columns of one;
-`--forms` measures the rule by which `propagator` chooses between one by one, factored and dense; `--exponential` times
-exp_multiply against scipy; `--adaptive` compares what the methods need for a tolerance.
+of, for one that holds its directions for all times, and for factors that are new at every time. The oracle is the integrator in
+float64, with no collapse in it. Peak memory is that of a fresh process, above the model's.
 """
 
-import argparse
 import copy
 import subprocess
 import sys
-import time
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import scipy.sparse.linalg
+import pytest
 import torch
-from common import relative, seconds, shown, size, table
+from common import forget_peak, judge, measure, pick, resident, size
 from torch import Tensor
 
 from induced.operators import (
@@ -29,13 +25,13 @@ from induced.operators import (
     OperatorFamily,
     SharedBasisFamily,
     adaptive_grid,
-    exp_multiply,
     integrate,
     propagator,
 )
 
-BATCH = 64
-PROBES = 64
+RANK, STEPS, BATCH, PROBES = 8, pick(100, 20), 64, 64
+SMALL, LARGE = pick((1024, 12288), (64, 128))
+EPS = torch.finfo(torch.float32).eps
 
 
 def shaken(dim: int, rank: int) -> LowRankFamily:
@@ -93,7 +89,7 @@ class Full(OperatorFamily):
 
 FORMS = {
     "one basis": shaken,
-    "factored": lambda dim, rank: Secretive(shaken(dim, rank)),
+    "factors alone": lambda dim, rank: Secretive(shaken(dim, rank)),
     "SharedBasisFamily": shared,
     "new at every t": Independent,
 }
@@ -133,200 +129,165 @@ def exact(family: OperatorFamily, z: Tensor, steps: int, method: str) -> Tensor:
     return integrate(copy.deepcopy(family).double(), z, steps=steps, method=method)
 
 
-def held(B: LinearOperator) -> int:
-    return size(*B.parameters(), *B.buffers())
-
-
-def peak(name: str, options: argparse.Namespace, steps: int, method: str) -> float:
-    """MB above the model that a fresh process holds at most while it collapses the steps."""
-    given = ["--measure", name, "--method", method, "--dim", options.dim, "--rank", options.rank, "--steps", steps]
-    found = subprocess.run([sys.executable, __file__, *map(str, given)], capture_output=True, text=True, check=True)
-    return float(found.stdout)
-
-
-def measure(options: argparse.Namespace) -> None:
-    """Print the peak memory of one form; with the name of no form, that of the dense products."""
-    family = FORMS.get(options.measure, shaken)(options.dim, options.rank)
-    propagator(shaken(64, 2), steps=2)  # which loads what the first call loads
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports (Linux)
-    before = resident()
-    if options.measure in FORMS:
-        propagator(family, steps=options.steps, method=options.method)
-    else:
-        dense_steps(family, options.steps, options.steps, options.method)
-    print((resident() - before) / 1024)
-
-
-def resident() -> int:
-    """KiB of memory that this process has held at most; ru_maxrss would count those of the process that started it."""
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-
-
-def main() -> None:
-    """Print a table for each method."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--dense-steps", type=int, default=100, help="fewer than --steps: the dense time is extrapolated")
-    parser.add_argument("--worst", action="store_true", help="factors that are new at every time: 10, 30 and 100 steps of rk4")
-    parser.add_argument("--large", action="store_true", help="n = 12288, the dense time extrapolated from a part of a product")
-    parser.add_argument("--forms", action="store_true", help="one by one, factored or dense: T steps of rk4 by number of states")
-    parser.add_argument("--exponential", action="store_true", help="exp(A) z by exp_multiply and by scipy, and exp(A) by torch")
-    parser.add_argument("--adaptive", action="store_true", help="steps and time of each method for a tolerance")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--method", default="rk4", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+@lru_cache(8)
+def family_of(name: str, dim: int) -> OperatorFamily:
+    """The same one for each of its rows."""
     torch.manual_seed(0)
-    with torch.no_grad():
-        if options.measure:
-            return measure(options)
-        chosen = [run for run in (worst, large, forms, exponential, adaptive) if getattr(options, run.__name__)]
-        for run in chosen or [default]:
-            run(options)
+    return FORMS[name](dim, RANK)
 
 
-def default(options: argparse.Namespace) -> None:
-    for method in ("euler", "rk4", "magnus4"):
-        dense = None if method == "magnus4" else min(options.dense_steps, options.steps)
-        compare(["one basis", "factored", "SharedBasisFamily"], options, options.steps, dense, method)
-    apply(options)
+def judged(benchmark: Any, found: Tensor, family: OperatorFamily, z: Tensor, steps: int, method: str = "rk4") -> None:
+    """Ten roundings a step, by how much the steps shrink a state on the way, since rounding does not shrink with it."""
+    expected = exact(family, z.double(), steps, method)
+    shrunk = max(1.0, float(z.norm() / expected.norm()))
+    judge(benchmark, found, expected, 10 * EPS * steps * shrunk)
 
 
-def worst(options: argparse.Namespace) -> None:
-    for steps in (10, 30, 100):
-        compare(["new at every t"], options, steps, steps, "rk4")
-
-
-def large(options: argparse.Namespace) -> None:
-    options.dim = 12288
-    compare(["one basis", "factored", "SharedBasisFamily"], options, 100, 1, "rk4", rounds=1)
-
-
-def compare(names: list[str], options: argparse.Namespace, steps: int, counted: int | None, method: str, rounds: int = 3) -> None:
-    """Time and judge the forms of one method, beside the products of `counted` steps with dense matrices."""
-    n, z = options.dim, probes(options.dim)
-    families = {name: FORMS[name](n, options.rank) for name in names}
-    dense, error, note = 0.0, "-", ""
-    if counted is not None and n > 4096:
-        left, right = torch.randn(n, n), torch.randn(n, n // 16)
-        dense, note = seconds({"part": lambda: left @ right}, rounds=1)["part"] * 16 * 4 * steps, " (extrapolated)"
-        del left, right
-    elif counted is not None:
-        start = time.process_time()
-        M = dense_steps(families[names[0]], counted, steps, method)  # timed once: it is slow, and its time hardly varies
-        dense = (time.process_time() - start) * steps / counted
-        if counted == steps:
-            error = f"{relative(z.float() @ M.mT, exact(families[names[0]], z, steps, method)):.1e}"
-        else:
-            note = f" ({counted} of {steps} steps, extrapolated)"
-    times = seconds({name: lambda f=f: propagator(f, steps=steps, method=method) for name, f in families.items()}, rounds=rounds)
-    rows = []
-    for name, family in families.items():
-        B = propagator(family, steps=steps, method=method)
-        rank = B.parts()[1].shape[-1] if hasattr(B, "parts") else n
-        share, faster = held(B) / (4 * n * n), f"{dense / times[name]:.0f} x" if dense else "-"
-        found = relative(B(z.float()), exact(family, z, steps, method))
-        above = f"{peak(name, options, steps, method):.0f} MB" if method == "rk4" else "-"
-        rows.append(
-            [name, shown(times[name]), faster, f"{found:.1e}", str(rank), f"{held(B) / 1e6:.2f} MB", f"{share:.1%}", above]
-        )
-    if counted is not None:
-        full = f"{4 * n * n / 1e6:.2f} MB"
-        above = f"{peak('dense', options, 2, method):.0f} MB" if method == "rk4" and n <= 4096 else "-"
-        rows.append([f"dense products{note}", shown(dense), "1 x", error, str(n), full, "100%", above])
-    table(
-        f"Collapsing {steps} {method} steps, n = {n}, rank {options.rank}, float32 (error against float64)",
-        ["", "CPU", "faster", "error", "rank", "held", "of dense", "peak"],
-        rows,
+COLLAPSED = [
+    (name, dim, steps, method)
+    for name, dim, steps, method in (
+        *((name, SMALL, STEPS, method) for method in ("euler", "rk4", "magnus4") for name in list(FORMS)[:3]),
+        *(("new at every t", SMALL, steps, "rk4") for steps in pick((10, 30, 100), (5,))),
+        *((name, LARGE, STEPS, "rk4") for name in list(FORMS)[:3]),
     )
+]
 
 
-def apply(options: argparse.Namespace) -> None:
+UNMEASURED = pick((), [(name, dim) for name in FORMS for dim in (SMALL, LARGE)][1:])
+"""Whose peak is left out of a quick run, since each takes a process."""
+
+
+def facts_of(name: str, dim: int, steps: int, method: str) -> dict[str, object]:
+    return {"table": f"collapse of rank {RANK}", "row": f"{steps} {method} steps, n = {dim}, {name}"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "dim", "steps", "method"), COLLAPSED)
+def bench_collapse(benchmark: Any, name: str, dim: int, steps: int, method: str) -> None:
+    family, z = family_of(name, dim), probes(dim)
+    B = measure(
+        benchmark,
+        lambda: propagator(family, steps=steps, method=method),
+        form="induced",
+        bytes=peak(name, dim, steps) if method == "rk4" and (name, dim) not in UNMEASURED else None,
+        **facts_of(name, dim, steps, method),
+    )
+    benchmark.extra_info["note"] = "dense" if isinstance(B, Dense) else f"rank {B.U.shape[-1]}"
+    judged(benchmark, B(z.float()), family, z, steps, method)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "dim", "steps", "method"), [cell for cell in COLLAPSED if cell[-1] != "magnus4"])
+def bench_dense_products(benchmark: Any, name: str, dim: int, steps: int, method: str) -> None:
+    """What a user would write with torch alone: of some of the steps, or at large n of a part of one product."""
+    family = family_of(name, dim)
+    facts = facts_of(name, dim, steps, method) | {"form": "torch, dense products"}
+
+    def own() -> LinearOperator:
+        return propagator(family, steps=steps, method=method)
+
+    if dim > 4096:
+        left, right = torch.randn(dim, dim), torch.randn(dim, dim // 16)
+        note = "timed on a sixteenth of one product"
+        measure(benchmark, lambda: left @ right, own, once=True, scale=16 * 4 * steps, note=note, **facts)
+        return
+    counted = min(steps, 10)
+    M = measure(
+        benchmark,
+        lambda: dense_steps(family, counted, steps, method),
+        own,
+        once=True,
+        scale=steps / counted,
+        note=f"timed on {counted} steps" if counted < steps else "",
+        **facts,
+    )
+    if counted == steps:
+        z = probes(dim)
+        judged(benchmark, z.float() @ M.mT, family, z, steps, method)
+
+
+def peak(name: str, dim: int, steps: int) -> float:
+    """Bytes above the model that a fresh process holds at most while it collapses the steps."""
+    program = f"import bench_collapse as b; b.print_peak({name!r}, {dim}, {steps})"
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=here)
+    return float(done.stdout)
+
+
+@torch.no_grad()
+def print_peak(name: str, dim: int, steps: int) -> None:
+    """What the fresh process does."""
+    family = FORMS[name](dim, RANK)
+    propagator(shaken(64, 2), steps=2)  # which loads what the first call loads
+    before = forget_peak()
+    propagator(family, steps=steps)
+    print((resident() - before) * 1024)
+
+
+APPLIED = ["induced", "torch, dense matrix", "step by step"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", APPLIED)
+@pytest.mark.parametrize("dim", (SMALL, LARGE))
+def bench_one_step(benchmark: Any, dim: int, form: str) -> None:
     """One step, factored and dense, against T steps on a batch of states."""
-    family, z = shaken(options.dim, options.rank), torch.randn(BATCH, options.dim)
-    B = propagator(family, steps=options.steps)
-    matrix = Dense(B.matrix())
-    made = {
-        "one step": lambda: B(z),
-        "one step, dense matrix": lambda: matrix(z),
-        f"{options.steps} steps": lambda: integrate(family, z, steps=options.steps),
-    }
-    expected, found = exact(family, z.double(), options.steps, "rk4"), seconds(made)
-    rows = [
-        [name, shown(t), f"{t / found['one step']:.1f} x", f"{relative(made[name](), expected):.1e}"] for name, t in found.items()
-    ]
-    table(f"Applying {options.steps} rk4 steps to {BATCH} states", ["", "CPU", "of one step", "error"], rows)
+    family, z = family_of("one basis", dim), torch.randn(BATCH, dim)
+    B = propagator(family, steps=STEPS)
+    matrix = B.matrix(dim) if form == APPLIED[1] else None
+    forms = dict(zip(APPLIED, (lambda: B(z), lambda: z @ matrix.mT, lambda: integrate(family, z, steps=STEPS)), strict=True))
+    held = size(matrix) if matrix is not None else size(*B.state_dict().values()) if form == "induced" else None
+    facts = {"table": f"{STEPS} rk4 steps of {BATCH} states", "row": f"n = {dim}", "form": form, "bytes": held}
+    found = measure(benchmark, forms[form], None if form == "induced" else forms["induced"], **facts)
+    judged(benchmark, found, family, z, STEPS)
 
 
-def forms(options: argparse.Namespace) -> None:
-    """Where stepping k states costs less than collapsing, which the rule puts at k = n/4."""
-    n, rank = options.dim, options.rank
-    counts = (1, n // 16, n // 4, n // 2, n)
-    rows = []
-    for name, family, steps in (
-        ("shared factors", shaken(n, rank), options.steps),
-        ("independent factors", Independent(n, rank), options.steps),
-        ("dense", Full(n), max(1, options.steps // 10)),
-    ):
-        start = time.process_time()  # timed once each: these are slow, and their times differ by more than they vary
-        B = propagator(family, steps=steps)
-        found = [time.process_time() - start]
-        for k in counts:
-            z = torch.randn(k, n)
-            start = time.process_time()
-            integrate(family, z, steps=steps)
-            found.append(time.process_time() - start)
-        held_as = f"rank {B.parts()[1].shape[-1]}" if hasattr(B, "parts") else "dense"
-        rows.append([f"{name}, {steps} steps", f"{shown(found[0])} ({held_as})", *map(shown, found[1:])])
-    table(
-        f"Collapsing rk4 steps against stepping k states, n = {n}, rank {rank}, float32",
-        ["family", "collapse", *(f"k = {k}" for k in counts)],
-        rows,
-    )
+STATES = [
+    (kind, count, form)
+    for kind in ("one basis", "new at every t", "dense")
+    for count in (1, SMALL // 16, SMALL // 4, SMALL)
+    for form in ("induced", "step by step")
+]
 
 
-def exponential(options: argparse.Namespace) -> None:
-    """exp(A) z for one vector and a random A of spectral norm 1 and 30; errors against scipy in float64."""
-    n, rows = options.dim, []
-    for norm in (1.0, 30.0):
-        M = torch.randn(n, n)
-        A, z = M * (norm / torch.linalg.matrix_norm(M, 2)), torch.randn(1, n)
-        exact = torch.from_numpy(scipy.sparse.linalg.expm_multiply(A.double().numpy(), z.double().numpy().T).T.copy())
-        operator, matrix, vector = Dense(A), A.numpy(), z.numpy().T
-        made = {
-            "exp_multiply": lambda operator=operator, z=z: exp_multiply(operator, z)[0],
-            "scipy expm_multiply": lambda matrix=matrix, vector=vector: torch.from_numpy(
-                scipy.sparse.linalg.expm_multiply(matrix, vector).T.copy()
-            ),
-            "torch matrix_exp": lambda A=A, z=z: z @ torch.linalg.matrix_exp(A).mT,
-        }
-        found = seconds(made, rounds=3)
-        rows += [[f"{name}, norm {norm:g}", shown(t), f"{relative(made[name](), exact):.1e}"] for name, t in found.items()]
-    table(f"exp(A) z, n = {n}, float32", ["", "CPU", "error"], rows)
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "count", "form"), STATES)
+def bench_states(benchmark: Any, kind: str, count: int, form: str) -> None:
+    """The rule of `propagator(states=k)`: the form it chooses, made and applied to k states, against stepping them."""
+    family = Full(SMALL) if kind == "dense" else family_of(kind, SMALL)
+    steps, z = (max(1, STEPS // 10) if kind == "dense" else STEPS), torch.randn(count, SMALL)
+
+    def own() -> Tensor:
+        return propagator(family, steps=steps, states=count)(z)
+
+    chosen = own if form == "induced" else lambda: integrate(family, z, steps=steps)
+    facts = {"table": f"collapse and apply, n = {SMALL}", "row": f"{steps} rk4 steps, {kind}, {count} states", "form": form}
+    found = measure(benchmark, chosen, None if form == "induced" else own, **facts)
+    judged(benchmark, found, family, z, steps)
 
 
-def adaptive(options: argparse.Namespace) -> None:
-    """Steps that each method needs, the time to find them and to collapse them, and the error against magnus4 at 1e-12."""
-    family, rows = shaken(options.dim, options.rank).double(), []
-    reference = propagator(family, steps=adaptive_grid(family, tolerance=1e-12, method="magnus4").times, method="magnus4")
-    exact_matrix = reference.matrix()
-    for method, tolerance in (("midpoint", 1e-4), ("rk4", 1e-4), ("rk4", 1e-8), ("magnus4", 1e-4), ("magnus4", 1e-8)):
-        start = time.process_time()
-        grid = adaptive_grid(family, tolerance=tolerance, method=method)
-        middle = time.process_time()
-        B = propagator(family, steps=grid.times, method=method)
-        end = time.process_time()
-        rows.append(
-            [f"{method}, {tolerance:g}", str(len(grid.times) - 1), str(grid.rejected), shown(middle - start), shown(end - middle),
-             f"{grid.error:.1e}", f"{relative(B.matrix(), exact_matrix):.1e}"]
-        )  # fmt: skip
-    table(
-        f"Adaptive steps, n = {options.dim}, rank {options.rank}, float64",
-        ["", "steps", "rejected", "grid", "collapse", "estimated", "error"],
-        rows,
-    )
+ADAPTIVE = [("magnus4", 1e-8), ("rk4", 1e-8), ("magnus4", 1e-4), ("rk4", 1e-4), ("midpoint", 1e-4)]
 
 
-if __name__ == "__main__":
-    main()
+@lru_cache(1)
+@torch.no_grad()
+def reference() -> tuple[OperatorFamily, Tensor]:
+    """A family in float64, and its operator by the other method of fourth order with far more steps than any row takes."""
+    family = copy.deepcopy(family_of("one basis", SMALL)).double()
+    return family, propagator(family, steps=pick(3000, 1000), method="rk4").matrix()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("method", "tolerance"), ADAPTIVE)
+def bench_adaptive(benchmark: Any, method: str, tolerance: float) -> None:
+    """Steps that each method needs for a tolerance, found and collapsed, in float64; ten times the tolerance is allowed."""
+    family, expected = reference()
+    grid = adaptive_grid(family, tolerance=tolerance, method=method)
+
+    def form(method: str = method) -> LinearOperator:
+        return propagator(family, steps=adaptive_grid(family, tolerance=tolerance, method=method).times, method=method)
+
+    facts = {"table": f"steps by a tolerance, n = {SMALL}, float64", "row": f"error {tolerance:g}", "form": f"induced, {method}"}
+    note = f"{len(grid.times) - 1} steps"
+    B = measure(benchmark, form, None if method == "magnus4" else lambda: form("magnus4"), note=note, peer=False, **facts)
+    judge(benchmark, B.matrix(), expected, 10 * tolerance)

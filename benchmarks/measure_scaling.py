@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import starmap
-from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import linear_regression, median
 from typing import Any
 
 import torch
-from bench_collapse import resident, shaken
-from common import seconds, size
+from bench_collapse import shaken
+from common import forget_peak, resident, seconds, size
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -100,12 +99,6 @@ def config_of(channels: int, side: int, **changes: Any) -> ModelConfig:
 def batch_of(config: ModelConfig) -> int:
     """Few enough images to be quick."""
     return 16 if config.shape[1] <= 64 and config.conditioner == "conv" else 4
-
-
-def forget_peak() -> int:
-    """KiB held now, from which a new peak counts (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident()
 
 
 def arithmetic(forms: Mapping[str, Callable[[], None]], rounds: int = 3) -> Row:
