@@ -14,7 +14,7 @@ except ImportError as error:
 
 from applications.check import check_object, load_object, require_laws, table
 from applications.common.data import to_unit
-from applications.common.options import DataDir, DataName, RunFolder
+from applications.common.options import DataDir, DataName, Pretrained, RunFolder
 from applications.common.runs import Run
 from applications.flow_matching import evaluate
 from applications.flow_matching import store as flows
@@ -81,6 +81,7 @@ def check(
     seed: int = 0,
     radius: float = 2.0,
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     data: DataName = "mnist5k",
     data_dir: DataDir = None,
@@ -94,6 +95,7 @@ def check(
         seed: Of an object: seed of the points.
         radius: Of an object: largest norm of their coordinates.
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
@@ -105,7 +107,7 @@ def check(
         parts = check_object(load_object(target), samples=samples, seed=seed, radius=radius)
         print("\n\n".join(f"{part}\n{table(found)}" for part, found in parts.items()))
         return require_laws(target, [report for found in parts.values() for report in found])
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     reports = evaluate.axioms(model, to_unit(held_out_for(model, data, data_dir).spread(n).images))
     for dtype, rows in reports.items():
         print(f"{dtype}")

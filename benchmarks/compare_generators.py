@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from applications.common.data import ImageSet, Points, load, to_uint8, to_unit, unit_shape
-from applications.common.figures import grid, save_png
+from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.quality import quality
 from applications.common.training import Objective
 from applications.flow_matching.config import Config
@@ -184,6 +184,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     real = load(options.data, "test")
     x0 = torch.randn(options.samples, *unit_shape(real.images)[1:], generator=torch.Generator().manual_seed(options.seed))
+    rows: list[tuple[str, Tensor]] = []
     for name in options.models:
         torch.manual_seed(options.seed)
         model, weights = CONTENDERS[name](), options.out / f"{name}.safetensors"
@@ -206,8 +207,10 @@ def main() -> None:
             record = {"model": name, "sampler": how, "milliseconds": taken, **asdict(found)}
             with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
-            save_png(options.out / f"{name}-{how.replace(' ', '-')}.png", picture, scale=2)
+            shown = to_uint8(images[:64].clamp(-1, 1 - 1 / 128))
+            save_png(options.out / f"{name}-{how.replace(' ', '-')}.png", grid(shown, columns=16), scale=2)
+            rows.append((f"{name}, {how}", shown[:16]))
+    captioned_rows(options.out / "samples.png", rows)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from applications.common.classifier import digit_classifier
-from applications.common.data import ImageSet
+from applications.common.data import ImageSet, to_uint8
 from applications.common.features import extract, squeezenet
+from applications.common.inception import inception
 from applications.common.metrics import class_balance, frechet_distance, precision_recall
 from induced.errors import ShapeError
 
@@ -19,10 +21,10 @@ class Quality:
 
     Attributes:
         samples: how many of either.
-        features: the network: the project's digit classifier, or SqueezeNet for colour images.
+        features: the project's digit classifier, SqueezeNet for colour images, or Inception v3 where its weights are given.
         frechet, precision, recall: of those features (`applications/common/metrics.py`).
-        confident: share of samples of which the classifier is more than 90 % sure; nan for colour images.
-        imbalance: total variation distance of their classes to those of the real images; nan for colour images.
+        confident: share of samples of which the classifier is more than 90 % sure; nan but for the digit classifier.
+        imbalance: total variation distance of their classes to those of the real images; nan but for the digit classifier.
     """
 
     samples: int
@@ -34,20 +36,36 @@ class Quality:
     imbalance: float
 
 
-def quality(samples: Tensor, real: ImageSet, data_dir: str | os.PathLike[str] | None = None) -> Quality:
+def quality(
+    samples: Tensor,
+    real: ImageSet,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    fid_weights: Path | None = None,
+) -> Quality:
     """Judge samples in [-1, 1] by as many real images, spread evenly over the set: many sets are sorted by class.
+
+    Arguments:
+        samples: (N, C, H, W).
+        real: what they are to look like.
+        data_dir: where SqueezeNet's weights are.
+        fid_weights: a file of Inception's weights (`applications/common/inception.py`): the Frechet distance is the standard FID.
 
     Raises:
         ShapeError: fewer real images than samples: compare equal numbers, since a finite sample is biased.
-        DataError: colour images, and the weights of SqueezeNet are not in the data folder.
+        DataError: colour images, and the weights of SqueezeNet are not in the data folder; Inception's cannot be read.
     """
     if len(real) < len(samples):
         raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
     samples, compared = samples.clamp(-1.0, 1.0), real.spread(len(samples))
     images, labels = compared.images, compared.labels
-    if samples.shape[1] == 3:
+    confident = imbalance = math.nan
+    if fid_weights is not None:
+        standard, name = inception(fid_weights), "Inception v3 (FID)"
+        a, b = extract(standard, images, 25), extract(standard, to_uint8(samples), 25)
+    elif samples.shape[1] == 3:
         net, name = squeezenet(data_dir), "SqueezeNet 1.1"
-        a, b, confident, imbalance = extract(net, images), extract(net, samples), math.nan, math.nan
+        a, b = extract(net, images), extract(net, samples)
     else:
         classifier, name = digit_classifier(), "digit classifier"
         a, b = extract(classifier.features, images), extract(classifier.features, samples)

@@ -8,7 +8,7 @@ import tyro
 
 from applications.common.data import ImageSet, images_of_shape, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
-from applications.common.options import DataDir, DataName, RunFolder
+from applications.common.options import DataDir, DataName, Pretrained, RunFolder
 from applications.common.quality import quality
 from applications.common.runs import Run
 from applications.flow_matching import evaluate, store
@@ -48,6 +48,7 @@ def train_flow_matching(
 
 def sample(
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     n: int = 64,
     steps: int = 100,
@@ -59,6 +60,7 @@ def sample(
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         n: How many.
         steps: Integrator steps that the one step stands for.
@@ -68,7 +70,7 @@ def sample(
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     with torch.no_grad():
         images = model.operator(steps, method)(noise(model, n, seed))
     print(f"wrote {save_png(out, grid(to_uint8(images), columns=8), scale=2)}")
@@ -76,6 +78,7 @@ def sample(
 
 def invert(
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     data: DataName = "mnist5k",
     data_dir: DataDir = None,
@@ -85,12 +88,13 @@ def invert(
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: How many.
     """
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     images = to_unit(held_out_for(model, data, data_dir).spread(n).images)
     with torch.no_grad():
         f = model.operator()
@@ -105,6 +109,7 @@ def interpolate_command(
     first: int = 0,
     second: int = 50,
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     data: DataName = "mnist5k",
     data_dir: DataDir = None,
@@ -117,13 +122,14 @@ def interpolate_command(
         first: Index of the first image.
         second: Index of the second image.
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         count: Images on the way, ends included.
         out: Picture to write.
     """
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     images = to_unit(held_out_for(model, data, data_dir).images)
     for index in (first, second):
         if not 0 <= index < len(images):
@@ -137,6 +143,7 @@ def edit(
     from_class: int = 4,
     to_class: int = 9,
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     data: DataName = "mnist5k",
     data_dir: DataDir = None,
@@ -149,6 +156,7 @@ def edit(
         from_class: Class of the images that are edited, and where the direction starts.
         to_class: Class that it leads to.
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
@@ -157,7 +165,7 @@ def edit(
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     known, held_out = (images_of_shape(data, split, model.config.shape, data_dir) for split in ("train", "test"))
     classes = [to_unit(known.images[known.labels == label][:500]) for label in (from_class, to_class)]
     images = to_unit(held_out.images[held_out.labels == from_class][:n])
@@ -171,32 +179,36 @@ def edit(
 
 def judge(
     run: RunFolder = None,
+    pretrained: Pretrained = "mnist",
     fallback: bool = False,
     data: DataName = "mnist5k",
     data_dir: DataDir = None,
     n: int = 500,
     likelihood: int = 100,
+    fid_weights: Path | None = None,
     seed: int = 0,
 ) -> None:
     """Judge samples by real images (Frechet distance, precision, recall, classes), and held-out images by their likelihood.
 
     Args:
         run: Run folder to take the model from; the pretrained one if absent.
+        pretrained: Shipped model, where no run is given.
         fallback: If the newest checkpoint is damaged, take the one before it.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: Samples, compared with as many held-out images for several numbers of integrator steps.
         likelihood: Held-out images whose bits per dimension are averaged; 0 for none.
+        fid_weights: File of Inception's weights, pt_inception-2015-12-05-6726825d.pth of pytorch-fid: Frechet distances are FIDs.
         seed: Seed of the noise.
     """
     if n < 2 or likelihood < 0:
         raise DomainError(f"--n is at least 2 and --likelihood not negative, got {n} and {likelihood}")
-    model = model_of(run, fallback)
+    model = model_of(run, pretrained, fallback)
     real = held_out_for(model, data, data_dir)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for steps in (1, 10, 100, 1000):
-            found = quality(draw(model.operator(steps), noise(model, n, seed)), real, data_dir)
+            found = quality(draw(model.operator(steps), noise(model, n, seed)), real, data_dir, fid_weights=fid_weights)
             scores = (
                 f"{name} {getattr(found, name):.3f}" for name in ("frechet", "precision", "recall", "confident", "imbalance")
             )
@@ -208,8 +220,8 @@ def judge(
             print(f"{float(bits.mean()):.3f} bits per dimension over {likelihood} held-out images")
 
 
-def model_of(run: Path | None, fallback: bool) -> FlowMatching:
-    return store.load_pretrained() if run is None else store.load_run(run, fallback=fallback)
+def model_of(run: Path | None, pretrained: Pretrained, fallback: bool) -> FlowMatching:
+    return store.load_pretrained(pretrained) if run is None else store.load_run(run, fallback=fallback)
 
 
 def held_out_for(model: FlowMatching, data: DataName, data_dir: Path | None) -> ImageSet:

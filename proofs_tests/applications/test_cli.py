@@ -173,6 +173,17 @@ def test_sample_draws_the_same_picture_for_the_same_seed(run: Path, tmp_path: Pa
     assert min(size_of(tmp_path / "a.png")) >= 64
 
 
+def test_the_pretrained_model_is_taken_where_no_run_is_given(tmp_path: Path) -> None:
+    for name, chosen in (("a", ()), ("b", ("--pretrained", "mnist"))):
+        command("sample", *chosen, "--n", 2, "--out", tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_judge_says_when_the_weights_of_inception_are_missing(tmp_path: Path) -> None:
+    said = refusal("judge", "--n", 2, "--fid-weights", tmp_path / "inception.pth")
+    assert re.search(r"inception\.pth: cannot be read as weights of Inception v3", said)
+
+
 def test_invert_prints_the_psnr_of_held_out_digits(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
