@@ -43,9 +43,21 @@ from applications.flow_matching.objective import (
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
+from induced import EuclideanSpace, Linearizer
 from induced.bijections import Reversible, UNet
 from induced.errors import CheckpointError, DomainError, ShapeError
-from induced.operators import Dense, LinearOperator, LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator, svd
+from induced.operators import (
+    Dense,
+    LinearOperator,
+    LowRank,
+    LowRankFamily,
+    OperatorFamily,
+    ScaledIdentityPlusLowRank,
+    SharedBasisFamily,
+    integrate,
+    propagator,
+    svd,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -175,6 +187,18 @@ def test_one_step_is_many_steps_on_the_pretrained_model_at_noise_and_at_the_enco
     model = evaluate.in_dtype(pretrained, dtype)
     encodings = encode(model.operator(20), held_out[:4].to(dtype))
     assert_one_step_is_many(model, torch.cat([noise(model, 4), encodings]), steps, method)
+
+
+def test_encodings_keep_what_the_cutoff_of_a_dense_matrix_of_that_size_would_drop() -> None:
+    n, floor = 64 * 64 * 3, 1e-3  # n eps is 1/683
+    U = torch.linalg.qr(torch.randn(n, 4, generator=torch.Generator().manual_seed(0)))[0]
+    X = EuclideanSpace(n)
+    f = Linearizer(ScaledIdentityPlusLowRank(torch.tensor(floor), U, (1 - floor) * U), X)
+    x0 = torch.randn(2, n, generator=torch.Generator().manual_seed(1))
+    assert (encode(f, f(x0)) - x0).norm() < 1e-3 * x0.norm()
+    assert (f.pinv()(f(x0)) - x0).norm() > 0.9 * x0.norm()
+    dropped = Linearizer(LowRank(U, U), X)  # what a B of low rank loses stays lost
+    assert torch.allclose(encode(dropped, x0), x0 @ U @ U.mT, atol=1e-4)
 
 
 def test_one_step_keeps_its_gradient() -> None:
