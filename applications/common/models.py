@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from applications.common.runs import Run
 from applications.common.storage import read_json, write_json
 from induced.errors import CheckpointError
 
@@ -68,6 +69,20 @@ def read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights}: cannot be read as safetensors: {error}") from error
     return read_json(folder / "config.json"), state
+
+
+def read_model(folder: Path, *, fallback: bool = False) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """The config and the weights of an exported model, or of the moving average of a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: the folder holds neither, or a damaged one and no fallback was asked.
+    """
+    if (folder / "model.safetensors").exists():
+        return read_export(folder)
+    record, checkpoint = Run(folder).config(), Run(folder).latest(fallback)
+    if checkpoint.note:
+        print(checkpoint.note, flush=True)
+    return record, checkpoint.average
 
 
 def write_export(model: nn.Module, record: Mapping[str, Any], source: Path, folder: Path) -> Path:

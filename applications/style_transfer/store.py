@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from applications.common.models import fill, model_settings, read_export, write_export
+from applications.common.models import fill, model_settings, read_model, write_export
 from applications.common.runs import Run
 from applications.style_transfer.config import ModelConfig
 from applications.style_transfer.model import StyleTransfer, build
@@ -15,13 +15,7 @@ def load(folder: Path, *, fallback: bool = False) -> StyleTransfer:
     Raises:
         CheckpointError: the folder holds neither, or a damaged one and no fallback was asked.
     """
-    if (folder / "model.safetensors").exists():
-        record, state = read_export(folder)
-    else:
-        record, checkpoint = Run(folder).config(), Run(folder).latest(fallback)
-        state = checkpoint.average
-        if checkpoint.note:
-            print(checkpoint.note, flush=True)
+    record, state = read_model(folder, fallback=fallback)
     return fill(build(model_settings(record, "style_transfer", ModelConfig, folder / "config.json")), state, folder)
 
 

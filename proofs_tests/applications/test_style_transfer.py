@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from applications.common.perceptual import PyramidDistance
@@ -36,6 +35,7 @@ from applications.style_transfer.tiles import cuts, framed, in_tiles
 from applications.style_transfer.train import objective_for, train
 from induced.checks import check_adjoint, check_linear, check_penrose, require
 from induced.errors import CheckpointError, DomainError, ShapeError
+from proofs_tests.applications import stylists
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
 """Two styles, charts of one block on 12 channels at half the sides."""
@@ -378,20 +378,7 @@ def test_settings_that_cannot_be_meant_are_refused(make: object, said: str) -> N
 # ----------------------------------------------------------------------------------------------------------------- training
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with random weights for two teachers, and a few photographs."""
-    from applications.style_transfer.teacher import Teacher
-
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "fast-style").mkdir()
-    for seed, style in enumerate(("candy", "udnie", "late")):
-        torch.manual_seed(seed)
-        np.savez(folder / "fast-style" / f"{style}.npz", **{n: p.numpy() for n, p in Teacher().state_dict().items()})
-    (folder / "photographs").mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(12):
-        pixels = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((48, 36), Image.Resampling.BICUBIC).save(folder / "photographs" / f"{i}.png")
-    return folder
+    return stylists.fill(tmp_path_factory.mktemp("data"))
 
 
 BRIEF = TrainingConfig(steps=4, batch=4, learning_rate=1e-2, warmup=1, log_every=1, checkpoint_every=2, sample_every=2)

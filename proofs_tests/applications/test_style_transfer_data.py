@@ -22,6 +22,7 @@ from applications.style_transfer.photographs import TEST, TRAIN, photographs, pl
 from applications.style_transfer.pictures import Picture, read_picture, unit, write_picture
 from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
 from induced.errors import DataError, DomainError, InducedError, MissingExtra, ShapeError
+from proofs_tests.applications import stylists
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
 WEIGHTS = Path(os.environ.get("INDUCED_DATA", "")) / "fast-style"
@@ -35,18 +36,7 @@ def noise(n: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with random weights for three teachers, and twelve photographs."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "fast-style").mkdir()
-    for seed, style in enumerate(("candy", "udnie", "late")):
-        torch.manual_seed(seed)
-        np.savez(folder / "fast-style" / f"{style}.npz", **{n: p.numpy() for n, p in Teacher().state_dict().items()})
-    (folder / "photographs").mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(12):
-        pixels = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((48, 36), Image.Resampling.BICUBIC).save(folder / "photographs" / f"{i}.png")
-    return folder
+    return stylists.fill(tmp_path_factory.mktemp("data"))
 
 
 # ----------------------------------------------------------------------------------------------------------------- teachers
