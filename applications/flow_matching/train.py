@@ -61,4 +61,6 @@ def train(
     stage = LatentObjective(model, config.objective)
     last = fit(stage, coordinates, second, latent, resume=begun, overwrite=not begun, **options)
     both = result.seconds + last.seconds
-    return replace(last, seconds=both, images_per_second=result.images_per_second, notes=result.notes + last.notes)
+    return replace(
+        last, seconds=both, images_per_second=result.images_per_second or last.images_per_second, notes=result.notes + last.notes
+    )

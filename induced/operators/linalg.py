@@ -31,7 +31,7 @@ recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
 from collections.abc import Callable
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import NamedTuple, final
 
 import torch
@@ -271,9 +271,24 @@ def _woodbury(A: ScaledIdentityPlusLowRank) -> tuple[LinearOperator, Tensor]:
     small = torch.linalg.inv_ex(per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U).inverse
     X = A.U @ (-small / per_matrix(c)).to(A.U)
     with torch.no_grad():
-        u, v, x = (torch.linalg.vector_norm(t, dim=(-2, -1)) for t in (A.U, A.V, X))
-        bound = (1 + u * v / A.c.abs()) * (1 + x * v * A.c.abs())
-    return ScaledIdentityPlusLowRank((1.0 / c).to(A.c), X, A.V), bound.max() if bound.numel() else c.new_zeros(())
+        bound = _bound(A, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
+        # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
+        if eager(A.U) and _WELL < float(bound) <= _WELL * A.U.shape[-1] ** 2:
+            bound = _bound(A, X, _spectral)
+    return ScaledIdentityPlusLowRank((1.0 / c).to(A.c), X, A.V), bound
+
+
+def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    u, v, x = (norm(t) for t in (A.U, A.V, X))
+    bound = (1 + u * v / A.c.abs()) * (1 + x * v * A.c.abs())
+    largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
+    return largest
+
+
+def _spectral(U: Tensor) -> Tensor:
+    """The largest singular value of a tall matrix."""
+    largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
+    return largest
 
 
 def _on_block(A: ScaledIdentityPlusLowRank, c: Tensor, Y: Tensor, T: Tensor, K: Tensor) -> LinearOperator:

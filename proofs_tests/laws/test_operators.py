@@ -602,6 +602,18 @@ def test_closed_forms_are_as_accurate_as_the_condition_of_the_operator_allows(
     agree(P.mT @ P, torch.eye(30, dtype=dtype))
 
 
+@every_dtype
+@pytest.mark.parametrize("function", [inverse, pinv])
+def test_even_factors_of_any_rank_are_inverted_without_a_basis(
+    function: Callable[..., ScaledIdentityPlusLowRank], dtype: torch.dtype
+) -> None:
+    # ||U||_F ||V||_F grows with the rank, and would refuse Woodbury's formula here; ||U|| ||V|| does not
+    A = ScaledIdentityPlusLowRank(0.9, *(factor.to(dtype) for factor in _spread(200, 64, [1.0] * 64, 5)))
+    found = function(A)
+    assert found.V is A.V
+    agree(found.matrix(), torch.linalg.inv(A.matrix().double()).to(dtype))
+
+
 @pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=str)
 def test_the_inverse_does_not_trust_the_capacitance_matrix(dtype: torch.dtype, tiny: float) -> None:
     # S = c I + V^T U is nearly singular, for the columns of U and of V nearly depend on one another; A = 2 I + u v^T is not.
