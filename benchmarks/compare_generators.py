@@ -82,14 +82,6 @@ class Ours(Contender):
         return {"one step": self.objective.model.operator()}
 
 
-class Perceptual(Ours):
-    """The same with a tenth of the prior and the perceptual distance, the best balance that `ablate_flow_matching.py` found."""
-
-    def __init__(self) -> None:
-        default = Config()
-        super().__init__(replace(default, objective=replace(default.objective, prior=1.0, perceptual=4.0)))
-
-
 class Vanilla(Contender):
     """x' = v(x, t) with a U-Net v of as many parameters; loss |v(x_t, t) - (x_1 - x_0)|^2."""
 
@@ -136,7 +128,7 @@ class Glow(Contender):
         return {f"temperature {s}": lambda x, s=s: inverse(s * x.flatten(1)) for s in (1.0, 0.7)}
 
 
-CONTENDERS = {"ours": Ours, "perceptual": Perceptual, "vanilla": Vanilla, "glow": Glow}
+CONTENDERS = {"ours": Ours, "vanilla": Vanilla, "glow": Glow}
 
 
 def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[Contender, int]:

@@ -25,7 +25,7 @@ class ModelConfig:
     """Hidden channels of its conditioners, one number a resolution."""
     conditioner: Literal["conv", "unet"] = "conv"
     """Networks of its couplings: three convolutions, or U-Nets."""
-    max_log_scale: float = 0.25
+    max_log_scale: float = 0.2
     """Bound of the log-scale of a coupling of the encoder. A large one lets it be so steep between images of the data and those
     that it draws that float32 cannot tell whether a law holds."""
     reversible: bool = False
@@ -65,9 +65,9 @@ class ObjectiveConfig:
     """The same with a perceptual distance, as in the paper; `distance` says which."""
     reconstruction: float = 16.0
     """Reconstruction of the data end point from its noisy coordinates."""
-    perceptual: float = 0.0
+    perceptual: float = 4.0
     """The same with the perceptual distance."""
-    prior: float = 10.0
+    prior: float = 1.0
     """-log density of the leading coordinates of the data end, without a volume term: it keeps their variance near 1."""
     density: float = 10.0
     """Negative log-likelihood of the noisy leading coordinates; it trains the couplings that make them Gaussian."""
