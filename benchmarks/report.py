@@ -280,7 +280,7 @@ def draw_growth(tables: dict[str, list[Cell]], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=along, ylabel=unit)
         axis.set_title(title, fontsize=8)
         plain(axis)
-        axis.legend(fontsize=6, framealpha=0.5)
+        axis.legend(fontsize=6, framealpha=0.9)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     figure.savefig(path, dpi=90)
