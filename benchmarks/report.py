@@ -42,6 +42,7 @@ CLEARLY = 0.9
 """Ratio below which it must be explained; what lies between is about equal, within the noise of such timings."""
 INACCURATE = 1e-3
 """Relative error from which a cell is marked."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass
@@ -183,7 +184,8 @@ def shown(cell: Cell) -> str:
         parts.append(f"{cell.error:.0e}" + (" (!)" if cell.wrong or cell.error > INACCURATE else ""))
     if cell.bytes is not None:
         parts.append(memory(cell.bytes))
-    return ", ".join(parts) + (f" ({cell.note})" if cell.note else "")
+    whole = ", ".join(part.replace(" ", NO_BREAK) for part in parts)
+    return whole + (f" ({cell.note})" if cell.note else "")
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
