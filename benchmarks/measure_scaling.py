@@ -116,7 +116,7 @@ def prepared(config: ModelConfig, batch: int) -> tuple[FlowMatching, Callable[[]
     """A model that holds gradients, as it does from its second step on, and loss and gradients of a batch."""
     torch.manual_seed(0)
     model = build(config)
-    objective = FlowMatchingObjective(model, ObjectiveConfig(noise_share=min(4, batch)))
+    objective = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0, noise_share=min(4, batch)))
     images, draws = 2 * torch.rand(batch, *config.shape) - 1, objective.draw(batch, torch.Generator().manual_seed(0))
     with torch.no_grad():
         objective.initialize(images, draws)
@@ -154,7 +154,7 @@ def training(config: ModelConfig, batch: int) -> Row:
 
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         step()
-    objective, generator = FlowMatchingObjective(model, ObjectiveConfig()), torch.Generator()
+    objective, generator = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0)), torch.Generator()
     optimizer = torch.optim.Adam(model.parameters())
     times = arithmetic({"training": step, "reversible": reversibly})
     times |= seconds({"drawing": drawing, "Adam": lambda: optimizer.step()}, rounds=3)
