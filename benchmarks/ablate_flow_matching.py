@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import torch
 from ablation import Variants, ablate, changed, options
-from compare_generators import Ours, train
+from compare_generators import BASE, Ours, train
 from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
@@ -24,9 +24,8 @@ from applications.flow_matching.train import training_set
 
 END_POINT = {"prediction": "end point", "floor": None}, {"velocity": 0.0, "end_point": 1.0}
 DEFAULT = Config()
-BASE = changed(DEFAULT, ({"max_log_scale": 0.25}, {"prior": 10.0, "perceptual": 0.0}))
-"""What each variant changes; the last rows led from it to the default."""
 CHOSEN = {"prior": DEFAULT.objective.prior, "perceptual": DEFAULT.objective.perceptual}
+# changes of the base; the last rows led from it to the default
 VARIANTS: Variants = {
     "the base": ({}, {}),
     "g the identity": ({"chart": "identity"}, {}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -155,8 +155,7 @@ def _pull_back_coupling(
             outputs = (after,) if log_slope is None else (after, layer._event_sum(log_slope))
     of_kept, of_before, *found = _gradients(outputs, (kept, before, *own), (grad_changed, grad_log_det))
     grad_kept = grad_kept if of_kept is None else grad_kept + of_kept
-    assert of_before is not None
-    joined, joined_grad = layer._roles((kept.detach(), before.detach())), layer._roles((grad_kept, of_before))
+    joined, joined_grad = layer._roles((kept.detach(), before.detach())), layer._roles((grad_kept, cast(Tensor, of_before)))
     return layer._join(joined), layer._join(joined_grad), found
 
 

@@ -936,13 +936,16 @@ def test_a_killed_training_resumes_to_the_uninterrupted_end_bit_for_bit(
 
 
 @pytest.mark.parametrize("left", [1, 0], ids=["in the second stage", "before its first checkpoint"])
-def test_the_second_stage_resumes_as_well(left: int, uninterrupted: Path, tmp_path: Path) -> None:
+def test_the_second_stage_resumes_as_well(
+    left: int, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
     kept = Run(folder / "latent").checkpoints()
     assert [path.name for path in kept] == ["step-00000004", "step-00000008"]
     for path in kept[left:]:
         shutil.rmtree(path)
     command("train", "flow-matching", *LONG, "--out", folder, "--resume")
+    assert " 0 images/s" not in capsys.readouterr().out  # the first stage was finished, and has no speed
     assert files_of(folder / "latent") == files_of(uninterrupted / "latent")
     assert metrics_of(folder / "latent") == metrics_of(uninterrupted / "latent")
 
