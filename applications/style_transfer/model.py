@@ -81,7 +81,7 @@ class StyleCores(nn.Module):
         self.register_buffer("added", torch.zeros(len(config.added), *shape))
 
     def forward(self) -> Tensor:
-        h = self.hidden(self.embedding.weight)
+        h = self.hidden(self.embedding.weight).to(self.factors)  # bfloat16 under autocast
         return torch.cat([self.base + torch.tensordot(h, self.factors, dims=1), self.added])
 
 

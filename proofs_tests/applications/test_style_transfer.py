@@ -433,6 +433,14 @@ def test_training_lowers_the_loss_and_a_fallback_is_told(
     assert "fell back to step-00000015" in capsys.readouterr().out
 
 
+def test_training_in_bfloat16_is_near_that_in_float32(weights: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("no", "bf16"):
+        config = replace(brief(weights), training=replace(BRIEF, precision=precision))
+        losses.append(train(config, Run(tmp_path / precision), data_dir=weights, cache_dir=tmp_path, device="cpu").losses["loss"])
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_another_network_trains_in_the_place_of_the_model(weights: Path, tmp_path: Path) -> None:
     result = train(brief(weights), Run(tmp_path / "run"), model=Recorder(), data_dir=weights, cache_dir=tmp_path, device="cpu")
     assert isinstance(result.average, Recorder) and float(result.average.weight) != 0
