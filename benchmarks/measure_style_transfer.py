@@ -37,6 +37,7 @@ from applications.style_transfer.pictures import read_picture, unit
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 
+SECTIONS = ("nearness", "sensitivity", "interpolation", "removal", "algebra", "cost", "added")
 PAIRS = (("mosaic", "candy"), ("rain_princess", "udnie"), ("candy", "rain_princess"))
 
 
@@ -115,6 +116,33 @@ def nearness(model: StyleTransfer, baseline: nn.Module | None, out: Path, n: int
         rows,
     )
     captioned_rows(out / "nearness.png", shown)
+    return found
+
+
+def sensitivity(model: StyleTransfer, n: int, more: int = 16, margin: int = 48) -> dict[str, object]:
+    """How much a teacher's own picture changes with what a student cannot know: pixels around the crop, and eight bits.
+
+    Distances within the crop, away from its border, over the photograph's: no student can be asked to be nearer than these.
+    """
+    wide, distance = unit(plain_crops("embedded", 256 + 2 * more, n)), perceptual(None, "st-lpips")
+    rows, found, generator = [], dict[str, object](), torch.Generator().manual_seed(0)
+    inner, around = slice(margin, -margin), slice(more + margin, -more - margin)
+    crop = slice(more, -more)
+    for style in model.config.styles:
+        teacher, ratios = load_teacher(style), []
+        for big in torch.split(wide, 1):
+            x = big[..., crop, crop]
+            noise = (2 * torch.rand(x.shape, generator=generator) - 1) / 255
+            with torch.no_grad():
+                y = teacher(x)[..., inner, inner]
+                others = teacher(big)[..., around, around], teacher(x + noise)[..., inner, inner]
+                ratios.append([distance(other, y) / distance(x[..., inner, inner], y) for other in others])
+        surroundings, rounding = torch.tensor(ratios).mean(0).tolist()
+        found[style] = {"surroundings": surroundings, "rounding": rounding}
+        rows.append([style, f"{surroundings:.3f}", f"{rounding:.3f}"])
+    table(
+        "a teacher against itself: ratio of ST-LPIPS", ["style", f"{more} more pixels around", "half a grey level of noise"], rows
+    )
     return found
 
 
@@ -251,7 +279,9 @@ def main() -> None:
     parser.add_argument("--train-baseline", action="store_true", help="train it first, or go on")
     parser.add_argument("--baseline-rate", type=float, default=None, help="its learning rate; that of the run if absent")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/style-transfer-measured")
-    parser.add_argument("--only", nargs="*", default=["nearness", "interpolation", "removal", "algebra", "cost", "added"])
+    parser.add_argument(
+        "--only", nargs="*", default=["nearness", "sensitivity", "interpolation", "removal", "algebra", "cost", "added"]
+    )
     parser.add_argument("--style", default="pointilism", help="style that is added")
     parser.add_argument("--crops", type=int, default=40, help="crops that its core is fitted to")
     parser.add_argument("--steps", type=int, default=200, help="steps of its short run")
@@ -274,6 +304,7 @@ def main() -> None:
         print(f"{parameters(model):,} parameters, the feed-forward student has {parameters(baseline):,}")
     sections: dict[str, Callable[[], dict[str, object]]] = {
         "nearness": lambda: nearness(model, baseline, args.out, args.n, args.seed),
+        "sensitivity": lambda: sensitivity(model, min(args.n, 12)),
         "interpolation": lambda: interpolation(model, args.out),
         "removal": lambda: removals(model, args.out, min(args.n, 12)),
         "algebra": lambda: algebra(model, args.out),
