@@ -259,9 +259,10 @@ def added(model: StyleTransfer, style: str, out: Path, crops: int, steps: int, n
     start = time.process_time()
     kernel = fit_kernel(model, x, y)
     judged("closed form", kernel, time.process_time() - start)
-    start = time.process_time()
-    refined = refine_kernel(model, kernel, x, y, steps=steps)
-    judged(f"closed form and {steps} steps", refined, time.process_time() - start)
+    for name, loss in (("pixels", None), ("pixels, ST-LPIPS", distance.requires_grad_(False))):
+        start = time.process_time()
+        refined = refine_kernel(model, kernel, x, y, steps=steps, distance=loss)
+        judged(f"{steps} steps more: {name}", refined, time.process_time() - start)
     if style in model.config.names:
         judged("trained with the charts", styles.kernels[styles.index(style)], 0.0)
     with torch.no_grad():

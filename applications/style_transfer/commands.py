@@ -10,6 +10,7 @@ from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows
 from applications.common.metrics import psnr
 from applications.common.options import DataDir
+from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.runs import Run
 from applications.style_transfer import store
 from applications.style_transfer.algebra import distances, principal_styles
@@ -142,6 +143,7 @@ def add_style(
     side: int = 256,
     ridge: float = 1e-3,
     steps: int = 0,
+    perceptual: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Add a style to a trained model by fitting its core alone to a teacher, charts frozen, and write the model.
@@ -157,11 +159,15 @@ def add_style(
         side: Side of a crop.
         ridge: Penalty of the least squares, towards the identity style.
         steps: Steps of Adam on the core after the closed form.
+        perceptual: Weight of ST-LPIPS beside the error in pixels, in those steps; 0: without it.
         seed: Seed of the crops.
     """
     model, teacher = store.load(run, fallback=fallback), load_teacher(style, data_dir)
     if crops < 1 or side < 1 or side % model.config.stride:
         raise DomainError(f"at least one crop with a side that is a multiple of {model.config.stride}, got {crops} and {side}")
+    if perceptual < 0 or (perceptual and not steps):
+        raise DomainError(f"--perceptual is a weight in the loss of --steps, got {perceptual} and {steps} steps")
+    distance = perceptual_distance(data_dir, "st-lpips").requires_grad_(False) if perceptual else None
     generator = torch.Generator().manual_seed(seed)
     pictures = [read_picture(path).colours for path in photographs(photos, "train").values()]
     x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))
@@ -169,7 +175,7 @@ def add_style(
         y = torch.cat([teacher(part) for part in torch.split(x, 1)])
     kernel = fit_kernel(model, x, y, ridge=ridge)
     if steps:
-        kernel = refine_kernel(model, kernel, x, y, steps=steps, patch=min(128, side), seed=seed)
+        kernel = refine_kernel(model, kernel, x, y, steps=steps, distance=distance, perceptual=perceptual, seed=seed)
     extended = model.with_style(style, kernel)
     with torch.no_grad():
         found = torch.cat([extended.operator(style, side, side)(part) for part in torch.split(x, 1)])

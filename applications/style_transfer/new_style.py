@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from applications.common.perceptual import PerceptualDistance
 from applications.style_transfer.config import IDENTITY
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.objective import pixels
@@ -66,9 +67,13 @@ def refine_kernel(
     batch: int = 4,
     patch: int = 128,
     learning_rate: float = 1e-3,
+    distance: PerceptualDistance | None = None,
+    perceptual: float = 4.0,
     seed: int = 0,
 ) -> Tensor:
-    """A short run of Adam on the kernel alone, by the error in pixels on random squares of the pictures (N, 3, H, W).
+    """A short run of Adam on the kernel alone, on random squares of the pictures (N, 3, H, W).
+
+    The loss is the error in pixels, and `perceptual` times a distance, if one is given.
 
     Raises:
         DomainError: no step, or no picture a step.
@@ -84,10 +89,12 @@ def refine_kernel(
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         squares = [_square(x, y, patch, generator) for _ in range(batch)]
         content, target = (torch.cat(part) for part in zip(*squares, strict=True))
-        found = styles.operator(trained)(content)
-        inner = slice(margin, patch - margin)
-        (gradient,) = torch.autograd.grad(pixels(found[..., inner, inner], target[..., inner, inner]), [trained])
-        trained.grad = gradient
+        inner = (..., slice(margin, patch - margin), slice(margin, patch - margin))
+        found, target = styles.operator(trained)(content)[inner], target[inner]
+        loss = pixels(found, target)
+        if distance is not None:
+            loss = loss + perceptual * distance(found, target).mean()
+        (trained.grad,) = torch.autograd.grad(loss, [trained])
         optimizer.step()
     return trained.detach()
 

@@ -301,6 +301,18 @@ def test_a_short_run_lowers_the_error_in_pixels_from_the_closed_form() -> None:
     assert torch.equal(refined, refine_kernel(model, start, x, y, steps=20, patch=24, learning_rate=1e-3))
 
 
+def test_a_short_run_lowers_a_distance_that_it_is_given() -> None:
+    model, x = made(), pictures(4, 24, 24)
+    y, distance = torch.tanh(1.5 * x.flip(1)), PyramidDistance()
+    kernels = [model.cores.base]
+    kernels += [
+        refine_kernel(model, kernels[0], x, y, steps=40, patch=24, distance=distance, perceptual=w, learning_rate=1e-3)
+        for w in (0.0, 10.0)
+    ]
+    start, without, near = (float(distance(model.at(24, 24).operator(k)(x), y).mean()) for k in kernels)
+    assert near < without < start
+
+
 def test_what_no_kernel_can_be_fitted_to_is_refused() -> None:
     model, x = made(), pictures(2, 16, 16)
     with pytest.raises(ShapeError, match="as many pictures"):

@@ -371,6 +371,9 @@ def test_a_style_is_added_to_a_trained_model_and_exported(
     assert "multiple of 2, got 3 and 23" in refusal(
         *("add-style", "--run", run, "--style", "late", "--out", tmp_path / "no", *photos[:-1], 23)
     )
+    weighed = ("add-style", "--run", run, "--style", "late", "--out", tmp_path / "no", *photos, "--perceptual", 4)
+    assert "in the loss of --steps, got 4.0 and 0 steps" in refusal(*weighed)
+    assert "alex_shift_tolerant" in refusal(*weighed, "--steps", 2)
     command("export", "--run", run, "--out", tmp_path / "small")
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["config.json", "model.safetensors"]
 
