@@ -25,6 +25,8 @@ class ModelConfig:
     """Blocks of a chart: a coupling of either half and a mixing of the channels."""
     width: int = 64
     """Hidden channels of the conditioners."""
+    window: int = 4
+    """Entries to each side over which the first conditioner of a block normalizes its features; 0: none does."""
     max_log_scale: float = 0.5
     """Largest log-scale of a coupling: lower is better conditioned."""
     kernel: int = 5
@@ -44,6 +46,8 @@ class ModelConfig:
         for name in ("squeezes", "blocks", "width", "kernel", "groups", "features"):
             if getattr(self, name) < 1:
                 raise DomainError(f"{name} is at least 1, got {getattr(self, name)}")
+        if self.window < 0:
+            raise DomainError(f"window is at least 0, got {self.window}")
         if self.channels % self.groups:
             raise DomainError(f"{self.channels} channels do not divide into {self.groups} groups")
 

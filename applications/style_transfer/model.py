@@ -15,7 +15,7 @@ from induced.errors import DomainError, ShapeError
 from induced.operators import Convolution, Dense
 
 CONDITIONER_REACH = 3
-"""Entries that a ConvNet looks to each side."""
+"""Entries that a ConvNet looks to each side, beside its window."""
 
 
 @final
@@ -30,13 +30,15 @@ class PictureChart(nn.Module):
         super().__init__()
         self.config = config
         kept, C = config.channels // 2, config.channels
-        self.conditioners = nn.ModuleList(ConvNet(kept, C, config.width) for _ in range(2 * config.blocks))
+        self.conditioners = nn.ModuleList(
+            ConvNet(kept, C, config.width, window=window) for _ in range(config.blocks) for window in (config.window, 0)
+        )
         self.mixings = nn.ModuleList(Dense(nn.Parameter(torch.linalg.qr(torch.randn(C, C))[0])) for _ in range(config.blocks))
 
     @property
     def reach(self) -> int:
         """Pixels that a pixel of the result looks to each side, at most."""
-        return self.config.stride * (CONDITIONER_REACH * len(self.conditioners) + 1) - 1
+        return self.config.stride * (self.config.blocks * (2 * CONDITIONER_REACH + self.config.window) + 1) - 1
 
     def at(self, height: int, width: int) -> Composition:
         """The chart of pictures (3, height, width).

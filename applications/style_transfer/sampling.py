@@ -11,7 +11,7 @@ from induced.errors import DomainError
 
 FRAME = 32
 """Pixels by which a picture is reflected outwards before it goes through a model."""
-TILE = 1024
+TILE = 2048
 
 
 def chosen(styles: Styles, weights: dict[str, float], amount: float = 1.0, rank: int | None = None) -> LinearizerOperator:

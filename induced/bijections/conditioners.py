@@ -47,13 +47,49 @@ class MLP(nn.Module):
         return out
 
 
+class LocalNorm(nn.Module):
+    """gain (h - m) / sqrt(v + EPS) + bias on images (N, width, H, W), with m and v the mean and variance of a channel nearby:
+
+    over `window` entries to each side, as far as the image goes. Local contrast normalization (Jarrett et al. 2009): what
+    instance normalization does to an image, but the same on a tile of it. window = 0 does nothing.
+    """
+
+    EPS = 1e-3
+
+    def __init__(self, window: int, width: int) -> None:
+        super().__init__()
+        self.window = window
+        self.gain = nn.Parameter(torch.ones(width, 1, 1)) if window else None
+        self.bias = nn.Parameter(torch.zeros(width, 1, 1)) if window else None
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.gain is None or self.bias is None:
+            return h
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        with torch.autocast(h.device.type, enabled=False):  # the difference of two squares needs the digits
+            count = self._sums(h.new_ones(1, 1, *h.shape[-2:]))
+            mean, square = (self._sums(torch.cat([h, h.square()], -3)) / count).chunk(2, -3)
+            return (h - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.EPS) * self.gain + self.bias
+
+    def _sums(self, h: Tensor) -> Tensor:
+        """Sums over the squares; a column, then a row of ones, for each channel."""
+        channels, side = h.shape[-3], 2 * self.window + 1
+        ones = h.new_ones(channels, 1, side, 1)
+        columns = F.conv2d(h, ones, padding=(self.window, 0), groups=channels)
+        return F.conv2d(columns, ones.mT, padding=(0, self.window), groups=channels)
+
+
 @final
 class ConvNet(nn.Module):
-    """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): three 3 x 3 convolutions, the middle one residual."""
+    """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): three 3 x 3 convolutions, the middle one residual.
 
-    def __init__(self, inputs: int, outputs: int, width: int, context: int = 0) -> None:
+    The first one's outputs may be normalized over `window` entries to each side; the net then looks that much farther than 3.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, context: int = 0, window: int = 0) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        self.norm = LocalNorm(window, width)
         self.modulation = Modulation(context, width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
@@ -62,7 +98,7 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         images, context = flat_images(x, context)
-        h = F.silu(self.modulation(self.first(images), context, 3))
+        h = F.silu(self.modulation(self.norm(self.first(images)), context, 3))
         out: Tensor = self.last(F.silu(h + self.second(h)))
         return out.reshape(*x.shape[:-3], *out.shape[-3:])
 

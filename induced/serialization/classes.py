@@ -104,6 +104,7 @@ register(
         "outputs": m.last.out_channels,
         "width": m.first.out_channels,
         "context": 0 if m.modulation.affine is None else m.modulation.affine.in_features,
+        "window": m.norm.window,
     },
     name="bijections.ConvNet",
 )

@@ -37,7 +37,7 @@ from induced.checks import check_adjoint, check_linear, check_penrose, require
 from induced.errors import CheckpointError, DomainError, ShapeError
 from proofs_tests.applications import stylists
 
-TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
+TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, window=1, kernel=3, features=3)
 """Two styles, charts of one block on 12 channels at half the sides."""
 
 
@@ -105,6 +105,7 @@ def test_gradients_reach_every_parameter() -> None:
         ({"styles": ("identity",)}, "none is 'identity'"),
         ({"styles": ()}, "at least one style"),
         ({"kernel": 0}, "kernel is at least 1, got 0"),
+        ({"window": -1}, "window is at least 0, got -1"),
         ({"groups": 5}, "12 channels do not divide into 5 groups"),
     ],
 )
@@ -205,7 +206,7 @@ def test_tiles_cover_an_axis_once_with_a_margin(length: int, tile: int, margin: 
 def test_tiles_agree_with_the_whole_in_the_interior(padding: str) -> None:
     model = made(replace(TINY, padding=padding))  # type: ignore[arg-type]
     reach = model.reach
-    assert reach == 2 * (2 * (3 * 2 + 1) - 1) + 2
+    assert reach == 2 * (2 * (3 * 2 + 1 + 1) - 1) + 2  # two conditioners, a window and the squeeze in each chart; the core
     margin = -(-reach // 2) * 2
     tile = 2 * margin + 8
     x = pictures(1, 2 * tile + 6, tile + 10)
@@ -250,8 +251,8 @@ def test_pictures_of_any_size_are_stylised_and_large_ones_in_tiles(size: tuple[i
     model, x = made(), pictures(1, *size)
     whole = stylise(model, x, {"candy": 0.4, "udnie": 0.6}, 1.2)
     assert whole.shape == x.shape
-    tiled = stylise(model, x, {"candy": 0.4, "udnie": 0.6}, 1.2, tile=64)
-    # the frame of 32 pixels is wider than the reach: what wraps around stays in it, but where a picture is too small for one
+    tiled = stylise(model, x, {"candy": 0.4, "udnie": 0.6}, 1.2, tile=72)
+    # the frame of 32 pixels is as wide as the reach: what wraps around stays in it, but where a picture is too small for one
     if min(size) > 32:
         assert (whole - tiled).abs().max() < 1e-11
     assert stylise(model, x, {"candy": 1.0}, rank=12).allclose(stylise(model, x, {"candy": 1.0}), atol=1e-9)

@@ -22,7 +22,7 @@ from induced.bijections import (
     glow,
     rounding,
 )
-from induced.bijections.conditioners import Modulation
+from induced.bijections.conditioners import LocalNorm, Modulation
 from induced.serialization import load, save
 from proofs_tests.registry import DTYPES, agree, initialized, shaken
 
@@ -209,6 +209,41 @@ def test_channels_last_is_the_same_chart_and_is_saved_as_such(tmp_path: Path) ->
     assert torch.allclose(load(tmp_path)(x), z, atol=1e-4)
 
 
+# -------------------------------------------------------------------------------------------------------- local normalization
+@every_dtype
+@pytest.mark.parametrize("sides", [(1, 1), (2, 3), (5, 7)])
+def test_a_local_norm_is_its_formula_about_each_position(sides: tuple[int, int], dtype: torch.dtype) -> None:
+    norm, h = shaken(LocalNorm(2, 3)).to(dtype), torch.randn(2, 3, *sides, dtype=dtype)
+    y = norm(h).detach()
+    assert norm.gain is not None and norm.bias is not None and y.dtype == dtype
+    for i in range(sides[0]):
+        for j in range(sides[1]):
+            square = h[..., max(0, i - 2) : i + 3, max(0, j - 2) : j + 3]
+            spread = (square.var((-2, -1), correction=0) + norm.EPS).sqrt()
+            expected = (h[..., i, j] - square.mean((-2, -1))) / spread * norm.gain[:, 0, 0] + norm.bias[:, 0, 0]
+            # one part in EPS of the sums is lost where all entries are equal
+            agree(y[..., i, j], expected.detach(), 10 / norm.EPS)
+    assert norm(h[:0]).shape == h[:0].shape and torch.equal(LocalNorm(0, 3)(h), h)
+
+
+@every_dtype
+def test_a_net_with_a_window_sees_that_much_farther_and_no_more(dtype: torch.dtype) -> None:
+    net, x = shaken(ConvNet(2, 3, 4, window=2)).to(dtype), torch.randn(1, 2, 15, 15, dtype=dtype)
+    other = x.clone()
+    other[..., 0] += 1
+    moved = (net(other) - net(x)).detach().abs().amax((0, 1, 2))
+    assert float(moved[5]) > 1e-6 > 100 * float(moved[6:].max())  # three entries and the window
+
+
+@every_dtype
+def test_a_coupling_with_a_window_inverts_and_is_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    g = AffineCoupling((4, 6, 6), shaken(ConvNet(2, 4, 8, window=1))).to(dtype)
+    x = torch.randn(3, 4, 6, 6, dtype=dtype)
+    agree(g.inverse(g(x)).detach(), x, rounding(g, x))
+    save(g, tmp_path)
+    assert torch.equal(load(tmp_path)(x), g(x))
+
+
 # ------------------------------------------------------------------------------------------------------------------ autocast
 KINDS: dict[str, tuple[type[Coupling], int]] = {
     "affine": (AffineCoupling, 2),
@@ -218,6 +253,7 @@ KINDS: dict[str, tuple[type[Coupling], int]] = {
 NETS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "UNet": lambda shape, outputs: UNet(shape, outputs, 8, 1),
     "ConvNet": lambda shape, outputs: ConvNet(shape[0], outputs, 8, 1),
+    "ConvNet, normalized": lambda shape, outputs: ConvNet(shape[0], outputs, 8, 1, window=2),
 }
 
 
