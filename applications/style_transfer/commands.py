@@ -13,7 +13,7 @@ from applications.common.options import DataDir
 from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.runs import Run
 from applications.style_transfer import store
-from applications.style_transfer.algebra import distances, principal_styles
+from applications.style_transfer.algebra import RTOL, distances, principal_styles
 from applications.style_transfer.config import Config
 from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
@@ -58,7 +58,7 @@ def style(
     rank: int | None = None,
     remove: bool = False,
     into: tuple[str, ...] = (),
-    rtol: float | None = None,
+    rtol: float = RTOL,
     tile: int = TILE,
     frame: int = FRAME,
     out: Path = Path("styled.png"),
