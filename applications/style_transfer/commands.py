@@ -12,7 +12,7 @@ from applications.common.metrics import psnr
 from applications.common.options import DataDir
 from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.runs import Run
-from applications.style_transfer import store
+from applications.style_transfer import algebra, store
 from applications.style_transfer.algebra import RTOL, distances, principal_styles
 from applications.style_transfer.config import Config
 from applications.style_transfer.evaluate import PEAK
@@ -23,6 +23,9 @@ from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from induced.errors import DomainError
+
+LEVELS = 256
+"""Levels of a channel in a picture file."""
 
 
 def train_style_transfer(
@@ -89,6 +92,12 @@ def style(
         raise DomainError(f"--frame must not be negative, got {frame}")
     if remove:
         y = unstylise(model, x, weights, _weights(into) if into else None, rtol, frame=frame)
+        side = 16 * model.config.stride
+        if (cond := float(algebra.mix(model.at(side, side), weights).cond())) > LEVELS:
+            print(
+                f"note: the core's condition number is {cond:.2g} and a picture file has {LEVELS} levels, so that rounding may "
+                f"drown what comes back; from pictures that were not rounded, `unstylise` is exact"
+            )
     else:
         y = stylise(model, x, weights, strength, rank=rank, tile=tile, frame=frame)
     print(f"wrote {write_picture(out, given.with_colours(y))}")

@@ -104,7 +104,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=10000, batch=8, learning_rate=5e-4, sample_every=1000)
+        default_factory=lambda: TrainingConfig(steps=10000, batch=8, learning_rate=1e-3, sample_every=1000)
     )
 
     def __post_init__(self) -> None:

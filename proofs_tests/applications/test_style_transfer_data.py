@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from applications import cli
+from applications.style_transfer import commands
 from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer import photographs as photographs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
@@ -334,6 +335,17 @@ def test_a_picture_is_styled_mixed_and_restyled_on_the_command_line(run: Path, f
     assert np.abs(results["weak"] - results["none"]).max() <= 1
     assert np.abs(results["restyled"] - np.asarray(read_picture(photograph).colours).astype(int)).max() <= 1
     assert len({picture.tobytes() for picture in results.values()}) >= 5
+
+
+def test_removal_says_when_rounding_may_drown_it(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("style", "--picture", folder / "photographs" / "3.png", "--run", run, "--remove", "--out", tmp_path / "x.png")
+    command(*given)
+    assert "condition number" not in capsys.readouterr().out  # of cores that were hardly trained
+    monkeypatch.setattr(commands, "LEVELS", 1)
+    command(*given)
+    assert "condition number is 1." in capsys.readouterr().out
 
 
 def test_options_that_contradict_each_other_are_refused(run: Path, folder: Path) -> None:
