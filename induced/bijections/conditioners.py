@@ -1,6 +1,7 @@
 """Free networks for couplings: deterministic, smooth, optionally modulated by a context vector."""
 
 import math
+from contextlib import nullcontext
 from typing import final
 
 import torch
@@ -66,7 +67,8 @@ class LocalNorm(nn.Module):
         if self.gain is None or self.bias is None:
             return h
         h = h.to(torch.promote_types(h.dtype, torch.float32))
-        with torch.autocast(h.device.type, enabled=False):  # the difference of two squares needs the digits
+        # the difference of two squares needs the digits; the meta device has no autocast
+        with nullcontext() if h.is_meta else torch.autocast(h.device.type, enabled=False):
             count = self._sums(h.new_ones(1, 1, *h.shape[-2:]))
             mean, square = (self._sums(torch.cat([h, h.square()], -3)) / count).chunk(2, -3)
             return (h - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.EPS) * self.gain + self.bias

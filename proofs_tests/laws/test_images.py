@@ -242,6 +242,8 @@ def test_a_coupling_with_a_window_inverts_and_is_saved(dtype: torch.dtype, tmp_p
     agree(g.inverse(g(x)).detach(), x, rounding(g, x))
     save(g, tmp_path)
     assert torch.equal(load(tmp_path)(x), g(x))
+    torch.testing.assert_close(torch.vmap(g)(x), g(x))
+    assert g.to("meta")(x.to("meta")).shape == x.shape
 
 
 # ------------------------------------------------------------------------------------------------------------------ autocast
