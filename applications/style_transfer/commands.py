@@ -96,7 +96,7 @@ def style(
         if (cond := float(algebra.mix(model.at(side, side), weights).cond())) > LEVELS:
             print(
                 f"note: the core's condition number is {cond:.2g} and a picture file has {LEVELS} levels, so that rounding may "
-                f"drown what comes back; from pictures that were not rounded, `unstylise` is exact"
+                f"drown what comes back; from pictures that were not rounded, `unstylise` is exact with frame=0"
             )
     else:
         y = stylise(model, x, weights, strength, rank=rank, tile=tile, frame=frame)

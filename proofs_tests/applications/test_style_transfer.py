@@ -499,7 +499,7 @@ def test_a_large_picture_in_float32_loses_its_style_where_the_default_of_dense_m
     with torch.no_grad():
         model.cores.base[0] *= 1e-3
     f = model.operator("candy", 96, 96)
-    assert (remove(f)(f(x)) - x).abs().max() < 0.01
+    assert (remove(f)(f(x)) - x).abs().max() < 5 * float(f.cond()) * torch.finfo(torch.float32).eps
     assert (f.pinv()(f(x)) - x).abs().max() > 0.1
 
 

@@ -385,6 +385,7 @@ def test_a_style_is_added_to_a_trained_model_and_exported(
     )
     weighed = ("add-style", "--run", run, "--style", "late", "--out", tmp_path / "no", *photos, "--perceptual", 4)
     assert "in the loss of --steps, got 4.0 and 0 steps" in refusal(*weighed)
+    assert "got -1.0 and 2 steps" in refusal(*weighed[:-1], -1, "--steps", 2)
     assert "alex_shift_tolerant" in refusal(*weighed, "--steps", 2)
     command("export", "--run", run, "--out", tmp_path / "small")
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["config.json", "model.safetensors"]
