@@ -26,7 +26,11 @@ class SingularOperator(InducedError, ArithmeticError):
 
 
 class NotInvertible(InducedError, ValueError):
-    """An operation needs an invertible or a square operator and got none."""
+    """An inverse was asked of a map that has none."""
+
+
+class NotSquare(InducedError, ValueError):
+    """An operation of maps from a space to itself was asked of an operator that is not square."""
 
 
 class MissingAdjoint(InducedError, NotImplementedError):
