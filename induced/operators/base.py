@@ -1,29 +1,32 @@
-"""Euclidean linear operators A : R^n -> R^m, and the lazy sums, products and adjoints of operators without a closed form."""
+"""Euclidean linear operators A : R^n -> R^m: what they promise, the dense ones, and lazy sums, products, multiples, adjoints."""
 
-from abc import ABC, abstractmethod
-from itertools import chain
-from typing import Any, final
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from numbers import Real
+from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from induced._validate import require_shape
-from induced.errors import DtypeError, NotInvertible, ShapeError
+from induced._validate import eager, require_shape
+from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
+from induced.operators.matrices import real_power
+from induced.operators.reduction import Frame, Reduction
+from induced.operators.rules import LIMIT, Functions, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
 
-Scalar = float | Tensor
+SHOWN = 3
+"""Operators of a long expression that its text names."""
 
 
-def per_sample(a: Scalar) -> Scalar:
-    """A scalar, or one scalar per sample, ready to multiply coordinates of shape (*batch, n)."""
-    return a.unsqueeze(-1) if isinstance(a, Tensor) and a.dim() > 0 else a
-
-
-class LinearOperator(nn.Module, ABC):
+class LinearOperator(Functions):
     """A linear map z -> A z on coordinates of shape (*batch, n).
 
     Subclasses give `shape = (m, n)` to `__init__` and implement `forward` and `apply_adjoint`; all else is derived. The algebra
-    (`+ - * / @ **`) returns the cheapest structure known to be correct and falls back to lazy sums and products. An operator may
-    carry leading batch dimensions, which broadcast against those of z.
+    (`+ - * / @ **`) returns the cheapest structure known to be correct and falls back to lazy sums and products. Functions of A
+    (`svd`, `pinv`, `exp`, ...) work on what `reduced()` returns; a class overrides the `_function` of which it knows more. An
+    operator may carry leading batch dimensions, which broadcast against those of z.
 
     Law:
         `A(z) == z @ A.matrix().mT` and `(w * A(z)).sum(-1) == (A.H(w) * z).sum(-1)` (laws/test_operators.py)
@@ -55,9 +58,6 @@ class LinearOperator(nn.Module, ABC):
         adjoint._adjoint_of = (self,)
         return adjoint
 
-    def _adjoint(self) -> "LinearOperator":
-        return Adjoint(self)
-
     def __call__(self, z: Tensor) -> Tensor:
         if z.shape[-1:] != self.shape[1:]:
             raise ShapeError(f"{self} takes coordinates of shape (*batch, {self.shape[1]}), got {tuple(z.shape)}")
@@ -76,9 +76,10 @@ class LinearOperator(nn.Module, ABC):
         """The leading batch dimensions of the operator; none for most."""
         return torch.Size()
 
-    def reference(self) -> Tensor | None:
-        """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
-        return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
+    @property
+    def orthogonal(self) -> bool:
+        """Whether A^T A = A A^T = I by construction."""
+        return False
 
     def matrix(self, limit: int = 4096) -> Tensor:
         """The matrix of A, of shape (*batch, m, n).
@@ -99,6 +100,29 @@ class LinearOperator(nn.Module, ABC):
         """A applied to each row of a matrix (k, n), of shape (*batch, k, m): the rows must not meet the operator's batch."""
         applied = self(rows.reshape(rows.shape[0], *(1,) * len(self.batch), rows.shape[1]))
         return applied.movedim(0, -2)
+
+    # ------------------------------------------------------------------------------------------------- functions of A
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        """A as small blocks in orthonormal frames, on which every function of an operator works (induced.operators.reduction).
+
+        By default one dense block: the matrix.
+
+        Arguments:
+            same_frames: ask for W = Z, so that functions of A are those of its blocks; A is square.
+
+        Returns:
+            The reduction; None where A has no structure and more than 4096^2 entries: it is not formed.
+
+        Law:
+            `W (K + c I) Z^H` is A (laws/test_reductions.py)
+        """
+        if self.shape[0] * self.shape[1] > LIMIT**2:
+            return None
+        return Dense(self.matrix(max(self.shape))).reduced(same_frames)
+
+    # ------------------------------------------------------------------------------------------------------- algebra
+    def _adjoint(self) -> "LinearOperator":
+        return Adjoint(self)
 
     def _plus(self, other: "LinearOperator") -> "LinearOperator":
         return Sum(self, other)
@@ -124,6 +148,7 @@ class LinearOperator(nn.Module, ABC):
             return NotImplemented
         if self.shape != other.shape:
             raise ShapeError(f"operators of shapes {self.shape} and {other.shape} cannot be added: {self} + {other}")
+        _require_same_kind(self, other, "+")
         return self._plus(other)
 
     def __sub__(self, other: "LinearOperator") -> "LinearOperator":
@@ -135,15 +160,17 @@ class LinearOperator(nn.Module, ABC):
         return self._scaled(-1.0)
 
     def __mul__(self, a: Scalar) -> "LinearOperator":
-        if not isinstance(a, (int, float, Tensor)):
+        if not isinstance(a, (Real, Tensor)):
             return NotImplemented
-        return self._scaled(a)
+        return self._scaled(a if isinstance(a, Tensor) else float(a))
 
     __rmul__ = __mul__
 
     def __truediv__(self, a: Scalar) -> "LinearOperator":
-        if not isinstance(a, (int, float, Tensor)):
+        if not isinstance(a, (Real, Tensor)):
             return NotImplemented
+        if not isinstance(a, Tensor) and a == 0:
+            raise DomainError(f"an operator was divided by 0: {self} / {a}")
         return self._scaled(1.0 / a)
 
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
@@ -151,23 +178,134 @@ class LinearOperator(nn.Module, ABC):
             return NotImplemented
         if self.shape[1] != other.shape[0]:
             raise ShapeError(f"operators of shapes {self.shape} and {other.shape} do not compose: {self} @ {other}")
+        _require_same_kind(self, other, "@")
         return self._times(other)
 
-    def __pow__(self, k: int) -> "LinearOperator":
-        """A^k for an integer k >= 1 on a square operator; `linalg.power` adds 0 and the negative powers."""
-        if not isinstance(k, int) or k < 1:
-            raise NotInvertible(f"A ** k takes an integer k >= 1, got {k!r}; use induced.operators.power for the others")
+    def __pow__(self, p: float) -> "LinearOperator":
+        """A^p: the p-fold product for an integer (0 is the identity, negative powers those of the inverse), else the real power."""
         if self.shape[0] != self.shape[1]:
-            raise NotInvertible(f"only a square operator has powers, this one is {self.shape}: {self}")
-        return self._power(k)
+            raise NotSquare(f"only a square operator has powers, this one is {self.shape}: {self}")
+        if not isinstance(p, Real) or not math.isfinite(p):
+            raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
+        if p != int(p):
+            return self._real_power(float(p))
+        k = int(p)
+        if k == 0:
+            one: LinearOperator = self._reduction(True).one()
+            return one
+        return self._power(k) if k > 0 else self._inverse()._power(-k)
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+# ------------------------------------------------------------------------------------------------------------------ dense
+@final
+class Whole(Frame):
+    """The frame of all of R^dim: one block, in its coordinates."""
+
+    groups = 1
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        return y.mT
+
+    def span(self, j: Tensor, y: Tensor) -> LinearOperator:
+        return Dense(y.mT)
+
+    def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
+        return Dense(blocks.squeeze(-3))
+
 
 @final
-class Adjoint(LinearOperator):
-    """A^T of an operator without a closed form for it."""
+class Dense(LinearOperator):
+    """z -> A z for a matrix A of shape (*batch, m, n); an `nn.Parameter` trains, any other tensor is a buffer.
+
+    Example:
+        >>> import torch
+        >>> A = Dense(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        >>> A(torch.tensor([1.0, 3.0])), (A @ A).matrix()
+        (tensor([3., 2.]), tensor([[2., 0.],
+                [0., 2.]]))
+    """
+
+    A: Tensor
+
+    def __init__(self, A: Tensor) -> None:
+        require_matrix(A, "the matrix of a Dense operator")
+        super().__init__((A.shape[-2], A.shape[-1]))
+        register(self, "A", A)
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.A.shape[:-2]
+
+    def reference(self) -> Tensor:
+        return self.A
+
+    def forward(self, z: Tensor) -> Tensor:
+        A = self.A
+        if A.dim() == 2:
+            return F.linear(z, A) if z.dim() > 1 else A @ z
+        return (A @ z.unsqueeze(-1)).squeeze(-1)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        A = self.A
+        return w @ A if A.dim() == 2 else (A.mT @ w.unsqueeze(-1)).squeeze(-1)
+
+    def matrix(self, limit: int = 4096) -> Tensor:
+        return self.A
+
+    def reduced(self, same_frames: bool = False) -> Reduction:
+        m, n = self.shape
+        eps, Z = torch.finfo(self.A.dtype).eps, Whole(n)
+        size = float(min(m, n))
+        if self.A.dtype == torch.float64 and max(m, n) > size:  # the error of a computed tall factorisation grows with its rows
+            size += max(m, n) ** 0.5
+        return Reduction(Z if m == n else Whole(m), Z, self.A.unsqueeze(-3), None, self.A.dtype, eps * size)
+
+    def _inverse(self) -> LinearOperator:
+        inverse, info = torch.linalg.inv_ex(self.A)
+        if inverse.numel() and eager(inverse):
+            M, X = self.A.detach(), inverse.detach()
+            condition = float((torch.linalg.matrix_norm(M, 1) * torch.linalg.matrix_norm(X, 1)).max())
+            limit = 1.0 / (self.shape[0] * torch.finfo(M.dtype).eps)
+            if int(info.max()) != 0 or not condition <= limit:
+                raise SingularOperator(
+                    f"the operator is singular at {M.dtype}: its condition is {condition:.3g}, the limit {limit:.3g}; use "
+                    f"pinv(rtol), or float64: {self}"
+                )
+        return Dense(inverse)
+
+    def _adjoint(self) -> LinearOperator:
+        return Dense(self.A.mT)
+
+    def _plus(self, other: LinearOperator) -> LinearOperator:
+        return Dense(self.A + other.matrix(max(other.shape)))
+
+    def _times(self, other: LinearOperator) -> LinearOperator:
+        if isinstance(other, Dense) or self.batch or other.batch:
+            return Dense(self.A @ other.matrix(max(other.shape)))
+        # (A B)^T = B^T A^T applies B's adjoint to the rows of A, and so uses the structure of B.
+        product = other._after(self)
+        return Dense(other.H._columns(self.A)) if isinstance(product, Product) else product
+
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        return Dense(per_matrix(a) * self.A)
+
+    def _power(self, k: int) -> LinearOperator:
+        return Dense(torch.linalg.matrix_power(self.A, k))
+
+
+# --------------------------------------------------------------------------------------------------------- lazy operators
+@final
+class Adjoint(OfAdjoint, LinearOperator):
+    """A^T of an operator without a closed form for it, which it follows as that trains."""
 
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__((operator.shape[1], operator.shape[0]))
@@ -180,53 +318,96 @@ class Adjoint(LinearOperator):
     def batch(self) -> torch.Size:
         return self.operator.batch
 
+    @property
+    def orthogonal(self) -> bool:
+        return self.operator.orthogonal
+
     def forward(self, z: Tensor) -> Tensor:
         return self.operator.apply_adjoint(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        return self.operator(w)
+        applied: Tensor = self.operator(w)
+        return applied
+
+    def _plus(self, other: LinearOperator) -> LinearOperator:
+        return (self.operator + other.operator).H if isinstance(other, Adjoint) else other._plus(self)
+
+    def _times(self, other: LinearOperator) -> LinearOperator:
+        return (other.operator @ self.operator).H if isinstance(other, Adjoint) else super()._times(other)
+
+    def extra_repr(self) -> str:
+        return str(self.operator)
 
 
-@final
-class Sum(LinearOperator):
-    """A + B, applied term by term."""
+class _Several(LinearOperator):
+    """What sums and products share: operators in a row, of which those of the same class are joined into one row."""
 
-    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
-        super().__init__(left.shape)
-        self.left, self.right = left, right
-
-    @property
-    def batch(self) -> torch.Size:
-        return _joint_batch(self.left, self.right)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.left(z) + self.right(z)
-
-    def apply_adjoint(self, w: Tensor) -> Tensor:
-        return self.left.apply_adjoint(w) + self.right.apply_adjoint(w)
-
-
-@final
-class Product(LinearOperator):
-    """A B, applied factor by factor."""
-
-    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
-        super().__init__((left.shape[0], right.shape[1]))
-        self.left, self.right = left, right
+    def __init__(self, shape: tuple[int, int], operators: Sequence[LinearOperator]) -> None:
+        super().__init__(shape)
+        self.operators = nn.ModuleList(B for A in operators for B in (A.operators if type(A) is type(self) else [A]))
 
     @property
     def batch(self) -> torch.Size:
-        return _joint_batch(self.left, self.right)
+        return torch.broadcast_shapes(*(A.batch for A in self.operators))  # type: ignore[no-any-return, no-untyped-call]
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.left(self.right(z))
-
-    def apply_adjoint(self, w: Tensor) -> Tensor:
-        return self.right.apply_adjoint(self.left.apply_adjoint(w))
+    def extra_repr(self) -> str:
+        few = [str(A) for A in self.operators[: SHOWN if len(self.operators) > SHOWN + 1 else None]]
+        left = len(self.operators) - len(few)
+        return ", ".join([*few, f"... {left} more"] if left else few)
 
 
 @final
-class Scaled(LinearOperator):
+class Sum(OfSum, _Several):
+    """A + B + ..., applied term by term."""
+
+    def __init__(self, *terms: LinearOperator) -> None:
+        super().__init__(terms[0].shape, terms)
+
+    def forward(self, z: Tensor) -> Tensor:
+        first, *others = (A(z) for A in self.operators)
+        applied: Tensor = sum(others, first)
+        return applied
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        first, *others = (A.apply_adjoint(w) for A in self.operators)
+        applied: Tensor = sum(others, first)
+        return applied
+
+    def _adjoint(self) -> LinearOperator:
+        return Sum(*(A.H for A in self.operators))
+
+
+@final
+class Product(OfProduct, _Several):
+    """A B ..., applied factor by factor from the right."""
+
+    def __init__(self, *factors: LinearOperator) -> None:
+        super().__init__((factors[0].shape[0], factors[-1].shape[1]), factors)
+
+    @property
+    def orthogonal(self) -> bool:
+        return all(A.orthogonal for A in self.operators)
+
+    def forward(self, z: Tensor) -> Tensor:
+        for A in reversed(self.operators):
+            z = A(z)
+        return z
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        for A in self.operators:
+            w = A.apply_adjoint(w)
+        return w
+
+    def without(self, i: int) -> LinearOperator:
+        others = [*self.operators[i + 1 :], *self.operators[:i]]
+        return others[0] if len(others) == 1 else Product(*others)
+
+    def _adjoint(self) -> LinearOperator:
+        return Product(*(A.H for A in reversed(self.operators)))
+
+
+@final
+class Scaled(OfScaled, LinearOperator):
     """a A for a scalar a, or one scalar per operator of a batch."""
 
     a: Scalar
@@ -253,9 +434,14 @@ class Scaled(LinearOperator):
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return per_sample(self.a) * self.operator.apply_adjoint(w)
 
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        return Scaled(a * self.a, self.operator)
 
-def _joint_batch(A: LinearOperator, B: LinearOperator) -> torch.Size:
-    return torch.broadcast_shapes(A.batch, B.batch)  # type: ignore[no-any-return, no-untyped-call]
+    def _adjoint(self) -> LinearOperator:
+        return Scaled(self.a, self.operator.H)
+
+    def extra_repr(self) -> str:
+        return f"{self.a:g} * {self.operator}" if isinstance(self.a, float) else f"a of shape {tuple(self.a.shape)} * {self.operator}"
 
 
 def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:
@@ -264,22 +450,14 @@ def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:
     return mine is None or theirs is None or (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
 
 
-@final
-class Resolved:
-    """A singledispatch function at one type of operator, found once: torch.compile traces no dispatch.
-
-    It is pickled by the function and the type, for pickle finds none of the functions named `_`.
-    """
-
-    def __init__(self, generic: Any, kind: type[LinearOperator]) -> None:
-        self.generic, self.kind = generic, kind
-        self.function = generic.dispatch(kind)
-
-    def __call__(self, A: LinearOperator) -> Any:
-        return self.function(A)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Resolved, (self.generic, self.kind)
+def _require_same_kind(A: LinearOperator, B: LinearOperator, sign: str) -> None:
+    if not _same_kind(A, B):
+        mine, theirs = A.reference(), B.reference()
+        assert mine is not None and theirs is not None
+        raise DtypeError(
+            f"A {sign} B takes operators of one dtype and device, got {mine.dtype} on {mine.device} and {theirs.dtype} on "
+            f"{theirs.device}: convert one of them, e.g. with A.to({theirs.dtype})"
+        )
 
 
 def register(module: nn.Module, name: str, value: Tensor) -> None:

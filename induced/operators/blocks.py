@@ -1,125 +1,346 @@
-"""Orthonormal bases of a few directions, and the small matrices in them that stand for U V^T and c I + U V^T; all in float64."""
+"""Direct sums of operators, and real 2 x 2 blocks that turn and scale."""
 
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from induced._validate import eager
-from induced.errors import DomainError
-from induced.operators.dense import per_matrix
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
+from induced._numerics import scaled_norm
+from induced._validate import require_like, require_shape
+from induced.errors import ShapeError
+from induced.operators.base import Dense, LinearOperator, Scalar, per_sample, register
+from induced.operators.columns import complement
+from induced.operators.diagonal import Selection
+from induced.operators.matrices import Phi
+from induced.operators.reduction import Frame, Reduction, SignLogDet, SingularValues, Triplets, require_regular
 
-__all__ = ["Basis", "basis", "block", "complement", "cutoff", "fixed", "followed", "reciprocal", "thin", "tracked", "watched"]
+
+# -------------------------------------------------------------------------------------------------------------- direct sum
+@final
+class Segments(Frame):
+    """R^dim cut into segments of one length, each the place of a block."""
+
+    def __init__(self, groups: int, length: int) -> None:
+        self.groups, self.length, self.dim = groups, length, groups * length
+
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        placed = y.new_zeros(len(j), self.groups, self.length)
+        return placed.index_put((torch.arange(len(j), device=j.device), j), y).flatten(1).mT
+
+    def span(self, j: Tensor, y: Tensor) -> LinearOperator:
+        return Dense(self.columns(j, y))
+
+    def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
+        return BlockDiagonal(blocks)
 
 
 @final
-class Basis(NamedTuple):
-    """Y (n, k) and T (k, p) with orthonormal columns Q = Y T, and R (p, k) with Q R = W."""
+class DirectSum(NamedTuple):
+    """Reductions side by side; with orthogonal operators around them. It has the functions of a `Reduction`."""
 
-    Y: Tensor
-    T: Tensor
-    R: Tensor
+    parts: tuple["Reduction | DirectSum", ...]
+    shape: tuple[int, int]
+    left: LinearOperator | None = None
+    right: LinearOperator | None = None
+
+    @property
+    def same_frames(self) -> bool:
+        return all(part.same_frames for part in self.parts) and self.left is None and self.right is None
+
+    def _each(self, f: Callable[["Reduction | DirectSum"], LinearOperator], adjoint: bool = False) -> LinearOperator:
+        made: LinearOperator = BlockDiagonal(*(f(part) for part in self.parts))
+        left, right = (self.right, self.left) if adjoint else (self.left, self.right)
+        if left is not None:
+            made = (left.H if adjoint else left) @ made
+        return made if right is None else made @ (right.H if adjoint else right)
+
+    def adjoint(self) -> "DirectSum":
+        left, right = (None if Q is None else Q.H for Q in (self.right, self.left))
+        return DirectSum(tuple(part.adjoint() for part in self.parts), self.shape[::-1], left, right)
+
+    def scaled(self, a: Tensor) -> "DirectSum":
+        return self._replace(parts=tuple(part.scaled(a) for part in self.parts))
+
+    def shifted(self, a: Tensor) -> "DirectSum":
+        return self._replace(parts=tuple(part.shifted(a) for part in self.parts))
+
+    def turned(self, left: LinearOperator | None = None, right: LinearOperator | None = None) -> "DirectSum":
+        left = self.left if left is None else left if self.left is None else left @ self.left
+        right = self.right if right is None else right if self.right is None else self.right @ right
+        return self._replace(left=left, right=right)
+
+    def singular_values(self) -> SingularValues:
+        """Those of the parts; and zeros, where wide and tall parts leave more of them."""
+        values, times, zero = (list(found) for found in zip(*(part.singular_values() for part in self.parts), strict=True))
+        missing = min(self.shape) - int(sum(int(t.sum()) for t in times))
+        if missing:
+            none = values[0].new_zeros(*values[0].shape[:-1], 1)
+            values, times, zero = [*values, none], [*times, times[0].new_tensor([missing])], [*zero, none]
+        kind = torch.promote_types(values[0].dtype, values[-1].dtype)
+        return SingularValues(torch.cat([v.to(kind) for v in values], -1), torch.cat(times), torch.cat([z.to(kind) for z in zero], -1))
+
+    def frobenius(self) -> Tensor:
+        return scaled_norm(torch.stack([part.frobenius() for part in self.parts], -1), -1)
+
+    def svd(self, k: int) -> Triplets:
+        found = [part.svd(min(k, _least(part))) for part in self.parts]
+        U, V = (torch.block_diag(*(triplets[i] for triplets in found)) for i in (0, 2))
+        values = torch.cat([s for _, s, _ in found])
+        if k > len(values):
+            more = k - len(values)
+            U, V = torch.cat([U, complement(U, more)], -1), torch.cat([V, complement(V, more)], -1)
+            values = torch.cat([values, values.new_zeros(more)])
+        order = values.argsort(descending=True, stable=True)[:k]
+        U, V = U[:, order], V[:, order]
+        U = U if self.left is None else self.left(U.mT).mT
+        return U, values[order], V if self.right is None else self.right.apply_adjoint(V.mT).mT
+
+    def pinv(self, zero: Tensor | None) -> LinearOperator:
+        return self._each(lambda part: part.pinv(zero), adjoint=True)
+
+    def inverse(self, A: LinearOperator) -> LinearOperator:
+        require_regular(self.singular_values(), A)
+        return self._each(lambda part: part.inverse(A), adjoint=True)
+
+    def polar(self) -> tuple[LinearOperator, LinearOperator]:
+        Q, P = zip(*(part.polar() for part in self.parts), strict=True)
+        inner = DirectSum((), self.shape, None if self.right is None else self.right.H, self.right)
+        return _around(self, BlockDiagonal(*Q)), _around(inner, BlockDiagonal(*P))
+
+    def phi(self, phi: Phi) -> LinearOperator:
+        return self._each(lambda part: part.phi(phi))
+
+    def one(self) -> LinearOperator:
+        return self._each(lambda part: part.one())
+
+    def trace(self) -> Tensor:
+        return torch.stack([part.trace() for part in self.parts]).sum(0)
+
+    def slogdet(self) -> SignLogDet:
+        if any(part_shape[0] != part_shape[1] for part_shape in map(_shape, self.parts)):
+            zero = self.singular_values().values.sum(-1) * 0
+            return SignLogDet(zero, zero - torch.inf)
+        signs, logs = zip(*(part.slogdet() for part in self.parts), strict=True)
+        sign = torch.stack(signs).prod(0)
+        for Q in (self.left, self.right):
+            sign = sign if Q is None else sign * Q._slogdet().sign
+        return SignLogDet(sign, torch.stack(logs).sum(0))
+
+    def det(self) -> Tensor:
+        sign, logabs = self.slogdet()
+        return sign * logabs.exp()
+
+    def eigenvalues(self) -> Tensor:
+        return torch.cat([part.eigenvalues() for part in self.parts], -1)
 
 
-def basis(W: Tensor, eps: float) -> Basis:
-    """A basis of the span of the columns of W (*batch, n, k) in float64, orthonormal to `eps`, the precision of the operator.
+def _shape(part: Reduction | DirectSum) -> tuple[int, int]:
+    return part.shape if isinstance(part, DirectSum) else (part.W.dim, part.Z.dim)
 
-    That of the Gram matrix costs a third of a QR, and loses rounding over its least eigenvalue; it is taken where that suffices.
+
+def _least(part: Reduction | DirectSum) -> int:
+    return min(_shape(part))
+
+
+def _around(R: DirectSum, A: LinearOperator) -> LinearOperator:
+    A = A if R.left is None else R.left @ A
+    return A if R.right is None else A @ R.right
+
+
+@final
+class BlockDiagonal(LinearOperator):
+    """The direct sum of operators: each maps a segment of the coordinates to a segment of its own.
+
+    Functions of it are those of the blocks, each as accurate as alone: small blocks do not drown beside large ones.
+
+    Arguments:
+        cores: operators or matrices (m_j, n_j); a tensor of shape (k, m, n) stands for k blocks. A parameter trains.
+
+    Raises:
+        ShapeError: no core, or an operator with batch dimensions. DtypeError: cores of different dtype or device.
+
+    Law:
+        `BlockDiagonal(A, B).matrix() == torch.block_diag(A, B)` (laws/test_structures.py)
+
+    Example:
+        >>> import torch
+        >>> A = BlockDiagonal(torch.tensor([[2.0]]), torch.tensor([[0.0, 1.0]]))
+        >>> A(torch.tensor([1.0, 5.0, 7.0]))
+        tensor([2., 7.])
     """
-    if W.numel() and eager(W) and not tracked(W):
-        G = W.mT @ W
-        scale = G.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(W.dtype).tiny).rsqrt()
-        squares, E = torch.linalg.eigh(scale.unsqueeze(-1) * G * scale.unsqueeze(-2))
-        if 10 * eps * float(squares.min()) > torch.finfo(W.dtype).eps:
-            T = scale.unsqueeze(-1) * E * squares.rsqrt().unsqueeze(-2)
-            return Basis(W, T, T.mT @ G)
-    Q, R = torch.linalg.qr(W)
-    return Basis(Q, torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device), R)
+
+    def __init__(self, *cores: LinearOperator | Tensor) -> None:
+        made = [core if isinstance(core, LinearOperator) else Dense(core) for core in cores]
+        if not made:
+            raise ShapeError("a direct sum has at least one core, got none")
+        for core in made:
+            if len(core.batch) > isinstance(core, Dense):
+                raise ShapeError(f"the cores of a direct sum are operators without a batch, or tensors (k, m, n); got {core}")
+            require_like(made[0].reference() if made[0].reference() is not None else core.reference(), core.reference(), "a core of a direct sum")  # type: ignore[arg-type]
+        copies = [core.batch[0] if core.batch else 1 for core in made]
+        self._copies = copies
+        super().__init__(tuple(sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1)))  # type: ignore[arg-type]
+        self.cores = nn.ModuleList(made)
+
+    def _split(self, z: Tensor, adjoint: bool) -> Tensor:
+        found, start = [], 0
+        for core, k in zip(self.cores, self._copies, strict=True):
+            n = core.shape[0 if adjoint else 1]
+            segment = z[..., start : start + k * n]
+            if core.batch:
+                segment = segment.unflatten(-1, (k, n))
+            applied = core.apply_adjoint(segment) if adjoint else core(segment)
+            found.append(applied.flatten(-2) if core.batch else applied)
+            start += k * n
+        return torch.cat(found, -1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self._split(z, adjoint=False)
+
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return self._split(w, adjoint=True)
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        if same_frames and any(core.shape[0] != core.shape[1] for core in self.cores):
+            return super().reduced(True)
+        parts = []
+        for core, k in zip(self.cores, self._copies, strict=True):
+            part = core.reduced(same_frames)
+            if part is None:
+                return None
+            if core.batch:
+                m, n = core.shape
+                Z = Segments(k, n)
+                part = part._replace(W=Z if m == n else Segments(k, m), Z=Z, blocks=core.A)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else DirectSum(tuple(parts), self.shape)  # type: ignore[return-value]
+
+    def _alike(self, other: LinearOperator, shapes: Callable[[LinearOperator, LinearOperator], bool]) -> bool:
+        return (
+            isinstance(other, BlockDiagonal)
+            and self._copies == other._copies
+            and all(shapes(A, B) for A, B in zip(self.cores, other.cores, strict=True))
+        )
+
+    def _plus(self, other: LinearOperator) -> LinearOperator:
+        if self._alike(other, lambda A, B: A.shape == B.shape):
+            return BlockDiagonal(*(A + B for A, B in zip(self.cores, other.cores, strict=True)))  # type: ignore[arg-type]
+        return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
+
+    def _times(self, other: LinearOperator) -> LinearOperator:
+        if self._alike(other, lambda A, B: A.shape[1] == B.shape[0]):
+            return BlockDiagonal(*(A @ B for A, B in zip(self.cores, other.cores, strict=True)))  # type: ignore[arg-type]
+        return super()._times(other)
+
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        if isinstance(a, Tensor) and a.dim():
+            return super()._scaled(a)
+        return BlockDiagonal(*(core * a for core in self.cores))
+
+    def _adjoint(self) -> LinearOperator:
+        return BlockDiagonal(*(core.H for core in self.cores))
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, {sum(self._copies)} blocks"
 
 
-def block(c: Tensor, U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Y, T, K in float64: c I + U V^T = Q K Q^T + c (I - Q Q^T), Q = Y T an orthonormal basis of a space that holds span[U V]."""
-    W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
-    Y, T, R = basis(W, torch.finfo(U.dtype).eps)
-    eye, r = torch.eye(R.shape[-2], dtype=R.dtype, device=R.device), U.shape[-1]
-    return Y, T, per_matrix(c.double()) * eye + R[..., :r] @ R[..., r:].mT
+# ------------------------------------------------------------------------------------------------- turning and scaling
+@final
+class Pairs(Frame):
+    """The complex vectors (1, -i) / sqrt 2 and (1, i) / sqrt 2 of each pair of coordinates."""
+
+    def __init__(self, pairs: int, device: torch.device) -> None:
+        self.dim = self.groups = 2 * pairs
+        self.times = torch.full((pairs,), 2, device=device)
+
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        k = len(j)
+        two = torch.stack([torch.cat([y.real, y.imag], -1), torch.cat([y.imag, -y.real], -1)], 1)  # sqrt 2 Re, sqrt 2 Im
+        placed = two.new_zeros(k, 2, self.dim // 2, 2)
+        return placed.index_put((torch.arange(k, device=j.device), slice(None), j), two).reshape(2 * k, self.dim).mT
+
+    def span(self, j: Tensor, y: Tensor) -> LinearOperator:
+        return Selection(torch.stack([2 * j, 2 * j + 1], -1).flatten(), self.dim, dtype=y.real.dtype).H
+
+    def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
+        return RotationScaling(blocks[..., 0, 0].real, blocks[..., 0, 0].imag)
 
 
-def thin(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The min(r, m, n) leading singular triplets (P, s, Q) of U V^T = P diag(s) Q^T."""
-    left, right = (basis(W.double(), torch.finfo(U.dtype).eps) for W in (U, V))
-    P, s, Rh = torch.linalg.svd(left.R @ right.R.mT, full_matrices=False)
-    return left.Y @ (left.T @ P), s, right.Y @ (right.T @ Rh.mT)
+@final
+class RotationScaling(LinearOperator):
+    """Blocks [[a_j, -b_j], [b_j, a_j]] on the pairs of coordinates: multiplication by the complex numbers a_j + i b_j.
 
+    As the generator of a flow, a is a rate (damping where a < 0) and b an angular frequency. Every function is that of the
+    numbers: exp turns by b and scales by e^a, log and powers exist off (-inf, 0].
 
-def complement(Q: Tensor, k: int) -> Tensor:
-    """k orthonormal columns orthogonal to those of Q (n, p), p + k <= n, at O(n p k); they carry no gradient."""
-    n, p = Q.shape
-    with torch.no_grad():
-        E = Q.new_zeros(n, k)
-        E[p : p + k].fill_diagonal_(1.0)
-        return E if k == 0 or p == 0 else torch.ormqr(*torch.geqrf(Q), E)
+    Arguments:
+        a, b: (*batch, k) each, of one dtype and device; a parameter trains.
 
+    Raises:
+        ShapeError: a and b differ in shape.
 
-def cutoff(values: Tensor, shape: tuple[int, int], rtol: float | None) -> Tensor:
-    """What counts as zero among values (*batch, k): rtol * their maximum, rtol = eps * max(m, n) by default."""
-    rtol = torch.finfo(values.dtype).eps * max(shape) if rtol is None else rtol
-    return rtol * values.amax(-1, keepdim=True) if values.shape[-1] else values.new_zeros(())
+    Law:
+        `exp(RotationScaling(a, b), t)` turns by t b and scales by e^(t a) (laws/test_structures.py)
 
-
-def low_rank_cutoff(A: LowRank, values: Tensor, rtol: float | None) -> Tensor:
-    """`cutoff` for the singular values of U V^T; by default at least eps * max(m, n) * sum_k |u_k| |v_k|.
-
-    That much a rounding of the columns moves U V^T, however they cancel.
+    Example:
+        >>> import torch
+        >>> RotationScaling(torch.tensor([0.0]), torch.tensor([1.0]))(torch.tensor([2.0, 3.0]))
+        tensor([-3.,  2.])
     """
-    threshold = cutoff(values, A.shape, rtol)
-    if rtol is not None:
-        return threshold
-    sizes = (A.U.detach().norm(dim=-2) * A.V.detach().norm(dim=-2)).sum(-1, keepdim=True)
-    return torch.maximum(threshold, cutoff(sizes.to(values.dtype), A.shape, None))
 
+    a: Tensor
+    b: Tensor
 
-def reciprocal(values: Tensor, threshold: Tensor) -> Tensor:
-    """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
-    keep = values.abs() > threshold
-    return torch.where(keep, 1.0 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        for value, what in ((a, "the real parts"), (b, "the imaginary parts")):
+            require_shape(value, a.shape[-1:] if isinstance(a, Tensor) else (), what)
+        if a.dim() < 1 or a.shape != b.shape:
+            raise ShapeError(f"the numbers a + i b have parts of one shape (*batch, k), got {tuple(a.shape)} and {tuple(b.shape)}")
+        require_like(b, a, "the imaginary parts")
+        super().__init__((2 * a.shape[-1], 2 * a.shape[-1]))
+        register(self, "a", a)
+        register(self, "b", b)
 
+    @property
+    def batch(self) -> torch.Size:
+        return self.a.shape[:-1]
 
-def tracked(*tensors: Tensor) -> bool:
-    """Whether gradients may be asked for: orthonormal bases have none where columns are dependent or values repeat."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    def reference(self) -> Tensor:
+        return self.a
 
+    def numbers(self) -> Tensor:
+        """a + i b, complex, (*batch, k)."""
+        return torch.complex(self.a, self.b)
 
-def followed(A: LowRank | ScaledIdentityPlusLowRank, U: Tensor, s: Tensor, V: Tensor) -> Tensor:
-    """The singular values s of A; where derivatives are asked for, u_i^T A v_i of fixed vectors, which has those of s_i."""
-    if eager(A.U) and not tracked(*A.parts()):
-        return s.to(A.U.dtype)
-    U, V = (X.detach().to(A.U.dtype).movedim(-1, 0) for X in (U, V))
-    return (U * A(V)).sum(-1).movedim(0, -1)
+    def _turn(self, z: Tensor, b: Tensor) -> Tensor:
+        x, y = z.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([self.a * x - b * y, b * x + self.a * y], -1).flatten(-2)
 
+    def forward(self, z: Tensor) -> Tensor:
+        return self._turn(z, self.b)
 
-def fixed(Q: Tensor, k: int) -> Tensor:
-    """Singular vectors of one value, any of many: a derivative of them does not exist."""
-    columns = complement(Q, k)
-    if tracked(Q) and eager(Q):
-        columns.requires_grad_().register_hook(_refuse)  # type: ignore[no-untyped-call]
-    return columns
+    def apply_adjoint(self, w: Tensor) -> Tensor:
+        return self._turn(w, -self.b)
 
+    def reduced(self, same_frames: bool = False) -> Reduction:
+        frame = Pairs(self.a.shape[-1], self.a.device)
+        return Reduction(frame, frame, self.numbers()[..., None, None], None, self.a.dtype, torch.finfo(self.a.dtype).eps)
 
-def _refuse(gradient: Tensor | None) -> None:
-    if gradient is not None and bool(gradient.any()):
-        raise DomainError("the singular vectors of a repeated value are any basis of their span and have no derivative")
+    def _of(self, numbers: Tensor) -> LinearOperator:
+        return RotationScaling(numbers.real, numbers.imag)
 
+    def _plus(self, other: LinearOperator) -> LinearOperator:
+        return self._of(self.numbers() + other.numbers()) if isinstance(other, RotationScaling) else super()._plus(other)
 
-def watched(a: Tensor) -> Tensor:
-    """a, whose gradient is checked to be finite in eager mode."""
-    if tracked(a) and eager(a):
-        a = a.view_as(a)
-        a.register_hook(_require_derivative)  # type: ignore[no-untyped-call]
-    return a
+    def _times(self, other: LinearOperator) -> LinearOperator:
+        return self._of(self.numbers() * other.numbers()) if isinstance(other, RotationScaling) else super()._times(other)
 
+    def _scaled(self, a: Scalar) -> LinearOperator:
+        return RotationScaling(per_sample(a) * self.a, per_sample(a) * self.b)
 
-def _require_derivative(gradient: Tensor | None) -> None:
-    if gradient is not None and not bool(gradient.isfinite().all()):
-        raise DomainError("singular vectors have no derivative where values repeat, are zero, or columns depend on one another")
+    def _adjoint(self) -> LinearOperator:
+        return RotationScaling(self.a, -self.b)
+
+    def _power(self, k: int) -> LinearOperator:
+        return self._of(self.numbers() ** k)

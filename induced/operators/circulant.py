@@ -1,23 +1,17 @@
 """Operators that commute with cyclic shifts, as matrices between channels, one for each frequency."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, final
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor
 
-from induced._validate import eager
-from induced.errors import ShapeError, SingularOperator
-from induced.operators.base import LinearOperator, Scalar, register
-from induced.operators.dense import Dense
-from induced.operators.functions import _evaluate, _Phi, _square, exp, resolvent
-from induced.operators.invariants import SignLogDet, SingularValues, det, singular_values, slogdet, trace
-from induced.operators.linalg import SVDFactors, _rank, _unbatched, cutoff, inverse, pinv, svd
+from induced.errors import ShapeError
+from induced.operators.base import Adjoint, Dense, LinearOperator, Scalar, register
 from induced.operators.lowrank import ScaledIdentityPlusLowRank
-from induced.operators.spectral import _eigenvalues
-
-__all__ = ["BlockCirculant", "ShiftInvariant"]
+from induced.operators.reduction import Frame, Reduction, Triplets
 
 
 class ShiftInvariant(LinearOperator):
@@ -27,27 +21,44 @@ class ShiftInvariant(LinearOperator):
     def circulant(self) -> "BlockCirculant | None":
         """The operator in the Fourier domain, or None where it does not commute with cyclic shifts."""
 
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        C = self.circulant()
+        if C is None:
+            return super().reduced(same_frames)
+        S = C.symbol.flatten(len(C.batch), -3)
+        Z = Fourier(C.size, S.shape[-1], S.device)
+        W = Z if S.shape[-1] == S.shape[-2] else Fourier(C.size, S.shape[-2], S.device)
+        largest = torch.linalg.matrix_norm(S.detach()).amax(-1) if S.numel() else S.real.new_zeros(C.batch)
+        size = max(S.shape[-2:]) + math.log2(max(Z.groups, 1))
+        return Reduction(W, Z, S, None, S.real.dtype, torch.finfo(S.dtype).eps * size, largest)
+
     def _plus(self, other: LinearOperator) -> LinearOperator:
-        if pair := _symbols(self, other):
-            return pair[0]._of(pair[0].symbol + pair[1])
+        if pair := _both(self, other):
+            return pair[0]._of(pair[0].symbol + pair[1].symbol)
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if pair := _symbols(self, other):
-            return pair[0]._of(pair[0].symbol @ pair[1])
+        if pair := _both(self, other):
+            return pair[0]._of(pair[0].symbol @ pair[1].symbol)
         return super()._times(other)
 
+    def _after(self, left: LinearOperator) -> LinearOperator:
+        if pair := _both(self, left):
+            return pair[0]._of(pair[1].symbol @ pair[0].symbol)
+        return super()._after(left)
 
-def _symbols(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, Tensor] | None":
-    """A in the Fourier domain and the symbol of B on the same grid, if both have one."""
+
+def _both(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, BlockCirculant] | None":
+    """A and B in the Fourier domain, if both have one and it is the same."""
     if isinstance(B, ScaledIdentityPlusLowRank):
         if not B.is_scalar() or (left := A.circulant()) is None:
             return None
         symbol = left.symbol
-        return left, left._spread(B.c) * torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device)
-    if not isinstance(B, ShiftInvariant) or (left := A.circulant()) is None or (right := B.circulant()) is None:
+        return left, left._of(left._spread(B.c) * torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device).expand(symbol.shape))
+    inner = B.operator if isinstance(B, Adjoint) else B
+    if not isinstance(inner, ShiftInvariant) or (left := A.circulant()) is None or (right := inner.circulant()) is None:
         return None
-    return (left, right.symbol) if left.size == right.size else None
+    return (left, right if inner is B else right.H) if left.size == right.size else None  # type: ignore[return-value]
 
 
 @final
@@ -157,164 +168,51 @@ def _symbol(response: Tensor, d: int, channels: int = 2) -> Tensor:
     return spectrum.movedim(tuple(axis - d for axis in last), last)
 
 
-class _Grid(NamedTuple):
-    """The frequencies of rfftn: (F, d) integers, how many of f and -f each stands for, and what is real or new among them."""
+@final
+class Fourier(Frame):
+    """The waves exp(2 pi i f p) / sqrt N of a grid, for each channel; f and -f, which have conjugate blocks, are one group."""
 
-    f: Tensor
-    weight: Tensor
-    real: Tensor
-    first: Tensor
+    def __init__(self, size: tuple[int, ...], channels: int, device: torch.device) -> None:
+        self.size, self.channels = size, channels
+        self.groups = torch.Size(size).numel()
+        self.dim = channels * self.groups
+        half = (*size[:-1], size[-1] // 2 + 1)
+        self.f = torch.cartesian_prod(*(torch.arange(n, device=device) for n in half)).reshape(-1, len(size))
+        negative = -self.f % torch.tensor(size, device=device)
+        place = self.f.new_tensor([torch.Size(size[axis + 1 :]).numel() for axis in range(len(size))])
+        rank, mirrored = (self.f * place).sum(-1), (negative * place).sum(-1)
+        self.real = rank == mirrored
+        # where -f is among the frequencies of rfftn too, the first of both stands for the two
+        twin = (2 * self.f[:, -1]) % size[-1] == 0
+        self.times = torch.where(self.real, 1, torch.where(~twin, 2, torch.where(rank < mirrored, 2, 0)))
 
+    def factors(self, K: Tensor) -> Triplets:
+        """Real where the block is, so that the vectors are."""
+        U, s, Vh = super().factors(K)
+        if K.shape[-2:] == (1, 1):
+            return U, s, Vh
+        alone = super().factors(K[..., self.real, :, :].real)
+        at = self.real.nonzero()[:, 0]
+        return tuple(X.index_copy(len(K.shape) - 3, at, Y.to(X)) for X, Y in zip((U, s, Vh), alone, strict=True))  # type: ignore[return-value]
 
-def _grid(size: tuple[int, ...], device: torch.device) -> _Grid:
-    sides = torch.tensor(size, device=device)
-    half = (*size[:-1], size[-1] // 2 + 1)
-    f = torch.cartesian_prod(*(torch.arange(n, device=device) for n in half)).reshape(-1, len(size))
-    negative = -f % sides
-    place = sides.new_tensor([torch.Size(size[axis + 1 :]).numel() for axis in range(len(size))])
-    twin = (2 * f[:, -1]) % size[-1] == 0  # -f is among the frequencies of rfftn too
-    rank, mirrored = (f * place).sum(-1), (negative * place).sum(-1)
-    return _Grid(f, torch.where(twin, 1, 2), rank == mirrored, ~twin | (rank < mirrored))
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        """sqrt 2 Re and sqrt 2 Im of the waves of f and -f; the wave itself where f is its own negative."""
+        turned = y[:, :, None] * self._waves(self.f[j], y)[:, None]
+        both = torch.stack([turned.real, turned.imag], 1) * torch.where(self.real[j], 1.0, 2**0.5).to(turned.real)[:, None, None, None]
+        kept = torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1)
+        return both[kept].flatten(1).mT
 
+    def span(self, j: Tensor, y: Tensor) -> LinearOperator:
+        return Dense(self.columns(j, y))
 
-Function = TypeVar("Function", bound=Callable[..., object])
+    def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
+        half = (*self.size[:-1], self.size[-1] // 2 + 1)
+        return BlockCirculant(blocks.unflatten(-3, half), self.size)
 
-
-def _in_fourier(generic: Any) -> Callable[[Function], Function]:
-    """Register a function of a BlockCirculant for every operator that is one; the others go through their matrix."""
-    # resolved here, since torch.compile cannot trace a singledispatch
-    dense = generic.dispatch(LinearOperator)
-
-    def register_for(function: Function) -> Function:
-        def dispatched(A: ShiftInvariant, *arguments: Any, **keywords: Any) -> Any:
-            C = A.circulant()
-            return dense(A, *arguments, **keywords) if C is None else function(C, *arguments, **keywords)
-
-        generic.register(ShiftInvariant, dispatched)
-        return function
-
-    return register_for
-
-
-# ------------------------------------------------------------------------------------------------------------------- svd
-@_in_fourier(svd)
-def _(A: BlockCirculant, rank: int | None = None) -> SVDFactors:
-    _unbatched(A, "svd")
-    k, grid = _rank(A, rank), _grid(A.size, A.blocks.device)
-    S = A.symbol.flatten(0, -3)
-    U, V, values, which, phase = [], [], [], [], []
-    # u exp(2 pi i f p) for f and -f spans the real vectors sqrt(2) Re and sqrt(2) Im
-    paired = torch.linalg.svd(S[grid.first], full_matrices=False)
-    alone = torch.linalg.svd(S[grid.real].real, full_matrices=False)
-    for (u, s, vh), chosen, turn in (
-        (paired, grid.first, 2**0.5),
-        (paired, grid.first, -1j * 2**0.5),
-        (alone, grid.real, 1.0),
-    ):
-        U.append(u.mT.flatten(0, 1).to(S))
-        V.append(vh.conj().flatten(0, 1).to(S))
-        values.append(s.flatten())
-        which.append(grid.f[chosen].repeat_interleave(s.shape[-1], 0))
-        phase.append(torch.full((s.numel(),), turn, dtype=S.dtype, device=S.device))
-    ordered, order = torch.cat(values).sort(descending=True, stable=True)
-    order = order[:k]
-    wave = torch.cat(phase)[order, None] * _waves(torch.cat(which)[order], A.size, S)
-    left, right = ((torch.cat(X)[order, :, None] * wave[:, None]).real.flatten(1).mT for X in (U, V))
-    return SVDFactors(left, ordered[:k], right)
-
-
-def _waves(f: Tensor, size: tuple[int, ...], like: Tensor) -> Tensor:
-    """exp(2 pi i f.p) / sqrt(N) at the points p of the grid, of shape (k, N)."""
-    wave = torch.ones(len(f), 1, dtype=torch.complex128, device=f.device)
-    for axis, n in enumerate(size):
-        turns = (f[:, axis, None] * torch.arange(n, device=f.device) % n).double() / n
-        wave = (wave[:, :, None] * torch.exp(2j * torch.pi * turns)[:, None, :] / n**0.5).flatten(1)
-    return wave.to(like.dtype)
-
-
-# --------------------------------------------------------------------------------------------------- inverse, pseudoinverse
-@_in_fourier(pinv)
-def _(A: BlockCirculant, rtol: float | None = None) -> LinearOperator:
-    symbol = A.symbol
-    s = torch.linalg.svdvals(symbol.detach()).flatten(len(A.batch))
-    threshold = cutoff(s, A.shape, rtol)[(..., *(None,) * len(A.size))].squeeze(-1)
-    return A._of(torch.linalg.pinv(symbol, atol=threshold, rtol=torch.zeros_like(threshold)))
-
-
-@_in_fourier(inverse)
-def _(A: BlockCirculant) -> LinearOperator:
-    _square(A, "the inverse")
-    symbol = A.symbol
-    s = torch.linalg.svdvals(symbol.detach()).flatten(len(A.batch))
-    if s.numel() and eager(s):
-        condition = float((s.amax(-1) / s.amin(-1)).max())
-        limit = 1.0 / (symbol.shape[-1] * torch.finfo(s.dtype).eps)  # of the matrices that are inverted
-        if not condition <= limit:
-            raise SingularOperator(
-                f"the operator is singular at {s.dtype}: its condition is {condition:.3g}, the limit {limit:.3g}; "
-                f"use pinv(rtol), or float64: {A}"
-            )
-    return A._of(torch.linalg.inv_ex(symbol)[0])
-
-
-# --------------------------------------------------------------------------------------------------------------- functions
-@_in_fourier(exp)
-def _(A: BlockCirculant, t: Scalar = 1.0) -> LinearOperator:
-    _square(A, "the exponential")
-    return A._of(torch.linalg.matrix_exp(A._spread(t) * A.symbol))
-
-
-@_in_fourier(resolvent)
-def _(A: BlockCirculant, s: Scalar) -> LinearOperator:
-    _square(A, "the resolvent")
-    symbol = A.symbol
-    eye = torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device)
-    return inverse(A._of(A._spread(s) * eye - symbol))
-
-
-@_in_fourier(_evaluate)
-def _(A: BlockCirculant, phi: _Phi) -> LinearOperator:
-    # a complex matrix as a real one of twice the size, of which phi respects the form
-    R, J = A.symbol.real, A.symbol.imag
-    image = phi.of_matrix(torch.cat([torch.cat([R, -J], -1), torch.cat([J, R], -1)], -2), torch.finfo(R.dtype).eps)
-    n = R.shape[-1]
-    return A._of(torch.complex(image[..., :n, :n].contiguous(), image[..., n:, :n].contiguous()))
-
-
-# -------------------------------------------------------------------------------------------------------------- invariants
-@_in_fourier(singular_values)
-def _(A: BlockCirculant) -> SingularValues:
-    s = _twice(torch.linalg.svdvals(A.symbol).flatten(len(A.batch), -2), A).flatten(-2)
-    return SingularValues(s, s.new_zeros(A.batch), 0)
-
-
-@_in_fourier(trace)
-def _(A: BlockCirculant) -> Tensor:
-    _square(A, "the trace")
-    return _twice(A.symbol.diagonal(dim1=-2, dim2=-1).real.flatten(len(A.batch), -2), A).sum((-2, -1))
-
-
-@_in_fourier(slogdet)
-def _(A: BlockCirculant) -> SignLogDet:
-    _square(A, "the determinant")
-    sign, logabs = torch.linalg.slogdet(A.symbol.flatten(len(A.batch), -3))
-    real = _grid(A.size, A.blocks.device).real  # elsewhere f and -f have conjugate signs
-    return SignLogDet(sign.real[..., real].sign().prod(-1), _twice(logabs.unsqueeze(-1), A).sum((-2, -1)))
-
-
-@_in_fourier(det)
-def _(A: BlockCirculant) -> Tensor:
-    sign, logabs = slogdet(A)
-    return sign * logabs.exp()
-
-
-@_in_fourier(_eigenvalues)
-def _(A: BlockCirculant) -> Tensor:
-    w = torch.linalg.eigvals(A.symbol).flatten(len(A.batch), -2)
-    interior = _grid(A.size, w.device).weight == 2
-    return torch.cat([w.flatten(-2), w[..., interior, :].conj().flatten(-2)], -1)
-
-
-def _twice(values: Tensor, A: BlockCirculant) -> Tensor:
-    """Values (*batch, F, k) at the frequencies of rfftn, listed again for those whose negative is not among them."""
-    return values.repeat_interleave(_grid(A.size, values.device).weight, -2)
+    def _waves(self, f: Tensor, like: Tensor) -> Tensor:
+        """exp(2 pi i f.p) / sqrt(N) at the points p of the grid, of shape (k, N)."""
+        wave = torch.ones(len(f), 1, dtype=torch.complex128, device=f.device)
+        for axis, n in enumerate(self.size):
+            turns = (f[:, axis, None] * torch.arange(n, device=f.device) % n).double() / n
+            wave = (wave[:, :, None] * torch.exp(2j * torch.pi * turns)[:, None, :] / n**0.5).flatten(1)
+        return wave.to(like.dtype)

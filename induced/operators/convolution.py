@@ -12,8 +12,6 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.base import LinearOperator, Scalar, register
 from induced.operators.circulant import BlockCirculant, ShiftInvariant, empty_batch
 
-__all__ = ["Convolution"]
-
 Mode = Literal["zeros", "circular", "reflect", "replicate"]
 _CONV = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d)}
 
@@ -131,9 +129,6 @@ class Convolution(ShiftInvariant):
         kernel = self.kernel.expand(*batch[split:], *own).reshape(kernels * own[0], *own[1:])
         return x, kernel, batch, kernels * self.groups
 
-    def _adjoint(self) -> LinearOperator:
-        return _Adjoint(self)
-
     def _scaled(self, a: Scalar) -> LinearOperator:
         if isinstance(a, Tensor) and a.dim() > 0:
             a = a[(..., *(None,) * (len(self.in_shape) + 1))]
@@ -168,33 +163,6 @@ class Convolution(ShiftInvariant):
 
     def extra_repr(self) -> str:
         return f"{self.in_shape} -> {self.out_shape}, kernel={tuple(self.kernel.shape)}, padding={self.pads} {self.mode}"
-
-
-@final
-class _Adjoint(ShiftInvariant):
-    """A^T of a convolution, which it follows."""
-
-    def __init__(self, operator: Convolution) -> None:
-        super().__init__((operator.shape[1], operator.shape[0]))
-        self.operator = operator
-
-    @property
-    def batch(self) -> torch.Size:
-        return self.operator.batch
-
-    def reference(self) -> Tensor:
-        return self.operator.kernel
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.operator.apply_adjoint(z)
-
-    def apply_adjoint(self, w: Tensor) -> Tensor:
-        applied: Tensor = self.operator(w)
-        return applied
-
-    def circulant(self) -> BlockCirculant | None:
-        C = self.operator.circulant()
-        return None if C is None else C._of(C.symbol.mH)
 
 
 def _pads(padding: str | int | Sequence[tuple[int, int]], k: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -1,125 +1,21 @@
 """Functions phi(A) of operators: powers, exponential, logarithm, square root, resolvent, and any analytic function.
 
-| structure | phi(A) | cost |
-|---|---|---|
-| Diagonal | phi(d), entry by entry | O(n) |
-| c I + U V^T | phi(c) I + U psi(M) V^T, M = V^T U, psi(M) the upper right block of phi([[c I + M, I], [0, c I]]) | O(n r^2) |
-| U V^T | as c = 0; A^p = U M^(p - 1) V^T | O(n r^2) |
-| any other | `induced.operators.matrices` on its matrix | O(n^3) |
-
-Functions of small matrices, and c^k, are computed in float64. Orthogonal operators, projections and convolutions keep forms of
-their own in their modules.
+phi(A) = W (phi(K_1) + ... + phi(c) I) W^H on the reduction of A (`induced.operators.reduction`), so that it keeps the structure
+of A; c I + U V^T has phi(c) I + U psi(V^T U) V^T, psi(mu) = (phi(c + mu) - phi(c)) / mu. Functions of small matrices, and c^k,
+are computed in float64 (`induced.operators.matrices`).
 """
 
-import math
 from collections.abc import Callable
-from functools import partial, singledispatch
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from induced._validate import eager
-from induced.errors import DomainError, NotInvertible
-from induced.operators import matrices
-from induced.operators.base import LinearOperator, Scalar, Scaled, per_sample
-from induced.operators.dense import Dense, Diagonal, per_matrix
-from induced.operators.linalg import Inverse, inverse
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, compress, divided_difference, identity
-
-__all__ = ["exp", "function", "log", "power", "resolvent", "sqrt"]
+from induced.operators.base import LinearOperator, Scalar
+from induced.operators.checked import checked
+from induced.operators.linalg import inverse
+from induced.operators.lowrank import identity
+from induced.operators.matrices import analytic_function, exponential, logarithm
 
 
-class _Phi(NamedTuple):
-    """An analytic function: of real scalars, with a DomainError where it is not real, and of matrices known to a precision."""
-
-    of_scalars: Callable[[Tensor], Tensor]
-    of_matrix: Callable[[Tensor, float], Tensor]
-    cut: bool = False  # whether 0 is a branch point
-
-
-@singledispatch
-def _evaluate(A: LinearOperator, phi: _Phi) -> LinearOperator:
-    M = A.matrix()
-    return Dense(phi.of_matrix(M, torch.finfo(M.dtype).eps))
-
-
-@_evaluate.register
-def _(A: Diagonal, phi: _Phi) -> LinearOperator:
-    return Diagonal(phi.of_scalars(A.d.double()).to(A.d))
-
-
-@_evaluate.register
-def _(A: LowRank, phi: _Phi) -> LinearOperator:
-    return _evaluate(ScaledIdentityPlusLowRank(0.0, A.U, A.V), phi)
-
-
-@_evaluate.register
-def _(A: ScaledIdentityPlusLowRank, phi: _Phi) -> LinearOperator:
-    c, U, V = (part.double() for part in A.parts())
-    M, eps = V.mT @ U, torch.finfo(A.U.dtype).eps
-    if U.shape[-1] >= A.shape[0]:  # c need not be an eigenvalue
-        return _evaluate.dispatch(LinearOperator)(A, phi)
-    value = phi.of_scalars(c)
-    if phi.cut and _singular(c, M, eps, A):
-        if tracked(A) or 2 * U.shape[-1] >= A.shape[0]:
-            return _evaluate.dispatch(LinearOperator)(A, phi)
-        Q, K = on_span(A)  # the singular values of K are those of A
-        image = phi.of_matrix(K, A.shape[0] * eps) - value * torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
-        return ScaledIdentityPlusLowRank(value.to(A.U), (Q @ image).to(A.U), Q.to(A.U))
-    # the blocks beside the diagonal are brought to its size
-    size = torch.maximum(c.abs(), M.norm(dim=(-2, -1))).detach()
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    block = divided_difference(c / size, M / per_matrix(size), lambda X: phi.of_matrix(per_matrix(size) * X, 0.0))
-    return ScaledIdentityPlusLowRank(value.to(A.U), (U @ (block / per_matrix(size))).to(A.U), A.V)
-
-
-def on_span(A: ScaledIdentityPlusLowRank) -> tuple[Tensor, Tensor]:
-    """Q, K in float64 with A = Q K Q^T + c (I - Q Q^T), Q an orthonormal basis of a space that holds span[U V]."""
-    c, U, V = (part.double() for part in A.parts())
-    Q, R = torch.linalg.qr(torch.cat([U, V], -1))
-    r = U.shape[-1]
-    return Q, c * torch.eye(R.shape[0], dtype=R.dtype, device=R.device) + R[:, :r] @ R[:, r:].mT
-
-
-def tracked(A: LinearOperator) -> bool:
-    """Whether gradients may be asked for; a basis has none where columns depend on one another."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers()))
-
-
-def _singular(c: Tensor, M: Tensor, eps: float, A: ScaledIdentityPlusLowRank) -> bool:
-    """Whether c I + M, and so A, is singular at its precision; not asked of a batch, or where values may not be looked at."""
-    if A.batch or not eager(M):
-        return False
-    zero = A.shape[0] * eps * float(max(c.detach().abs(), A.U.detach().norm() * A.V.detach().norm()))
-    B = c * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) + M
-    return matrices.singular(B.detach().cpu().numpy(), eps, zero)
-
-
-@_evaluate.register
-def _(A: Inverse, phi: _Phi) -> LinearOperator:
-    return _evaluate(A.factorised(), phi)
-
-
-def _square(A: LinearOperator, what: str) -> None:
-    """Raise NotInvertible unless A maps R^n to itself."""
-    if A.shape[0] != A.shape[1]:
-        raise NotInvertible(f"{what} needs a square operator, got shape {A.shape}: {A}")
-
-
-def _like(A: LinearOperator) -> Tensor:
-    like = A.reference()
-    return torch.zeros(()) if like is None else like
-
-
-def _require(holds: Tensor, values: Tensor, why: str) -> None:
-    """Raise where an eigenvalue lies outside the domain of a function; a no-op where values may not be looked at."""
-    if eager(values) and not bool(holds.all()):
-        raise DomainError(f"{why} the eigenvalue {values.detach()[~holds].flatten()[0].item():.6g}")
-
-
-# ------------------------------------------------------------------------------------------------------------ exponential
-@singledispatch
 def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     """exp(t A), the one-parameter group of A.
 
@@ -131,102 +27,51 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
         An operator of the structure of A where it has a closed form, else Dense.
 
     Raises:
-        NotInvertible: A is not square.
+        NotSquare: A is not square. DomainError: A is not finite, or exp(t A) overflows.
 
     Example:
         >>> import torch
+        >>> from induced.operators import Diagonal
         >>> exp(Diagonal(torch.tensor([0.0, 1.0])), 2.0).d
         tensor([1.0000, 7.3891])
 
     Law:
         `exp(A, s) @ exp(A, t) == exp(A, s + t)` (laws/test_functions.py)
     """
-    _square(A, "the exponential")
-    # torch's float32 exponential is off by 3e-5 at norm 0.5
-    return _evaluate(
-        A, _Phi(lambda c: torch.exp(t * c), lambda M, _: torch.linalg.matrix_exp((per_matrix(t) * M).double()).to(M.dtype))
-    )
+    checked(A, "the exponential", square=True)
+    whole = isinstance(t, float | int) and t == 1
+    image: LinearOperator = (A if whole else A * t)._phi(exponential())
+    return image
 
 
-@exp.register
-def _(A: Diagonal, t: Scalar = 1.0) -> LinearOperator:
-    return Diagonal(torch.exp(per_sample(t) * A.d))
-
-
-@exp.register
-def _(A: Scaled, t: Scalar = 1.0) -> LinearOperator:
-    return exp(A.operator, t * A.a)
-
-
-# ----------------------------------------------------------------------------------------------------------------- powers
-@singledispatch
 def power(A: LinearOperator, p: float) -> LinearOperator:
-    """A^p: for an integer p the p-fold product (the identity for 0, the inverse's below it), else the principal power.
+    """A^p, as `A ** p`: for an integer p the p-fold product (the identity for 0, the inverse's below it), else the principal power.
 
     Arguments:
         A: a square operator.
-        p: a real number.
+        p: a finite real number.
 
     Returns:
         An operator of the structure of A where it has a closed form, else Dense.
 
     Raises:
-        NotInvertible: A is not square, or p is not a finite real number.
-        SingularOperator: p is a negative integer and A is singular.
-        DomainError: p is not an integer and A has an eigenvalue in (-inf, 0), where A^p is not real; or the eigenvalue 0 with
-            p < 0 or a Jordan block larger than p + 1, where A^p does not exist. On backward, where A is singular and p < 1: the
-            derivative of z^p at 0 is infinite. Only a Diagonal and U V^T then hold their zero eigenvalues at 0.
+        NotSquare: A is not square. SingularOperator: p is a negative integer and A is singular.
+        DomainError: p is no finite real number, or A is not finite; p is not an integer and A has an eigenvalue in (-inf, 0),
+            where A^p is not real; or the eigenvalue 0 with p < 0 or a Jordan block larger than p + 1, where A^p does not exist. On
+            backward, where A is singular and p < 1: the derivative of z^p at 0 is infinite. Only a Diagonal and U V^T then hold
+            their zero eigenvalues at 0.
 
     Example:
         >>> import torch
+        >>> from induced.operators import Diagonal
         >>> power(Diagonal(torch.tensor([4.0, 9.0])), -0.5).d
         tensor([0.5000, 0.3333])
 
     Law:
         `power(A, p) @ power(A, q) == power(A, p + q)` (eq. 4; laws/test_functions.py)
     """
-    _square(A, "a power")
-    if not isinstance(p, int | float) or not math.isfinite(p):
-        raise NotInvertible(f"A^p takes a finite real number p, got {p!r}")
-    if p != int(p):
-        return _real_power(A, p)
-    if p == 0:
-        return identity(A.shape[0], _like(A))
-    return A ** int(p) if p > 0 else inverse(A) ** int(-p)
-
-
-@singledispatch
-def _real_power(A: LinearOperator, p: float) -> LinearOperator:
-    def of_scalars(c: Tensor) -> Tensor:
-        _require((c > 0) | ((c == 0) & (p > 0)), c, f"A^{p:g} is not real, or does not exist, at")
-        return torch.where(c == 0, torch.zeros_like(c), torch.where(c == 0, torch.ones_like(c), c) ** p)
-
-    def of_matrix(M: Tensor, eps: float) -> Tensor:
-        return matrices.of_matrix(M, partial(matrices.power, p=p, eps=eps))
-
-    return _evaluate(A, _Phi(of_scalars, of_matrix, cut=True))
-
-
-@_real_power.register
-def _(A: ScaledIdentityPlusLowRank, p: float) -> LinearOperator:
-    if not A.batch and eager(A.c) and bool(A.c == 0):
-        return _real_power(LowRank(A.U, A.V), p)
-    return _real_power.dispatch(LinearOperator)(A, p)
-
-
-@_real_power.register
-def _(A: LowRank, p: float) -> LinearOperator:
-    if p < 0 or A.batch or not eager(A.U):
-        return _real_power.dispatch(LinearOperator)(A, p)
-    _, U, V = compress(*A.parts())
-    eps = torch.finfo(U.dtype).eps
-    zero = A.shape[0] * eps * float(U.detach().norm() * V.detach().norm())
-    M = V.double().mT @ U.double()
-    if p < 1 and matrices.singular(M.detach().cpu().numpy(), eps, zero):
-        # superfluous columns, or a Jordan block of 0
-        return _real_power(Dense(A.matrix()), p)
-    root = matrices.of_matrix(M, partial(matrices.power, p=p - 1, eps=eps, zero=zero))
-    return LowRank((U.double() @ root).to(U), V)
+    checked(A, "a power", square=True)
+    return A**p
 
 
 def sqrt(A: LinearOperator) -> LinearOperator:
@@ -237,6 +82,7 @@ def sqrt(A: LinearOperator) -> LinearOperator:
 
     Example:
         >>> import torch
+        >>> from induced.operators import Dense
         >>> sqrt(Dense(torch.tensor([[5.0, 4.0], [4.0, 5.0]]))).matrix()
         tensor([[2., 1.],
                 [1., 2.]])
@@ -247,8 +93,6 @@ def sqrt(A: LinearOperator) -> LinearOperator:
     return power(A, 0.5)
 
 
-# -------------------------------------------------------------------------------------------- logarithm, resolvent, any phi
-@singledispatch
 def log(A: LinearOperator) -> LinearOperator:
     """log(A), the real logarithm whose eigenvalues have |Im| < pi.
 
@@ -259,11 +103,12 @@ def log(A: LinearOperator) -> LinearOperator:
         An operator of the structure of A where it has a closed form, else Dense.
 
     Raises:
-        NotInvertible: A is not square.
-        DomainError: A has an eigenvalue in (-inf, 0]; the message names it.
+        NotSquare: A is not square.
+        DomainError: A is not finite, or has an eigenvalue in (-inf, 0]; the message names it.
 
     Example:
         >>> import torch
+        >>> from induced.operators import Dense
         >>> log(Dense(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))).matrix()
         tensor([[0., 2.],
                 [0., 0.]])
@@ -271,16 +116,11 @@ def log(A: LinearOperator) -> LinearOperator:
     Law:
         `exp(log(A)) == A`. Not `log(exp(A)) == A`, unless |Im lambda| < pi (laws/test_functions.py)
     """
-    _square(A, "the logarithm")
-
-    def of_scalars(c: Tensor) -> Tensor:
-        _require(c > 0, c, "the logarithm is not real, or has no value, at")
-        return torch.log(c)
-
-    return _evaluate(A, _Phi(of_scalars, lambda M, eps: matrices.of_matrix(M, partial(matrices.log, eps=eps)), cut=True))
+    checked(A, "the logarithm", square=True)
+    image: LinearOperator = A._phi(logarithm())
+    return image
 
 
-@singledispatch
 def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     """(s I - A)^-1 for a real s that is no eigenvalue of A.
 
@@ -289,22 +129,17 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
         s: a real number, or a tensor, through which gradients flow.
 
     Raises:
-        NotInvertible: A is not square.
+        NotSquare: A is not square. DomainError: A is not finite.
         SingularOperator: s is an eigenvalue of A at its precision.
 
     Law:
         `resolvent(A, s) - resolvent(A, t) == (t - s) * resolvent(A, s) @ resolvent(A, t)` (laws/test_functions.py)
     """
-    _square(A, "the resolvent")
-    return inverse(s * identity(A.shape[0], _like(A)) - A)
+    checked(A, "the resolvent", square=True)
+    like = A.reference()
+    return inverse(-A + s * identity(A.shape[0], like))
 
 
-@resolvent.register
-def _(A: Diagonal, s: Scalar) -> LinearOperator:
-    return inverse(Diagonal(per_sample(s) - A.d))
-
-
-@singledispatch
 def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperator:
     """phi(A) for an analytic function phi that takes conjugate values at conjugate points.
 
@@ -316,25 +151,19 @@ def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperat
         An operator of the structure of A where it has a closed form, else Dense.
 
     Raises:
-        NotInvertible: A is not square.
-        DomainError: phi(A) is not real, phi has a pole or a cut at an eigenvalue, or is not analytic on a disc round nearly equal
-            ones; the message names an eigenvalue.
+        NotSquare: A is not square.
+        DomainError: A is not finite; phi(A) is not real, phi has a pole or a cut at an eigenvalue, or is not analytic on a disc
+            round nearly equal ones; the message names an eigenvalue.
 
     Example:
         >>> import torch
+        >>> from induced.operators import Diagonal
         >>> function(Diagonal(torch.tensor([0.0, 1.0])), lambda z: 1 / (2 - z)).d
         tensor([0.5000, 1.0000])
 
     Law:
         `function(A, phi) @ A == A @ function(A, phi)`, `function(A, torch.exp) == exp(A)` (laws/test_functions.py)
     """
-    _square(A, "a function")
-
-    def of_scalars(c: Tensor) -> Tensor:
-        image = torch.as_tensor(phi(c.to(torch.complex128))).to(torch.complex128).expand(c.shape)
-        if eager(c):
-            seen = image.detach().cpu().numpy()
-            matrices.require_real(c.detach().cpu().numpy(), seen, seen)
-        return image.real
-
-    return _evaluate(A, _Phi(of_scalars, lambda M, _: matrices.of_matrix(M, lambda X, _: matrices.analytic(X, phi), unit=1.0)))
+    checked(A, "a function", square=True)
+    image: LinearOperator = A._phi(analytic_function(phi))
+    return image

@@ -1,371 +1,201 @@
-"""Numbers that belong to an operator: rank, norms, condition, trace and determinant.
+"""Numbers that belong to an operator: singular values, rank, norms, condition, trace, determinant and eigenvalues.
 
-| function | Dense | Diagonal | U V^T | c I + U V^T | Product | others that know |
-|---|---|---|---|---|---|---|
-| rank, norm, cond | SVD | O(n) | O(n r^2) | O(n r^2) | SVD | a A, A^T, A^-1 |
-| trace | sum | sum | sum of U * V | n c + sum of U * V | sum of A * B^T | a A, A^T, A + B |
-| det, slogdet | LU | product | 0 | c^(n - r) det(c I_r + V^T U) | product | a A, A^T, A^-1 |
-
-Every function falls back to the matrix and takes a batch of operators, but for `rank`. The numbers have gradients; those made of
-singular values of U V^T and c I + U V^T have a first derivative only. Subspaces and solutions: `induced.operators.solutions`.
+All but `rank` take a batch of operators, and have gradients. Those made of singular values of c I + U V^T and U V^T have a first
+derivative only: a second one raises.
 """
 
-from functools import singledispatch
-from typing import Literal, NamedTuple, final
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from induced._validate import eager
 from induced.errors import DomainError
-from induced.operators.base import Adjoint, LinearOperator, Product, Scaled, Sum
-from induced.operators.blocks import block, cutoff, followed, low_rank_cutoff, thin
-from induced.operators.dense import Diagonal, per_matrix
-from induced.operators.linalg import Inverse, _square, _unbatched
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
-
-__all__ = [
-    "Norm",
-    "SignLogDet",
-    "SingularValues",
-    "cond",
-    "det",
-    "norm",
-    "rank",
-    "singular_values",
-    "slogdet",
-    "trace",
-]
+from induced.operators.base import LinearOperator
+from induced.operators.checked import checked
+from induced.operators.krylov import spectral_norm, truncated_eigenvalues
+from induced.operators.linalg import absolute, count
+from induced.operators.reduction import SignLogDet, SingularValues
+from induced.operators.rules import TooLarge
 
 Norm = Literal["spectral", "frobenius", "nuclear"]
 
 
-@final
-class SignLogDet(NamedTuple):
-    """det A = sign * exp(logabs); sign is 0 and logabs -inf where A is singular."""
-
-    sign: Tensor
-    logabs: Tensor
-
-
-# -------------------------------------------------------------------------------------------------------- singular values
-@final
-class SingularValues(NamedTuple):
-    """All min(m, n) singular values: `values` (*batch, k) in no order, then `repeated` (*batch,) another `times` over."""
-
-    values: Tensor
-    repeated: Tensor
-    times: int
-
-
-@singledispatch
 def singular_values(A: LinearOperator) -> SingularValues:
     """The singular values of A without its vectors; repeated ones are counted, not listed.
 
+    Raises:
+        DomainError: A is not finite. ShapeError: A has no closed form and is too large to form.
+
     Law:
-        `sum of squares == (A.matrix() ** 2).sum()` (laws/test_invariants.py)
+        `(times * values**2).sum() == (A.matrix() ** 2).sum()` (laws/test_invariants.py)
     """
-    s = torch.linalg.svdvals(A.matrix())
-    return SingularValues(s, s.new_zeros(s.shape[:-1]), 0)
+    checked(A, "the singular values")
+    values, times, zero = A._reduction().singular_values()
+    like = A.reference()
+    return SingularValues(values if like is None else values.to(like.dtype), times, zero)
 
 
-@singular_values.register
-def _(A: Diagonal) -> SingularValues:
-    return SingularValues(A.d.abs(), A.d.new_zeros(A.batch), 0)
-
-
-@singular_values.register
-def _(A: LowRank) -> SingularValues:
-    with torch.no_grad():
-        U, s, V = thin(A.U, A.V)
-    values = followed(A, U, s, V)
-    return SingularValues(values, values.new_zeros(values.shape[:-1]), min(A.shape) - values.shape[-1])
-
-
-@singular_values.register
-def _(A: ScaledIdentityPlusLowRank) -> SingularValues:
-    if 2 * A.U.shape[-1] >= A.shape[0]:
-        return singular_values.dispatch(LinearOperator)(A)
-    with torch.no_grad():
-        Y, T, K = block(*A.parts())
-        P, s, Rh = torch.linalg.svd(K)
-        Q = Y @ T
-    values = followed(A, Q @ P, s, Q @ Rh.mT)
-    return SingularValues(values, A.c.abs().expand(A.batch), A.shape[0] - values.shape[-1])
-
-
-@singular_values.register
-def _(A: Scaled) -> SingularValues:
-    values, repeated, times = singular_values(A.operator)
-    a = torch.as_tensor(A.a, dtype=values.dtype, device=values.device).abs()
-    return SingularValues(a.unsqueeze(-1) * values, a * repeated, times)
-
-
-@singular_values.register
-def _(A: Adjoint) -> SingularValues:
-    return singular_values(A.operator)
-
-
-@singular_values.register
-def _(A: Inverse) -> SingularValues:
-    values, repeated, times = singular_values(A.operator)
-    return SingularValues(1.0 / values, 1.0 / repeated if times else repeated, times)
-
-
-def _distinct(s: SingularValues) -> Tensor:
-    """Each singular value once, of shape (*batch, k)."""
-    return torch.cat([s.values, s.repeated.unsqueeze(-1)], -1) if s.times else s.values
-
-
-@singledispatch
 def rank(A: LinearOperator, rtol: float | None = None) -> int:
-    """The number of singular values above rtol * ||A||, rtol = eps * max(m, n) by default.
+    """The number of singular values above rtol * ||A||; by default of those that rounding can tell from zero, as in `pinv`.
 
     Raises:
-        ShapeError: A is a batch of operators.
+        ShapeError: A is a batch of operators. DomainError: A is not finite.
 
     Law:
-        `rank(A) == kernel(A.H).shape[0] - kernel(A.H).shape[1]` (laws/test_invariants.py)
+        `rank(A) + kernel(A).shape[1] == n` (laws/test_invariants.py)
 
     Example:
         >>> from induced.operators import Dense
         >>> rank(Dense(torch.tensor([[1.0, 2.0], [2.0, 4.0]])))
         1
     """
-    _unbatched(A, "the rank")
-    s = singular_values(A)
-    values = _distinct(s)
-    above = values > (low_rank_cutoff(A, values, rtol) if isinstance(A, LowRank) else cutoff(values, A.shape, rtol))
-    return int(above.sum()) + (int(above[-1]) * (s.times - 1) if s.times else 0)
+    checked(A, "the rank", single=True)
+    values, times, zero = A._reduction().singular_values()
+    given = absolute(A, rtol)
+    return int((times * (values > (zero if given is None else given))).sum())
 
 
-@singledispatch
 def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
     """A norm of the singular values: their largest ("spectral"), root of the sum of squares ("frobenius"), or sum ("nuclear").
 
     Returns:
-        The norm, (*batch,), with a finite gradient, one of several where the norm has a kink.
+        The norm, (*batch,), with a finite gradient, one of several where the norm has a kink. The spectral norm of an operator
+        without a closed form that is too large to form comes from its products.
 
     Raises:
-        DomainError: another kind of norm.
+        DomainError: another kind of norm, or A is not finite.
 
     Law:
         `norm(A, kind) == torch.linalg.matrix_norm(A.matrix(), kind)` (laws/test_invariants.py)
 
     Example:
+        >>> from induced.operators import Diagonal
         >>> norm(Diagonal(torch.tensor([3.0, -4.0]))), norm(Diagonal(torch.tensor([3.0, -4.0])), "frobenius")
         (tensor(4.), tensor(5.))
     """
     if kind not in ("spectral", "frobenius", "nuclear"):
         raise DomainError(f"a norm is 'spectral', 'frobenius' or 'nuclear', got {kind!r}")
-    if kind == "frobenius" and singular_values.dispatch(type(A)) is singular_values.dispatch(LinearOperator):
-        size: Tensor = torch.linalg.matrix_norm(A.matrix())
-        return size
-    s = singular_values(A)
-    if kind == "spectral":
-        return _distinct(s).amax(-1) if _distinct(s).shape[-1] else s.values.sum(-1)
+    checked(A, "a norm")
+    try:
+        reduction = A._reduction()
+    except TooLarge:
+        if kind != "spectral":
+            raise
+        return spectral_norm(A)
+    if kind == "frobenius":
+        return _finite(reduction.frobenius(), "the Frobenius norm", "")
+    values, times, _ = reduction.singular_values()
     if kind == "nuclear":
-        return s.values.sum(-1) + s.times * s.repeated
-    total: Tensor = torch.linalg.vector_norm(torch.cat([s.values, s.times**0.5 * s.repeated.unsqueeze(-1)], -1), dim=-1)
-    return total
+        size = (times * values).sum(-1)
+    else:
+        size = values.amax(-1) if values.shape[-1] else values.sum(-1)
+    like = A.reference()
+    return _finite(size if like is None else size.to(like.dtype), f"the {kind} norm", "")
 
 
-@singledispatch
 def cond(A: LinearOperator) -> Tensor:
     """The condition ||A|| ||A+|| over all min(m, n) singular values: the largest by the smallest, inf where that is 0.
 
     Returns:
         The condition, (*batch,); 0 for an operator of shape (m, 0) or (0, n).
 
+    Raises:
+        DomainError: A is not finite.
+
     Law:
         `cond(A) == norm(A) * norm(inverse(A))` (laws/test_invariants.py)
     """
-    s = _distinct(singular_values(A))
-    if not s.shape[-1]:
-        return s.sum(-1)
-    largest, smallest = s.amax(-1), s.amin(-1)
-    return torch.where(largest > 0, largest / smallest, torch.inf)
+    checked(A, "the condition")
+    values, times, _ = A._reduction().singular_values()
+    like = A.reference()
+    if not values.shape[-1]:
+        return values.sum(-1)
+    largest = values.amax(-1)
+    smallest = torch.where(times > 0, values, largest.unsqueeze(-1)).amin(-1)
+    ratio = torch.where(largest > 0, largest / smallest, torch.inf)
+    return ratio if like is None else ratio.to(like.dtype)
 
 
-# ------------------------------------------------------------------------------------------------------ trace, determinant
-@singledispatch
 def trace(A: LinearOperator) -> Tensor:
     """The sum of the diagonal, and of the eigenvalues, (*batch,).
 
     Raises:
-        NotInvertible: A is not square.
+        NotSquare: A is not square. DomainError: A is not finite.
 
     Law:
         `trace(A @ B) == trace(B @ A)` (laws/test_invariants.py)
     """
-    _square(A, "the trace")
-    return A.matrix().diagonal(dim1=-2, dim2=-1).sum(-1)
+    checked(A, "the trace", square=True)
+    return _finite(A._trace(), "the trace", "")
 
 
-@trace.register
-def _(A: Diagonal) -> Tensor:
-    return A.d.sum(-1)
-
-
-@trace.register
-def _(A: LowRank) -> Tensor:
-    _square(A, "the trace")
-    return (A.U * A.V).sum((-2, -1))
-
-
-@trace.register
-def _(A: ScaledIdentityPlusLowRank) -> Tensor:
-    return A.shape[0] * A.c + (A.U * A.V).sum((-2, -1))
-
-
-@trace.register
-def _(A: Sum) -> Tensor:
-    return trace(A.left) + trace(A.right)
-
-
-@trace.register
-def _(A: Product) -> Tensor:
-    _square(A, "the trace")
-    return (A.left.matrix() * A.right.matrix().mT).sum((-2, -1))
-
-
-@trace.register
-def _(A: Scaled) -> Tensor:
-    return A.a * trace(A.operator)
-
-
-@trace.register
-def _(A: Adjoint) -> Tensor:
-    return trace(A.operator)
-
-
-@trace.register
-def _(A: Inverse) -> Tensor:
-    return trace(A.factorised())
-
-
-@singledispatch
 def det(A: LinearOperator) -> Tensor:
-    """The determinant, (*batch,); `slogdet` where it would overflow.
+    """The determinant, (*batch,).
 
     Raises:
-        NotInvertible: A is not square; between two spaces only |det| of a square A has a meaning.
+        NotSquare: A is not square; between two spaces only |det| of a square A has a meaning.
+        DomainError: A is not finite, or the determinant overflows: `slogdet` has its logarithm.
 
     Law:
         `det(A @ B) == det(A) * det(B)` (laws/test_invariants.py)
     """
-    _square(A, "the determinant")
-    value: Tensor = torch.linalg.det(A.matrix())
-    return value
+    checked(A, "the determinant", square=True)
+    return _finite(A._det(), "the determinant", "; slogdet has its logarithm")
 
 
-@singledispatch
 def slogdet(A: LinearOperator) -> SignLogDet:
     """The sign and the logarithm of the absolute value of the determinant, (*batch,) each.
 
     Raises:
-        NotInvertible: A is not square.
+        NotSquare: A is not square. DomainError: A is not finite.
 
     Law:
         `slogdet(A).sign * slogdet(A).logabs.exp() == det(A)`, `slogdet(exp(A)).logabs == trace(A)` (laws/test_invariants.py)
     """
-    _square(A, "the determinant")
-    return SignLogDet(*torch.linalg.slogdet(A.matrix()))
+    checked(A, "the determinant", square=True)
+    return SignLogDet(*A._slogdet())
 
 
-@det.register
-def _(A: Diagonal) -> Tensor:
-    return A.d.prod(-1)
+def eigenvalues(A: LinearOperator, k: int | None = None) -> Tensor:
+    """All n eigenvalues with their multiplicities, or the k of largest modulus; O(n r^2) for c I + U V^T and U V^T.
+
+    Arguments:
+        A: a square operator, or a batch of them.
+        k: how many. An operator without a closed form that is too large to form gives them by its products, without gradients.
+
+    Returns:
+        A complex tensor (*batch, n): descending in modulus, then in real part, then in imaginary part (a pair is
+        exactly of one modulus, others up to rounding). Gradients exist where the eigenvalues are distinct.
+
+    Raises:
+        NotSquare: A is not square. DomainError: A is not finite. ShapeError: k lies outside 0..n, or A is too large.
+
+    Example:
+        >>> from induced.operators import Diagonal
+        >>> eigenvalues(Diagonal(torch.tensor([1.0, -2.0])))
+        tensor([-2.+0.j,  1.+0.j])
+
+    Law:
+        `eigenvalues(A).sum() == trace(A)`, those of A^k are their k-th powers (laws/test_spectral.py)
+    """
+    checked(A, "the spectrum", square=True)
+    most = count(k, A.shape[0], "the number of eigenvalues")
+    try:
+        w = A._eigenvalues()
+    except TooLarge:
+        if k is None:
+            raise
+        return truncated_eigenvalues(A, most)[0]
+    order = torch.arange(w.shape[-1], device=w.device).expand(w.shape)
+    for part in (torch.imag, torch.real, torch.abs):  # stable sorts: the last one decides first
+        keys = part(w.detach()).gather(-1, order)
+        order = order.gather(-1, keys.sort(dim=-1, descending=True, stable=True).indices)
+    return w.gather(-1, order)[..., :most]
 
 
-@slogdet.register
-def _(A: Diagonal) -> SignLogDet:
-    return SignLogDet(A.d.sign().prod(-1), A.d.abs().log().sum(-1))
-
-
-@det.register
-def _(A: LowRank) -> Tensor:
-    _square(A, "the determinant")
-    return 0 * trace(A) if A.U.shape[-1] < A.shape[0] else det.dispatch(LinearOperator)(A)
-
-
-@slogdet.register
-def _(A: LowRank) -> SignLogDet:
-    _square(A, "the determinant")
-    if A.U.shape[-1] >= A.shape[0]:
-        return slogdet.dispatch(LinearOperator)(A)
-    zero = 0 * trace(A)
-    return SignLogDet(zero, zero - torch.inf)
-
-
-def _capacitance(A: ScaledIdentityPlusLowRank) -> tuple[Tensor, Tensor]:
-    """c and c I_r + V^T U, in float64: det(c I + U V^T) = c^(n - r) det(c I_r + V^T U)."""
-    c, U, V = A.c.double(), A.U.double(), A.V.double()
-    return c, per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U
-
-
-@det.register
-def _(A: ScaledIdentityPlusLowRank) -> Tensor:
-    others = A.shape[0] - A.U.shape[-1]
-    if others <= 0:
-        return det.dispatch(LinearOperator)(A)
-    c, small = _capacitance(A)
-    value: Tensor = (c**others * torch.linalg.det(small)).to(A.U.dtype)
+def _finite(value: Tensor, what: str, advice: str) -> Tensor:
+    """Raise where a number of finite entries is none."""
+    if eager(value) and not bool(value.isfinite().all()):
+        raise DomainError(f"{what} overflows {value.dtype}{advice}")
     return value
-
-
-@slogdet.register
-def _(A: ScaledIdentityPlusLowRank) -> SignLogDet:
-    others = A.shape[0] - A.U.shape[-1]
-    if others <= 0:
-        return slogdet.dispatch(LinearOperator)(A)
-    c, small = _capacitance(A)
-    sign, logabs = torch.linalg.slogdet(small)
-    return SignLogDet((c.sign() ** others * sign).to(A.U.dtype), (others * c.abs().log() + logabs).to(A.U.dtype))
-
-
-@det.register
-def _(A: Product) -> Tensor:
-    _square(A, "the determinant")
-    return det(A.left) * det(A.right) if A.left.shape == A.right.shape else det.dispatch(LinearOperator)(A)
-
-
-@slogdet.register
-def _(A: Product) -> SignLogDet:
-    _square(A, "the determinant")
-    if A.left.shape != A.right.shape:
-        return slogdet.dispatch(LinearOperator)(A)
-    (s, x), (t, y) = slogdet(A.left), slogdet(A.right)
-    return SignLogDet(s * t, x + y)
-
-
-@det.register
-def _(A: Scaled) -> Tensor:
-    return A.a ** A.shape[0] * det(A.operator)
-
-
-@slogdet.register
-def _(A: Scaled) -> SignLogDet:
-    sign, logabs = slogdet(A.operator)
-    a = torch.as_tensor(A.a, dtype=logabs.dtype, device=logabs.device)
-    return SignLogDet(a.sign() ** A.shape[0] * sign, A.shape[0] * a.abs().log() + logabs)
-
-
-@det.register
-def _(A: Adjoint) -> Tensor:
-    return det(A.operator)
-
-
-@slogdet.register
-def _(A: Adjoint) -> SignLogDet:
-    return slogdet(A.operator)
-
-
-@det.register
-def _(A: Inverse) -> Tensor:
-    return 1.0 / det(A.operator)
-
-
-@slogdet.register
-def _(A: Inverse) -> SignLogDet:
-    sign, logabs = slogdet(A.operator)
-    return SignLogDet(sign, -logabs)

@@ -1,13 +1,7 @@
-"""Singular values, pseudoinverse and inverse of operators; closed forms where they beat dense algebra.
+"""Singular value decomposition, pseudoinverse, inverse, polar factors and solutions of operators; kernel and image.
 
-| function | Dense | Diagonal | U V^T | c I + U V^T |
-|---|---|---|---|---|
-| svd | LAPACK | sort | r x r | 2r x 2r; all n vectors at O(n^2 r) |
-| pinv | SVD | entrywise | from the svd | K on span[U V]: O(n r^2) |
-| inverse | LU | entrywise | none | r x r where that is well off, else K |
-
-Every function falls back to `matrix()` for an operator without a row here. Linear algebra runs in at least float32, that of the
-r x r and 2r x 2r matrices in float64. What `+` and `@` of two operators return (c I is `identity(n) * c`):
+Each is written once, on reductions (`induced.operators.reduction`), or in the class of an operator that knows a better form. What
+`+` and `@` of two operators return (c I is `identity(n) * c`):
 
 | + | Dense | Diagonal | U V^T | c I | c I + U V^T | other |
 |---|---|---|---|---|---|---|
@@ -30,283 +24,255 @@ A batch of operators without a closed form of its own gives a Sum or a Product. 
 recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
-from collections.abc import Callable
-from functools import partial, singledispatch
+import operator
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from induced._validate import eager
-from induced.errors import NotInvertible, ShapeError, SingularOperator
-from induced.operators.base import Adjoint, LinearOperator, Resolved, Scalar
-from induced.operators.blocks import (
-    block,
-    complement,
-    cutoff,
-    fixed,
-    followed,
-    low_rank_cutoff,
-    reciprocal,
-    thin,
-    tracked,
-    watched,
-)
-from induced.operators.dense import Dense, Diagonal, per_matrix
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
-
-__all__ = ["Inverse", "SVDFactors", "complement", "cutoff", "inverse", "pinv", "reciprocal", "svd"]
+from induced._validate import eager, require_like, require_shape
+from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
+from induced.operators.base import Dense, LinearOperator, Scalar
+from induced.operators.blocks import BlockDiagonal, DirectSum
+from induced.operators.checked import checked
+from induced.operators.krylov import iterative_solve, truncated_svd
+from induced.operators.matrices import Phi
+from induced.operators.orthogonal import off
+from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
+from induced.operators.rules import TooLarge
 
 
 @final
-class SVDFactors(NamedTuple):
-    """A = U diag(values) V^T with U (m, k), values (k,) descending, V (n, k)."""
+class Polar(NamedTuple):
+    """A = Q P: Q a partial isometry of the shape of A, P = (A^T A)^(1/2)."""
 
-    U: Tensor
-    values: Tensor
-    V: Tensor
-
-
-def _square(A: LinearOperator, what: str) -> None:
-    if A.shape[0] != A.shape[1]:
-        raise NotInvertible(f"{what} needs a square operator, got shape {A.shape}: {A}")
+    Q: LinearOperator
+    P: LinearOperator
 
 
-def _unbatched(A: LinearOperator, what: str) -> None:
-    if A.batch:
-        raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
+def absolute(A: LinearOperator, rtol: float | None) -> Tensor | None:
+    """rtol * ||A||, (*batch,); None for the default, what rounding leaves of a zero."""
+    if rtol is None:
+        return None
+    if not 0 <= rtol < float("inf"):
+        raise DomainError(f"a cut-off relative to ||A|| is a finite number rtol >= 0, got {rtol}")
+    values = A._reduction().singular_values().values.detach()
+    return rtol * (values.amax(-1) if values.shape[-1] else values.sum(-1))
 
 
-def _rank(A: LinearOperator, rank: int | None) -> int:
-    full = min(A.shape)
-    if rank is not None and not 0 <= rank <= full:
-        raise ShapeError(f"rank must lie in 0..{full} for an operator of shape {A.shape}, got {rank}")
-    return full if rank is None else rank
+def count(k: int | None, most: int, what: str) -> int:
+    """k as an int in 0..most, which it is by default.
+
+    Raises:
+        ShapeError: k is no integer, or out of range.
+    """
+    if k is None:
+        return most
+    try:
+        k = operator.index(k)
+    except TypeError as error:
+        raise ShapeError(f"{what} is an integer in 0..{most}, got {k!r}") from error
+    if not 0 <= k <= most:
+        raise ShapeError(f"{what} lies in 0..{most}, got {k}")
+    return k
 
 
 # ------------------------------------------------------------------------------------------------------------------ svd
-@singledispatch
 def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     """The `rank` largest singular triplets of A, or all min(m, n) of them; `(U, values, V)` with A = U diag(values) V^T.
 
     Gradients through the values are finite always. Those through the vectors exist where the values are distinct and not zero;
-    elsewhere the backward pass raises. The values of c I + U V^T and U V^T have a first derivative only.
+    elsewhere the backward pass raises. Those of c I + U V^T and U V^T are first derivatives only: a second one raises. An
+    operator without a closed form that is too large to form (4096^2 entries) is decomposed by its products, if `rank` is given.
 
     Raises:
-        ShapeError: `rank` lies outside 0..min(m, n), or A is a batch of operators.
-        DomainError: in the backward pass, a derivative of singular vectors of a repeated value, or of dependent columns.
+        ShapeError: `rank` lies outside 0..min(m, n), A is a batch of operators, or it is too large.
+        DomainError: A is not finite; or in the backward pass, a derivative of singular vectors of a repeated value.
 
     Law:
         `A(V[:, i]) == values[i] * U[:, i]`, U and V orthonormal (Prop 2.9; laws/test_operators.py)
     """
-    _unbatched(A, "svd")
-    k = _rank(A, rank)
-    U, s, Vh = torch.linalg.svd(watched(A.matrix()), full_matrices=False)
-    return SVDFactors(U[:, :k], s[:k], Vh[:k].mT)
-
-
-@svd.register
-def _(A: Diagonal, rank: int | None = None) -> SVDFactors:
-    _unbatched(A, "svd")
-    k = _rank(A, rank)
-    order = A.d.abs().argsort(descending=True, stable=True)[:k]
-    V = torch.zeros(A.shape[0], k, dtype=A.d.dtype, device=A.d.device)
-    V[order, torch.arange(k, device=A.d.device)] = 1.0
-    return SVDFactors(V * torch.where(A.d[order] < 0, -1.0, 1.0).to(V), A.d[order].abs(), V)
-
-
-@svd.register
-def _(A: LowRank, rank: int | None = None) -> SVDFactors:
-    _unbatched(A, "svd")
-    k = _rank(A, rank)
-    P, s, Q = (factor.to(A.U.dtype) for factor in thin(watched(A.U), watched(A.V)))
-    more = max(k - len(s), 0)
-    U, V = torch.cat([P, fixed(P, more)], -1)[:, :k], torch.cat([Q, fixed(Q, more)], -1)[:, :k]
-    return SVDFactors(U, followed(A, U, torch.cat([s, s.new_zeros(more)])[:k], V), V)
-
-
-@svd.register
-def _(A: ScaledIdentityPlusLowRank, rank: int | None = None) -> SVDFactors:
-    _unbatched(A, "svd")
-    k, n = _rank(A, rank), A.shape[0]
-    if 2 * A.U.shape[-1] >= n:
-        return svd.dispatch(LinearOperator)(A, rank)
-    Y, T, K = block(*map(watched, A.parts()))
-    P, s, Rh = torch.linalg.svd(K)
-    c = A.c.double().abs()
-    above = int((s >= c).sum())
-    first = min(above, k)
-    others = min(n - len(s), k - first)  # |c|, with left vectors sign(c) q for q in the complement of Q
-    last = slice(above, above + k - first - others)
-    values = torch.cat([s[:first], c.expand(others), s[last]]).to(A.U.dtype)
-    Q = (Y @ T).to(A.U.dtype)
-    U, V = (Q @ torch.cat([X[:, :first], X[:, last]], -1).to(Q) for X in (P, Rh.mT))
-    rest = fixed(Q, others)
-    sign = torch.where(A.c < 0, -1.0, 1.0).to(rest)
-    U = torch.cat([U[:, :first], sign * rest, U[:, first:]], -1)
-    V = torch.cat([V[:, :first], rest, V[:, first:]], -1)
-    return SVDFactors(U, followed(A, U, values, V), V)
+    checked(A, "the svd", single=True)
+    k = count(rank, min(A.shape), f"the rank of an svd of an operator of shape {A.shape}")
+    try:
+        return SVDFactors(*A._svd(k))
+    except TooLarge:
+        if rank is None:
+            raise
+        return truncated_svd(A, k)[0]
 
 
 # ------------------------------------------------------------------------------------------------- inverse, pseudoinverse
-@singledispatch
 def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
-    """The Moore-Penrose inverse A+; singular values up to rtol * ||A|| count as zero (rtol = eps * max(m, n) by default).
+    """The Moore-Penrose inverse A+.
 
-    Of U V^T, by default, those up to eps * max(m, n) * sum_k |u_k| |v_k| do too: the noise of columns that cancel.
     Gradients are finite at repeated singular values and at rank-deficient A; there they are those at fixed rank, for A+ is not
     continuous where the rank changes.
+
+    Arguments:
+        A: an operator, or a batch of them.
+        rtol: singular values up to rtol * ||A|| count as zero; by default those that rounding cannot tell from zero: eps times
+            the size of the block that was factored times the norm of what was mixed to form it (docs/theory/numerical_honesty.md).
+
+    Raises:
+        DomainError: A is not finite, or rtol is no finite number >= 0.
 
     Law:
         the four Penrose equations (Lemma 4.1; laws/test_operators.py)
     """
-    # torch's own pseudoinverse has a closed derivative, also at repeated singular values
-    M = A.matrix()
-    return Dense(torch.linalg.pinv(M, rtol=torch.finfo(M.dtype).eps * max(A.shape) if rtol is None else rtol))
+    checked(A, "the pseudoinverse")
+    inverse: LinearOperator = A._pinv(absolute(A, rtol))
+    return inverse
 
 
-@pinv.register
-def _(A: Diagonal, rtol: float | None = None) -> LinearOperator:
-    return Diagonal(reciprocal(A.d, cutoff(A.d.abs(), A.shape, rtol)))
-
-
-@pinv.register
-def _(A: LowRank, rtol: float | None = None) -> LinearOperator:
-    differentiated = tracked(A.U, A.V)
-    U, s, V = thin(*(W.detach() if differentiated else W for W in (A.U, A.V)))
-    threshold = low_rank_cutoff(A, s.to(A.U.dtype), rtol)
-    if not differentiated:
-        return LowRank((V * reciprocal(s, threshold).unsqueeze(-2)).to(A.V), U.to(A.U))
-    if s.shape[-1] < A.U.shape[-1] or not bool((s > threshold).all()):
-        return pinv.dispatch(LinearOperator)(A, rtol)
-    return LowRank(_dual(A.V.double()).to(A.V), _dual(A.U.double()).to(A.U))
-
-
-def _dual(U: Tensor) -> Tensor:
-    """U (U^T U)^-1 for independent columns, smooth in U; the fixed R of a QR conditions U^T U."""
-    R = torch.linalg.qr(U.detach())[1]
-    X = torch.linalg.solve_triangular(R, U, upper=True, left=False)
-    dual: Tensor = torch.linalg.solve_triangular(R.mT, torch.linalg.solve(X.mT @ X, X, left=False), upper=False, left=False)
-    return dual
-
-
-@pinv.register
-def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> LinearOperator:
-    if 2 * A.U.shape[-1] >= A.shape[0]:
-        return pinv.dispatch(LinearOperator)(A, rtol)
-    rtol = torch.finfo(A.U.dtype).eps * A.shape[0] if rtol is None else rtol
-    woodbury, bound = _woodbury(A)
-    if eager(A.U) and float(bound) <= _WELL and float(bound) * rtol < 1:
-        return woodbury
-    differentiated = tracked(*A.parts())
-    Y, T, K = block(*(part.detach() if differentiated else part for part in A.parts()))
-    P, s, Rh = torch.linalg.svd(K)
-    c = A.c.double()
-    threshold = rtol * torch.maximum(s.amax(-1), c.abs()) if s.shape[-1] else rtol * c.abs()
-    if differentiated:
-        kept = bool((s > threshold.unsqueeze(-1)).all()) and bool((c.abs() > threshold).all())
-        return woodbury if kept else pinv.dispatch(LinearOperator)(A, rtol)
-    return _on_block(A, reciprocal(c, threshold), Y, T, (Rh.mT * reciprocal(s, threshold.unsqueeze(-1)).unsqueeze(-2)) @ P.mT)
-
-
-@singledispatch
 def inverse(A: LinearOperator) -> LinearOperator:
     """A^-1, with finite gradients, also at repeated singular values.
 
     Raises:
-        NotInvertible: A is not square.
-        SingularOperator: the condition of A exceeds 1 / (n eps), so that no digit of the inverse could be trusted; `pinv` is the
-            inverse on the range.
+        NotSquare: A is not square. DomainError: A is not finite.
+        SingularOperator: a singular value is no larger than rounding leaves of a zero, or the condition of a dense A exceeds
+            1 / (n eps): no digit of the inverse could be trusted; `pinv` is the inverse on the image.
     """
-    _square(A, "the inverse")
-    M = A.matrix()
-    result, info = torch.linalg.inv_ex(M)
-    if M.numel():
-        _require_condition((torch.linalg.matrix_norm(M, 1) * torch.linalg.matrix_norm(result, 1)).max(), info.max(), A)
-    return Dense(result)
+    checked(A, "the inverse", square=True)
+    found: LinearOperator = A._inverse()
+    return found
 
 
-@inverse.register
-def _(A: Diagonal) -> LinearOperator:
-    if A.d.numel():
-        _require_condition((A.d.abs().amax(-1) / A.d.abs().amin(-1)).max(), None, A)
-    return Diagonal(1.0 / A.d)
+def polar(A: LinearOperator) -> Polar:
+    """A = Q P with P = (A^T A)^(1/2), symmetric positive semidefinite, and Q a partial isometry with the kernel of A.
 
+    Q is orthogonal where A is invertible, and has orthonormal columns (rows) where A has full column (row) rank. Singular values
+    count as zero as in `pinv`.
 
-@inverse.register
-def _(A: LowRank) -> LinearOperator:
-    _square(A, "the inverse")
-    if A.U.shape[-1] < A.shape[0]:
-        raise SingularOperator(f"an operator of rank {A.U.shape[-1]} on {A.shape[0]} coordinates has no inverse; use pinv: {A}")
-    return inverse.dispatch(LinearOperator)(A)
+    Arguments:
+        A: an operator of any shape (m, n).
 
+    Returns:
+        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. These are
+        of first order, finite at repeated singular values too; where A is singular, that of Q is taken along operators of the
+        same rank.
 
-@inverse.register
-def _(A: ScaledIdentityPlusLowRank) -> LinearOperator:
-    if 2 * A.U.shape[-1] >= A.shape[0]:
-        return inverse.dispatch(LinearOperator)(A)
-    woodbury, bound = _woodbury(A)
-    differentiated = tracked(*A.parts())
-    if eager(A.U) and float(bound) <= _WELL:
-        return woodbury
-    Y, T, K = block(*(part.detach() if differentiated else part for part in A.parts()))
-    if eager(A.U):
-        c = A.c.detach().double().abs().unsqueeze(-1)
-        s = torch.linalg.svdvals(K.detach())
-        s = torch.cat([s, c.expand(*s.shape[:-1], 1)], -1)
-        _require_condition((s.amax(-1) / s.amin(-1)).max().to(A.U.dtype), None, A)
-    return woodbury if differentiated else _on_block(A, 1.0 / A.c.double(), Y, T, torch.linalg.inv(K))
+    Raises:
+        ShapeError: A is a batch of operators. DomainError: A is not finite.
 
+    Example:
+        >>> import torch
+        >>> Q, P = polar(Dense(torch.tensor([[0.0, -2.0], [3.0, 0.0]])))
+        >>> P.matrix()
+        tensor([[3., 0.],
+                [0., 2.]])
 
-_WELL = 100.0
-"""Largest bound of `_woodbury` up to which its factors are as good as those of K."""
-
-
-def _woodbury(A: ScaledIdentityPlusLowRank) -> tuple[LinearOperator, Tensor]:
-    """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
-
-    The bound also limits the condition of S, which can be far worse than that of A: K is more accurate there.
+    Law:
+        `Q @ P == A`, `P @ P == A.H @ A`, `Q.H @ Q @ P == P` (laws/test_spectral.py)
     """
-    c, U, V = A.c.double(), A.U.double(), A.V.double()
-    small = torch.linalg.inv_ex(per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U).inverse
-    X = A.U @ (-small / per_matrix(c)).to(A.U)
+    checked(A, "the polar decomposition", single=True)
+    return Polar(*A._polar())
+
+
+def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
+    """The z of least norm among those of least ||A z - b||: A^-1 b where A has an inverse, A+ b else.
+
+    Arguments:
+        A: an operator of shape (m, n).
+        b: right-hand sides (*batch, m).
+        rtol: singular values up to rtol * ||A|| count as zero; by default as in `pinv`.
+
+    Returns:
+        z of shape (*batch, n), with the gradients of `pinv`; without any, by products with A and A^T (LSMR), where A has no
+        closed form and is too large to form.
+
+    Raises:
+        ShapeError, DtypeError: b is not made for A. DomainError: A is not finite.
+
+    Law:
+        `solve(A, b) == pinv(A)(b)`, `A.H(A(solve(A, b)) - b) == 0` (laws/test_solutions.py)
+
+    Example:
+        >>> from induced.operators import Diagonal
+        >>> solve(Diagonal(torch.tensor([2.0, 0.0])), torch.tensor([4.0, 1.0]))
+        tensor([2., 0.])
+    """
+    checked(A, "a solution")
+    require_shape(b, A.shape[:1], "the right-hand side")
+    require_like(b, A.reference(), "the right-hand side")
+    try:
+        if rtol is None and A.shape[0] == A.shape[1] and eager(b):
+            try:
+                inverted = A._inverse()
+                if isinstance(A, Dense) and not A.batch:  # a solution by LU is more accurate than a product with the inverse
+                    rows: Tensor = torch.linalg.solve(A.A.mT, b.reshape(-1, A.shape[0]), left=False)
+                    return rows.reshape(b.shape)
+                return inverted(b)  # type: ignore[no-any-return]
+            except SingularOperator:
+                pass
+        return A._pinv(absolute(A, rtol))(b)  # type: ignore[no-any-return]
+    except TooLarge:
+        if rtol is not None:
+            raise
+        return iterative_solve(A, b)[0]
+
+
+# -------------------------------------------------------------------------------------------------------- kernel, image
+def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
+    """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it; it is held by what is smaller, it or the rest.
+
+    A basis is not unique and carries no gradient. Singular values count as zero as in `pinv`.
+
+    Raises:
+        ShapeError: A is a batch of operators. DomainError: A is not finite.
+
+    Law:
+        `A(kernel(A)(y)) == 0`, `kernel(A).shape[1] + rank(A) == n` (laws/test_solutions.py)
+
+    Example:
+        >>> from induced.operators import Diagonal
+        >>> kernel(Diagonal(torch.tensor([2.0, 0.0]))).matrix()
+        tensor([[0.],
+                [1.]])
+    """
+    checked(A, "the kernel", single=True)
     with torch.no_grad():
-        bound = _bound(A, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
-        # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
-        if eager(A.U) and _WELL < float(bound) <= _WELL * A.U.shape[-1] ** 2:
-            bound = _bound(A, X, _spectral)
-    return ScaledIdentityPlusLowRank((1.0 / c).to(A.c), X, A.V), bound
+        return _spanned(A._reduction().adjoint(), absolute(A, rtol), zeros=True)
 
 
-def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    u, v, x = (norm(t) for t in (A.U, A.V, X))
-    bound = (1 + u * v / A.c.abs()) * (1 + x * v * A.c.abs())
-    largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
-    return largest
+def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
+    """{A z}, as an operator from R^k with orthonormal columns that span it. Singular values count as zero as in `pinv`.
+
+    A basis is not unique and carries no gradient.
+
+    Raises:
+        ShapeError: A is a batch of operators. DomainError: A is not finite.
+
+    Law:
+        `Q @ Q.H @ A == A` for Q = image(A) (laws/test_solutions.py)
+    """
+    checked(A, "the image", single=True)
+    with torch.no_grad():
+        return _spanned(A._reduction(), absolute(A, rtol), zeros=False)
 
 
-def _spectral(U: Tensor) -> Tensor:
-    """The largest singular value of a tall matrix."""
-    largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
-    return largest
-
-
-def _on_block(A: ScaledIdentityPlusLowRank, c: Tensor, Y: Tensor, T: Tensor, K: Tensor) -> LinearOperator:
-    """Q K Q^T + c (I - Q Q^T) for Q = Y T, in the dtype of A."""
-    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
-    return ScaledIdentityPlusLowRank(c.to(A.c), (Y @ (T @ (K - per_matrix(c) * eye))).to(A.U), (Y @ T).to(A.U))
-
-
-def _require_condition(condition: Tensor, info: Tensor | None, A: LinearOperator) -> None:
-    condition = condition.detach()
-    if not eager(condition):
-        return
-    limit = 1.0 / (max(A.shape[0], 1) * torch.finfo(condition.dtype).eps)
-    if (info is not None and int(info) != 0) or not float(condition) <= limit:
-        raise SingularOperator(
-            f"the operator is singular at {condition.dtype}: its condition is {float(condition):.3g}, the limit {limit:.3g}; "
-            f"use pinv(rtol), or float64: {A}"
-        )
+def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, zeros: bool) -> LinearOperator:
+    """The span of the left singular vectors of the values that count as zero, or of the others."""
+    if isinstance(R, DirectSum):
+        basis: LinearOperator = BlockDiagonal(*(_spanned(part, zero, zeros=zeros) for part in R.parts))
+    else:
+        u, s, _ = R.W.factors(R.blocks)
+        kept = s > R.zero(s, zero)
+        if R.W.times is not None:
+            kept = kept | (R.W.times == 0).unsqueeze(-1)
+        chosen, others = (~kept, kept) if zeros else (kept, ~kept)
+        if R.W.times is not None:
+            chosen, others = (where & (R.W.times > 0).unsqueeze(-1) for where in (chosen, others))
+        # vectors that no triplet has: of a block with more rows than columns, or off the frame
+        rest = bool(R.number().abs() <= R.zero_of_c(zero)) == zeros if R.c is not None and R.repeated else zeros
+        incomplete = u.shape[-1] < u.shape[-2] or R.repeated > 0 or R.W.dim > R.Z.dim
+        where = others if rest and incomplete else chosen
+        j, i = where.nonzero(as_tuple=True)
+        y = u[j, :, i]
+        basis = off(R.W.columns(j, y).to(R.dtype)) if rest and incomplete else R.W.span(j, y)
+    if isinstance(basis, Dense):
+        basis = Dense(basis.A.to(R.dtype)) if isinstance(R, Reduction) else basis
+    return basis if R.left is None else R.left @ basis
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse
@@ -315,14 +281,14 @@ class Inverse(LinearOperator):
     """A^-1, factorised on first use and again whenever the tensors of A have changed; never stale.
 
     Raises:
-        NotInvertible: A is not square. SingularOperator, on use: A has no inverse at its precision.
+        NotSquare: A is not square. SingularOperator, on use: A has no inverse at its precision.
     """
 
     def __init__(self, operator: LinearOperator) -> None:
-        _square(operator, "the inverse")
+        if operator.shape[0] != operator.shape[1]:
+            raise NotSquare(f"the inverse needs a square operator, got shape {operator.shape}: {operator}")
         super().__init__(operator.shape)
         self.operator = operator
-        self._invert: Callable[[LinearOperator], LinearOperator] = Resolved(inverse, type(operator))
         self._seen: tuple[tuple[int, int], ...] | None = None
         self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
 
@@ -330,20 +296,24 @@ class Inverse(LinearOperator):
     def batch(self) -> torch.Size:
         return self.operator.batch
 
+    @property
+    def orthogonal(self) -> bool:
+        return self.operator.orthogonal
+
     def reference(self) -> Tensor | None:
         return self.operator.reference()
 
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""
         if torch.compiler.is_compiling():  # no version counters there, nor in inference mode
-            return self._invert(self.operator)
+            return inverse(self.operator)
         tensors = (*self.operator.parameters(), *self.operator.buffers())
         inferred = any(t.is_inference() for t in tensors)
         if inferred or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return self._invert(self.operator)
+            return inverse(self.operator)
         seen = tuple((id(t), t._version) for t in tensors)
         if self._seen != seen:
-            self._factors, self._seen = [self._invert(self.operator)], seen
+            self._factors, self._seen = [inverse(self.operator)], seen
         return self._factors[0]
 
     def __getstate__(self) -> dict[str, object]:
@@ -357,12 +327,39 @@ class Inverse(LinearOperator):
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return self.factorised().apply_adjoint(w)
 
-    def _adjoint(self) -> LinearOperator:
-        # torch.compile traces no dispatch on the type of a new operator
-        return Adjoint(self) if torch.compiler.is_compiling() else Inverse(self.operator.H)
-
     def matrix(self, limit: int = 4096) -> Tensor:
         return self.factorised().matrix(limit)
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        return self.factorised().reduced(same_frames)
+
+    def _pinv(self, zero: Tensor | None) -> LinearOperator:
+        return self.factorised()._pinv(zero)  # type: ignore[no-any-return]
+
+    def _inverse(self) -> LinearOperator:
+        return self.operator
+
+    def _polar(self) -> tuple[LinearOperator, LinearOperator]:
+        return self.factorised()._polar()
+
+    def _trace(self) -> Tensor:
+        return self.factorised()._trace()
+
+    def _slogdet(self) -> SignLogDet:
+        sign, logabs = self.operator._slogdet()
+        return SignLogDet(sign, -logabs)
+
+    def _det(self) -> Tensor:
+        return 1.0 / self.operator._det()
+
+    def _eigenvalues(self) -> Tensor:
+        return 1.0 / self.operator._eigenvalues()
+
+    def _phi(self, phi: Phi) -> LinearOperator:
+        return self.factorised()._phi(phi)  # type: ignore[no-any-return]
+
+    def _adjoint(self) -> LinearOperator:
+        return Inverse(self.operator.H)
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         return self.factorised() + other
@@ -376,17 +373,5 @@ class Inverse(LinearOperator):
     def _power(self, k: int) -> LinearOperator:
         return self.factorised() ** k
 
-
-@inverse.register
-def _(A: Inverse) -> LinearOperator:
-    return A.operator
-
-
-@svd.register
-def _(A: Inverse, rank: int | None = None) -> SVDFactors:
-    return svd(A.factorised(), rank)
-
-
-@pinv.register
-def _(A: Inverse, rtol: float | None = None) -> LinearOperator:
-    return pinv(A.factorised(), rtol)
+    def extra_repr(self) -> str:
+        return str(self.operator)

@@ -1,15 +1,20 @@
-"""Operators U V^T and c I + U V^T: closed under sum, product, adjoint and powers at O(n r^2) (docs/theory/linearizer.md)."""
+"""Operators U V^T and c I + U V^T: closed under sum, product, adjoint and functions at O(n r^2) (docs/theory/linearizer.md)."""
 
 from collections.abc import Callable
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced.errors import DomainError, ShapeError
-from induced.operators.base import LinearOperator, Scalar, register, require_matrix
-from induced.operators.dense import Dense, Diagonal, per_matrix
+from induced._validate import eager
+from induced.errors import DomainError, ShapeError, SingularOperator
+from induced.operators.base import Dense, LinearOperator, Scalar, per_matrix, register, require_matrix
+from induced.operators.columns import Columns, basis, once, refused, spread
+from induced.operators.diagonal import Diagonal
+from induced.operators.matrices import Phi, divided_difference, real_power
+from induced.operators.reduction import Reduction, SignLogDet, Triplets, require_regular, tracked
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -19,6 +24,8 @@ class _Factored(LinearOperator):
 
     U: Tensor
     V: Tensor
+    plain = False
+    """Whether there is no multiple of the identity: U V^T."""
 
     def __init__(self, U: Tensor, V: Tensor) -> None:
         require_matrix(U, "the factor U")
@@ -47,6 +54,31 @@ class _Factored(LinearOperator):
         """(c, U, V) of c I + U V^T."""
         return self.U.new_zeros(()), self.U, self.V
 
+    def _capacitance(self) -> tuple[Tensor, Tensor]:
+        """c and c I_r + V^T U, in float64: det(c I + U V^T) = c^(n - r) det(c I_r + V^T U)."""
+        c, U, V = (part.double() for part in self.parts())
+        return c, per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U
+
+    def _svd(self, k: int) -> Triplets:
+        U, s, V = super()._svd(k)
+        return _moved(self, U, s, V) if tracked(*self.parts()) and eager(self.U) else (U, s, V)
+
+    def _polar(self) -> tuple[LinearOperator, LinearOperator]:
+        # the frames are constants, and an isometry moves with them
+        return Dense(self.matrix())._polar() if tracked(*self.parts()) else super()._polar()
+
+    def _trace(self) -> Tensor:
+        c, U, V = self.parts()
+        return self.shape[0] * c + (U * V).sum((-2, -1))
+
+    def _eigenvalues(self) -> Tensor:
+        others = self.shape[0] - self.U.shape[-1]
+        if others <= 0:
+            return super()._eigenvalues()
+        c, small = self._capacitance()
+        found = [torch.linalg.eigvals(small), c.unsqueeze(-1).expand(*small.shape[:-2], others)]
+        return torch.cat(found, -1).to(torch.promote_types(self.U.dtype, torch.complex64))
+
     def compressed(self, rtol: float | None = None) -> "LinearOperator":
         """The operator of the fewest columns within `rtol` of this one: U V^T by its best approximation of that rank.
 
@@ -72,14 +104,14 @@ class _Factored(LinearOperator):
             raise ShapeError(f"one operator is compressed, not a batch of them of shape {tuple(self.batch)}: {self}")
         if torch.is_grad_enabled() and (self.U.requires_grad or self.V.requires_grad):
             raise DomainError(f"a truncation has no derivative; compress under torch.no_grad(), or detached factors: {self}")
-        return factored(*compress(*self.parts(), rtol), plain=is_plain(self))
+        return self._joined(*compress(*self.parts(), rtol))
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
             return super()._plus(other)
         if isinstance(other, _Factored):
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
-            return factored(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), plain=is_plain(self, other))
+            return self._joined(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), other)
         if isinstance(other, Diagonal) and self.is_scalar():
             return Diagonal(self.parts()[0] + other.d)
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
@@ -87,7 +119,7 @@ class _Factored(LinearOperator):
     def _times(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
             return super()._times(other)
-        if is_plain(self):  # (U V^T) B = U (B^T V)^T
+        if self.plain:  # (U V^T) B = U (B^T V)^T
             return LowRank(self.U, other.H._columns(self.V.mT).mT)
         if self.is_scalar():
             return other._scaled(self.parts()[0])
@@ -98,7 +130,7 @@ class _Factored(LinearOperator):
     def _after(self, left: LinearOperator) -> LinearOperator:
         if self.batch or left.batch:
             return super()._after(left)
-        if is_plain(self):
+        if self.plain:
             return LowRank(left._columns(self.U.mT).mT, self.V)
         if self.is_scalar():
             return left._scaled(self.parts()[0])
@@ -108,11 +140,15 @@ class _Factored(LinearOperator):
             return super()._after(left)
         (c, U, V), (d, X, Y) = left.parts(), self.parts()
         right = d * V + Y @ (X.mT @ V)
-        return factored(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)), plain=False)
+        return self._joined(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)))
+
+    def _joined(self, c: Tensor, U: Tensor, V: Tensor, *others: "_Factored") -> LinearOperator:
+        """The operator of these parts, U V^T alone if this operator and the others are."""
+        return factored(None if self.plain and all(A.plain for A in others) else c, U, V)
 
     def is_scalar(self) -> bool:
         """Whether this is c I: no column is left in U and V."""
-        return self.U.shape[-1] == 0 and not is_plain(self)
+        return self.U.shape[-1] == 0 and not self.plain
 
 
 @final
@@ -122,6 +158,8 @@ class LowRank(_Factored):
     Raises:
         ShapeError: the factors differ in rank, dtype or device.
     """
+
+    plain = True
 
     def __init__(self, U: Tensor, V: Tensor) -> None:
         super().__init__(U, V)
@@ -139,8 +177,60 @@ class LowRank(_Factored):
         return LowRank(per_matrix(a) * self.U, self.V)
 
     def _power(self, k: int) -> LinearOperator:
-        middle = torch.linalg.matrix_power(self.V.double().mT @ self.U.double(), k - 1)
+        middle = torch.linalg.matrix_power(self._capacitance()[1], k - 1)
         return LowRank(self.U @ middle.to(self.U), self.V)
+
+    def reduced(self, same_frames: bool = False) -> Reduction:
+        if same_frames:
+            return ScaledIdentityPlusLowRank(0.0, self.U, self.V)._reduction(True)
+        U, V, r = self.U.detach(), self.V.detach(), self.U.shape[-1]
+        left, right = (basis(X.double(), torch.finfo(X.dtype).eps) for X in (U, V))
+        K = left.R @ right.R.mT
+        if tracked(self.U, self.V):
+            K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
+        W, Z = (Columns(B, factored, U.dtype) for B in (left, right))
+        return Reduction(W, Z, K.unsqueeze(-3), None, U.dtype, 2 * r * torch.finfo(U.dtype).eps, spread(left.R, right.R))
+
+    def _pinv(self, zero: Tensor | None) -> LinearOperator:
+        if not tracked(self.U, self.V):
+            return super()._pinv(zero)
+        with torch.no_grad():
+            X = LowRank(self.U, self.V)._pinv(zero)
+            s = self._reduction().singular_values()
+        few = s.values[..., : s.values.shape[-1] - (s.times[-1] != 1)] if self.U.shape[-1] < min(self.shape) else s.values
+        if few.shape[-1] == self.U.shape[-1] and eager(self.U) and bool((few > (s.zero[..., :few.shape[-1]] if zero is None else zero.unsqueeze(-1))).all()):
+            return LowRank(_dual(self.V.double()).to(self.V), _dual(self.U.double()).to(self.U))
+        return _followed(self, X)
+
+    def _inverse(self) -> LinearOperator:
+        if self.U.shape[-1] < self.shape[0]:
+            raise SingularOperator(
+                f"an operator of rank {self.U.shape[-1]} on {self.shape[0]} coordinates has no inverse; use pinv: {self}"
+            )
+        return Dense(self.matrix(self.shape[0]))._inverse()
+
+    def _slogdet(self) -> SignLogDet:
+        if self.U.shape[-1] >= self.shape[0]:
+            return Dense(self.matrix(self.shape[0]))._slogdet()
+        zero = 0 * self._trace()
+        return SignLogDet(zero, zero - torch.inf)
+
+    def _det(self) -> Tensor:
+        return 0 * self._trace() if self.U.shape[-1] < self.shape[0] else Dense(self.matrix(self.shape[0]))._det()
+
+    def _phi(self, phi: Phi) -> LinearOperator:
+        return ScaledIdentityPlusLowRank(0.0, self.U, self.V)._phi(phi)
+
+    def _real_power(self, p: float) -> LinearOperator:
+        """A^p = U M^(p - 1) V^T, M = V^T U."""
+        if p < 0 or self.batch or not eager(self.U):
+            return super()._real_power(p)
+        _, U, V = compress(*self.parts())
+        M = V.double().mT @ U.double()
+        zero = 2 * U.shape[-1] * torch.finfo(U.dtype).eps * spread(U.detach(), V.detach()).double()
+        if p < 1 and bool((torch.linalg.svdvals(M.detach()) <= zero).any()):  # superfluous columns, or a Jordan block of 0
+            return Dense(self.matrix())._phi(real_power(p))
+        return LowRank((U.double() @ real_power(p - 1).of_matrix(M, zero)).to(U), V)
 
 
 @final
@@ -182,10 +272,160 @@ class ScaledIdentityPlusLowRank(_Factored):
     def _scaled(self, a: Scalar) -> LinearOperator:
         return ScaledIdentityPlusLowRank(a * self.c, per_matrix(a) * self.U, self.V)
 
+    def reduced(self, same_frames: bool = False) -> Reduction:
+        """A = Q K Q^T + c (I - Q Q^T), Q an orthonormal basis of span[U V]."""
+        c, U, V = (part.detach() for part in self.parts())
+        n, r = U.shape[-2:]
+        if 2 * r >= n:
+            return Dense(self.matrix(n)).reduced()
+        W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
+        Q = basis(W, torch.finfo(U.dtype).eps)
+        c, few = c.double(), (Q.R[..., :r], Q.R[..., r:])
+        if tracked(*self.parts()):
+            c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
+        K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
+        frame, size = Columns(Q, factored, U.dtype), self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
+        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, 2 * r * torch.finfo(U.dtype).eps, size)
+
+    def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
+        """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
+
+        The bound also limits the condition of S, which can be far worse than that of A: K is more accurate there.
+        """
+        c, S = self._capacitance()
+        X = ((self.U.double() @ torch.linalg.inv_ex(S).inverse) / -per_matrix(c)).to(self.U)
+        with torch.no_grad():
+            bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
+            # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
+            if eager(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
+                bound = _bound(self, X, _spectral)
+        return ScaledIdentityPlusLowRank((1.0 / c).to(self.c), X, self.V), bound
+
+    def _pinv(self, zero: Tensor | None) -> LinearOperator:
+        if 2 * self.U.shape[-1] >= self.shape[0]:
+            return Dense(self.matrix(self.shape[0]))._pinv(zero)
+        woodbury, bound = self._woodbury()
+        follows = tracked(*self.parts())
+        if zero is None and eager(self.U) and float(bound) <= WELL:
+            return woodbury
+        with torch.no_grad():
+            reduction = self._reduction()
+            X: LinearOperator = reduction.pinv(zero)
+            s = reduction.singular_values()
+        if not follows:
+            return X
+        regular = bool((s.values > (s.zero if zero is None else zero.unsqueeze(-1))).all())
+        return woodbury if regular else _followed(self, X)
+
+    def _inverse(self) -> LinearOperator:
+        if 2 * self.U.shape[-1] >= self.shape[0]:
+            return Dense(self.matrix(self.shape[0]))._inverse()
+        woodbury, bound = self._woodbury()
+        if eager(self.U) and float(bound) <= WELL:
+            return woodbury
+        if tracked(*self.parts()):
+            with torch.no_grad():
+                require_regular(self._reduction().singular_values(), self)
+            return woodbury
+        return super()._inverse()
+
+    def _slogdet(self) -> SignLogDet:
+        others = self.shape[0] - self.U.shape[-1]
+        if others <= 0:
+            return Dense(self.matrix(self.shape[0]))._slogdet()
+        c, small = self._capacitance()
+        sign, logabs = torch.linalg.slogdet(small)
+        return SignLogDet((c.sign() ** others * sign).to(self.U.dtype), (others * c.abs().log() + logabs).to(self.U.dtype))
+
+    def _det(self) -> Tensor:
+        others = self.shape[0] - self.U.shape[-1]
+        if others <= 0:
+            return Dense(self.matrix(self.shape[0]))._det()
+        c, small = self._capacitance()
+        value: Tensor = (c**others * torch.linalg.det(small)).to(self.U.dtype)
+        return value
+
     def _power(self, k: int) -> LinearOperator:
-        c, U, V = (part.double() for part in self.parts())
-        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
+        c, small = self._capacitance()
+        psi = divided_difference(c, small - per_matrix(c) * torch.eye(len(small.mT)).to(small), lambda M: torch.linalg.matrix_power(M, k))
         return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
+
+    def _phi(self, phi: Phi) -> LinearOperator:
+        """phi(c) I + U psi(M) V^T, psi(mu) = (phi(c + mu) - phi(c)) / mu, M = V^T U; in the frames where phi is singular at 0."""
+        if self.U.shape[-1] >= self.shape[0]:  # c need not be an eigenvalue
+            return Dense(self.matrix(self.shape[0]))._phi(phi)
+        c, U, V = (part.double() for part in self.parts())
+        if phi.cut and not self.batch and eager(U) and self._nearly_singular():
+            if tracked(*self.parts()):
+                return Dense(self.matrix())._phi(phi)
+            return super()._phi(phi)
+        psi = divided_difference(c, V.mT @ U, lambda M: phi.of_matrix(M, 0.0))
+        return ScaledIdentityPlusLowRank(phi.of_scalars(c).to(self.U), (U @ psi).to(self.U), self.V)
+
+    def _nearly_singular(self) -> bool:
+        """Whether c I + V^T U, and so A, may be singular at its precision."""
+        s = self._reduction().singular_values()
+        return bool((s.values.detach() <= s.zero).any()) or bool(self.c == 0)
+
+    def _real_power(self, p: float) -> LinearOperator:
+        if not self.batch and eager(self.c) and bool(self.c == 0):
+            return LowRank(self.U, self.V)._real_power(p)
+        return super()._real_power(p)
+
+
+WELL = 100.0
+"""Largest bound of `_woodbury` up to which its factors are as good as those of K."""
+
+
+def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    u, v, x = (norm(t.double()) for t in (A.U, A.V, X))
+    c = A.c.double().abs()
+    bound = (1 + u * v / c) * (1 + x * v * c)
+    largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
+    return largest
+
+
+def _spectral(U: Tensor) -> Tensor:
+    """The largest singular value of a tall matrix."""
+    largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
+    return largest
+
+
+def _dual(U: Tensor) -> Tensor:
+    """U (U^T U)^-1 for independent columns, smooth in U; the fixed R of a QR conditions U^T U."""
+    R = torch.linalg.qr(U.detach())[1]
+    X = torch.linalg.solve_triangular(R, U, upper=True, left=False)
+    dual: Tensor = torch.linalg.solve_triangular(R.mT, torch.linalg.solve(X.mT @ X, X, left=False), upper=False, left=False)
+    return dual
+
+
+def _change(A: _Factored) -> LinearOperator:
+    """A - A.detach(): zero, with the first derivative of A."""
+    (c, U, V), (c0, U0, V0) = (once(part) for part in A.parts()), (part.detach() for part in A.parts())
+    return factored(None if A.plain else c - c0, torch.cat([U - U0, U0], -1), torch.cat([V0, V - V0], -1))
+
+
+def _followed(A: _Factored, X: LinearOperator) -> LinearOperator:
+    """X = A+ with its first derivative at fixed rank, -X D X + X X^T D^T (I - A X) + (I - X A) D^T X^T X."""
+    D, one, A0 = _change(A), identity(1, A.U), A._joined(*(part.detach() for part in A.parts()))
+    left, right = identity(A.shape[1], A.U) - X @ A0, identity(A.shape[0], A.U) - A0 @ X
+    return X - X @ D @ X + X @ X.H @ D.H @ right + left @ D.H @ X.H @ X
+
+
+def _moved(A: _Factored, U: Tensor, s: Tensor, V: Tensor) -> Triplets:
+    """Singular vectors with the first derivative that leads out of span[U V]: du = (s a + c b) / (s^2 - c^2) and its mirror image.
+
+    a and b are the changes of A v and A^T u orthogonal to the span. Vectors of a repeated value have no derivative.
+    """
+    D, c, frame = _change(A), A.parts()[0].detach(), A._reduction()
+    a = frame.W.off(D._columns(V.detach().mT).mT)
+    b = frame.Z.off(D.H._columns(U.detach().mT).mT)
+    gap = s.detach().square() - c.square()
+    fixed = gap == 0
+    gap = torch.where(fixed, torch.ones_like(gap), gap)
+    s0 = s.detach()
+    dU, dV = (s0 * a + c * b) / gap, (s0 * b + c * a) / gap
+    return refused(U + torch.where(fixed, 0, dU), fixed), s, refused(V + torch.where(fixed, 0, dV), fixed)
 
 
 def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:
@@ -193,14 +433,9 @@ def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:
     return ScaledIdentityPlusLowRank(1.0, like.new_zeros(n, 0), like.new_zeros(n, 0))
 
 
-def is_plain(*operators: LinearOperator) -> bool:
-    """Whether every operator is U V^T with no multiple of the identity."""
-    return all(isinstance(op, LowRank) for op in operators)
-
-
-def factored(c: Tensor, U: Tensor, V: Tensor, *, plain: bool) -> LinearOperator:
-    """The operator of the parts (c, U, V): LowRank where it is plain."""
-    return LowRank(U, V) if plain else ScaledIdentityPlusLowRank(c, U, V)
+def factored(c: Tensor | None, U: Tensor, V: Tensor) -> LinearOperator:
+    """c I + U V^T, or U V^T where c is None."""
+    return LowRank(U, V) if c is None else ScaledIdentityPlusLowRank(c, U, V)
 
 
 def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Parts:
@@ -223,19 +458,6 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Part
     rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
     keep = int((s > rtol * (c.abs() + s[:1])).sum())
     return c, left[:, :keep] * s[:keep], right[:keep].mT
-
-
-def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
-    """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
-
-    phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
-    """
-    r = M.shape[-1]
-    eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
-    cI = per_matrix(c) * eye
-    block = torch.cat([torch.cat([cI + M, eye], -1), torch.cat([torch.zeros_like(M), cI], -1)], -2)
-    result: Tensor = phi(block)[..., :r, r:]
-    return result
 
 
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:

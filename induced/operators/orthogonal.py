@@ -1,29 +1,22 @@
-"""Orthogonal operators: the inverse is the adjoint, every singular value is 1.
-
-| function | Q |
-|---|---|
-| H, inverse, pinv | the adjoint, no arithmetic |
-| products, integer powers | orthogonal again; permutations stay permutations, reflections reflections |
-| svd | values 1, U = Q, V = I |
-| norm, cond, rank, det | 1, 1, n, +1 or -1 |
-| exp, log, sqrt, real powers, function, resolvent | as of any operator, through `matrix()` |
-"""
+"""Orthogonal operators: the inverse is the adjoint, every singular value is 1; products of them are orthogonal again."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
 
+import scipy.sparse
+import scipy.sparse.csgraph
 import torch
 from torch import Tensor, nn
 
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError
-from induced.operators.base import LinearOperator, register, require_matrix
-from induced.operators.dense import Dense
-from induced.operators.invariants import SignLogDet, SingularValues, det, singular_values, slogdet
-from induced.operators.linalg import SVDFactors, _rank, inverse, pinv, svd
-
-__all__ = ["Householder", "Orthogonal", "OrthogonalOperator", "Permutation", "SkewExponential"]
+from induced.operators.base import Dense, LinearOperator, register, require_matrix
+from induced.operators.columns import Basis, Columns
+from induced.operators.diagonal import Selection
+from induced.operators.lowrank import ScaledIdentityPlusLowRank, factored, identity
+from induced.operators.matrices import Phi
+from induced.operators.reduction import Reduction, SignLogDet
 
 
 class OrthogonalOperator(LinearOperator):
@@ -39,37 +32,41 @@ class OrthogonalOperator(LinearOperator):
     def sign(self) -> Tensor:
         """det Q, +1 or -1, of shape ()."""
 
-    def _adjoint(self) -> LinearOperator:
-        return _Adjoint(self)
+    @property
+    def orthogonal(self) -> bool:
+        return True
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        """No block at all: c = 1 between Q and the identity. Functions of Q want its matrix."""
+        if same_frames:
+            return super().reduced(True)
+        one = torch.ones_like(self.sign())
+        empty = one.new_zeros(self.shape[0], 0, dtype=torch.float64)
+        frame = Columns(Basis(empty, empty[:0], empty[:0]), factored, one.dtype)
+        return Reduction(frame, frame, empty.new_zeros(1, 0, 0), one, one.dtype, torch.finfo(one.dtype).eps, left=self)
+
+    def _pinv(self, zero: Tensor | None) -> LinearOperator:
+        return self.H
+
+    def _inverse(self) -> LinearOperator:
+        return self.H
+
+    def _polar(self) -> tuple[LinearOperator, LinearOperator]:
+        return self, identity(self.shape[0], self.sign())
+
+    def _slogdet(self) -> SignLogDet:
+        return SignLogDet(self.sign(), torch.zeros_like(self.sign()))
+
+    def _det(self) -> Tensor:
+        return self.sign()
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if isinstance(other, OrthogonalOperator):
+        held = isinstance(self, Orthogonal | SkewExponential) or isinstance(other, Orthogonal | SkewExponential)
+        if isinstance(other, OrthogonalOperator) and held:
             return Orthogonal(self._columns(other.matrix(max(other.shape)).mT).mT, check=False)
         if isinstance(other, Dense) and not other.batch:
             return Dense(self._columns(other.A.mT).mT)
         return super()._times(other)
-
-
-@final
-class _Adjoint(OrthogonalOperator):
-    """Q^T of an orthogonal operator that trains: it follows Q."""
-
-    def __init__(self, operator: OrthogonalOperator) -> None:
-        super().__init__(operator.shape)
-        self.operator = operator
-
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.operator.apply_adjoint(z)
-
-    def apply_adjoint(self, w: Tensor) -> Tensor:
-        applied: Tensor = self.operator(w)
-        return applied
-
-    def sign(self) -> Tensor:
-        return self.operator.sign()
 
 
 @final
@@ -165,18 +162,39 @@ class Householder(OrthogonalOperator):
         return self._reflect(w, transposed=True)
 
     def _reflect(self, z: Tensor, *, transposed: bool) -> Tensor:
+        W, X = self._compact(transposed=transposed)
+        reflected: Tensor = z - z @ X.mT @ W
+        return reflected
+
+    def _compact(self, *, transposed: bool) -> tuple[Tensor, Tensor]:
+        """W and X (k, n) with Q = I - W^T X, or Q^T."""
         largest = self.V.detach().abs().amax(-1, keepdim=True)  # no overflow, nor underflow, of |v|^2
         W = self.V / largest
         W = W / W.norm(dim=-1, keepdim=True)
         M = torch.triu(W @ W.mT, 1) + torch.diag(W.new_full((len(W),), 0.5))
-        X: Tensor = torch.linalg.solve_triangular(M.mT if transposed else M, W, upper=not transposed)
-        reflected: Tensor = z - z @ X.mT @ W
-        return reflected
+        return W, torch.linalg.solve_triangular(M.mT if transposed else M, W, upper=not transposed)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, Householder) and len(self.V) + len(other.V) <= self.shape[0]:
             return Householder(torch.cat([self.V, other.V]))
         return super()._times(other)
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        return self.near_identity().reduced() if same_frames else super().reduced()
+
+    def near_identity(self) -> ScaledIdentityPlusLowRank:
+        """The same operator as I + U V^T."""
+        W, X = self._compact(transposed=False)
+        return ScaledIdentityPlusLowRank(1.0, -W.mT, X.mT)
+
+    def _trace(self) -> Tensor:
+        return self.near_identity()._trace()
+
+    def _eigenvalues(self) -> Tensor:
+        return self.near_identity()._eigenvalues()
+
+    def _phi(self, phi: Phi) -> LinearOperator:
+        return self.near_identity()._phi(phi)
 
     def sign(self) -> Tensor:
         return self.V.new_tensor((-1.0) ** len(self.V))
@@ -272,38 +290,20 @@ class Permutation(OrthogonalOperator):
 
 
 def parity(order: Tensor) -> Tensor:
-    """The determinant of a permutation, from the number of its inversions; of shape ()."""
-    return 1 - 2 * (torch.triu(order[:, None] > order).sum() % 2)
+    """The determinant of a permutation of n coordinates, (-1)^(n - its cycles); of shape ()."""
+    if not eager(order):
+        return 1 - 2 * (torch.triu(order[:, None] > order).sum() % 2)
+    n = len(order)
+    graph = scipy.sparse.csr_array((order.new_ones(n).cpu(), (range(n), order.cpu())), shape=(n, n))
+    cycles: int = scipy.sparse.csgraph.connected_components(graph, directed=False)[0]
+    return order.new_tensor(1 - 2 * ((n - cycles) % 2))
 
 
-@svd.register
-def _(A: OrthogonalOperator, rank: int | None = None) -> SVDFactors:
-    like, k = A.matrix(max(A.shape)), _rank(A, rank)
-    eye = torch.eye(len(like), k, dtype=like.dtype, device=like.device)
-    return SVDFactors(like[:, :k], like.new_ones(k), eye)
-
-
-@pinv.register
-def _(A: OrthogonalOperator, rtol: float | None = None) -> LinearOperator:
-    return A.H
-
-
-@inverse.register
-def _(A: OrthogonalOperator) -> LinearOperator:
-    return A.H
-
-
-@singular_values.register
-def _(A: OrthogonalOperator) -> SingularValues:
-    one = torch.ones_like(A.sign())
-    return SingularValues(one.new_empty(0), one, A.shape[0])
-
-
-@det.register
-def _(A: OrthogonalOperator) -> Tensor:
-    return A.sign()
-
-
-@slogdet.register
-def _(A: OrthogonalOperator) -> SignLogDet:
-    return SignLogDet(A.sign(), torch.zeros_like(A.sign()))
+def off(Q: Tensor) -> LinearOperator:
+    """The orthogonal complement of the orthonormal columns Q (n, p): an operator from R^(n - p) with orthonormal columns, O(n p)."""
+    n, p = Q.shape
+    rest = Selection(torch.arange(p, n, device=Q.device), n, dtype=Q.dtype).H
+    if p == 0:
+        return rest
+    packed, _ = torch.geqrf(Q)
+    return Householder((torch.tril(packed, -1) + torch.eye(n, p, dtype=Q.dtype, device=Q.device)).mT) @ rest

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from induced.errors import ShapeError
-from induced.operators.base import LinearOperator, require_matrix
-from induced.operators.invariants import SignLogDet, slogdet
-from induced.operators.linalg import _require_condition, inverse
+from induced.operators.base import Dense, LinearOperator, require_matrix
 from induced.operators.orthogonal import parity
-
-__all__ = ["LU"]
+from induced.operators.reduction import SignLogDet
 
 
 @final
@@ -60,13 +57,11 @@ class LU(LinearOperator):
         if M.dim() != 2 or M.shape[0] != M.shape[1]:
             raise ShapeError(f"an LU factorisation takes a matrix of shape (n, n), got {tuple(M.shape)}")
         A = cls(len(M)).to(M)
+        Dense(M.detach())._inverse()  # raises where M is singular
         A._factorise(M.detach())
         return A
 
     def _factorise(self, M: Tensor) -> None:
-        if M.numel():
-            s = torch.linalg.svdvals(M)
-            _require_condition(s.max() / s.min(), None, self)
         packed, pivots = torch.linalg.lu_factor(M)
         P = torch.lu_unpack(packed, pivots, unpack_data=False)[0]
         diagonal = packed.diagonal()
@@ -89,9 +84,19 @@ class LU(LinearOperator):
         L, U = self.factors()
         return w[..., self.order.argsort()] @ L @ U
 
+    def _inverse(self) -> LinearOperator:
+        return Solve(self)
+
+    def _slogdet(self) -> SignLogDet:
+        return SignLogDet(self.sign.prod() * parity(self.order), self.log_diagonal.sum())
+
+    def _det(self) -> Tensor:
+        sign, logabs = self._slogdet()
+        return sign * logabs.exp()
+
 
 @final
-class _Solve(LinearOperator):
+class Solve(LinearOperator):
     """A^-1 = U^-1 L^-1 P^T of an LU, which it follows."""
 
     def __init__(self, operator: LU) -> None:
@@ -110,24 +115,16 @@ class _Solve(LinearOperator):
         L, U = self.operator.factors()
         return _solve(L.mT, _solve(U.mT, w, upper=False), upper=True)[..., self.operator.order]
 
+    def _inverse(self) -> LinearOperator:
+        return self.operator
+
+    def _slogdet(self) -> SignLogDet:
+        sign, logabs = self.operator._slogdet()
+        return SignLogDet(sign, -logabs)
+
 
 def _solve(T: Tensor, b: Tensor, *, upper: bool) -> Tensor:
     """T^-1 b for coordinates b of shape (*batch, n), by one solve for the whole batch."""
     rows = b.reshape(b.shape[:-1].numel(), b.shape[-1])
     solved: Tensor = torch.linalg.solve_triangular(T.mT, rows, upper=not upper, left=False)
     return solved.reshape(b.shape)
-
-
-@inverse.register
-def _(A: LU) -> LinearOperator:
-    return _Solve(A)
-
-
-@inverse.register
-def _(A: _Solve) -> LinearOperator:
-    return A.operator
-
-
-@slogdet.register
-def _(A: LU) -> SignLogDet:
-    return SignLogDet(A.sign.prod() * parity(A.order), A.log_diagonal.sum())

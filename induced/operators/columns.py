@@ -1,0 +1,133 @@
+"""Orthonormal bases of a few directions, in float64, as frames; and first derivatives through them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from induced._validate import eager
+from induced.errors import DomainError
+from induced.operators.base import Dense, LinearOperator, per_matrix
+from induced.operators.reduction import Frame
+
+
+@final
+class Basis(NamedTuple):
+    """Y (n, k) and T (k, p) with orthonormal columns Q = Y T, and R (p, k) with Q R = W."""
+
+    Y: Tensor
+    T: Tensor
+    R: Tensor
+
+    def coordinates(self, X: Tensor) -> Tensor:
+        """Q^T X."""
+        return self.T.mT @ (self.Y.mT @ X.double())
+
+
+def basis(W: Tensor, eps: float) -> Basis:
+    """A basis of the span of the columns of W (*batch, n, k) in float64, orthonormal to `eps`, the precision of the operator.
+
+    That of the Gram matrix costs a third of a QR, and loses rounding over its least eigenvalue; it is taken where that suffices.
+    """
+    if W.numel() and eager(W):
+        largest = W.abs().amax(-2, keepdim=True)  # squares of columns of any size neither overflow nor vanish
+        X = W / torch.where(largest > 0, largest, torch.ones_like(largest))
+        G = X.mT @ X
+        scale = G.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(W.dtype).tiny).rsqrt()
+        squares, E = torch.linalg.eigh(scale.unsqueeze(-1) * G * scale.unsqueeze(-2))
+        if 10 * eps * float(squares.min()) > torch.finfo(W.dtype).eps:
+            T = scale.unsqueeze(-1) * E * squares.rsqrt().unsqueeze(-2)
+            return Basis(X, T, T.mT @ (G * largest))
+    Q, R = torch.linalg.qr(W)
+    return Basis(Q, torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device), R)
+
+
+@final
+class Columns(Frame):
+    """The columns of one basis, as one block; they carry no gradient.
+
+    Arguments:
+        basis: the basis.
+        factored: makes U V^T of (None, U, V), and c I + U V^T of (c, U, V).
+        dtype: that of the operator.
+    """
+
+    groups = 1
+
+    def __init__(self, basis: Basis, factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator], dtype: torch.dtype) -> None:
+        self.basis, self.factored, self.dtype = basis, factored, dtype
+        self.dim = basis.Y.shape[-2]
+
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        return (self.basis.Y @ (self.basis.T @ y.mT)).to(self.dtype)
+
+    def span(self, j: Tensor, y: Tensor) -> LinearOperator:
+        return Dense(self.columns(j, y))
+
+    def rest(self, k: int) -> Tensor:
+        return complement((self.basis.Y @ self.basis.T).to(self.dtype), k)
+
+    def off(self, X: Tensor) -> Tensor:
+        """(I - Q Q^T) X."""
+        return (X.double() - self.basis.Y @ (self.basis.T @ self.basis.coordinates(X))).to(X.dtype)
+
+    def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
+        assert isinstance(other, Columns)
+        Y, T, _ = self.basis
+        if c is not None:
+            blocks = blocks - per_matrix(c).unsqueeze(-3) * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
+        left = (Y @ (T @ blocks.squeeze(-3))).to(self.dtype)
+        return self.factored(None if c is None else c.to(self.dtype), left, (other.basis.Y @ other.basis.T).to(self.dtype))
+
+
+def complement(Q: Tensor, k: int) -> Tensor:
+    """k orthonormal columns orthogonal to those of Q (n, p), p + k <= n, at O(n p k); they carry no gradient."""
+    n, p = Q.shape
+    with torch.no_grad():
+        E = Q.new_zeros(n, k)
+        E[p : p + k].fill_diagonal_(1.0)
+        return E if k == 0 or p == 0 else torch.ormqr(*torch.geqrf(Q), E)
+
+
+def spread(U: Tensor, V: Tensor) -> Tensor:
+    """|U| |V| with the columns of both in balance: the norm of what was added up to form U V^T, however it cancels."""
+    u, v = (torch.linalg.vector_norm(X, dim=-2, keepdim=True) for X in (U, V))
+    ratio = torch.where((u > 0) & (v > 0), v.sqrt() / u.sqrt(), torch.ones_like(u))
+    size: Tensor = torch.linalg.matrix_norm(U * ratio, 2) * torch.linalg.matrix_norm(V / ratio, 2)
+    return size
+
+
+# ---------------------------------------------------------------------------------------------------------- derivatives
+class _Once(torch.autograd.Function):
+    """The identity, of which there is no second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def once(x: Tensor) -> Tensor:
+    """x, where what is made of it has the right first derivative and no other: a second one raises."""
+    if not (x.requires_grad and eager(x)):
+        return x
+    kept: Tensor = _Once.apply(x)  # type: ignore[no-untyped-call]
+    return kept
+
+
+def refused(X: Tensor, which: Tensor) -> Tensor:
+    """The columns X, those of the mask being singular vectors of one value, any of many: a derivative of them does not exist."""
+
+    def refuse(gradient: Tensor) -> None:
+        if bool(gradient[:, which].any()):
+            raise DomainError("the singular vectors of a repeated value are any basis of their span and have no derivative")
+
+    if bool(which.any()):
+        X = X.view_as(X)
+        X.register_hook(refuse)  # type: ignore[no-untyped-call]
+    return X

@@ -1,0 +1,400 @@
+"""One idea for every function of an operator: A = L W (K_1 + ... + K_J + c I) Z^H R, small blocks in orthonormal frames.
+
+W and Z are frames: J groups of p (of q) orthonormal vectors, complex where that makes the blocks small. c stands for all that
+is orthogonal to them, L and R are orthogonal operators around both. What goes with isometries on either side (singular values,
+pseudoinverse, polar factors, kernel) works on the blocks whatever the frames are; what goes with similarity alone (exp, trace,
+eigenvalues) needs W = Z and no L and R. An operator says how it reduces once, in `reduced()`, and inherits all of them.
+
+| operator | blocks | frames | c |
+|---|---|---|---|
+| Dense | A itself | R^m and R^n | |
+| Diagonal, Projection | n numbers | the unit vectors | |
+| BlockDiagonal, RotationScaling | its blocks | the unit vectors | |
+| U V^T | one of r x r | orth U and orth V | 0 |
+| c I + U V^T, Householder | one of 2r x 2r | orth [U V] twice | c |
+| circular convolution, BlockCirculant | channels x channels, one a frequency | the DFT's | |
+| orthogonal Q | none | none; L = Q | 1 |
+
+Adjoint, multiple, inverse, direct sum, products with an orthogonal factor and c I + A transform the reduction of their operand.
+What counts as zero is eps times the size of the block that was factored times the norm of what was mixed to form it
+(docs/theory/numerical_honesty.md): `relative` * `mixed`, or `relative` times each block's own norm.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from induced._numerics import scaled_norm
+from induced._validate import eager
+from induced.errors import DomainError, SingularOperator
+from induced.operators.matrices import Phi
+
+Operator = Any  # a LinearOperator, whose module lies above this one
+Triplets = tuple[Tensor, Tensor, Tensor]
+TALL = 16  # sides in this ratio: a float32 factorisation is off by hundreds of eps, and is made in float64
+
+
+class Frame(ABC):
+    """Orthonormal vectors of R^dim, in groups.
+
+    Attributes:
+        dim: their length.
+        groups: how many groups there are, those of complex pairs counted twice.
+        times: (J,) how often each block stands: twice for one of a complex pair, 0 for the other where both are listed; None
+            where all stand once.
+    """
+
+    dim: int
+    groups: int
+    times: Tensor | None = None
+
+    @abstractmethod
+    def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        """The vectors (dim, k) of block coordinates y (k, p) in the groups j (k,); two for each of a complex pair."""
+
+    @abstractmethod
+    def span(self, j: Tensor, y: Tensor) -> Operator:
+        """The same vectors as an operator from R^k to R^dim."""
+
+    @abstractmethod
+    def join(self, other: "Frame", blocks: Tensor, c: Tensor | None) -> Operator:
+        """W (K_1 + ... + K_J + c I) Z^H for W this frame and Z the other."""
+
+    def rest(self, k: int) -> Tensor:
+        """k orthonormal columns orthogonal to the frame; for frames that span R^dim, k = 0."""
+        raise NotImplementedError
+
+    def factors(self, K: Tensor) -> Triplets:
+        """Singular triplets (*batch, J, p, s), (*batch, J, s), (*batch, J, s, q) of the blocks."""
+        if K.shape[-2:] == (1, 1):
+            return torch.where(K == 0, torch.ones_like(K), K.sgn()), K[..., 0].abs(), torch.ones_like(K)
+        U, s, Vh = torch.linalg.svd(precise(K), full_matrices=False)
+        return U, s, Vh
+
+
+class SingularValues(NamedTuple):
+    """`values` (*batch, k), each `times` (k,) over: all min(m, n) of them; and (*batch, k) what counts as `zero` among them."""
+
+    values: Tensor
+    times: Tensor
+    zero: Tensor
+
+
+class SVDFactors(NamedTuple):
+    """A = U diag(values) V^T with U (m, k), values (k,) descending, V (n, k)."""
+
+    U: Tensor
+    values: Tensor
+    V: Tensor
+
+
+class SignLogDet(NamedTuple):
+    """det A = sign * exp(logabs); sign is 0 and logabs -inf where A is singular."""
+
+    sign: Tensor
+    logabs: Tensor
+
+
+@final
+class Reduction(NamedTuple):
+    """A = left W (K_1 + ... + K_J + c I) Z^H right.
+
+    Attributes:
+        W, Z: the frames of the blocks' rows and columns; one object where they are the same.
+        blocks: (*batch, J, p, q).
+        c: (*batch,), the number on what is orthogonal to the frames, or None for 0.
+        dtype: that of the operator; blocks may be more precise.
+        relative: eps times the size of the block that was factored.
+        mixed: (*batch,) the norm of what was mixed to form the blocks; None: their own norms.
+        left, right: orthogonal operators; the isometry of Z's complement onto W's is theirs.
+    """
+
+    W: Frame
+    Z: Frame
+    blocks: Tensor
+    c: Tensor | None
+    dtype: torch.dtype
+    relative: float
+    mixed: Tensor | None = None
+    left: Operator = None
+    right: Operator = None
+
+    @property
+    def same_frames(self) -> bool:
+        """Whether functions of A are those of its blocks."""
+        return self.W is self.Z and self.left is None and self.right is None
+
+    @property
+    def repeated(self) -> int:
+        """How many singular values are |c|."""
+        return min(self.W.dim, self.Z.dim) - self.W.groups * min(self.blocks.shape[-2:])
+
+    def number(self) -> Tensor:
+        """c, 0 where there is none."""
+        return self.blocks.real.new_zeros(self.blocks.shape[:-3]) if self.c is None else self.c
+
+    # ------------------------------------------------------------------------------------------------- other reductions
+    def adjoint(self) -> "Reduction":
+        turned = [None if Q is None else Q.H for Q in (self.right, self.left)]
+        return self._replace(W=self.Z, Z=self.W, blocks=self.blocks.mH, left=turned[0], right=turned[1])
+
+    def scaled(self, a: Tensor) -> "Reduction":
+        size = None if self.mixed is None else a.abs() * self.mixed
+        return self._replace(
+            blocks=a[..., None, None, None] * self.blocks, c=None if self.c is None else a * self.c, mixed=size
+        )
+
+    def shifted(self, a: Tensor) -> "Reduction":
+        """That of A + a I, for W = Z."""
+        eye = torch.eye(self.blocks.shape[-1], dtype=self.blocks.dtype, device=self.blocks.device)
+        own = torch.linalg.matrix_norm(self.blocks).amax(-1) if self.mixed is None else self.mixed
+        return self._replace(
+            blocks=self.blocks + a[..., None, None, None] * eye, c=None if self.c is None else a + self.c, mixed=own + a.abs()
+        )
+
+    def turned(self, left: Operator = None, right: Operator = None) -> "Reduction":
+        """That of left A right, for orthogonal operators."""
+        return self._replace(left=_product(left, self.left), right=_product(self.right, right))
+
+    def made(self, W: Frame, Z: Frame, blocks: Tensor, c: Tensor | None, left: Operator, right: Operator) -> Operator:
+        """left W (K + c I) Z^H right as an operator."""
+        return _product(_product(left, W.join(Z, blocks, c)), right)
+
+    # --------------------------------------------------------------------------------------------------- singular values
+    def zero(self, s: Tensor, given: Tensor | None) -> Tensor:
+        """What counts as zero among values (*batch, J, k) of the blocks: `given` (*batch,), or what rounding leaves of a zero."""
+        if given is not None:
+            return given[..., None, None].to(s).expand(*s.shape[:-1], 1)
+        if self.mixed is not None:
+            return (self.relative * self.mixed)[..., None, None].to(s).expand(*s.shape[:-1], 1)
+        return self.relative * s.amax(-1, keepdim=True) if s.numel() else s.new_zeros(*s.shape[:-1], 1)
+
+    def zero_of_c(self, given: Tensor | None) -> Tensor:
+        if given is None:
+            given = None if self.mixed is None else self.relative * self.mixed
+        return torch.zeros_like(self.number()) if given is None else given.to(self.number())
+
+    def singular_values(self) -> SingularValues:
+        K = self.blocks
+        s = K[..., 0].abs() if K.shape[-2:] == (1, 1) else torch.linalg.svdvals(precise(K))
+        zero = self.zero(s.detach(), None).expand(s.shape).flatten(-2)
+        times = torch.ones(K.shape[-3], dtype=torch.int64, device=s.device) if self.W.times is None else self.W.times
+        times, values = times.repeat_interleave(s.shape[-1]), s.flatten(-2)
+        if self.repeated:
+            c = self.number().abs().to(values)
+            values = torch.cat([values, c.unsqueeze(-1)], -1)
+            zero = torch.cat([zero, self.zero_of_c(None).unsqueeze(-1).to(zero)], -1)
+            times = torch.cat([times, times.new_tensor([self.repeated])])
+        return SingularValues(values, times, zero)
+
+    def frobenius(self) -> Tensor:
+        """The root of the sum of squares of the singular values."""
+        sizes = scaled_norm(self.blocks, (-2, -1))
+        if self.W.times is not None:
+            sizes = sizes * self.W.times.sqrt()
+        if self.repeated:
+            sizes = torch.cat([sizes, self.repeated**0.5 * self.number().abs().unsqueeze(-1).to(sizes)], -1)
+        return scaled_norm(sizes, -1).to(self.dtype)
+
+    def svd(self, k: int) -> Triplets:
+        """The k largest singular triplets: U (m, k), values (k,) descending, V (n, k)."""
+        u, s, vh = self.W.factors(watched(self.blocks))
+        flat, (groups, each) = s.flatten(), s.shape
+        if self.W.times is not None:
+            flat = flat.masked_fill(self.W.times.repeat_interleave(each) == 0, -1.0)
+        order = flat.argsort(descending=True, stable=True)[:k]
+        j = order // max(each, 1)
+        values = flat[order] if self.W.times is None else flat[order].repeat_interleave(self.W.times[j])
+        U = self.W.columns(j, u.mT.reshape(groups * each, -1)[order])
+        V = self.Z.columns(j, vh.conj().reshape(groups * each, -1)[order])
+        c = self.number()
+        more = min(self.repeated, k)
+        if more and eager(flat):
+            more = min(more, max(0, k - int((values > c.abs()).sum())))
+        if more:
+            right = self.Z.rest(more)
+            left = self.W.rest(more) if self.c is None else torch.where(c < 0, -right, right)
+            values = torch.cat([values, c.abs().to(values).expand(more)])
+            order = values.argsort(descending=True, stable=True)[:k]
+            U, values, V = torch.cat([U, left], -1)[:, order], values[order], torch.cat([V, right], -1)[:, order]
+        U, values, V = U[:, :k], values[:k], V[:, :k]
+        U = U if self.left is None else self.left(U.mT).mT
+        V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
+        return U, values.to(self.dtype), V
+
+    def pinv(self, given: Tensor | None) -> Operator:
+        """A+ = R^H Z (K+ + c+ I) W^H L^H; singular values up to `given` (*batch,) count as zero, or by rounding."""
+        K = self.blocks
+        if K.shape[-2:] == (1, 1):
+            inverse = reciprocal(K, self.zero(K[..., 0].abs(), given).unsqueeze(-1))
+        elif given is None and self.mixed is None:
+            inverse = torch.linalg.pinv(precise(K), rtol=self.relative)
+        else:
+            zero = self.zero(K[..., 0].real, given).squeeze(-1)
+            inverse = torch.linalg.pinv(precise(K), atol=zero.to(precise(K).real), rtol=0.0)
+        c = None if self.c is None else reciprocal(self.c, self.zero_of_c(given))
+        R = self.adjoint()
+        return self.made(R.W, R.Z, inverse.to(K.dtype), c, R.left, R.right)
+
+    def inverse(self, A: Operator) -> Operator:
+        """A^-1, likewise; raises where a singular value counts as zero."""
+        require_regular(self.singular_values(), A)
+        K, R = self.blocks, self.adjoint()
+        inverse = 1.0 / K if K.shape[-2:] == (1, 1) else torch.linalg.inv_ex(K).inverse
+        return self.made(R.W, R.Z, inverse, None if self.c is None else 1.0 / self.c, R.left, R.right)
+
+    def polar(self) -> tuple[Operator, Operator]:
+        """Q and P = (A^T A)^(1/2) with A = Q P."""
+        K = self.blocks
+        Q: Tensor = _PolarFactor.apply(precise(K), self.zero(K[..., 0].real, None) if self.mixed is not None else self.relative, self.W)  # type: ignore[no-untyped-call]
+        P = Q.mH @ precise(K)
+        P = (P + P.mH) / 2
+        c = sign = None
+        if self.c is not None:
+            c = self.c.abs()
+            sign = torch.where(c > self.zero_of_c(None), self.c.sign(), torch.zeros_like(c))
+        R, L = self.right, self.left
+        return (
+            self.made(self.W, self.Z, Q.to(K.dtype), sign, L, R),
+            self.made(self.Z, self.Z, P.to(K.dtype), c, None if R is None else R.H, R),
+        )
+
+    # ------------------------------------------------------------------------------------------------------- similarity
+    def trace(self) -> Tensor:
+        diagonal = self.blocks.diagonal(dim1=-2, dim2=-1).sum(-1).real
+        blocks = diagonal.sum(-1) if self.W.times is None else (diagonal * self.W.times).sum(-1)
+        return (blocks + self.repeated * self.number()).to(self.dtype)
+
+    def slogdet(self) -> SignLogDet:
+        """Of the blocks, of c and of L and R: any frames will do, since the determinant of an isometry is a sign."""
+        K = self.blocks
+        if K.shape[-2:] == (1, 1):
+            sign, logabs = K[..., 0, 0].sgn(), K[..., 0, 0].abs().log()
+        else:
+            sign, logabs = torch.linalg.slogdet(K)
+        if (times := self.W.times) is not None:  # conjugate pairs
+            sign = torch.where(times == 1, sign, torch.ones_like(sign))
+            logabs = torch.where(times > 0, logabs * times, torch.zeros_like(logabs))
+        s, x = sign.prod(-1).real.sign(), logabs.sum(-1)
+        if self.repeated:
+            s, x = s * self.number().sign() ** self.repeated, x + self.repeated * self.number().abs().log()
+        for Q in (self.left, self.right):
+            s = s if Q is None else s * Q._slogdet().sign
+        return SignLogDet(s.to(self.dtype), x.to(self.dtype))
+
+    def det(self) -> Tensor:
+        K = self.blocks
+        values = K[..., 0, 0] if K.shape[-2:] == (1, 1) else torch.linalg.det(K)
+        if self.W.times is not None:
+            pairs = torch.where(self.W.times == 2, (values * values.conj()).real, torch.ones_like(values.real))
+            values = torch.where(self.W.times == 1, values.real, pairs)
+        value = values.prod(-1)
+        value = value * self.number() ** self.repeated if self.repeated else value
+        for Q in (self.left, self.right):
+            value = value if Q is None else value * Q._slogdet().sign
+        return value.to(self.dtype)
+
+    def one(self) -> Operator:
+        """The identity, in the structure of A."""
+        K = self.blocks
+        eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device).expand(K.shape)
+        return self.made(self.W, self.Z, eye, None if self.c is None else torch.ones_like(self.c), None, None)
+
+    def eigenvalues(self) -> Tensor:
+        K = self.blocks
+        w = torch.complex(K, torch.zeros_like(K))[..., 0] if K.shape[-2:] == (1, 1) and not K.is_complex() else eigvals(K)
+        found = [w.flatten(-2)]
+        if (times := self.W.times) is not None:
+            found = [w[..., times > 0, :].flatten(-2), w[..., times == 2, :].conj().flatten(-2)]
+        if self.repeated:
+            found.append(self.number().unsqueeze(-1).expand(*w.shape[:-2], self.repeated).to(w.dtype))
+        return torch.cat(found, -1).to(torch.promote_types(self.dtype, torch.complex64))
+
+    def phi(self, phi: Phi) -> Operator:
+        """phi(A) = W (phi(K_1) + ... + phi(c) I) W^H."""
+        K = self.blocks
+        if K.shape[-2:] == (1, 1) and not K.is_complex():
+            image = phi.of_scalars(K[..., 0, 0].double())[..., None, None]
+        else:
+            zero = self.relative * (torch.linalg.matrix_norm(K.detach()) if self.mixed is None else self.mixed.unsqueeze(-1))
+            image = phi.of_matrix(K, zero.expand(K.shape[:-2]))
+        c = None if self.c is None else phi.of_scalars(self.c.double()).to(self.c)
+        return self.made(self.W, self.Z, image.to(K.dtype), c, None, None)
+
+
+class _PolarFactor(torch.autograd.Function):
+    """Q = U V^H, from the svd K = U S V^H without its zeros; its derivative divides by s_i + s_j, never by their difference."""
+
+    @staticmethod
+    def forward(ctx: Any, K: Tensor, zero: Tensor | float, frame: Frame) -> Tensor:
+        U, s, Vh = frame.factors(K)
+        zero = zero * s.amax(-1, keepdim=True) if isinstance(zero, float) and s.numel() else zero
+        kept = (s > zero).to(U)
+        U, V = U * kept.unsqueeze(-2), Vh.mH * kept.unsqueeze(-2)
+        ctx.save_for_backward(U, torch.where(kept.real > 0, s, torch.ones_like(s)), V)
+        return U @ V.mH
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        U, s, V = ctx.saved_tensors
+        right, left = grad @ V, grad.mH @ U
+        X = U.mH @ right
+        inner = (X - X.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2))
+        s = s.unsqueeze(-2)
+        return U @ inner @ V.mH + ((right - U @ X) / s) @ V.mH + U @ ((left - V @ X.mH) / s).mH, None, None
+
+
+def _product(A: Operator, B: Operator) -> Operator:
+    return B if A is None else A if B is None else A @ B
+
+
+def precise(K: Tensor) -> Tensor:
+    """K, in float64 where it is tall or wide enough for a float32 factorisation to be off by more than it should."""
+    short, long = sorted(K.shape[-2:])
+    return K.double() if K.dtype == torch.float32 and long >= TALL * max(short, 1) else K
+
+
+def reciprocal(values: Tensor, zero: Tensor) -> Tensor:
+    """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
+    keep = values.abs() > zero
+    return torch.where(keep, 1.0 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
+
+
+def tracked(*tensors: Tensor) -> bool:
+    """Whether gradients may be asked for: orthonormal bases have none where columns are dependent or values repeat."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def watched(K: Tensor) -> Tensor:
+    """K, whose gradient is checked to be finite in eager mode."""
+    if tracked(K) and eager(K):
+        K = K.view_as(K)
+        K.register_hook(_require_derivative)  # type: ignore[no-untyped-call]
+    return K
+
+
+def _require_derivative(gradient: Tensor) -> None:
+    if not bool(gradient.isfinite().all()):
+        raise DomainError("singular vectors have no derivative where values repeat, are zero, or columns depend on one another")
+
+
+def eigvals(K: Tensor) -> Tensor:
+    w: Tensor = torch.linalg.eigvals(K)
+    return w
+
+
+def require_regular(s: SingularValues, A: Operator) -> None:
+    """Raise SingularOperator where a singular value counts as zero; a no-op where values may not be looked at."""
+    if not eager(s.values) or not s.values.numel():
+        return
+    values, zero = s.values.detach(), s.zero
+    if bool((values > zero).all()):
+        return
+    worst = int((values - zero).argmin())
+    raise SingularOperator(
+        f"the operator is singular at its precision: its least singular value is {float(values.flatten()[worst]):.3g}, and "
+        f"rounding alone leaves up to {float(zero.flatten()[worst]):.3g} of a zero; use pinv(rtol), or float64: {A}"
+    )

@@ -1,0 +1,230 @@
+"""How functions of an operator follow from its reduction, and those of lazy expressions from the functions of their operands."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from induced._validate import eager
+from induced.errors import ShapeError, SingularOperator
+from induced.operators.matrices import Phi, real_power
+from induced.operators.reduction import Operator, Reduction, SignLogDet, Triplets
+
+LIMIT = 4096
+"""Side of the largest square matrix that an operator without structure is made into for a function of it."""
+
+Scalar = float | Tensor
+
+
+def per_sample(a: Scalar) -> Scalar:
+    """A scalar, or one scalar per sample, ready to multiply coordinates of shape (*batch, n)."""
+    return a.unsqueeze(-1) if isinstance(a, Tensor) and a.dim() > 0 else a
+
+
+def per_matrix(a: Scalar) -> Scalar:
+    """A scalar, or one scalar per operator of a batch, ready to multiply matrices of shape (*batch, m, n)."""
+    return a[..., None, None] if isinstance(a, Tensor) and a.dim() > 0 else a
+
+
+class TooLarge(ShapeError):
+    """A function needs a matrix that is too large to be formed unawares."""
+
+
+class Functions(nn.Module, ABC):
+    """The functions of an operator, on its reduction; a class overrides those of which it knows more."""
+
+    shape: tuple[int, int]
+
+    def reference(self) -> Tensor | None:
+        """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
+        return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
+
+    @abstractmethod
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        """A as small blocks in orthonormal frames."""
+
+    def _reduction(self, same_frames: bool = False) -> Reduction:
+        reduction = self.reduced(same_frames)
+        if reduction is None:
+            m, n = self.shape
+            raise TooLarge(
+                f"this function needs the matrix of an operator that has no closed form for it, {m} x {n} and so more than "
+                f"{LIMIT}^2 entries; Dense(A.matrix(limit={max(m, n)})) forms it: {self}"
+            )
+        return reduction
+
+    def _svd(self, k: int) -> Triplets:
+        return self._reduction().svd(k)
+
+    def _pinv(self, zero: Tensor | None) -> Operator:
+        """A+; singular values up to `zero` (*batch,) count as zero, by default those that rounding cannot tell from it."""
+        return self._reduction().pinv(zero)
+
+    def _inverse(self) -> Operator:
+        return self._reduction().inverse(self)
+
+    def _polar(self) -> tuple[Operator, Operator]:
+        return self._reduction().polar()
+
+    def _trace(self) -> Tensor:
+        return self._reduction(True).trace()
+
+    def _slogdet(self) -> SignLogDet:
+        return self._reduction().slogdet()
+
+    def _det(self) -> Tensor:
+        return self._reduction().det()
+
+    def _eigenvalues(self) -> Tensor:
+        return self._reduction(True).eigenvalues()
+
+    def _phi(self, phi: Phi) -> Operator:
+        return self._reduction(True).phi(phi)
+
+    def _real_power(self, p: float) -> Operator:
+        return self._phi(real_power(p))
+
+
+class OfAdjoint(Functions):
+    """Functions of the adjoint: the adjoints of the functions."""
+
+    operator: Operator
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        reduction = self.operator.reduced(same_frames)
+        return None if reduction is None else reduction.adjoint()
+
+    def _pinv(self, zero: Tensor | None) -> Operator:
+        return self.operator._pinv(zero).H
+
+    def _inverse(self) -> Operator:
+        return self.operator._inverse().H
+
+    def _trace(self) -> Tensor:
+        trace: Tensor = self.operator._trace()
+        return trace
+
+    def _slogdet(self) -> SignLogDet:
+        return SignLogDet(*self.operator._slogdet())
+
+    def _det(self) -> Tensor:
+        det: Tensor = self.operator._det()
+        return det
+
+    def _eigenvalues(self) -> Tensor:
+        eigenvalues: Tensor = self.operator._eigenvalues()
+        return eigenvalues
+
+    def _phi(self, phi: Phi) -> Operator:
+        return self.operator._phi(phi).H
+
+
+class OfScaled(Functions):
+    """Functions of a multiple a A."""
+
+    operator: Operator
+    a: Scalar
+
+    def _number(self) -> Tensor:
+        """a as a tensor of the operator's kind."""
+        like = self.operator.reference()
+        like = torch.zeros(()) if like is None else like
+        return torch.as_tensor(self.a, dtype=like.dtype, device=like.device)
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        reduction = self.operator.reduced(same_frames)
+        return None if reduction is None else reduction.scaled(self._number())
+
+    def _inverse(self) -> Operator:
+        a = self._number()
+        if eager(a) and bool((a == 0).any()):
+            raise SingularOperator(f"a multiple by 0 has no inverse; use pinv: {self}")
+        return self.operator._inverse() * (1.0 / self.a)
+
+    def _trace(self) -> Tensor:
+        return self._number() * self.operator._trace()
+
+    def _slogdet(self) -> SignLogDet:
+        (sign, logabs), a, n = self.operator._slogdet(), self._number(), self.shape[0]
+        return SignLogDet(a.sign() ** n * sign, n * a.abs().log() + logabs)
+
+    def _det(self) -> Tensor:
+        return self._number() ** self.shape[0] * self.operator._det()
+
+    def _eigenvalues(self) -> Tensor:
+        return self._number().unsqueeze(-1) * self.operator._eigenvalues()
+
+
+class OfSum(Functions):
+    """Functions of A + B + ...: c I + A shifts the blocks of A, where its frames are the same."""
+
+    operators: Sequence[Operator]
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        numbers = [A for A in self.operators if is_number(A)]
+        if len(self.operators) == 2 and len(numbers) == 1:
+            other = self.operators[1 if numbers[0] is self.operators[0] else 0]
+            reduction: Reduction | None = other.reduced(True)
+            return None if reduction is None else reduction.shifted(numbers[0].parts()[0])
+        return super().reduced(same_frames)
+
+    def _trace(self) -> Tensor:
+        first, *others = (A._trace() for A in self.operators)
+        trace: Tensor = sum(others, first)
+        return trace
+
+
+class OfProduct(Functions):
+    """Functions of A B ...: orthogonal factors at either end go around the reduction of the others; square factors one by one."""
+
+    operators: Sequence[Operator]
+
+    @abstractmethod
+    def without(self, i: int) -> Operator:
+        """The product of the factors after the i-th and then of those before it."""
+
+    def reduced(self, same_frames: bool = False) -> Reduction | None:
+        first, last = self.operators[0], self.operators[-1]
+        if same_frames or not (first.orthogonal or last.orthogonal):
+            return super().reduced(same_frames)
+        inner: Reduction | None = self.without(0 if first.orthogonal else len(self.operators) - 1).reduced()
+        return None if inner is None else inner.turned(*((first, None) if first.orthogonal else (None, last)))
+
+    def _square(self) -> bool:
+        return all(A.shape == self.shape for A in self.operators)
+
+    def _inverse(self) -> Operator:
+        if not self._square():
+            return super()._inverse()
+        *others, last = (A._inverse() for A in self.operators)
+        for A in reversed(others):
+            last = last @ A
+        return last
+
+    def _trace(self) -> Tensor:
+        """tr(A (c I + U V^T) B) = c tr(B A) + the sum of (B A U) * V, where a factor has that form; else entry by entry."""
+        i = next((i for i, A in enumerate(self.operators) if hasattr(A, "parts") and not A.batch), None)
+        if i is not None:
+            (c, U, V), rest = self.operators[i].parts(), self.without(i)
+            trace: Tensor = (rest._columns(U.mT) * V.mT).sum((-2, -1))
+            return trace if self.operators[i].plain else trace + c * rest._trace()
+        total: Tensor = (self.operators[0].matrix() * self.without(0).matrix().mT).sum((-2, -1))
+        return total
+
+    def _slogdet(self) -> SignLogDet:
+        if not self._square():
+            return super()._slogdet()
+        signs, logs = zip(*(A._slogdet() for A in self.operators), strict=True)
+        return SignLogDet(math.prod(signs), sum(logs))
+
+    def _det(self) -> Tensor:
+        return math.prod(A._det() for A in self.operators) if self._square() else super()._det()
+
+
+def is_number(A: Operator) -> bool:
+    """Whether A is c I."""
+    return hasattr(A, "is_scalar") and A.is_scalar()
+
