@@ -274,11 +274,7 @@ def _(A: BlockCirculant, s: Scalar) -> LinearOperator:
 
 @_in_fourier(_evaluate)
 def _(A: BlockCirculant, phi: _Phi) -> LinearOperator:
-    # a complex matrix as a real one of twice the size, of which phi respects the form
-    R, J = A.symbol.real, A.symbol.imag
-    image = phi.of_matrix(torch.cat([torch.cat([R, -J], -1), torch.cat([J, R], -1)], -2), torch.finfo(R.dtype).eps)
-    n = R.shape[-1]
-    return A._of(torch.complex(image[..., :n, :n].contiguous(), image[..., n:, :n].contiguous()))
+    return A._of(phi.of_matrix(A.symbol, torch.finfo(A.symbol.dtype).eps * A.symbol.detach().norm(dim=(-2, -1))))
 
 
 # -------------------------------------------------------------------------------------------------------------- invariants

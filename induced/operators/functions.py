@@ -13,35 +13,28 @@ their own in their modules.
 
 import math
 from collections.abc import Callable
-from functools import partial, singledispatch
-from typing import NamedTuple
+from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from induced._validate import eager
-from induced.errors import DomainError, NotInvertible
+from induced.errors import NotInvertible
 from induced.operators import matrices
 from induced.operators.base import LinearOperator, Scalar, Scaled, per_sample
-from induced.operators.dense import Dense, Diagonal, per_matrix
+from induced.operators.dense import Dense, Diagonal
 from induced.operators.linalg import Inverse, inverse
-from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, compress, divided_difference, identity
+from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, compress, identity
+from induced.operators.matrices import Phi as _Phi
+from induced.operators.matrices import divided_difference
 
 __all__ = ["exp", "function", "log", "power", "resolvent", "sqrt"]
-
-
-class _Phi(NamedTuple):
-    """An analytic function: of real scalars, with a DomainError where it is not real, and of matrices known to a precision."""
-
-    of_scalars: Callable[[Tensor], Tensor]
-    of_matrix: Callable[[Tensor, float], Tensor]
-    cut: bool = False  # whether 0 is a branch point
 
 
 @singledispatch
 def _evaluate(A: LinearOperator, phi: _Phi) -> LinearOperator:
     M = A.matrix()
-    return Dense(phi.of_matrix(M, torch.finfo(M.dtype).eps))
+    return Dense(phi.of_matrix(M, torch.finfo(M.dtype).eps * M.detach().double().norm(dim=(-2, -1))))
 
 
 @_evaluate.register
@@ -57,21 +50,23 @@ def _(A: LowRank, phi: _Phi) -> LinearOperator:
 @_evaluate.register
 def _(A: ScaledIdentityPlusLowRank, phi: _Phi) -> LinearOperator:
     c, U, V = (part.double() for part in A.parts())
-    M, eps = V.mT @ U, torch.finfo(A.U.dtype).eps
+    M = V.mT @ U
     if U.shape[-1] >= A.shape[0]:  # c need not be an eigenvalue
         return _evaluate.dispatch(LinearOperator)(A, phi)
     value = phi.of_scalars(c)
-    if phi.cut and _singular(c, M, eps, A):
+    if phi.cut and _singular(c, M, A):
         if tracked(A) or 2 * U.shape[-1] >= A.shape[0]:
             return _evaluate.dispatch(LinearOperator)(A, phi)
         Q, K = on_span(A)  # the singular values of K are those of A
-        image = phi.of_matrix(K, A.shape[0] * eps) - value * torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
+        image = phi.of_matrix(K, _zero(A)) - value * torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
         return ScaledIdentityPlusLowRank(value.to(A.U), (Q @ image).to(A.U), Q.to(A.U))
-    # the blocks beside the diagonal are brought to its size
-    size = torch.maximum(c.abs(), M.norm(dim=(-2, -1))).detach()
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    block = divided_difference(c / size, M / per_matrix(size), lambda X: phi.of_matrix(per_matrix(size) * X, 0.0))
-    return ScaledIdentityPlusLowRank(value.to(A.U), (U @ (block / per_matrix(size))).to(A.U), A.V)
+    block = divided_difference(c, M, lambda X: phi.of_matrix(X, 0.0))
+    return ScaledIdentityPlusLowRank(value.to(A.U), (U @ block).to(A.U), A.V)
+
+
+def _zero(A: ScaledIdentityPlusLowRank) -> float:
+    c, U, V = (part.detach().double() for part in A.parts())
+    return 2 * U.shape[-1] * torch.finfo(A.U.dtype).eps * float(c.abs() + U.norm() * V.norm())
 
 
 def on_span(A: ScaledIdentityPlusLowRank) -> tuple[Tensor, Tensor]:
@@ -87,13 +82,12 @@ def tracked(A: LinearOperator) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers()))
 
 
-def _singular(c: Tensor, M: Tensor, eps: float, A: ScaledIdentityPlusLowRank) -> bool:
+def _singular(c: Tensor, M: Tensor, A: ScaledIdentityPlusLowRank) -> bool:
     """Whether c I + M, and so A, is singular at its precision; not asked of a batch, or where values may not be looked at."""
     if A.batch or not eager(M):
         return False
-    zero = A.shape[0] * eps * float(max(c.detach().abs(), A.U.detach().norm() * A.V.detach().norm()))
     B = c * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) + M
-    return matrices.singular(B.detach().cpu().numpy(), eps, zero)
+    return matrices.singular(B, _zero(A))
 
 
 @_evaluate.register
@@ -110,12 +104,6 @@ def _square(A: LinearOperator, what: str) -> None:
 def _like(A: LinearOperator) -> Tensor:
     like = A.reference()
     return torch.zeros(()) if like is None else like
-
-
-def _require(holds: Tensor, values: Tensor, why: str) -> None:
-    """Raise where an eigenvalue lies outside the domain of a function; a no-op where values may not be looked at."""
-    if eager(values) and not bool(holds.all()):
-        raise DomainError(f"{why} the eigenvalue {values.detach()[~holds].flatten()[0].item():.6g}")
 
 
 # ------------------------------------------------------------------------------------------------------------ exponential
@@ -142,10 +130,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
         `exp(A, s) @ exp(A, t) == exp(A, s + t)` (laws/test_functions.py)
     """
     _square(A, "the exponential")
-    # torch's float32 exponential is off by 3e-5 at norm 0.5
-    return _evaluate(
-        A, _Phi(lambda c: torch.exp(t * c), lambda M, _: torch.linalg.matrix_exp((per_matrix(t) * M).double()).to(M.dtype))
-    )
+    return _evaluate(A, matrices.exponential(t))
 
 
 @exp.register
@@ -197,14 +182,7 @@ def power(A: LinearOperator, p: float) -> LinearOperator:
 
 @singledispatch
 def _real_power(A: LinearOperator, p: float) -> LinearOperator:
-    def of_scalars(c: Tensor) -> Tensor:
-        _require((c > 0) | ((c == 0) & (p > 0)), c, f"A^{p:g} is not real, or does not exist, at")
-        return torch.where(c == 0, torch.zeros_like(c), torch.where(c == 0, torch.ones_like(c), c) ** p)
-
-    def of_matrix(M: Tensor, eps: float) -> Tensor:
-        return matrices.of_matrix(M, partial(matrices.power, p=p, eps=eps))
-
-    return _evaluate(A, _Phi(of_scalars, of_matrix, cut=True))
+    return _evaluate(A, matrices.real_power(p))
 
 
 @_real_power.register
@@ -219,14 +197,12 @@ def _(A: LowRank, p: float) -> LinearOperator:
     if p < 0 or A.batch or not eager(A.U):
         return _real_power.dispatch(LinearOperator)(A, p)
     _, U, V = compress(*A.parts())
-    eps = torch.finfo(U.dtype).eps
-    zero = A.shape[0] * eps * float(U.detach().norm() * V.detach().norm())
+    zero = 2 * U.shape[-1] * torch.finfo(U.dtype).eps * float(U.detach().norm() * V.detach().norm())
     M = V.double().mT @ U.double()
-    if p < 1 and matrices.singular(M.detach().cpu().numpy(), eps, zero):
+    if p < 1 and matrices.singular(M, zero):
         # superfluous columns, or a Jordan block of 0
         return _real_power(Dense(A.matrix()), p)
-    root = matrices.of_matrix(M, partial(matrices.power, p=p - 1, eps=eps, zero=zero))
-    return LowRank((U.double() @ root).to(U), V)
+    return LowRank((U.double() @ matrices.real_power(p - 1).of_matrix(M, zero)).to(U), V)
 
 
 def sqrt(A: LinearOperator) -> LinearOperator:
@@ -273,11 +249,7 @@ def log(A: LinearOperator) -> LinearOperator:
     """
     _square(A, "the logarithm")
 
-    def of_scalars(c: Tensor) -> Tensor:
-        _require(c > 0, c, "the logarithm is not real, or has no value, at")
-        return torch.log(c)
-
-    return _evaluate(A, _Phi(of_scalars, lambda M, eps: matrices.of_matrix(M, partial(matrices.log, eps=eps)), cut=True))
+    return _evaluate(A, matrices.logarithm())
 
 
 @singledispatch
@@ -330,11 +302,4 @@ def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperat
     """
     _square(A, "a function")
 
-    def of_scalars(c: Tensor) -> Tensor:
-        image = torch.as_tensor(phi(c.to(torch.complex128))).to(torch.complex128).expand(c.shape)
-        if eager(c):
-            seen = image.detach().cpu().numpy()
-            matrices.require_real(c.detach().cpu().numpy(), seen, seen)
-        return image.real
-
-    return _evaluate(A, _Phi(of_scalars, lambda M, _: matrices.of_matrix(M, lambda X, _: matrices.analytic(X, phi), unit=1.0)))
+    return _evaluate(A, matrices.analytic_function(phi))

@@ -1,6 +1,5 @@
 """Operators U V^T and c I + U V^T: closed under sum, product, adjoint and powers at O(n r^2) (docs/theory/linearizer.md)."""
 
-from collections.abc import Callable
 from typing import final
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator, Scalar, register, require_matrix
 from induced.operators.dense import Dense, Diagonal, per_matrix
+from induced.operators.matrices import divided_difference
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -223,19 +223,6 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Part
     rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
     keep = int((s > rtol * (c.abs() + s[:1])).sum())
     return c, left[:, :keep] * s[:keep], right[:keep].mT
-
-
-def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
-    """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
-
-    phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
-    """
-    r = M.shape[-1]
-    eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
-    cI = per_matrix(c) * eye
-    block = torch.cat([torch.cat([cI + M, eye], -1), torch.cat([torch.zeros_like(M), cI], -1)], -2)
-    result: Tensor = phi(block)[..., :r, r:]
-    return result
 
 
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:

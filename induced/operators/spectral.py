@@ -15,7 +15,7 @@ from induced.operators.dense import Dense, Diagonal
 from induced.operators.functions import _square, on_span, tracked
 from induced.operators.linalg import Inverse, complement, cutoff, svd
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
-from induced.operators.matrices import Array, clusters
+from induced.operators.schur import Array, clusters
 
 __all__ = ["InvariantSubspace", "Polar", "eigenvalues", "invariant_subspaces", "polar"]
 
