@@ -10,7 +10,8 @@ from induced._validate import eager
 from induced.operators.base import LinearOperator, Scalar
 from induced.operators.dense import per_matrix
 from induced.operators.exponential import exp_multiply
-from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, divided_difference
+from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank
+from induced.operators.matrices import divided_difference, expm
 from induced.operators.steps import Method, Step, parts_of
 
 
@@ -71,7 +72,7 @@ class Magnus(Step):
         W1 = h / 2 * V1 - k * (V2 @ (U2.mT @ V1))
         W2 = h / 2 * V2 + k * (V1 @ (U1.mT @ V2))
         c, basis, W = self.h / 2 * (c1 + c2), torch.cat([U1, U2], -1), torch.cat([W1, W2], -1)
-        return torch.exp(c), basis @ divided_difference(c, W.mT @ basis, torch.linalg.matrix_exp), W
+        return torch.exp(c), basis @ divided_difference(c, W.mT @ basis, expm), W
 
 
 MAGNUS4 = Method((0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6), Magnus, 4)

@@ -1,269 +1,236 @@
-"""Analytic functions of real matrices, singular and defective ones included, and their derivatives.
+"""Analytic functions of real and complex matrices as torch functions, with derivatives of every order.
 
-| function | algorithm in float64 |
-|---|---|
-| log, A^p | inverse scaling and squaring of the Schur form (scipy); the eigenvalue 0 is peeled off first |
-| any phi | by eigenvectors if symmetric; else Schur-Parlett: eigenvalues closer than a gap form a block, summed as a series |
-
-The Taylor coefficients of phi come from its values on a circle (FFT), so that phi need only be evaluated. Of several gaps the one
-of least error is taken, judged by the tail of the series, the commutator with A and the imaginary part; where none is small, phi
-is not analytic near the spectrum: an error. Derivatives follow from phi([[A, E], [0, A]]) = [[phi(A), L(E)], [0, phi(A)]].
+A `Phi` is such a function: of scalars, and of matrices. The algorithms run in float64 on the CPU (`induced.operators.schur`, and
+scipy's exponential). Derivatives follow from phi([[A, E], [0, A]]) = [[phi(A), L(E)], [0, phi(A)]]. A complex matrix R + i J is
+taken as the real one [[R, -J], [J, R]], of which phi respects the form.
 """
 
-import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse.csgraph
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from induced._validate import eager, require_finite
 from induced.errors import DomainError
+from induced.operators import schur
+from induced.operators.schur import Array, Scalars
 
-Array = NDArray[Any]
-Scalars = Callable[[Tensor], Tensor]
-OfArray = Callable[[Array, int], Array]  # of a matrix, block triangular with equal diagonal blocks of the given size
-EPS = float(np.finfo(np.float64).eps)
-NODES = 256  # on the circle; half as many Taylor coefficients are used
-ACCURATE, USABLE = 1e-11, 1e-6  # error estimates at which the search stops, and above which there is no answer
+OfArray = Callable[[Array, int, float], Array]  # of a matrix, the size of its equal diagonal blocks, and their uncertainty
+TINY = float(np.finfo(np.float64).tiny)
 
 
-def of_matrix(A: Tensor, f: OfArray, unit: float = 0.0) -> Tensor:
-    """f(A) for matrices (*batch, k, k), in float64 inside; gradients of every order, and under torch.func.
+class Phi(NamedTuple):
+    """An analytic function phi that takes conjugate values at conjugate points."""
+
+    of_scalars: Callable[[Tensor], Tensor]
+    """phi at real numbers in float64. Raises DomainError where it is not real, or overflows."""
+    of_matrix: Callable[[Tensor, Tensor | float], Tensor]
+    """phi of matrices (*batch, k, k), whose singular values are known up to the number, or numbers (*batch,), `zero`."""
+    cut: bool = False
+    """Whether 0 is a branch point."""
+
+
+# --------------------------------------------------------------------------------------------------------- the functions
+def exponential(t: Tensor | float = 1.0) -> Phi:
+    """phi(z) = exp(t z), for a number t or one for each matrix of a batch.
+
+    Law:
+        `exponential(t).of_matrix(A, 0.0) == scipy.linalg.expm(t * A)` (laws/test_matrices.py)
+    """
+
+    def times(c: Tensor, trailing: int) -> Tensor:
+        return (t[(..., *[None] * trailing)] if isinstance(t, Tensor) and t.dim() else t) * c
+
+    def of_scalars(c: Tensor) -> Tensor:
+        trailing = max(0, c.dim() - t.dim()) if isinstance(t, Tensor) else 0
+        return _bounded(torch.exp(times(_finite(c), trailing)))
+
+    return Phi(of_scalars, lambda A, zero: expm(times(_wide(A), 2)).to(A.dtype))
+
+
+def logarithm() -> Phi:
+    """The principal logarithm.
+
+    `of_matrix` raises DomainError where an eigenvalue lies in (-inf, 0], or a singular value does not exceed `zero`.
+
+    Law:
+        `expm(logarithm().of_matrix(A, 0.0)) == A` (laws/test_matrices.py)
+    """
+
+    def of_scalars(c: Tensor) -> Tensor:
+        _require(_finite(c) > 0, c, "the logarithm is not real, or has no value, at")
+        return torch.log(c)
+
+    return Phi(of_scalars, partial(_of_matrix, schur.log, 0.0), cut=True)
+
+
+def real_power(p: float) -> Phi:
+    """The principal power z^p, with 0^p = 0 for p > 0.
+
+    `of_matrix` raises DomainError where an eigenvalue lies in (-inf, 0), or A is singular and A^p does not exist; only where an
+    eigenvalue is not positive do singular values up to `zero` count as 0.
+
+    Law:
+        `real_power(p).of_matrix(A, 0.0) @ real_power(q).of_matrix(A, 0.0) == real_power(p + q).of_matrix(A, 0.0)`
+        (laws/test_matrices.py)
+    """
+
+    def of_scalars(c: Tensor) -> Tensor:
+        _require((_finite(c) > 0) | ((c == 0) & (p > 0)), c, f"A^{p:g} is not real, or does not exist, at")
+        return _bounded(torch.where(c == 0, torch.zeros_like(c), torch.where(c == 0, torch.ones_like(c), c) ** p))
+
+    return Phi(of_scalars, partial(_of_matrix, partial(schur.power, p=p), 0.0), cut=True)
+
+
+def analytic_function(phi: Scalars) -> Phi:
+    """Any phi of complex128 tensors that is analytic near the eigenvalues; DomainError where it is not, or not real."""
+
+    def of_scalars(c: Tensor) -> Tensor:
+        image = torch.as_tensor(phi(_finite(c).to(torch.complex128))).to(torch.complex128).expand(c.shape)
+        if eager(c):
+            seen = image.detach().cpu().numpy()
+            schur.require_real(c.detach().cpu().numpy(), seen, seen)
+        return image.real
+
+    return Phi(of_scalars, partial(_of_matrix, lambda A, k, zero: schur.analytic(A, phi), 1.0))
+
+
+def expm(A: Tensor) -> Tensor:
+    """exp(A) for real or complex matrices (*batch, k, k), computed in float64: by scipy, or by torch in a compiled graph.
+
+    Raises:
+        DomainError: A is not finite, or exp(A) overflows.
+    """
+    wide = _wide(_finite(A))
+    if A.shape[-1] <= 1:
+        image = torch.exp(wide)
+    elif torch.compiler.is_compiling() or A.is_meta:
+        image = torch.linalg.matrix_exp(wide)
+    else:
+        image = _apply(wide, lambda M, k, zero: _scipy_expm(M), 1.0, 0.0)
+    return _bounded(image.to(A.dtype))
+
+
+def _scipy_expm(M: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return scipy.linalg.expm(M)
+
+
+def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+    """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
+
+    phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
 
     Arguments:
-        A: the matrices.
-        f: the function; it gets a matrix and k. For a derivative the matrix is larger than k, and has A on its diagonal.
-        unit: the size at which f changes; 0 for homogeneous functions, as log and powers are.
+        c: numbers (*batch,).
+        M: matrices (*batch, r, r).
+        phi: the function of matrices (*batch, 2r, 2r), as `expm`.
     """
-    result: Tensor = _OfMatrix.apply(A.double(), f, unit, A.shape[-1])  # type: ignore[no-untyped-call]
-    return result.to(A.dtype)
+    r, c = M.shape[-1], c[..., None, None]
+    eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
+    size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    block = torch.cat([torch.cat([c * eye + M, size * eye], -1), torch.cat([torch.zeros_like(M), c * eye], -1)], -2)
+    result: Tensor = phi(block)[..., :r, r:] / size
+    return result
+
+
+def singular(A: Tensor, zero: float) -> bool:
+    """Whether the matrix A is singular in float64, or has a singular value up to `zero` once it is balanced."""
+    return A.numel() > 0 and schur.singular(_finite(A).detach().double().cpu().numpy(), zero)
+
+
+# ----------------------------------------------------------------------------------------------------------- with derivatives
+def _of_matrix(f: OfArray, unit: float, A: Tensor, zero: Tensor | float) -> Tensor:
+    """f(A) for real or complex matrices (*batch, k, k); `unit` is the size at which f changes, 0 for log and powers."""
+    if A.is_complex():
+        R, J, k = A.real, A.imag, A.shape[-1]
+        image = _of_matrix(f, unit, torch.cat([torch.cat([R, -J], -1), torch.cat([J, R], -1)], -2), zero)
+        return torch.complex(image[..., :k, :k].contiguous(), image[..., k:, :k].contiguous())
+    return _bounded(_apply(_wide(_finite(A)), f, unit, zero).to(A.dtype))
+
+
+def _apply(A: Tensor, f: OfArray, unit: float, zero: Tensor | float) -> Tensor:
+    zeros = torch.as_tensor(zero, dtype=torch.float64, device=A.device).detach().expand(A.shape[:-2])
+    result: Tensor = _OfMatrix.apply(A, zeros, f, unit, A.shape[-1])  # type: ignore[no-untyped-call]
+    return result
 
 
 class _OfMatrix(torch.autograd.Function):
     """f(A), whose derivative along E is the upper right block of f([[A, E], [0, A]])."""
 
     @staticmethod
-    def forward(A: Tensor, f: OfArray, unit: float, k: int) -> Tensor:
-        each = A.detach().cpu().reshape(A.shape[:-2].numel(), *A.shape[-2:]).numpy()
-        values = np.stack([f(M, k) for M in each]) if each.size else each
-        return torch.from_numpy(np.ascontiguousarray(values)).reshape(A.shape).to(A.device)
+    def forward(A: Tensor, zeros: Tensor, f: OfArray, unit: float, k: int) -> Tensor:
+        image = torch.empty_like(A, memory_format=torch.contiguous_format)
+        if A.is_meta or not A.numel():
+            return image
+        each = A.detach().cpu().reshape(-1, *A.shape[-2:]).numpy()
+        # lapack may crash at nan
+        values = [f(M, k, z) if np.isfinite(M).all() else M * np.nan for M, z in zip(each, zeros.flatten().tolist(), strict=True)]
+        return image.copy_(torch.from_numpy(np.stack(values)).reshape(A.shape))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, OfArray, float, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
-        ctx.arguments = inputs[1:]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, OfArray, float, int], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+        ctx.arguments = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _derivative(ctx.saved_tensors[0].mT, grads[0], *ctx.arguments), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        A, zeros = ctx.saved_tensors
+        return _derivative(A.mH, grads[0], zeros, *ctx.arguments), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _derivative(ctx.saved_tensors[0], tangents[0], *ctx.arguments)
+        A, zeros = ctx.saved_tensors
+        return _derivative(A, tangents[0], zeros, *ctx.arguments)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None, None], A: Tensor, *arguments: Any) -> tuple[Tensor, int]:
-        return _OfMatrix.apply(A.movedim(in_dims[0], 0), *arguments), 0  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: Any, A: Tensor, zeros: Tensor, *arguments: Any) -> tuple[Tensor, int]:
+        A, zeros = (
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip((A, zeros), in_dims, strict=False)
+        )
+        return _OfMatrix.apply(A, zeros, *arguments), 0  # type: ignore[no-untyped-call]
 
 
-def _derivative(A: Tensor, E: Tensor, f: OfArray, unit: float, k: int) -> Tensor:
-    """L(E), the derivative of f at A along E, linear in E, which is brought to the size of A, or `unit`."""
-    size = E.detach().norm(dim=(-2, -1), keepdim=True)
-    scale = size / A.detach().norm(dim=(-2, -1), keepdim=True).clamp(min=max(unit, EPS))
-    scale = torch.where(size > 0, scale, torch.ones_like(size))
+def _derivative(A: Tensor, E: Tensor, zeros: Tensor, f: OfArray, unit: float, k: int) -> Tensor:
+    """L(E), the derivative of f at A along E, linear in E, which is brought to a 16th of the size of A, or of `unit`.
+
+    With larger ones the row exchanges of scipy's exponential mix the diagonal blocks: the error of stiff matrices grows 1e4-fold.
+    """
+    scale = _size(E) / _size(A).clamp(min=max(unit, TINY)) * 16
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     block = torch.cat([torch.cat([A, E / scale], -1), torch.cat([torch.zeros_like(A), A], -1)], -2)
-    result: Tensor = _OfMatrix.apply(block, f, unit, k)  # type: ignore[no-untyped-call]
+    result: Tensor = _OfMatrix.apply(block, zeros, f, unit, k)  # type: ignore[no-untyped-call]
     return scale * result[..., : A.shape[-1], A.shape[-1] :]
 
 
-# ---------------------------------------------------------------------------------------------------------- log and powers
-def log(A: Array, k: int, eps: float) -> Array:
-    """The principal logarithm of a matrix known to relative precision `eps`, with equal diagonal blocks of size k.
-
-    Raises:
-        DomainError: an eigenvalue lies in (-inf, 0].
-    """
-    w = np.linalg.eigvals(A)
-    if singular(A[:k, :k], eps):
-        raise DomainError(
-            f"the logarithm has no value at the eigenvalue 0, and this operator has one of {_show(w)}: it is singular"
-        )
-    _require_principal(A, w, "log(A)")
-    return np.real(_quietly(scipy.linalg.logm, A))
+def _size(A: Tensor) -> Tensor:
+    """The largest entry of each matrix, as (*batch, 1, 1): its squares need not be finite."""
+    return A.detach().abs().amax((-2, -1), keepdim=True) if A.numel() else A.detach().abs()[..., :1, :1]
 
 
-def power(A: Array, k: int, p: float, eps: float, zero: float = 0.0) -> Array:
-    """The principal power A^p, for a real p, of such a matrix, known to precision `eps` and to the absolute error `zero`.
-
-    A singular A = F G^T, of full column rank, has A^p = F (G^T F)^(p - 1) G^T: each step takes one from every Jordan block of the
-    eigenvalue 0, so that A^p exists when p exceeds the size of the largest one less 1.
-
-    Raises:
-        DomainError: an eigenvalue lies in (-inf, 0), or A is singular and A^p does not exist.
-    """
-    if p == 0 or not len(A):
-        return np.eye(len(A))
-    if not singular(A[:k, :k], eps, zero):
-        _require_principal(A, np.linalg.eigvals(A), "a power that is no integer")
-        return np.real(_quietly(scipy.linalg.sqrtm, A) if p == 0.5 else _quietly(scipy.linalg.fractional_matrix_power, A, p))
-    if p < 0:
-        raise DomainError(
-            "this power does not exist: the operator is singular, and its eigenvalue 0 has no negative power. If a positive one "
-            "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
-        )
-    U, s, Vh = np.linalg.svd(A)
-    zero = _threshold(s, eps, zero)
-    r = int((s > zero).sum())
-    F, G = U[:, :r] * s[:r], Vh[:r].T
-    product: Array = F @ power(G.T @ F, r, p - 1, eps, zero) @ G.T
-    return product
+def _wide(A: Tensor) -> Tensor:
+    return A.to(torch.complex128 if A.is_complex() else torch.float64)
 
 
-def singular(A: Array, eps: float, zero: float = 0.0) -> bool:
-    """Whether the least singular value of A counts as zero at precision eps, or at the absolute error `zero`."""
-    s = np.linalg.svd(A, compute_uv=False)
-    return bool(len(s)) and bool(s.min() <= _threshold(s, eps, zero))
+def _finite(A: Tensor) -> Tensor:
+    require_finite(torch.view_as_real(A.resolve_conj()) if A.is_complex() else A, "the operator whose function is asked for")
+    return A
 
 
-def _threshold(s: Array, eps: float, zero: float) -> float:
-    return max(zero, 4 * len(s) * eps * float(s.max()))
+def _bounded(image: Tensor) -> Tensor:
+    """Raise where a value overflows; a no-op where values may not be looked at."""
+    require_finite(torch.view_as_real(image) if image.is_complex() else image, "the function of an operator", "it overflows")
+    return image
 
 
-def _require_principal(A: Array, w: Array, what: str) -> None:
-    """Raise where an eigenvalue is negative, up to the imaginary part that rounding gives to a double one."""
-    bad = (w.real < 0) & (np.abs(w.imag) <= np.sqrt(len(w) * EPS) * np.linalg.norm(A))
-    if bad.any():
-        raise DomainError(
-            f"{what} is not real here: the operator has the eigenvalue {_show(w[bad])} on the cut (-inf, 0] of the principal one"
-        )
-
-
-def _quietly(f: Callable[..., Array], *arguments: Any) -> Array:
-    """scipy's functions warn of ill-conditioned arguments; the domain has been checked."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result: Array = f(*arguments)
-        return result
-
-
-def _show(w: Array) -> str:
-    """The eigenvalue nearest to 0, in six digits."""
-    z = complex(w[np.argmin(np.abs(w))])
-    return f"{z.real:.6g}" if abs(z.imag) <= 1e-12 * abs(z.real) else f"{z:.6g}"
-
-
-# ------------------------------------------------------------------------------------------------------- any function
-def values(phi: Scalars, z: Array) -> Array:
-    """phi at complex points."""
-    with torch.no_grad():
-        result = torch.as_tensor(phi(torch.from_numpy(np.ascontiguousarray(z, dtype=np.complex128))))
-        image: Array = result.to(torch.complex128).expand(z.shape).numpy()
-        return image
-
-
-def require_real(z: Array, image: Array, mirrored: Array) -> None:
-    """Raise unless phi is finite at the eigenvalues z and takes conjugate values, `mirrored`, at their conjugates."""
-    size = max(1.0, float(np.abs(image[np.isfinite(image)]).max(initial=0.0)))
-    for wrong, why in (
-        (~np.isfinite(image), "has no finite value"),
-        (~(np.abs(image - mirrored.conj()) <= 1e-8 * size), "is not real, or not conjugate at its conjugate,"),
-    ):
-        if wrong.any():
-            raise DomainError(f"phi(A) is not a real operator: phi {why} at the eigenvalue {_show(z[wrong])}")
-
-
-def analytic(A: Array, phi: Scalars) -> Array:
-    """phi(A) for a real A and a phi that is analytic near its eigenvalues and respects conjugation.
-
-    Raises:
-        DomainError: phi(A) is not real, or phi is not analytic near the eigenvalues.
-    """
-    if (A == A.T).all():
-        w, Q = np.linalg.eigh(A)
-        image = values(phi, w)
-        require_real(w, image, image)
-        symmetric: Array = (Q * image.real) @ Q.T
-        return symmetric
-    T, Q = scipy.linalg.schur(A, output="complex")
-    w, size = T.diagonal().copy(), float(np.linalg.norm(A, 2))
-    w[np.abs(w.imag) <= len(w) * EPS * size] = w[np.abs(w.imag) <= len(w) * EPS * size].real  # +0: above a cut, as its conjugate
-    mirror = np.where(w.imag == 0, w, w.conj())
-    require_real(w, values(phi, w), values(phi, mirror))
-    best, least = A, np.inf
-    for gap in (0.1, 0.01, 1e-3, 1e-4):
-        F, error = _parlett(T, Q, phi, gap * min(1.0, size))
-        scale = float(np.linalg.norm(F)) + np.finfo(float).tiny
-        commutator = np.linalg.norm(A @ F - F @ A) / (size + np.finfo(float).tiny)
-        error = max(error, float(commutator), float(np.linalg.norm(F.imag))) / scale
-        if error < least:
-            best, least = F.real, error
-        if least <= ACCURATE:
-            break
-    if not least <= USABLE:
-        raise DomainError(
-            f"phi(A) has no accurate value: phi is not analytic on a disc round a cluster of eigenvalues such as {_show(w)} "
-            f"(estimated relative error {least:.2g})"
-        )
-    return best
-
-
-def clusters(points: Array, gap: float) -> Array:
-    """The label of each point, two points having one label if a chain of steps up to `gap` joins them."""
-    near = scipy.sparse.csr_array(np.abs(points[:, None] - points[None, :]) <= gap)
-    labels: Array = scipy.sparse.csgraph.connected_components(near, directed=False)[1]
-    return labels
-
-
-def _parlett(T: Array, Q: Array, phi: Scalars, gap: float) -> tuple[Array, float]:
-    """phi(Q T Q^*) for an upper triangular T, and an estimate of its absolute error."""
-    labels = clusters(T.diagonal(), gap)
-    sizes: list[int] = []
-    for label in dict.fromkeys(labels[::-1].tolist()):  # each cluster in turn is moved to the top
-        select = labels == label
-        T, Q, *_ = scipy.linalg.lapack.ztrsen(select, T, Q, lwork=max(1, len(T) ** 2))
-        labels = np.concatenate([labels[select], labels[~select]])
-        sizes.insert(0, int(select.sum()))
-    F, error, a = np.zeros_like(T), 0.0, len(T)
-    for m in reversed(sizes):
-        a, b = a - m, a
-        F[a:b, a:b], rough = _taylor(T[a:b, a:b], phi)
-        error = max(error, rough)
-        if b < len(T):
-            right = F[a:b, a:b] @ T[a:b, b:] - T[a:b, b:] @ F[b:, b:]
-            X, scale, _ = scipy.linalg.lapack.ztrsyl(T[a:b, a:b], T[b:, b:], right, isgn=-1)
-            F[a:b, b:] = X / scale
-    return Q @ F @ Q.conj().T, error
-
-
-def _taylor(T: Array, phi: Scalars) -> tuple[Array, float]:
-    """phi(T) for an upper triangular T of nearly equal eigenvalues, by its Taylor series at their mean; and an error estimate."""
-    m, mean = len(T), T.diagonal().mean()
-    if m == 1:
-        return values(phi, T), 0.0
-    N = T - mean * np.eye(m)
-    spread = float(np.abs(N.diagonal()).max())
-    nodes = np.exp(2j * np.pi * np.arange(NODES) / NODES)
-    best: tuple[float, float, Array] = (np.inf, 1.0, np.zeros(NODES, complex))
-    for radius in max(spread, 1e-3 * min(1.0, float(np.abs(N).max()) + EPS)) * 2.0 ** (np.arange(24) / 2):
-        samples = values(phi, mean + radius * nodes)
-        if not np.isfinite(samples).all():
-            continue
-        b = np.fft.fft(samples) / NODES  # the last half: powers of 1/z, absent where phi is analytic in the disc
-        growth = np.sum((np.linalg.norm(N) / radius) ** np.arange(min(m, 8)))
-        error = float(
-            (EPS * np.abs(b).max() + np.abs(b[NODES // 2 :]).max() + np.abs(b[NODES // 2 - 8 : NODES // 2]).max()) * growth
-        )
-        best = min(best, (error, float(radius), b), key=lambda found: found[0])
-    error, radius, b = best
-    F, P = b[0] * np.eye(m), np.eye(m)
-    for k in range(1, NODES // 2):
-        P = P @ N / radius
-        F = F + b[k] * P
-        if k >= m and np.abs(b).max() * np.linalg.norm(P) <= EPS * EPS * np.linalg.norm(F):
-            break
-    return F, error
+def _require(holds: Tensor, values: Tensor, why: str) -> None:
+    """Raise where an eigenvalue lies outside the domain of a function; a no-op where values may not be looked at."""
+    if eager(values) and not bool(holds.all()):
+        raise DomainError(f"{why} the eigenvalue {values.detach()[~holds].flatten()[0].item():.6g}")

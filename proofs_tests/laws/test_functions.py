@@ -29,7 +29,7 @@ from induced.operators import (
     resolvent,
     sqrt,
 )
-from induced.operators.matrices import analytic
+from induced.operators.schur import analytic
 from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree
 
 every_square_core = pytest.mark.parametrize("case", SQUARE_CORES, ids=str)
