@@ -15,7 +15,7 @@ from induced.operators.dense import Dense
 
 Array = npt.NDArray[Any]
 
-_PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+_PRECISIONS = {"float32": torch.float32} | dict.fromkeys(("float64", "float96", "float128"), torch.float64)
 
 
 def to_scipy(A: LinearOperator) -> "scipy.sparse.linalg.LinearOperator[Any]":
@@ -28,7 +28,7 @@ def to_scipy(A: LinearOperator) -> "scipy.sparse.linalg.LinearOperator[Any]":
         An object with matvec, rmatvec, matmat and rmatmat, each one call of A on all columns.
 
     Raises:
-        ShapeError: A is a batch of operators, which scipy does not know.
+        ShapeError: A is a batch of operators, which scipy does not know. DtypeError: A is not float32 or float64.
 
     Law:
         `to_scipy(A) @ x == A(x)`, `to_scipy(A).H @ y == A.H(y)`, `from_scipy(to_scipy(A)) is A` (laws/test_interop.py)
@@ -50,10 +50,11 @@ def from_scipy(obj: object, *, like: Tensor | None = None) -> LinearOperator:
     Arguments:
         obj: anything with `shape` and products: matmat or matvec, with rmatmat or rmatvec; or `@` and `.T`. Objects whose
             `dtype` is torch's are given torch tensors, all others numpy arrays.
-        like: names the dtype and device; by default the dtype of obj where it is float32 or float64, on the CPU.
+        like: names the dtype and device; by default, on the CPU, float32 or float64 as obj is (longdouble becomes float64, and
+            integers become torch's default dtype).
 
     Raises:
-        DtypeError: obj has no such products, or is complex. ShapeError: its shape is not (m, n).
+        DtypeError: obj has no such products, or is complex, half precision or no number. ShapeError: its shape is not (m, n).
 
     Law:
         `from_scipy(M)(z) == z @ M.T` for a sparse M (laws/test_interop.py)
@@ -71,7 +72,7 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
         like: the dtype and device of an operator made from something that is no tensor.
 
     Raises:
-        DtypeError: obj is none of these, or complex. ShapeError: its shape is not (m, n).
+        DtypeError: obj is none of these, or is complex, half precision or no number. ShapeError: its shape is not (m, n).
 
     Example:
         >>> as_operator(scipy.sparse.csr_array([[0.0, 2.0]]))(torch.tensor([1.0, 3.0], dtype=torch.float64))
@@ -82,8 +83,7 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
     if isinstance(obj, Tensor):
         return Dense(obj)
     if isinstance(obj, np.ndarray):
-        device = None if like is None else like.device
-        return Dense(torch.tensor(np.asarray(obj), dtype=_precision(obj.dtype, obj, like), device=device))
+        return Dense(_tensor(obj, _kind(obj, like)))
     return from_scipy(obj, like=like)
 
 
@@ -96,7 +96,7 @@ class Wrapped(LinearOperator):
 
     Raises:
         MissingAdjoint, on use: the adjoint or a gradient is needed and obj has no rmatvec.
-        ShapeError, on use: a product has another shape than `shape` promises.
+        ShapeError, on use: a product has another shape than `shape` promises. DtypeError, on use: a product is complex.
     """
 
     def __init__(self, obj: object, *, like: Tensor | None = None) -> None:
@@ -107,11 +107,9 @@ class Wrapped(LinearOperator):
                 f"matvec/rmatvec"
             )
         super().__init__(tuple(obj.shape))
-        dtype = getattr(obj, "dtype", None)
         self.obj: Any = obj
-        self.takes_tensors = isinstance(dtype, torch.dtype)
-        device = None if like is None else like.device
-        self.register_buffer("like", torch.zeros((), dtype=_precision(dtype, obj, like), device=device), persistent=False)
+        self.takes_tensors = isinstance(getattr(obj, "dtype", None), torch.dtype)
+        self.register_buffer("like", _kind(obj, like), persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         return _applied(z, self, False)
@@ -122,39 +120,23 @@ class Wrapped(LinearOperator):
     def columns(self, X: Any, adjoint: bool) -> Any:
         """A X, or A^T X, for the columns of an array or tensor of the kind that the foreign operator takes."""
         if X.shape[1] == 0:
-            return X[:0].reshape(self.shape[1 if adjoint else 0], 0)
-        if adjoint:
-            return self._adjoint_columns(X)
-        if hasattr(self.obj, "matmat"):
-            return self.obj.matmat(X)
-        if hasattr(self.obj, "matvec"):
-            return _each(self.obj.matvec, X)
-        return self.obj @ X
-
-    def _adjoint_columns(self, X: Any) -> Any:
-        if not hasattr(self.obj, "rmatvec"):
-            if hasattr(self.obj, "matvec") or not hasattr(self.obj, "T"):
-                raise MissingAdjoint(_no_adjoint(self.obj))
-            return self.obj.T @ X
+            return X[:0].reshape(self.shape[adjoint], 0)
+        side = "r" if adjoint else ""
+        missing = f"a {type(self.obj).__name__} has no {side}matvec, which .H, a gradient or a method asked for: give it one"
+        vector, block = getattr(self.obj, f"{side}matvec", None), getattr(self.obj, f"{side}matmat", None)
+        if vector is None and block is None:
+            if adjoint and (hasattr(self.obj, "matvec") or not hasattr(self.obj, "T")):
+                raise MissingAdjoint(missing)
+            return (self.obj.T if adjoint else self.obj) @ X
+        # scipy hands columns (n, 1) to a product that may be written for vectors (n,) alone
+        single = X.shape[1] == 1 or getattr(self.obj, f"_CustomLinearOperator__{side}matmat_impl", block) is None
         try:
-            first = _each(self.obj.rmatvec, X[:, :1])
+            return _each(vector, X) if vector is not None and single else block(X)  # type: ignore[misc]
         except NotImplementedError as error:
-            raise MissingAdjoint(_no_adjoint(self.obj)) from error
-        if X.shape[1] == 1:
-            return first
-        rest = X[:, 1:]
-        rest = self.obj.rmatmat(rest) if hasattr(self.obj, "rmatmat") else _each(self.obj.rmatvec, rest)
-        return torch.cat([first, rest], 1) if self.takes_tensors else np.hstack([first, rest])
+            raise MissingAdjoint(missing) from error
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, {type(self.obj).__module__}.{type(self.obj).__name__}"
-
-
-def _no_adjoint(obj: object) -> str:
-    return (
-        f"the adjoint of a {type(obj).__name__} was asked for (by .H, a gradient, or a method that needs it), but it has no "
-        f"rmatvec: give it one"
-    )
 
 
 def _each(product: Any, X: Any) -> Any:
@@ -171,7 +153,7 @@ class _Applied(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, operator: Wrapped, adjoint: bool) -> Tensor:
-        size = operator.shape[1 if adjoint else 0]
+        size = operator.shape[adjoint]
         rows = z.detach().reshape(-1, z.shape[-1])
         X = rows.mT if operator.takes_tensors else rows.cpu().numpy().T
         Y = operator.columns(X, adjoint)
@@ -180,8 +162,7 @@ class _Applied(torch.autograd.Function):
                 f"a product of {type(operator.obj).__name__}, which has shape {operator.shape}, with {rows.shape[0]} column(s) "
                 f"must have shape {(size, rows.shape[0])}, got {tuple(Y.shape)}"
             )
-        Y = Y if operator.takes_tensors else torch.from_numpy(np.array(Y))
-        return Y.mT.to(z).reshape(*z.shape[:-1], size)
+        return _tensor(Y, z).mT.reshape(*z.shape[:-1], size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Wrapped, bool], output: Tensor) -> None:
@@ -205,24 +186,18 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
 
     def __init__(self, operator: LinearOperator) -> None:
         like = operator.reference()
-        self.operator, self.kind = operator, torch.zeros((), dtype=None if like is None else like.dtype)
-        self.device = None if like is None else like.device
-        super().__init__(self.kind.numpy().dtype, operator.shape)  # type: ignore[call-arg]
+        self.operator, self.kind = operator, torch.zeros(()) if like is None else like.detach().new_zeros(())
+        require_precision(self.kind.dtype, f"{operator}")
+        super().__init__(self.kind.cpu().numpy().dtype, operator.shape)  # type: ignore[call-arg]
 
     def _rows(self, X: Array, adjoint: bool) -> Array:
         if np.iscomplexobj(X):
             return self._rows(X.real, adjoint) + 1j * self._rows(X.imag, adjoint)
-        rows = torch.tensor(X.reshape(X.shape[0], -1).T, dtype=self.kind.dtype, device=self.device)
+        rows = torch.tensor(X.reshape(X.shape[0], -1).T, dtype=self.kind.dtype, device=self.kind.device)
         with torch.no_grad():
             applied = self.operator.apply_adjoint(rows) if adjoint else self.operator(rows)
         result: Array = applied.cpu().numpy().T
         return result
-
-    def _matvec(self, x: Array) -> Array:
-        return self._rows(x, False)
-
-    def _rmatvec(self, x: Array) -> Array:
-        return self._rows(x, True)
 
     def _matmat(self, X: Array) -> Array:
         return self._rows(X, False)
@@ -230,10 +205,29 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
     def _rmatmat(self, X: Array) -> Array:
         return self._rows(X, True)
 
+    _matvec, _rmatvec = _matmat, _rmatmat
 
-def _precision(dtype: Any, obj: object, like: Tensor | None) -> torch.dtype:
-    """The dtype in which a foreign operator is held: that of `like`, or its own where it is float32 or float64."""
-    name = str(dtype if isinstance(dtype, torch.dtype) else np.dtype(dtype)).removeprefix("torch.")
-    if name.startswith("complex"):
-        raise DtypeError(f"operators are real, got a {type(obj).__name__} of {name}: use [[Re, -Im], [Im, Re]] on twice the size")
-    return _PRECISIONS.get(name, torch.get_default_dtype()) if like is None else like.dtype
+
+def require_precision(dtype: Any, what: str) -> None:
+    """Raise DtypeError unless dtype is torch.float32 or torch.float64."""
+    if dtype not in (torch.float32, torch.float64):
+        raise DtypeError(f"{what} is {dtype}, but this needs a real dtype, float32 or float64: convert it first")
+
+
+def _kind(obj: object, like: Tensor | None) -> Tensor:
+    """A number of the dtype and device in which a foreign operator is held: those of `like`, or its own."""
+    dtype = getattr(obj, "dtype", None)
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    whole = name.startswith(("int", "uint", "bool"))
+    kind: Any = torch.get_default_dtype() if whole else _PRECISIONS.get(name, name)
+    kind = kind if like is None or name.startswith("complex") else like.dtype
+    require_precision(kind, f"the {type(obj).__name__}")
+    return torch.zeros((), dtype=kind, device=None if like is None else like.device)
+
+
+def _tensor(Y: Any, kind: Tensor) -> Tensor:
+    """A tensor, or an array of any byte order and strides, in the dtype and on the device of `kind`."""
+    if Y.is_complex() if isinstance(Y, Tensor) else np.iscomplexobj(Y):
+        raise DtypeError("a product of a real foreign operator is complex: operators are real, use [[Re, -Im], [Im, Re]]")
+    name = str(kind.dtype).removeprefix("torch.")
+    return (Y if isinstance(Y, Tensor) else torch.from_numpy(np.array(Y, dtype=name, order="C"))).to(kind)
