@@ -26,6 +26,11 @@ class InducedSpace(HilbertSpace):
     """
 
     def __init__(self, chart: Bijection) -> None:
+        if not isinstance(chart, Bijection):
+            raise DtypeError(
+                f"the chart of an InducedSpace is a Bijection, got {type(chart).__name__}: build one from induced.bijections, "
+                f"or make one of a map and its inverse with from_callables"
+            )
         super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
         self.chart = chart
         self._spread = len(chart.coord_shape) != 1
@@ -64,6 +69,8 @@ class EuclideanSpace(HilbertSpace):
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(side < 0 for side in sides):
+            raise ShapeError(f"the points of a EuclideanSpace have sides >= 0, got the shape {sides}")
         super().__init__(sides, math.prod(sides), ("euclidean", sides))
 
     def coords(self, x: Tensor) -> Tensor:
