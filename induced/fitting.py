@@ -11,7 +11,7 @@ from induced.linearizer import Linearizer
 from induced.operators import Dense, LowRank
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace
 
-__all__ = ["least_squares", "interpolate"]
+__all__ = ["interpolate", "least_squares"]
 
 DRAWS = 8  # random frames of few columns, of which the one that tells the points apart best is taken
 

@@ -77,7 +77,7 @@ def _nearest(u: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
         found = cKDTree(centers.double().numpy()).query(u.nan_to_num().double().numpy(), eps=0.0 if exact else 4.0)
         distance, index = (torch.from_numpy(part) for part in found)
         left = left[:0] if exact else (distance >= radii[index]).nonzero()[:, 0]
-    for rows in left.split(max(1, BLOCK // len(centers))):
+    for rows in torch.split(left, max(1, BLOCK // len(centers))):
         index[rows] = _distances(u[rows], centers).argmin(-1)
     return index
 
@@ -86,8 +86,8 @@ def least_distances(points: Tensor) -> Tensor:
     """From each point to the nearest other one; inf where there is none."""
     if points.shape[1] <= FEW:
         tree = cKDTree(points.double().cpu().numpy())
-        return torch.from_numpy(tree.query(tree.data, k=2)[0][:, 1]).to(points)
-    least, rows = [], max(1, BLOCK // len(points) // 16)
+        return torch.as_tensor(tree.query(tree.data, k=2)[0])[:, 1].to(points)
+    least, rows = [], max(1, BLOCK // len(points))
     for start in range(0, len(points), rows):
         between = _distances(points[start : start + rows], points)
         between.diagonal(start).fill_(torch.inf)
@@ -122,7 +122,7 @@ class PiecewiseLinear(Elementwise):
 
 
 def _piece(x: Tensor, knots: Tensor) -> Tensor:
-    return ((x.detach().unsqueeze(-1) >= knots).sum(-1) - 1).clamp(0, len(knots) - 2)
+    return (torch.bucketize(x.detach().contiguous(), knots, right=True) - 1).clamp(0, len(knots) - 2)
 
 
 def _straight(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from induced._validate import eager, require_like, require_shape
 from induced.bijections import Bijection, rounding
 from induced.errors import DomainError, DtypeError, ShapeError
-from induced.spaces.hilbert import HilbertSpace
+from induced.spaces.hilbert import HilbertSpace, require_alike
 
 
 @final
@@ -132,12 +132,14 @@ class ProductSpace(HilbertSpace):
 
         Raises:
             ShapeError: there are more or fewer parts than factors, or a part is no point of its factor.
+            DtypeError: the parts differ in dtype or device.
         """
         spaces = self._spaces()
         if len(parts) != len(spaces):
             raise ShapeError(f"this product has {len(spaces)} factors, got {len(parts)} parts")
         for part, space in zip(parts, spaces, strict=True):
             require_shape(part, space.shape, f"a part in {space!r}")
+        require_alike(*parts)
         return torch.cat([part.reshape(*_batch(part, space), -1) for part, space in zip(parts, spaces, strict=True)], -1)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:

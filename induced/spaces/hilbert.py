@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from induced._numerics import scaled_norm
-from induced._validate import require_like
-from induced.errors import ShapeError, SpaceMismatch
+from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.base import Scalar, per_sample
 from induced.operators.bases import orthonormal_columns
+
+
+def require_alike(*points: Tensor) -> None:
+    """Raise DtypeError unless all points have one dtype and device: torch would promote them in silence."""
+    kinds = list(dict.fromkeys(f"{x.dtype} on {x.device}" for x in points))
+    if len(kinds) > 1:
+        raise DtypeError(f"points that meet have one dtype and device, got {' and '.join(kinds)}: convert them with x.to(...)")
 
 
 class HilbertSpace(nn.Module, ABC):
@@ -80,6 +86,8 @@ class HilbertSpace(nn.Module, ABC):
         Law:
             `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
         """
+        if not isinstance(points, Tensor):
+            require_alike(*points)
         stacked = points if isinstance(points, Tensor) else torch.stack(list(points)) if len(points) else torch.zeros(0)
         count = (
             weights.shape[0]
@@ -103,8 +111,9 @@ class HilbertSpace(nn.Module, ABC):
 
     def _pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates of two points of one dtype and device."""
-        require_like(y, x, "the second point beside the first")
-        return self.coords(x), self.coords(y)
+        z, w = self.coords(x), self.coords(y)
+        require_alike(x, y)
+        return z, w
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x (+) y = g^-1(g(x) + g(y)) (Def 2.2)."""
@@ -208,7 +217,11 @@ class HilbertSpace(nn.Module, ABC):
         batch = x.shape[: x.dim() - len(self.shape)]
         points = x.reshape(-1, *self.shape)
         # samples do not meet in a chart, so the Jacobian of the sum over them holds that of each
-        J = torch.func.jacrev(lambda p: self.coords(p).sum(0))(points).reshape(self.dim, len(points), math.prod(self.shape)).movedim(0, 1)
+        J = (
+            torch.func.jacrev(lambda p: self.coords(p).sum(0))(points)
+            .reshape(self.dim, len(points), math.prod(self.shape))
+            .movedim(0, 1)
+        )
         G: Tensor = (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
         return G
 
@@ -223,6 +236,7 @@ class HilbertSpace(nn.Module, ABC):
         Law:
             its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_spaces.py)
         """
+        require_alike(x, tangent)
         z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))
         return self.point(z + per_sample(t) * w)
 
@@ -277,7 +291,7 @@ class Vector:
     def _same_space(self, other: "Vector", what: str) -> Tensor:
         if self.space != other.space:
             raise SpaceMismatch(f"{what} joins vectors of one space, got {self.space!r} and {other.space!r}: their charts differ")
-        require_like(other.coords, self.coords, "the second vector beside the first")
+        require_alike(self.coords, other.coords)
         return other.coords
 
     def __add__(self, other: "Vector") -> "Vector":

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from induced import EuclideanSpace, InducedSpace, Linearizer
 from induced.bijections import Flatten, Log, real_nvp
+from induced.bijections.interpolating import Shear
 from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
 from induced.errors import DomainError, NotInvertible
-from induced.fitting import least_squares, interpolate
+from induced.fitting import interpolate, least_squares
 from induced.operators import LowRank
 from proofs_tests.registry import DTYPES, agree, shaken
 
@@ -108,6 +109,25 @@ def test_too_few_pairs_give_the_core_of_least_norm(dtype: torch.dtype) -> None:
     assert least_squares(R5, R3, x, y).core.matrix().dtype == dtype
 
 
+@pytest.mark.parametrize("count", [1_000, 100_000, 1_000_000])
+def test_many_samples_hide_no_direction(count: int) -> None:
+    x = torch.randn(count, 2) * torch.tensor([1.0, 0.005])
+    y = x @ torch.tensor([[1.0], [2.0]]) + 0.1 * torch.randn(count, 1)
+    A = least_squares(EuclideanSpace(2), EuclideanSpace(1), x, y).core.matrix()
+    z, w = x.double().numpy(), y.double().numpy()
+    agree(A, torch.from_numpy(np.linalg.lstsq(z, w, rcond=None)[0]).mT.float())
+    if count == 1_000_000:  # the counterexample: a cut-off of eps times the number of samples
+        old = np.linalg.pinv(z, rcond=torch.finfo(x.dtype).eps * count) @ w
+        assert abs(old[1, 0] - A[0, 1]) > 1
+
+
+def test_many_samples_of_dependent_coordinates_have_the_core_of_least_norm() -> None:
+    for dtype in DTYPES:
+        z = torch.randn(1_000_000, 1, dtype=DOUBLE) @ torch.tensor([[1.0, 3.0]], dtype=DOUBLE)
+        A = least_squares(EuclideanSpace(2), EuclideanSpace(1), z.to(dtype), z[:, :1].to(dtype)).core.matrix()
+        agree(A, torch.tensor([[0.1, 0.3]], dtype=dtype))
+
+
 def test_pairs_may_have_any_batch_and_weights_count_pairs() -> None:
     x, y = pairs(6, 3, 5)
     weights = torch.tensor([[2.0, 0.0, 1.0], [1.0, 3.0, 1.0]], dtype=DOUBLE)
@@ -170,6 +190,29 @@ def test_any_data_have_a_linearizer_in_the_plane_or_above(n: int, m: int, count:
 def test_a_thousand_pairs_are_met_to_rounding(n: int, m: int) -> None:
     x, y = pairs(1000, n, m)
     assert error(interpolate(x, y), x, y) <= 1e-13
+
+
+@pytest.mark.parametrize(("count", "dim"), [(30_000, 8), (3_000, 64)])
+def test_many_pairs_are_met_to_rounding(count: int, dim: int) -> None:
+    x, y = pairs(count, dim, dim)
+    # of half the coordinates, above 8 of them, a tree finds only the neighbours that are near
+    assert error(interpolate(x, y), x, y) <= (1e-9 if dim == 8 else 1e-13)
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_neighbours_are_those_of_all_distances(dim: int) -> None:
+    centers, values = pairs(2_000, dim, 2)
+    C, B = torch.linalg.qr(torch.randn(dim + 2, dim + 2, dtype=DOUBLE))[0].split([dim, 2], -1)
+    g = Shear(C, B, centers, values)
+    every = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    agree(g.radii, every.amin(-1) / 2)
+    # at the centres, inside of bumps and between them: by tree, and under vmap by all distances
+    u = torch.cat([centers, centers + 0.5 * g.radii[:, None] * torch.randn_like(centers) / dim**0.5, torch.randn_like(centers)])
+    x = u @ C.mT
+    agree(g(x), torch.func.vmap(g)(x), 10)
+    near = x[:4000].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(g(near).sum(), near)
+    agree(gradient[::100], torch.func.vmap(torch.func.jacrev(g))(x[:4000:100]).sum(1), 1e3)
 
 
 def test_in_many_dimensions_the_charts_are_gentle() -> None:

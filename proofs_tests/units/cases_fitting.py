@@ -4,7 +4,7 @@ import torch
 
 from induced import EuclideanSpace
 from induced.errors import DomainError, NotInvertible, ShapeError
-from induced.fitting import least_squares, interpolate
+from induced.fitting import interpolate, least_squares
 from proofs_tests.units.case import Case
 
 R2, R3 = EuclideanSpace(2), EuclideanSpace(3)
