@@ -5,19 +5,19 @@ from torch import Tensor
 
 from induced._validate import require_finite, require_like, require_shape
 from induced.bijections import Affine, Composition
-from induced.bijections.interpolating import PiecewiseLinear, Shear, least_distances
+from induced.bijections.interpolating import FEW, PiecewiseLinear, Shear, least_distances
 from induced.errors import DomainError, NotInvertible, ShapeError
 from induced.linearizer import Linearizer
 from induced.operators import Dense, LowRank
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace
 
-__all__ = ["fit_core", "fit_exactly"]
+__all__ = ["interpolate", "least_squares"]
 
-DRAWS = 8  # random frames, of which the one that tells the points apart best is taken
+DRAWS = 8  # random frames of few columns, of which the one that tells the points apart best is taken
 
 
 # ------------------------------------------------------------------------------------------------------- the core
-def fit_core(
+def least_squares(
     domain: HilbertSpace,
     codomain: HilbertSpace,
     x: Tensor,
@@ -53,7 +53,7 @@ def fit_core(
         >>> from induced.bijections import Log
         >>> X = InducedSpace(Log((2,)))
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]])
-        >>> fit_core(X, X, x, x**2)(torch.tensor([3.0, 4.0]))
+        >>> least_squares(X, X, x, x**2)(torch.tensor([3.0, 4.0]))
         tensor([ 9., 16.])
 
     Law:
@@ -68,13 +68,13 @@ def fit_core(
     if not 0.0 <= ridge < float("inf"):
         raise DomainError(f"the ridge must be a finite number >= 0, got {ridge}")
     dtype, root = Z.dtype, _root_weights(weights, Z)
-    # the precision of the data, not that of the solver, says which directions they do not see
-    rtol = torch.finfo(torch.float64 if ridge else dtype).eps * max(len(Z), domain.dim)
     Z, W = root * Z.double(), root * W.double()
     if ridge:
         eye = torch.eye(domain.dim, dtype=Z.dtype, device=Z.device)
         Z = torch.cat([Z, ridge**0.5 * eye])
         W = torch.cat([W, W.new_zeros(domain.dim, codomain.dim)])
+    # The data round each of dim directions, however many samples there are; the factorisation errs with its rows, in float64.
+    rtol = torch.finfo(Z.dtype if ridge else dtype).eps * domain.dim + torch.finfo(Z.dtype).eps * len(Z) ** 0.5
     A = (torch.linalg.pinv(Z, rtol=rtol) @ W).mT
     if rank is None:
         return Linearizer(Dense(A.to(dtype)), domain, codomain)
@@ -109,7 +109,7 @@ def _leading(F: Tensor, rank: int) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------- Theorem H.5, constructively
-def fit_exactly(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer:
+def interpolate(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer:
     """A Linearizer with |f(x_i) - y_i| <= eps for all pairs of distinct points x_i of R^n and any points y_i of R^m (Thm H.5).
 
     Both charts are rotations followed by shears that move the points by disjoint bumps, the core is a 0/1 projection: up to
@@ -133,11 +133,11 @@ def fit_exactly(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
         >>> y = torch.tensor([[0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)   # three zeros and a one
-        >>> bool((fit_exactly(x, y)(x) - y).abs().max() < 1e-12)
+        >>> bool((interpolate(x, y)(x) - y).abs().max() < 1e-12)
         True
 
     Law:
-        `fit_exactly(x, y)(x) == y` (Thm H.5; laws/test_fitting.py)
+        `interpolate(x, y)(x) == y` (Thm H.5; laws/test_fitting.py)
     """
     for value, what in ((x, "the points x"), (y, "the targets y")):
         require_shape(value, value.shape[-1:], what)
@@ -228,9 +228,13 @@ def _fit_from_the_line(x: Tensor, y: Tensor) -> Linearizer:
 
 
 def _frame(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The columns of a random orthogonal matrix, k and the others; of a few, that whose first k tell the points apart best."""
+    """The columns of a random orthogonal matrix, k and the others; where k is small, the best of a few matrices.
+
+    The best keeps the points farthest apart in its first k columns. Random frames of many columns keep distances alike.
+    """
     n = points.shape[1]
     generator = torch.Generator().manual_seed(0)
-    frames = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0].to(points) for _ in range(DRAWS)]
-    best = max(frames, key=lambda Q: float(least_distances(points @ Q[:, :k]).min()))
+    draws = DRAWS if k <= FEW else 1
+    frames = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0].to(points) for _ in range(draws)]
+    best = max(frames, key=lambda Q: float(least_distances(points @ Q[:, :k]).min())) if draws > 1 else frames[0]
     return best[:, :k].clone(), best[:, k:].clone()

@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._numerics import scaled_norm
 from induced._validate import eager, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators import LinearOperator, LowRank
@@ -96,8 +97,7 @@ class Subspace:
 
     def distance(self, x: Tensor) -> Tensor:
         """||x (-) project(x)||, of shape (*batch,)."""
-        distance: Tensor = torch.linalg.vector_norm(self._off(self.space.coords(x)), dim=-1)
-        return distance
+        return scaled_norm(self._off(self.space.coords(x)), -1)
 
     def contains(self, x: Tensor, tolerance: float | None = None) -> Tensor:
         """Whether points lie in the subspace: a boolean tensor (*batch,).
@@ -108,13 +108,13 @@ class Subspace:
                 coordinates of x (`space.rounding`), and to those of the basis.
         """
         z = self.space.coords(x)
-        norms = torch.linalg.vector_norm(z, dim=-1)
+        norms = scaled_norm(z, -1)
         if tolerance is None:
             known = self.space.rounding(x)[1] + self.space.dim * float(norms.max()) if x.numel() else 0.0
             allowed = torch.full_like(norms, FACTOR * torch.finfo(z.dtype).eps * known)
         else:
             allowed = tolerance * norms
-        return torch.linalg.vector_norm(self._off(z), dim=-1) <= allowed  # type: ignore[no-any-return]
+        return scaled_norm(self._off(z), -1) <= allowed
 
     def complement(self) -> "Subspace":
         """The orthogonal complement, of dimension space.dim - k."""
@@ -199,5 +199,7 @@ def principal_components(space: HilbertSpace, points: Tensor, k: int | None = No
         raise ShapeError(
             f"{len(z)} points in {space.dim} dimensions have at most {most} principal components, {count} were asked for"
         )
-    _, s, Vh = torch.linalg.svd(z - z.mean(0), full_matrices=False)
-    return PrincipalComponents(mean, Subspace(space, Vh[:count].mT), s[:count] ** 2 / max(len(z) - 1, 1))
+    centred = z.double() - z.double().mean(0)
+    _, s, Vh = torch.linalg.svd(centred, full_matrices=False)
+    variances = s[:count] ** 2 / max(len(z) - 1, 1)
+    return PrincipalComponents(mean, Subspace(space, Vh[:count].mT.to(z)), variances.to(z))

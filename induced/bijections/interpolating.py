@@ -3,10 +3,17 @@
 from typing import final
 
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
+from induced._validate import eager
 from induced.bijections.base import Bijection
 from induced.bijections.elementwise import Elementwise
+
+FEW = 8
+"""Coordinates up to which a tree finds exact neighbours faster than all distances do."""
+BLOCK = 2**22
+"""Distances that are held at once."""
 
 
 @final
@@ -46,8 +53,7 @@ class Shear(Bijection):
 
     def _shift(self, x: Tensor) -> Tensor:
         u = (x @ self.C).reshape(-1, self.C.shape[1])
-        # a point lies in the bump of its nearest centre or in none
-        nearest = _distances(u.detach(), self.centers).argmin(-1)
+        nearest = _nearest(u.detach(), self.centers, self.radii)
         square = (u - self.centers.index_select(0, nearest)).square().sum(-1)
         bump = (1 - square / self.radii.index_select(0, nearest).square()).clamp(min=0).square()
         shift = self.mean + bump.unsqueeze(-1) * self.values.index_select(0, nearest)
@@ -60,10 +66,33 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return distances
 
 
+def _nearest(u: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
+    """The centre in whose bump each point lies, which is the nearest one; any centre for a point that lies in none."""
+    if not eager(u):
+        return _distances(u, centers).argmin(-1)
+    index, left = torch.zeros(len(u), dtype=torch.long, device=u.device), torch.arange(len(u), device=u.device)
+    if u.is_cpu and len(u) * len(centers) > BLOCK // 64:
+        # Bumps are disjoint, so an approximate neighbour is the right one where its bump holds the point.
+        exact = u.shape[1] <= FEW
+        found = cKDTree(centers.double().numpy()).query(u.nan_to_num().double().numpy(), eps=0.0 if exact else 4.0)
+        distance, index = (torch.from_numpy(part) for part in found)
+        left = left[:0] if exact else (distance >= radii[index]).nonzero()[:, 0]
+    for rows in torch.split(left, max(1, BLOCK // len(centers))):
+        index[rows] = _distances(u[rows], centers).argmin(-1)
+    return index
+
+
 def least_distances(points: Tensor) -> Tensor:
     """From each point to the nearest other one; inf where there is none."""
-    between = _distances(points, points)
-    return between.fill_diagonal_(torch.inf).amin(-1)
+    if points.shape[1] <= FEW:
+        tree = cKDTree(points.double().cpu().numpy())
+        return torch.as_tensor(tree.query(tree.data, k=2)[0])[:, 1].to(points)
+    least, rows = [], max(1, BLOCK // len(points))
+    for start in range(0, len(points), rows):
+        between = _distances(points[start : start + rows], points)
+        between.diagonal(start).fill_(torch.inf)
+        least.append(between.amin(-1))
+    return torch.cat(least)
 
 
 @final
@@ -93,7 +122,7 @@ class PiecewiseLinear(Elementwise):
 
 
 def _piece(x: Tensor, knots: Tensor) -> Tensor:
-    return ((x.detach().unsqueeze(-1) >= knots).sum(-1) - 1).clamp(0, len(knots) - 2)
+    return (torch.bucketize(x.detach().contiguous(), knots, right=True) - 1).clamp(0, len(knots) - 2)
 
 
 def _straight(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:

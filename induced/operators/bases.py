@@ -15,8 +15,8 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None) -> Tensor:
 
     Arguments:
         Z: columns (n, k).
-        rtol: a column counts as dependent where what the others leave of it is at most rtol * the longest column; eps *
-            max(n, k) by default.
+        rtol: a column counts as dependent where what the others leave of it is at most rtol * the longest column; by
+            default eps * min(n, k), and what float64 loses over the longer side.
 
     Raises:
         ShapeError: Z is not a matrix.
@@ -26,13 +26,14 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None) -> Tensor:
     """
     if Z.dim() != 2:
         raise ShapeError(f"an orthonormal basis is made of the columns of one matrix (n, k), got shape {tuple(Z.shape)}")
-    rtol = torch.finfo(Z.dtype).eps * max(Z.shape) if rtol is None else rtol
     if 0 in Z.shape:
         return Z[:, :0]
+    if rtol is None:
+        # the data are rounded to their own eps; the factorisation errs with its length, in float64
+        rtol = torch.finfo(Z.dtype).eps * min(Z.shape) + torch.finfo(torch.float64).eps * max(Z.shape) ** 0.5
     R, pivots = scipy.linalg.qr(Z.detach().double().cpu().numpy(), mode="r", pivoting=True)
     diagonal = abs(R.diagonal())
     rank = int((diagonal > rtol * diagonal[0]).sum())
-    Q, R = torch.linalg.qr(Z[:, sorted(pivots[:rank].tolist())])
-    signs = torch.where(R.detach().diagonal() < 0, -1.0, 1.0).to(Q)
-    basis: Tensor = Q * signs
+    Q, R = torch.linalg.qr(Z[:, sorted(pivots[:rank].tolist())].double())
+    basis: Tensor = (Q * torch.where(R.detach().diagonal() < 0, -1.0, 1.0)).to(Z.dtype)
     return basis

@@ -137,7 +137,7 @@ register(b.ConditionalCoupling, describe=_describe_coupling, build=_build_coupli
 register(
     b.ConditionalActNorm, describe=lambda g: {"shape": g.shape, "context": len(g.first)}, name="bijections.ConditionalActNorm"
 )
-# the charts of fit_exactly; the mean and the radii of a shear come back with its tensors
+# the charts of interpolate; the mean and the radii of a shear come back with its tensors
 register(Shear, "C", "B", "centers", "values", name="bijections.Shear")
 register(PiecewiseLinear, "x", "z", name="bijections.PiecewiseLinear")
 # the parts of a chart at a context, once a composition has taken it apart

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from induced._validate import eager, require_like, require_shape
 from induced.bijections import Bijection, rounding
 from induced.errors import DomainError, DtypeError, ShapeError
-from induced.spaces.hilbert import HilbertSpace
+from induced.spaces.hilbert import HilbertSpace, require_alike
 
 
 @final
@@ -26,6 +26,11 @@ class InducedSpace(HilbertSpace):
     """
 
     def __init__(self, chart: Bijection) -> None:
+        if not isinstance(chart, Bijection):
+            raise DtypeError(
+                f"the chart of an InducedSpace is a Bijection, got {type(chart).__name__}: build one from induced.bijections, "
+                f"or make one of a map and its inverse with from_callables"
+            )
         super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
         self.chart = chart
         self._spread = len(chart.coord_shape) != 1
@@ -64,6 +69,8 @@ class EuclideanSpace(HilbertSpace):
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(side < 0 for side in sides):
+            raise ShapeError(f"the points of a EuclideanSpace have sides >= 0, got the shape {sides}")
         super().__init__(sides, math.prod(sides), ("euclidean", sides))
 
     def coords(self, x: Tensor) -> Tensor:
@@ -125,12 +132,14 @@ class ProductSpace(HilbertSpace):
 
         Raises:
             ShapeError: there are more or fewer parts than factors, or a part is no point of its factor.
+            DtypeError: the parts differ in dtype or device.
         """
         spaces = self._spaces()
         if len(parts) != len(spaces):
             raise ShapeError(f"this product has {len(spaces)} factors, got {len(parts)} parts")
         for part, space in zip(parts, spaces, strict=True):
             require_shape(part, space.shape, f"a part in {space!r}")
+        require_alike(*parts)
         return torch.cat([part.reshape(*_batch(part, space), -1) for part, space in zip(parts, spaces, strict=True)], -1)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:

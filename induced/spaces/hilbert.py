@@ -1,5 +1,6 @@
 """Hilbert spaces of points that are known by their coordinates, and their vectors."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import cast, final
@@ -7,9 +8,17 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from induced.errors import ShapeError, SpaceMismatch
+from induced._numerics import scaled_norm
+from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.base import Scalar, per_sample
 from induced.operators.bases import orthonormal_columns
+
+
+def require_alike(*points: Tensor) -> None:
+    """Raise DtypeError unless all points have one dtype and device: torch would promote them in silence."""
+    kinds = list(dict.fromkeys(f"{x.dtype} on {x.device}" for x in points))
+    if len(kinds) > 1:
+        raise DtypeError(f"points that meet have one dtype and device, got {' and '.join(kinds)}: convert them with x.to(...)")
 
 
 class HilbertSpace(nn.Module, ABC):
@@ -61,8 +70,8 @@ class HilbertSpace(nn.Module, ABC):
         product of the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
         """
         points = x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1)
-        reach = 1.0 if against is None else float(against.norm(dim=-1).max())
-        return float(points.norm(dim=-1).max()), reach * float(self.coords(x).norm(dim=-1).max())
+        reach = 1.0 if against is None else float(scaled_norm(against, -1).max())
+        return float(scaled_norm(points, -1).max()), reach * float(scaled_norm(self.coords(x), -1).max())
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
@@ -77,6 +86,8 @@ class HilbertSpace(nn.Module, ABC):
         Law:
             `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
         """
+        if not isinstance(points, Tensor):
+            require_alike(*points)
         stacked = points if isinstance(points, Tensor) else torch.stack(list(points)) if len(points) else torch.zeros(0)
         count = (
             weights.shape[0]
@@ -98,13 +109,21 @@ class HilbertSpace(nn.Module, ABC):
         a = a.to(z)
         return self.point((a[(..., *(None,) * (z.dim() - a.dim()))] * z).sum(0))
 
+    def _pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates of two points of one dtype and device."""
+        z, w = self.coords(x), self.coords(y)
+        require_alike(x, y)
+        return z, w
+
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x (+) y = g^-1(g(x) + g(y)) (Def 2.2)."""
-        return self.point(self.coords(x) + self.coords(y))
+        z, w = self._pair(x, y)
+        return self.point(z + w)
 
     def sub(self, x: Tensor, y: Tensor) -> Tensor:
         """x (-) y = g^-1(g(x) - g(y))."""
-        return self.point(self.coords(x) - self.coords(y))
+        z, w = self._pair(x, y)
+        return self.point(z - w)
 
     def neg(self, x: Tensor) -> Tensor:
         """(-) x = g^-1(-g(x))."""
@@ -147,28 +166,28 @@ class HilbertSpace(nn.Module, ABC):
 
     def segment(self, x: Tensor, y: Tensor, t: Scalar) -> Tensor:
         """The induced geodesic g^-1((1-t) g(x) + t g(y)); t is a number or a tensor of shape (*batch,)."""
-        z, w = self.coords(x), self.coords(y)
+        z, w = self._pair(x, y)
         return self.point(z + per_sample(t) * (w - z))
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
-        """<x, y> = <g(x), g(y)>, of shape (*batch,) (Def 2.6)."""
-        return (self.coords(x) * self.coords(y)).sum(-1)
+        """<x, y> = <g(x), g(y)>, of shape (*batch,) (Def 2.6); infinite or nan where a product of coordinates overflows."""
+        z, w = self._pair(x, y)
+        return (z * w).sum(-1)
 
     def norm(self, x: Tensor) -> Tensor:
-        """||x|| = |g(x)|, of shape (*batch,)."""
-        norm: Tensor = torch.linalg.vector_norm(self.coords(x), dim=-1)
-        return norm
+        """||x|| = |g(x)|, of shape (*batch,); its squares may overflow where it does not."""
+        return scaled_norm(self.coords(x), -1)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """||x (-) y|| = |g(x) - g(y)|, of shape (*batch,)."""
-        distance: Tensor = torch.linalg.vector_norm(self.coords(x) - self.coords(y), dim=-1)
-        return distance
+        z, w = self._pair(x, y)
+        return scaled_norm(z - w, -1)
 
     def angle(self, x: Tensor, y: Tensor) -> Tensor:
         """The angle between x and y in [0, pi], of shape (*batch,); nan where either is the zero vector."""
-        z, w = (c / torch.linalg.vector_norm(c, dim=-1, keepdim=True) for c in (self.coords(x), self.coords(y)))
+        z, w = (c / scaled_norm(c, -1).unsqueeze(-1) for c in self._pair(x, y))
         # 2 atan2(|u - v|, |u + v|) keeps full precision near 0 and pi, where arccos loses half the digits.
-        return 2 * torch.atan2(torch.linalg.vector_norm(z - w, dim=-1), torch.linalg.vector_norm(z + w, dim=-1))
+        return 2 * torch.atan2(scaled_norm(z - w, -1), scaled_norm(z + w, -1))
 
     def gram(self, points: Tensor) -> Tensor:
         """The Gram matrix (k, k) of points (k, *shape)."""
@@ -198,7 +217,11 @@ class HilbertSpace(nn.Module, ABC):
         batch = x.shape[: x.dim() - len(self.shape)]
         points = x.reshape(-1, *self.shape)
         # samples do not meet in a chart, so the Jacobian of the sum over them holds that of each
-        J = torch.func.jacrev(lambda p: self.coords(p).sum(0))(points).reshape(self.dim, len(points), -1).movedim(0, 1)
+        J = (
+            torch.func.jacrev(lambda p: self.coords(p).sum(0))(points)
+            .reshape(self.dim, len(points), math.prod(self.shape))
+            .movedim(0, 1)
+        )
         G: Tensor = (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
         return G
 
@@ -213,6 +236,7 @@ class HilbertSpace(nn.Module, ABC):
         Law:
             its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_spaces.py)
         """
+        require_alike(x, tangent)
         z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))
         return self.point(z + per_sample(t) * w)
 
@@ -267,6 +291,7 @@ class Vector:
     def _same_space(self, other: "Vector", what: str) -> Tensor:
         if self.space != other.space:
             raise SpaceMismatch(f"{what} joins vectors of one space, got {self.space!r} and {other.space!r}: their charts differ")
+        require_alike(self.coords, other.coords)
         return other.coords
 
     def __add__(self, other: "Vector") -> "Vector":
@@ -295,8 +320,7 @@ class Vector:
 
     def norm(self) -> Tensor:
         """||v||, of shape (*batch,)."""
-        norm: Tensor = torch.linalg.vector_norm(self.coords, dim=-1)
-        return norm
+        return scaled_norm(self.coords, -1)
 
     def __repr__(self) -> str:
         known, own = (self.coords, 1) if self._point is None else (self._point, len(self.space.shape))

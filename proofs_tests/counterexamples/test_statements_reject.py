@@ -9,7 +9,7 @@ from torch import Tensor
 
 from induced import InducedSpace, Linearizer
 from induced.bijections import Affine, Log
-from induced.fitting import fit_core
+from induced.fitting import least_squares
 from induced.operators import Dense, LinearOperator, OperatorFamily, propagator
 from induced.subspaces import Subspace
 from proofs_tests.registry import agree
@@ -73,7 +73,7 @@ def test_the_normal_equations_reject_a_fit_of_the_points_themselves() -> None:
         return (M @ Z.mT - W.mT) @ Z
 
     zeros = torch.zeros(3, 3, dtype=DOUBLE)
-    agree(gradient(fit_core(POSITIVE, POSITIVE, x, y).core.matrix()), zeros, CONDITION)
+    agree(gradient(least_squares(POSITIVE, POSITIVE, x, y).core.matrix()), zeros, CONDITION)
     with pytest.raises(AssertionError, match="rounding explains"):
         agree(gradient(torch.linalg.lstsq(x, y).solution.mT), zeros, CONDITION)
 

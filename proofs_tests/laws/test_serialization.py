@@ -34,7 +34,7 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.errors import CheckpointError, InducedError
-from induced.fitting import fit_exactly
+from induced.fitting import interpolate
 from induced.operators import (
     Adjoint,
     Convolution,
@@ -254,7 +254,7 @@ def test_products_of_spaces_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 3), (2, 1), (3, 3), (4, 2)])
 def test_a_linearizer_through_given_points_comes_back(n: int, m: int, dtype: torch.dtype, tmp_path: Path) -> None:
     x, y = torch.randn(6, n, dtype=dtype).sort(0).values, torch.randn(6, m, dtype=dtype).sort(0).values
-    f = fit_exactly(x, y)
+    f = interpolate(x, y)
     loaded = again(f, tmp_path)
     assert {type(chart) for chart in loaded.modules()} == {type(chart) for chart in f.modules()}
     points = torch.cat([x, torch.randn(20, n, dtype=dtype)])
@@ -263,7 +263,7 @@ def test_a_linearizer_through_given_points_comes_back(n: int, m: int, dtype: tor
 
 def test_a_new_process_loads_a_linearizer_through_given_points(tmp_path: Path) -> None:
     x = torch.randn(4, 2)
-    fit_exactly(x, x.flip(1)).save_pretrained(tmp_path)
+    interpolate(x, x.flip(1)).save_pretrained(tmp_path)
     script = f"import induced; print(type(induced.Linearizer.from_pretrained({str(tmp_path)!r}).domain.chart).__name__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("Shear\n", "")

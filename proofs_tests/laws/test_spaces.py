@@ -1,6 +1,8 @@
 """Induced spaces: the axioms over the registry of charts, and what each operation costs. Oracles: arithmetic of known charts."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from induced import EuclideanSpace, InducedSpace, Vector
+from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace, Vector
+from induced._numerics import scaled_norm
 from induced.bijections import Bijection, Log, Logit, real_nvp
 from induced.checks import check_space, require
+from induced.errors import DtypeError
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken
 
 every_chart = pytest.mark.parametrize("case", CHARTS, ids=str)
@@ -88,6 +92,72 @@ def test_the_geometry_is_that_of_the_coordinates(case: ChartCase) -> None:
         agree(X.norm(points), torch.from_numpy((z**2).sum(-1) ** 0.5))
         agree(X.distance(points[0], points[1]), torch.tensor(((z[0] - z[1]) ** 2).sum() ** 0.5, dtype=torch.float64))
         agree(X.coords(X.mean(points)), torch.from_numpy(z.mean(0)), 100)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "power"),
+    [(torch.float32, e) for e in (-30, -24, -22, 20, 30)] + [(torch.float64, e) for e in (-200, -160, 160, 200)],
+)
+def test_lengths_and_angles_do_not_depend_on_the_scale(dtype: torch.dtype, power: int) -> None:
+    X, size, eps = EuclideanSpace(3), 10.0**power, torch.finfo(dtype).eps
+    unit = torch.tensor([[3.0, 4.0, 0.0], [1.0, -2.0, 2.0]]).to(dtype)
+    x, y = unit * size
+    assert float(X.norm(x)) == pytest.approx(5 * size, rel=4 * eps)
+    assert float(X.distance(x, y)) == pytest.approx(math.sqrt(44) * size, rel=4 * eps)
+    assert float(X.angle(x, y)) == pytest.approx(math.acos(-1 / 3), rel=4 * eps)
+    assert float(X.angle(x, y / size)) == pytest.approx(math.acos(-1 / 3), rel=4 * eps)
+    assert float(X(x).norm()) == float(X.norm(x))
+    assert float(Subspace.span(X, y[None]).distance(x)) == pytest.approx(5 * math.sqrt(8) / 3 * size, rel=8 * eps)
+    q = X.orthonormalize(torch.stack([x, y]))
+    agree(q, X.orthonormalize(unit))
+    x.requires_grad_()
+    agree(torch.autograd.grad(X.norm(x), x)[0], unit[0] / 5)
+    # the counterexample: squares overflow, underflow, or are left with few digits
+    naive = float(x.detach().square().sum().sqrt())
+    assert abs(naive - 5 * size) > 1e3 * eps * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_scaled_norm_is_right_from_the_smallest_to_the_largest_number(dtype: torch.dtype) -> None:
+    for length in (torch.finfo(dtype).tiny * 64, 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] - 4)):
+        x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=dtype) * length
+        assert (scaled_norm(x, -1) / length).tolist() == [5.0, 0.0]
+        assert (scaled_norm(x, (0, 1)) / length).item() == 5.0
+    edge = torch.tensor([[math.inf, 1.0], [math.nan, 1.0], [1.0, 0.0]], dtype=dtype)
+    assert scaled_norm(edge, -1).tolist()[::2] == [math.inf, 1.0] and math.isnan(scaled_norm(edge, -1)[1])
+    assert scaled_norm(edge[:, :0], -1).tolist() == [0.0, 0.0, 0.0] and scaled_norm(edge[:0], -1).shape == (0,)
+
+
+def test_a_scaled_norm_has_the_derivatives_of_a_norm_and_0_at_0() -> None:
+    x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a: scaled_norm(a, (0, 2)), x)
+    assert torch.autograd.gradgradcheck(lambda a: scaled_norm(a, -1), x)
+    zero = torch.zeros(3, requires_grad=True)
+    assert torch.autograd.grad(scaled_norm(zero, 0), zero)[0].tolist() == [0.0, 0.0, 0.0]
+    x = x.detach()
+    expected = x.norm(dim=-1)
+    agree(torch.func.vmap(lambda a: scaled_norm(a, -1))(x), expected)
+    agree(torch.compile(lambda a: scaled_norm(a, -1), fullgraph=True, backend="eager")(x), expected)
+    assert scaled_norm(x.to("meta"), (0, -1)).shape == (3,)
+
+
+def test_points_of_two_dtypes_are_refused_by_every_operation_that_joins_them() -> None:
+    X = EuclideanSpace(2)
+    x, y = torch.ones(2), torch.ones(2).double()
+    joins: list[Callable[[], object]] = [
+        *(partial(join, x, y) for join in (X.add, X.sub, X.inner, X.distance, X.angle, X.geodesic)),
+        lambda: X.segment(x, y, 0.5),
+        lambda: X.combine((1, 2), (x, y)),
+        lambda: X(x) + X(y),
+        lambda: X(x) - X(y),
+        lambda: X(x) @ X(y),
+        lambda: ProductSpace(X, X).join(x, y),
+    ]
+    for join in joins:
+        with pytest.raises(DtypeError, match=r"one dtype and device, got torch\.float32 on cpu and torch\.float64 on cpu"):
+            join()
+    with pytest.raises(DtypeError, match=r"must be a torch\.Tensor, got list"):
+        X.add(x, [1.0, 2.0])  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------- charts of known arithmetic

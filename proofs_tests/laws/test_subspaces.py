@@ -66,6 +66,24 @@ def test_a_column_that_depends_on_earlier_ones_does_not_turn_the_later_ones() ->
     agree(Q.abs(), torch.eye(3).double()[:, [0, 2]])
 
 
+@pytest.mark.parametrize("tall", [True, False])
+def test_a_million_samples_in_float32_hide_no_direction(tall: bool) -> None:
+    x = torch.randn(1_000_000, 3) * torch.tensor([1.0, 0.3, 0.05])
+    Z = x if tall else x.mT
+    Q = orthonormal_columns(Z)
+    assert Q.shape == (len(Z), 3)
+    agree((Q.double().mT @ Q.double()).float(), torch.eye(3))
+    assert Subspace.span(EuclideanSpace(3), x).dim == 3
+    # the counterexample: a cut-off of eps times the number of samples
+    assert orthonormal_columns(Z, rtol=torch.finfo(x.dtype).eps * max(Z.shape)).shape[1] < 3
+
+
+def test_a_million_samples_of_a_plane_have_rank_2_in_float32() -> None:
+    x = torch.randn(1_000_000, 2, dtype=torch.float64) @ torch.randn(2, 3, dtype=torch.float64)
+    assert orthonormal_columns(x.float()).shape[1] == Subspace.span(EuclideanSpace(3), x.float()).dim == 2
+    assert orthonormal_columns(x).shape[1] == Subspace.span(EuclideanSpace(3), x).dim == 2
+
+
 @every_chart
 def test_orthonormalized_points_are_orthonormal_and_span_the_points(case: ChartCase) -> None:
     X, x = space(case)
@@ -109,6 +127,8 @@ def test_the_metric_of_known_charts() -> None:
     agree(InducedSpace(Log((2,))).metric(x), torch.diag(1 / x**2))
     agree(InducedSpace(Arctanh((2,))).metric(x), torch.diag(1 / (1 - x**2) ** 2))
     agree(EuclideanSpace((2, 1)).metric(torch.zeros(3, 2, 1)), torch.eye(2).expand(3, 2, 2))
+    assert InducedSpace(Log((2,))).metric(torch.ones(3, 0, 2)).shape == (3, 0, 2, 2)
+    assert EuclideanSpace(()).metric(torch.ones(3)).shape == (3, 1, 1)
 
 
 @pytest.mark.parametrize("case", [c for c in CHARTS if c.square], ids=str)
@@ -281,6 +301,19 @@ def test_no_other_direction_explains_more() -> None:
     for _ in range(20):
         q = torch.nn.functional.normalize(best.subspace.Q[:, 0] + 0.1 * torch.randn(4).double(), dim=0)
         assert (centred - (centred @ q)[:, None] * q).square().sum() >= error * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-16, 1.0, 1e18])
+def test_variances_of_many_float32_points_are_right(size: float) -> None:
+    x = torch.randn(200_000, 3) * torch.tensor([1.0, 0.1, 1e-3]) * size
+    found = principal_components(EuclideanSpace(3), x)
+    z = x.double().numpy()
+    values = torch.from_numpy(np.linalg.eigvalsh(np.cov(z.T))[::-1].copy())
+    assert found.variances.dtype == found.subspace.Q.dtype == torch.float32
+    assert (found.variances.double() / values - 1).abs().max() < 1e-6
+    # the counterexample: the singular values of the float32 block
+    s = torch.linalg.svdvals(x - x.mean(0)) ** 2 / (len(x) - 1)
+    assert (s.double() / values - 1).abs().max() > 1e-6
 
 
 def test_components_of_few_points() -> None:

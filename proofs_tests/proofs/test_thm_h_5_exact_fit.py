@@ -1,4 +1,4 @@
-"""Thm H.5 (Lemma H.4), as built by `fit_exactly`: f(x_i) = y_i for any finite data with distinct x_i, max(n, m) >= 2.
+"""Thm H.5 (Lemma H.4), as built by `interpolate`: f(x_i) = y_i for any finite data with distinct x_i, max(n, m) >= 2.
 
 Assumed: [C B ..] and [E D] are orthogonal frames, and u_i = C^T x_i, D^T y_i are distinct where y_i are (true of almost every
 frame: each pair excludes a null set); for n = 1 E^T y_i are. Written: w_i = D^T y_i, a_i = E^T y_i. Proved, for any number of

@@ -1,6 +1,7 @@
 """Errors of spaces, subspaces and the methods of Linearizers that analyse."""
 
 import torch
+from torch import nn
 
 from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import Log, real_nvp
@@ -15,6 +16,17 @@ LINE = Subspace(R2, torch.eye(2)[:, :1])
 OTHER = Subspace(InducedSpace(Log((2,))), torch.eye(2)[:, :1])
 
 CASES = [
+    Case(ShapeError, r"sides >= 0, got the shape \(2, -3\)", lambda: EuclideanSpace((2, -3))),
+    Case(
+        DtypeError,
+        r"the chart of an InducedSpace is a Bijection, got Linear: .*from_callables",
+        lambda: InducedSpace(nn.Linear(2, 2)),  # type: ignore[arg-type]
+    ),
+    Case(
+        DtypeError,
+        r"points that meet have one dtype and device, got torch.float32 on cpu and torch.float64 on cpu",
+        lambda: R2.add(torch.ones(2), torch.ones(2).double()),
+    ),
     Case(ShapeError, r"a product of spaces needs at least one factor", lambda: ProductSpace()),
     Case(
         DtypeError,
