@@ -11,6 +11,7 @@ import induced.operators as ops
 from induced.errors import DtypeError, NotInvertible, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.base import Scalar
+from induced.operators.invariants import Norm
 from induced.serialization.files import Pretrained
 from induced.serialization.registry import register
 from induced.spaces import HilbertSpace, Vector
@@ -101,7 +102,7 @@ class LinearizerOperator(nn.Module, ABC):
         """The point x of least ||x|| among those that bring f(x) nearest to y: g_x^-1(A+ g_y(y)), without forming A+.
 
         Law:
-            `f(solve(y))` projects y onto `range()`, and `solve(y)` is orthogonal to `kernel()` (laws/test_analysis.py)
+            `f(solve(y))` projects y onto `image()`, and `solve(y)` is orthogonal to `kernel()` (laws/test_analysis.py)
         """
         return self.domain.point(ops.solve(self.core, self.codomain.coords(y), rtol))
 
@@ -130,19 +131,19 @@ class LinearizerOperator(nn.Module, ABC):
         """
         return Subspace(self.domain, ops.kernel(self.core, rtol))
 
-    def range(self, rtol: float | None = None) -> Subspace:
+    def image(self, rtol: float | None = None) -> Subspace:
         """The subspace {f(x)} of the codomain; singular values up to rtol * ||A|| count as zero.
 
         Law:
-            `range().contains(f(x))`, and `range()` is the complement of `H.kernel()` (laws/test_analysis.py)
+            `image().contains(f(x))`, and `image()` is the complement of `H.kernel()` (laws/test_analysis.py)
         """
-        return Subspace(self.codomain, ops.column_space(self.core, rtol))
+        return Subspace(self.codomain, ops.image(self.core, rtol))
 
     def rank(self, rtol: float | None = None) -> int:
         """The number of singular values above rtol * ||A||; rtol = eps * max(m, n) by default."""
         return ops.rank(self.core, rtol)
 
-    def norm(self, kind: ops.Norm = "spectral") -> Tensor:
+    def norm(self, kind: Norm = "spectral") -> Tensor:
         """The operator norm sup ||f(x)|| / ||x||, or the "frobenius" or "nuclear" one of the core."""
         return ops.norm(self.core, kind)
 

@@ -3,7 +3,7 @@
 | function | Dense | Diagonal | U V^T | c I + U V^T |
 |---|---|---|---|---|
 | kernel (n, k) | SVD | O(n k) | O(n k r) | O(n r^2 + n k r) |
-| column_space (m, k) | SVD | O(n k) | O(m r^2) | O(n r^2 + n k r) |
+| image (m, k) | SVD | O(n k) | O(m r^2) | O(n r^2 + n k r) |
 | solve | LU, or SVD | O(n) | O(n r^2) | O(n r^2) |
 """
 
@@ -21,7 +21,7 @@ from induced.operators.invariants import rank
 from induced.operators.linalg import Inverse, _unbatched, inverse, pinv, svd
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
 
-__all__ = ["column_space", "kernel", "solve"]
+__all__ = ["image", "kernel", "solve"]
 
 
 @singledispatch
@@ -83,7 +83,7 @@ def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> Tensor:
 
 
 @singledispatch
-def column_space(A: LinearOperator, rtol: float | None = None) -> Tensor:
+def image(A: LinearOperator, rtol: float | None = None) -> Tensor:
     """Orthonormal columns (m, k) that span the range {A z}; singular values up to rtol * ||A|| count as zero (eps * max(m, n)).
 
     A basis is not unique and carries no gradient.
@@ -100,19 +100,19 @@ def column_space(A: LinearOperator, rtol: float | None = None) -> Tensor:
         return U[:, : int((s > cutoff(s, A.shape, rtol)).sum())]
 
 
-@column_space.register
+@image.register
 def _(A: Diagonal, rtol: float | None = None) -> Tensor:
     _unbatched(A, "the column space")
     return _units(A.d, A.d.abs() > cutoff(A.d.abs(), A.shape, rtol))
 
 
-@column_space.register
+@image.register
 def _(A: LowRank, rtol: float | None = None) -> Tensor:
     with torch.no_grad():
         return svd(A, rank(A, rtol)).U
 
 
-@column_space.register
+@image.register
 def _(A: ScaledIdentityPlusLowRank, rtol: float | None = None) -> Tensor:
     with torch.no_grad():
         return svd(A, rank(A, rtol)).U

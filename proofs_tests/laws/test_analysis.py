@@ -52,7 +52,7 @@ def samples(f: LinearizerOperator, k: int = 4) -> Tensor:
 def test_kernel_and_range_are_subspaces_of_the_right_dimensions(core: CoreCase) -> None:
     f, M = between(core)
     r = int(np.linalg.matrix_rank(M.numpy()))
-    kernel, image = f.kernel(), f.range()
+    kernel, image = f.kernel(), f.image()
     assert (f.rank(), image.dim, kernel.dim) == (r, r, M.shape[1] - r)
     assert (kernel.space, image.space) == (f.domain, f.codomain)
     agree(f.codomain.coords(f(kernel.basis())), torch.zeros(kernel.dim, M.shape[0]).double(), ROUND_TRIP * CONDITION)
@@ -66,14 +66,14 @@ def test_a_solution_is_nearest_and_shortest(core: CoreCase) -> None:
     y = f.codomain.sample(4)
     x = f.solve(y)
     agree(f.domain.coords(x), f.codomain.coords(y) @ torch.linalg.pinv(M).mT, ROUND_TRIP * CONDITION)
-    agree(f.codomain.coords(f(x)), f.codomain.coords(f.range().project(y)), ROUND_TRIP * CONDITION)
+    agree(f.codomain.coords(f(x)), f.codomain.coords(f.image().project(y)), ROUND_TRIP * CONDITION)
     agree(f.domain.coords(f.kernel().project(x)), torch.zeros_like(f.domain.coords(x)), ROUND_TRIP * CONDITION)
 
 
 def test_the_cutoff_decides_rank_kernel_range_and_solution() -> None:
     f = Linearizer(torch.diag(torch.tensor([1.0, 1e-3]).double()), flow(2))
-    assert (f.rank(), f.kernel().dim, f.range().dim) == (2, 0, 2)
-    assert (f.rank(1e-2), f.kernel(1e-2).dim, f.range(1e-2).dim) == (1, 1, 1)
+    assert (f.rank(), f.kernel().dim, f.image().dim) == (2, 0, 2)
+    assert (f.rank(1e-2), f.kernel(1e-2).dim, f.image(1e-2).dim) == (1, 1, 1)
     y = f.domain.sample(3)
     agree(f.domain.coords(f.solve(y, 1e-2))[:, 1], torch.zeros(3).double(), ROUND_TRIP)
 
@@ -246,7 +246,7 @@ def test_the_projection_onto_a_subspace_is_self_adjoint_and_idempotent() -> None
     require(check_idempotent(p, x), check_linear(p, x))
     agree(X.coords(p(x)), X.coords(W.project(x)), ROUND_TRIP)
     agree(p.H.core.matrix(), p.core.matrix())
-    agree(p.range().projector().matrix(), W.projector().matrix(), ROUND_TRIP)
+    agree(p.image().projector().matrix(), W.projector().matrix(), ROUND_TRIP)
     assert p.kernel().dim == 3
 
 

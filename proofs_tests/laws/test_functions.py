@@ -19,7 +19,6 @@ from induced.operators import (
     Inverse,
     LinearOperator,
     LowRank,
-    Scaled,
     ScaledIdentityPlusLowRank,
     eigenvalues,
     exp,
@@ -29,6 +28,7 @@ from induced.operators import (
     resolvent,
     sqrt,
 )
+from induced.operators.base import Scaled
 from induced.operators.matrices import analytic
 from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from induced.operators.base import LinearOperator, Scalar
 from induced.operators.dense import per_matrix
-from induced.operators.families import OperatorFamily
 from induced.operators.lowrank import Parts
+from induced.propagators.families import OperatorFamily
 
 
 class Step(ABC):

@@ -11,7 +11,7 @@ from induced.operators.base import LinearOperator, Scalar
 from induced.operators.dense import per_matrix
 from induced.operators.exponential import exp_multiply
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, divided_difference
-from induced.operators.steps import Method, Step, parts_of
+from induced.propagators.steps import Method, Step, parts_of
 
 
 @final
