@@ -18,19 +18,18 @@ from common import judge, measure, pick, relative, require
 from torch import Tensor, nn
 
 from induced.bijections import (
-    MLP,
     AdditiveCoupling,
     Bijection,
     Composition,
-    Coupling,
     RationalQuadraticCoupling,
     Reversible,
-    UNet,
     glow,
     real_nvp,
     roundtrip,
 )
-from induced.bijections.conditioners import START
+from induced.bijections.coupling import Coupling
+from induced.bijections.networks import MLP, UNet
+from induced.bijections.networks.mlp import START
 
 BATCH, WIDTH, COUPLINGS, BINS = pick(1024, 32), pick(128, 16), 8, 8
 SCALES = (1, 1.5, 2, 3)

@@ -17,17 +17,8 @@ import torch
 from common import forget_peak, judge, measure, pick, resident, size
 from torch import Tensor
 
-from induced.operators import (
-    Dense,
-    LinearOperator,
-    LowRank,
-    LowRankFamily,
-    OperatorFamily,
-    SharedBasisFamily,
-    adaptive_grid,
-    integrate,
-    propagator,
-)
+from induced.operators import Dense, LinearOperator, LowRank
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, adaptive_grid, integrate, propagator
 
 RANK, STEPS, BATCH, PROBES = 8, pick(100, 20), 64, 64
 SMALL, LARGE = pick((1024, 12288), (64, 128))

@@ -17,7 +17,7 @@ from common import QUICK, judge, measure, pick, size
 from torch import Tensor
 
 from induced.bijections import real_nvp
-from induced.operators import propagator
+from induced.propagators import propagator
 
 WIDTH = 128
 

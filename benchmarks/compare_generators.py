@@ -31,7 +31,7 @@ from applications.flow_matching.config import Config
 from applications.flow_matching.model import DATA, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, minus_log_density
 from applications.flow_matching.train import training_set
-from induced.bijections import UNet
+from induced.bijections.networks import UNet
 
 BATCH, WARMUP, PART = 64, 50, 500
 Sampler = Callable[[Tensor], Tensor]  # noise images to samples

@@ -23,7 +23,7 @@ from applications.flow_matching.model import DATA, FlowMatching
 from applications.flow_matching.objective import velocity_loss
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from induced.errors import DataError
-from induced.operators import LowRankFamily
+from induced.propagators import LowRankFamily
 
 STEPS = (1, 10, 100, 1000)
 

@@ -31,7 +31,7 @@ from applications.flow_matching.config import ModelConfig, ObjectiveConfig
 from applications.flow_matching.model import DATA, FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective
 from induced.bijections import Conv1x1
-from induced.operators import propagator
+from induced.propagators import propagator
 
 STEPS, RANK = 100, 16
 COPIES = 24

@@ -2,18 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 from typing import final, overload
 
 import scipy.sparse.linalg
 from torch import Tensor, nn
 
 import induced.operators as ops
-from induced.errors import DtypeError, NotInvertible, ShapeError, SpaceMismatch
+from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.base import Scalar
+from induced.operators.invariants import Norm
 from induced.serialization.files import Pretrained
 from induced.serialization.registry import register
 from induced.spaces import HilbertSpace, Vector
+from induced.spaces.hilbert import difference
 from induced.spectrum import Spectrum
 from induced.subspaces import Subspace
 
@@ -60,14 +63,16 @@ class LinearizerOperator(nn.Module, ABC):
         """
         if isinstance(x, Vector):
             if x.space != self.domain:
-                raise SpaceMismatch(f"this map takes vectors of {self.domain!r}, got one of {x.space!r}")
+                raise SpaceMismatch(
+                    f"this map takes vectors of its domain: that and the vector's space are {difference(self.domain, x.space)}"
+                )
             return Vector(self.codomain, coords=self.core(x.coords))
         return self.codomain.point(self.core(self.domain.coords(x)))
 
     def _endomorphism(self, what: str) -> None:
         if self.domain != self.codomain:
             raise SpaceMismatch(
-                f"{what} needs one space on both sides, but the domain is {self.domain!r} and the codomain {self.codomain!r}"
+                f"{what} needs one space on both sides: the domain and the codomain are {difference(self.domain, self.codomain)}"
             )
 
     @property
@@ -84,7 +89,7 @@ class LinearizerOperator(nn.Module, ABC):
         """f^-1 = g_x^-1 A^-1 g_y, factorised on first use.
 
         Raises:
-            NotInvertible: the core is not square. SingularOperator, on use: it has no inverse at its precision.
+            NotSquare: the core is not square. SingularOperator, on use: it has no inverse at its precision.
         """
         core = self.core.operator if isinstance(self.core, Inverse) else Inverse(self.core)
         return Linearizer(core, self.codomain, self.domain)
@@ -101,7 +106,7 @@ class LinearizerOperator(nn.Module, ABC):
         """The point x of least ||x|| among those that bring f(x) nearest to y: g_x^-1(A+ g_y(y)), without forming A+.
 
         Law:
-            `f(solve(y))` projects y onto `range()`, and `solve(y)` is orthogonal to `kernel()` (laws/test_analysis.py)
+            `f(solve(y))` projects y onto `image()`, and `solve(y)` is orthogonal to `kernel()` (laws/test_analysis.py)
         """
         return self.domain.point(ops.solve(self.core, self.codomain.coords(y), rtol))
 
@@ -130,19 +135,19 @@ class LinearizerOperator(nn.Module, ABC):
         """
         return Subspace(self.domain, ops.kernel(self.core, rtol))
 
-    def range(self, rtol: float | None = None) -> Subspace:
+    def image(self, rtol: float | None = None) -> Subspace:
         """The subspace {f(x)} of the codomain; singular values up to rtol * ||A|| count as zero.
 
         Law:
-            `range().contains(f(x))`, and `range()` is the complement of `H.kernel()` (laws/test_analysis.py)
+            `image().contains(f(x))`, and `image()` is the complement of `H.kernel()` (laws/test_analysis.py)
         """
-        return Subspace(self.codomain, ops.column_space(self.core, rtol))
+        return Subspace(self.codomain, ops.image(self.core, rtol))
 
     def rank(self, rtol: float | None = None) -> int:
         """The number of singular values above rtol * ||A||; rtol = eps * max(m, n) by default."""
         return ops.rank(self.core, rtol)
 
-    def norm(self, kind: ops.Norm = "spectral") -> Tensor:
+    def norm(self, kind: Norm = "spectral") -> Tensor:
         """The operator norm sup ||f(x)|| / ||x||, or the "frobenius" or "nuclear" one of the core."""
         return ops.norm(self.core, kind)
 
@@ -206,11 +211,6 @@ class LinearizerOperator(nn.Module, ABC):
         self._endomorphism("log")
         return Linearizer(ops.log(self.core), self.domain)
 
-    def power(self, p: float) -> "LinearizerOperator":
-        """The principal power f^p for a real p; `f ** k` is that of an integer. Raises as `function`."""
-        self._endomorphism("a power")
-        return Linearizer(ops.power(self.core, p), self.domain)
-
     def resolvent(self, s: float) -> "LinearizerOperator":
         """(s I - f)^-1.
 
@@ -249,8 +249,8 @@ class LinearizerOperator(nn.Module, ABC):
             return NotImplemented
         if other.codomain != self.domain:
             raise SpaceMismatch(
-                f"f @ h needs h to end where f starts, but h ends in {other.codomain!r} and f starts in {self.domain!r}: "
-                f"spaces are the same when they hold the same chart object"
+                f"f @ h needs h to end where f starts: the codomain of h and the domain of f are "
+                f"{difference(other.codomain, self.domain)}"
             )
         return Linearizer(self.core @ other.core, other.domain, self.codomain)
 
@@ -260,7 +260,7 @@ class LinearizerOperator(nn.Module, ABC):
             return NotImplemented
         for side, mine, theirs in (("domain", self.domain, other.domain), ("codomain", self.codomain, other.codomain)):
             if mine != theirs:
-                raise SpaceMismatch(f"f + h needs one {side}, got {mine!r} and {theirs!r}: their charts differ")
+                raise SpaceMismatch(f"f + h needs one {side}: those of f and h are {difference(mine, theirs)}")
         return Linearizer(self.core + other.core, self.domain, self.codomain)
 
     def __sub__(self, other: "LinearizerOperator") -> "LinearizerOperator":
@@ -271,25 +271,26 @@ class LinearizerOperator(nn.Module, ABC):
 
     def __mul__(self, a: Scalar) -> "LinearizerOperator":
         """The scaled map x -> a (.) f(x), of core a A."""
-        if not isinstance(a, (int, float, Tensor)):
+        if not isinstance(a, (Real, Tensor)):
             return NotImplemented
         return Linearizer(self.core * a, self.domain, self.codomain)
 
     __rmul__ = __mul__
 
     def __truediv__(self, a: Scalar) -> "LinearizerOperator":
-        return self * (1.0 / a) if isinstance(a, (int, float, Tensor)) else NotImplemented
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        return Linearizer(self.core / a, self.domain, self.codomain)
 
-    def __pow__(self, k: int) -> "LinearizerOperator":
-        """f^k = g^-1 A^k g for an integer k (eq. 4); 0 is the identity, negative powers are those of the inverse.
+    def __pow__(self, p: float) -> "LinearizerOperator":
+        """f^p = g^-1 A^p g (eq. 4): 0 is the identity, negative integers are powers of the inverse, other numbers the principal power.
 
         Raises:
-            SpaceMismatch: the domain is not the codomain. SingularOperator: k < 0 and the core has no inverse.
+            SpaceMismatch: the domain is not the codomain. SingularOperator: p < 0 is an integer and the core has no inverse.
+            DomainError: p is no finite real number, or A^p is not real.
         """
-        if not isinstance(k, int):
-            raise NotInvertible(f"f ** k takes an integer k, got {k!r}")
         self._endomorphism("a power")
-        return Linearizer(ops.power(self.core, k), self.domain)
+        return Linearizer(ops.power(self.core, p), self.domain)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.core!r}: {self.domain!r} -> {self.codomain!r})"
@@ -323,6 +324,11 @@ class Linearizer(LinearizerOperator, Pretrained):
         super().__init__()
         operator = ops.as_operator(core)
         codomain = domain if codomain is None else codomain
+        for side, space in (("domain", domain), ("codomain", codomain)):
+            if not isinstance(space, HilbertSpace):
+                raise DtypeError(
+                    f"the {side} of a Linearizer is a space, e.g. EuclideanSpace(3) or InducedSpace(chart), got {space!r}"
+                )
         if operator.shape != (codomain.dim, domain.dim):
             raise ShapeError(
                 f"a core from {domain!r} to {codomain!r} has shape {(codomain.dim, domain.dim)}, got {operator.shape}"

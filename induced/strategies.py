@@ -14,7 +14,8 @@ from torch import Tensor
 from induced.bijections import Bijection
 from induced.errors import DomainError, DtypeError, MissingExtra, ShapeError
 from induced.linearizer import Linearizer
-from induced.operators import Adjoint, Dense, Diagonal, LinearOperator, LowRank, Orthogonal, ScaledIdentityPlusLowRank
+from induced.operators import Dense, Diagonal, LinearOperator, LowRank, Orthogonal, ScaledIdentityPlusLowRank
+from induced.operators.base import Adjoint
 from induced.spaces import HilbertSpace, InducedSpace
 
 try:

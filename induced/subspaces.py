@@ -8,10 +8,10 @@ from torch import Tensor
 from induced._numerics import scaled_norm
 from induced._validate import eager, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
-from induced.operators import LinearOperator, LowRank
+from induced.operators import Dense, LinearOperator, LowRank, kernel
 from induced.operators.bases import orthonormal_columns
-from induced.operators.linalg import complement
 from induced.spaces import HilbertSpace
+from induced.spaces.hilbert import difference
 
 FACTOR = 10.0
 """Roundings, in multiples of what is estimated, that membership forgives."""
@@ -23,7 +23,8 @@ class Subspace:
 
     Arguments:
         space: the Hilbert space.
-        Q: coordinates (space.dim, k) of k orthonormal vectors, as columns; k = 0 is the zero subspace.
+        Q: coordinates (space.dim, k) of k orthonormal vectors, as columns; k = 0 is the zero subspace. Or an operator from R^k
+            with orthonormal columns, as `kernel` and `image` of an operator return it.
 
     Raises:
         ShapeError: Q has not `space.dim` rows, or more columns than rows. DomainError: its columns are not orthonormal.
@@ -42,19 +43,14 @@ class Subspace:
         tensor([ True, False])
     """
 
-    def __init__(self, space: HilbertSpace, Q: Tensor) -> None:
-        if Q.dim() != 2 or Q.shape[0] != space.dim or Q.shape[1] > Q.shape[0]:
-            raise ShapeError(
-                f"a basis of a subspace of {space!r} has shape ({space.dim}, k), k <= {space.dim}, got {tuple(Q.shape)}"
-            )
-        if eager(Q) and Q.shape[1]:
-            deviation = float((Q.mT @ Q).detach().sub(torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)).abs().max())
-            if not deviation <= 100 * Q.shape[0] * torch.finfo(Q.dtype).eps:
-                raise DomainError(
-                    f"the columns of a basis are orthonormal in coordinates, but Q^T Q - I has an entry of size {deviation:.3g}; "
-                    f"Subspace.span(space, points) makes them so"
-                )
-        self.space, self.Q = space, Q
+    def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator) -> None:
+        shape = tuple(Q.shape)
+        if len(shape) != 2 or shape[0] != space.dim or shape[1] > shape[0]:
+            raise ShapeError(f"a basis of a subspace of {space!r} has shape ({space.dim}, k), k <= {space.dim}, got {shape}")
+        if isinstance(Q, Tensor):
+            _require_orthonormal(Q)
+            Q = Dense(Q)
+        self.space, self.frame = space, Q
 
     @staticmethod
     def span(space: HilbertSpace, points: Tensor, rtol: float | None = None) -> "Subspace":
@@ -65,7 +61,12 @@ class Subspace:
     @property
     def dim(self) -> int:
         """The dimension k."""
-        return self.Q.shape[1]
+        return self.frame.shape[1]
+
+    @property
+    def Q(self) -> Tensor:
+        """The basis in coordinates (space.dim, k), orthonormal columns."""
+        return self.frame.matrix(max(self.frame.shape))
 
     def basis(self) -> Tensor:
         """Orthonormal points (k, *shape)."""
@@ -73,16 +74,16 @@ class Subspace:
 
     def coefficients(self, x: Tensor) -> Tensor:
         """<x, q_i> for the basis vectors q_i: coordinates (*batch, k) of the projection in the basis."""
-        return self.space.coords(x) @ self.Q
+        return self.frame.apply_adjoint(self.space.coords(x))
 
     def element(self, a: Tensor) -> Tensor:
         """The point sum_i a_i (.) q_i of coefficients (*batch, k)."""
         require_shape(a, (self.dim,), "the coefficients of an element")
-        return self.space.point(a @ self.Q.mT)
+        return self.space.point(self.frame(a))
 
     def projector(self) -> LinearOperator:
         """Q Q^T, the orthogonal projection of coordinates."""
-        return LowRank(self.Q, self.Q)
+        return LowRank(self.Q, self.Q) if isinstance(self.frame, Dense) else self.frame @ self.frame.H
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the subspace, g^-1(Q Q^T g(x))."""
@@ -93,7 +94,7 @@ class Subspace:
         return self.space.point(self._off(self.space.coords(x)))
 
     def _off(self, z: Tensor) -> Tensor:
-        return z - (z @ self.Q) @ self.Q.mT
+        return z - self.frame(self.frame.apply_adjoint(z))
 
     def distance(self, x: Tensor) -> Tensor:
         """||x (-) project(x)||, of shape (*batch,)."""
@@ -118,7 +119,7 @@ class Subspace:
 
     def complement(self) -> "Subspace":
         """The orthogonal complement, of dimension space.dim - k."""
-        return Subspace(self.space, complement(self.Q, self.space.dim - self.dim))
+        return Subspace(self.space, kernel(self.frame.H))
 
     def angles(self, other: "Subspace") -> Tensor:
         """The principal angles between two subspaces, ascending, min(dim, other.dim) of them in [0, pi/2].
@@ -146,13 +147,22 @@ class Subspace:
 
     def _shared(self, other: "Subspace", what: str) -> Tensor:
         if self.space != other.space:
-            raise SpaceMismatch(
-                f"{what} needs subspaces of one space, got {self.space!r} and {other.space!r}: their charts differ"
-            )
+            raise SpaceMismatch(f"{what} needs subspaces of one space, got those of {difference(self.space, other.space)}")
         return other.Q
 
     def __repr__(self) -> str:
         return f"Subspace(dim={self.dim} of {self.space.dim}, {self.space!r})"
+
+
+def _require_orthonormal(Q: Tensor) -> None:
+    if not eager(Q) or not Q.shape[1]:
+        return
+    deviation = float((Q.mT @ Q).detach().sub(torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)).abs().max())
+    if not deviation <= 100 * Q.shape[0] * torch.finfo(Q.dtype).eps:
+        raise DomainError(
+            f"the columns of a basis are orthonormal in coordinates, but Q^T Q - I has an entry of size {deviation:.3g}; "
+            f"Subspace.span(space, points) makes them so"
+        )
 
 
 @final

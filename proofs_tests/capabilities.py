@@ -105,10 +105,10 @@ REASONS = {
     ("callables", "pickle"): "pickle takes its functions by name, and these are lambdas",
     ("PositiveDefinite", "ONNX"): "ONNX has no eigendecomposition of an input, and no exponential of a matrix",
     ("Linear of an LU", "ONNX"): "ONNX has no triangular solve, of which the inverse has two",
-    ("Wrapped", "export"): _FOREIGN,
-    ("Wrapped", "materialized"): _FOREIGN,
-    ("Wrapped", "meta"): _FOREIGN,
-    ("Wrapped", "ONNX"): _FOREIGN,
+    ("ForeignOperator", "export"): _FOREIGN,
+    ("ForeignOperator", "materialized"): _FOREIGN,
+    ("ForeignOperator", "meta"): _FOREIGN,
+    ("ForeignOperator", "ONNX"): _FOREIGN,
     ("BlockCirculant", "ONNX"): "ONNX takes no complex products, of which a Fourier transform consists",
 }
 """The cells that do not hold, by the row and the capability; the tests assert that they fail still."""
@@ -179,7 +179,7 @@ def derived(row: Row, name: str) -> Both:
 
 
 def map_reason(row: Row, name: str, capability: str) -> str | None:
-    return MAP_REASONS.get((name, capability)) if row.first == "Wrapped" else None
+    return MAP_REASONS.get((name, capability)) if row.first == "ForeignOperator" else None
 
 
 # ------------------------------------------------------------------------------------------------------------------- page

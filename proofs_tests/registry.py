@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
 from induced.bijections import (
-    MLP,
     ActNorm,
     AdditiveCoupling,
     Affine,
@@ -28,7 +27,6 @@ from induced.bijections import (
     ConditionalCoupling,
     ConditionalDirectSum,
     Conv1x1,
-    ConvNet,
     DirectSum,
     Flatten,
     Identity,
@@ -45,35 +43,31 @@ from induced.bijections import (
     Simplex,
     Sinh,
     Squeeze,
-    UNet,
     from_callables,
     from_transform,
     glow,
     real_nvp,
 )
+from induced.bijections.networks import MLP, ConvNet, UNet
 from induced.operators import (
     LU,
-    Adjoint,
     BlockCirculant,
     Convolution,
     Dense,
     Diagonal,
+    ForeignOperator,
     Householder,
     Inverse,
     LinearOperator,
     LowRank,
-    OperatorFamily,
     Orthogonal,
     Permutation,
-    Product,
     Projection,
-    Scaled,
     ScaledIdentityPlusLowRank,
     SkewExponential,
-    Stepwise,
-    Sum,
-    Wrapped,
 )
+from induced.operators.base import Adjoint, Product, Scaled, Sum
+from induced.propagators import OperatorFamily, Stepwise
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -445,7 +439,7 @@ SQUARE_CORES = [
     CoreCase("Adjoint", _any(N, N), lambda M: Adjoint(Dense(M.mT.clone()))),
     CoreCase("Sum", _any(N, N), _sum),
     CoreCase("Product", _any(N, N), _product),
-    CoreCase("Wrapped", _any(N, N), lambda M: Wrapped(M.detach().numpy())),
+    CoreCase("ForeignOperator", _any(N, N), lambda M: ForeignOperator(M.detach().numpy())),
     CoreCase("Stepwise", _any(N, N), lambda M: Stepwise(Frozen(M - torch.eye(N, dtype=M.dtype)), steps=1, method="euler")),
     CoreCase("Scaled", _any(N, N), lambda M: Scaled(-2.5, Dense(M / -2.5))),
     CoreCase("Inverse", _any(N, N), lambda M: Inverse(Dense(torch.linalg.inv(M)))),

@@ -20,22 +20,13 @@ from induced.bijections import (
     Identity,
     Linear,
     Reversible,
-    UNet,
     glow,
     real_nvp,
 )
-from induced.operators import (
-    LU,
-    LinearOperator,
-    LowRank,
-    LowRankFamily,
-    OperatorFamily,
-    Restriction,
-    ScaledIdentityPlusLowRank,
-    SharedBasisFamily,
-    integrate,
-    propagator,
-)
+from induced.bijections.networks import UNet
+from induced.operators import LU, LinearOperator, LowRank, ScaledIdentityPlusLowRank
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
+from induced.propagators.families import Restriction
 
 NOISE, DATA = 0.0, 1.0
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]

@@ -12,7 +12,7 @@ from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching
 from induced.errors import DomainError, ShapeError
-from induced.operators import OperatorFamily
+from induced.propagators import OperatorFamily
 
 SAME_TIME, MOST_TIMES = 16, 8
 """So many consecutive samples of a batch share a time, and more where there would be more times: A_t is formed for each."""

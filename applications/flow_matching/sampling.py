@@ -10,7 +10,7 @@ from applications.common.figures import grid
 from applications.flow_matching.model import FlowMatching, at_a_time
 from induced import Linearizer
 from induced.errors import ShapeError
-from induced.operators import adaptive_grid
+from induced.propagators import adaptive_grid
 
 
 def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:

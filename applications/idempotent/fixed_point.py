@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from induced.bijections.conditioners import START, flat_images
 from induced.bijections.lattice import rounded
+from induced.bijections.networks.convnet import flat_images
+from induced.bijections.networks.mlp import START
 from induced.errors import DomainError
 from induced.serialization import register
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from applications.style_transfer.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import AffineCoupling, Bijection, Composition, Flatten, Linear, Squeeze
-from induced.bijections.conditioners import ConvNet
+from induced.bijections.networks import ConvNet
 from induced.errors import DomainError, ShapeError
 from induced.operators import Convolution, Dense
 

@@ -9,24 +9,21 @@ from induced.bijections.adapters import (
     from_zuko,
 )
 from induced.bijections.base import Bijection, Composition, Identity, Inverse
-from induced.bijections.certificate import Roundtrip, rounding, roundtrip
+from induced.bijections.certificate import rounding, roundtrip
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
-from induced.bijections.conditioners import MLP, ConvNet
 from induced.bijections.constrained import PositiveDefinite, Simplex
-from induced.bijections.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from induced.bijections.coupling import AdditiveCoupling, AffineCoupling
 from induced.bijections.direct_sum import ConditionalDirectSum, DirectSum
-from induced.bijections.elementwise import Affine, Arctanh, Elementwise, Log, LogExpm1, Logit, Sinh
+from induced.bijections.elementwise import Affine, Arctanh, Log, LogExpm1, Logit, Sinh
 from induced.bijections.lattice import LatticeCoupling
 from induced.bijections.linear import Conv1x1, Linear
 from induced.bijections.normalize import ActNorm
 from induced.bijections.ready import glow, real_nvp
-from induced.bijections.reshape import Flatten, PixelShuffle, RandomSplit, Rearrangement, Squeeze
+from induced.bijections.reshape import Flatten, PixelShuffle, RandomSplit, Squeeze
 from induced.bijections.reversible import Reversible
 from induced.bijections.spline import RationalQuadraticCoupling
-from induced.bijections.unet import UNet
 
 __all__ = [
-    "MLP",
     "ActNorm",
     "AdditiveCoupling",
     "Affine",
@@ -40,10 +37,7 @@ __all__ = [
     "ConditionalCoupling",
     "ConditionalDirectSum",
     "Conv1x1",
-    "ConvNet",
-    "Coupling",
     "DirectSum",
-    "Elementwise",
     "Flatten",
     "Identity",
     "Inverse",
@@ -56,13 +50,10 @@ __all__ = [
     "PositiveDefinite",
     "RandomSplit",
     "RationalQuadraticCoupling",
-    "Rearrangement",
     "Reversible",
-    "Roundtrip",
     "Simplex",
     "Sinh",
     "Squeeze",
-    "UNet",
     "from_callables",
     "from_freia",
     "from_nflows",

@@ -74,7 +74,7 @@ class LatticeCoupling(Coupling):
 
     Example:
         >>> import torch
-        >>> from induced.bijections import MLP
+        >>> from induced.bijections.networks import MLP
         >>> g = LatticeCoupling((4,), MLP(2, 2, 8), bits=12)
         >>> x = g.inverse(torch.randn(4))
         >>> torch.equal(g.inverse(g(x)), x)

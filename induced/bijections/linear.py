@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from induced.bijections.base import Bijection
-from induced.errors import NotInvertible, ShapeError
-from induced.operators.base import LinearOperator, Resolved
-from induced.operators.dense import Dense
-from induced.operators.invariants import SignLogDet, slogdet
-from induced.operators.linalg import inverse
+from induced.errors import NotSquare, ShapeError
+from induced.operators import Dense, LinearOperator, inverse, slogdet
 from induced.operators.orthogonal import Permutation
 
 __all__ = ["Conv1x1", "Linear"]
@@ -21,11 +18,6 @@ __all__ = ["Conv1x1", "Linear"]
 
 class _Mixing(Bijection):
     """z = A x along the first axis of a point, at every position of the others, for the operator A that a subclass gives."""
-
-    def __init__(self, shape: Sequence[int], kind: type[LinearOperator]) -> None:
-        super().__init__(shape)
-        self._invert = _invert_dense if kind is Dense else Resolved(inverse, kind)
-        self._slogdet = _slogdet_dense if kind is Dense else Resolved(slogdet, kind)
 
     @abstractmethod
     def _operator(self) -> LinearOperator:
@@ -35,11 +27,11 @@ class _Mixing(Bijection):
         return self._mix(self._operator(), x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        return self._mix(self._invert(self._operator()), z)
+        return self._mix(_inverse(self._operator()), z)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         A = self._operator()
-        log_det = self._slogdet(A).logabs.to(x.dtype) * torch.Size(self.shape[1:]).numel()
+        log_det = _log_abs_det(A).to(x.dtype) * torch.Size(self.shape[1:]).numel()
         return self._mix(A, x), self._batch_zeros(x) + log_det
 
     def _mix(self, A: LinearOperator, x: Tensor) -> Tensor:
@@ -52,14 +44,13 @@ class _Mixing(Bijection):
             return (A.A @ columns.to(A.A.dtype)).reshape(x.shape)
 
 
-def _invert_dense(A: LinearOperator) -> LinearOperator:
-    """A^-1, computed in float64 and rounded once."""
-    M = A.matrix(max(A.shape))
-    return Dense(torch.linalg.inv(M.double()).to(M.dtype))
+def _inverse(A: LinearOperator) -> LinearOperator:
+    """A^-1; that of a matrix computed in float64 and rounded once."""
+    return Dense(torch.linalg.inv(A.A.double()).to(A.A.dtype)) if isinstance(A, Dense) else inverse(A)
 
 
-def _slogdet_dense(A: LinearOperator) -> SignLogDet:
-    return SignLogDet(*torch.linalg.slogdet(A.matrix(max(A.shape)).double()))
+def _log_abs_det(A: LinearOperator) -> Tensor:
+    return torch.linalg.slogdet(A.A.double()).logabsdet if isinstance(A, Dense) else slogdet(A).logabs
 
 
 @final
@@ -74,7 +65,7 @@ class Linear(_Mixing):
         shape: the shape of a point, (C, ...); (C,) by default.
 
     Raises:
-        NotInvertible: A is not square.
+        NotSquare: A is not square.
         ShapeError: A is a batch of operators, or `shape` does not start with C.
 
     Law:
@@ -92,14 +83,14 @@ class Linear(_Mixing):
     def __init__(self, operator: LinearOperator, shape: Sequence[int] | None = None) -> None:
         C = operator.shape[0]
         if operator.shape != (C, C):
-            raise NotInvertible(f"a chart needs a square operator, got shape {operator.shape}: {operator}")
+            raise NotSquare(f"a chart needs a square operator, got shape {operator.shape}: {operator}")
         shape = (C,) if shape is None else tuple(shape)
         if operator.batch or shape[:1] != (C,):
             raise ShapeError(
                 f"one operator on {C} coordinates acts on points of shape ({C}, ...), got the shape {shape} and the batch "
                 f"{tuple(operator.batch)}: {operator}"
             )
-        super().__init__(shape, type(operator))
+        super().__init__(shape)
         self.operator = operator
         self.exact = isinstance(operator, Permutation)
 
@@ -118,7 +109,7 @@ class Conv1x1(_Mixing):
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__(shape, Dense)
+        super().__init__(shape)
         if len(self.shape) != 3:
             raise ShapeError(f"a 1x1 convolution acts on points of shape (C, H, W), got {self.shape}")
         self.weight = nn.Parameter(torch.linalg.qr(torch.randn(self.shape[0], self.shape[0]))[0])

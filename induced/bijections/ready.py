@@ -8,9 +8,9 @@ from torch import nn
 
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
-from induced.bijections.conditioners import MLP, ConvNet
 from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.linear import Conv1x1
+from induced.bijections.networks import MLP, ConvNet
 from induced.bijections.normalize import ActNorm
 from induced.bijections.reshape import Squeeze
 from induced.errors import ShapeError

@@ -47,7 +47,7 @@ class RationalQuadraticCoupling(Coupling):
         ShapeError: nothing is left to change, or the conditioner returns another shape than h needs.
 
     Example:
-        >>> from induced.bijections import MLP
+        >>> from induced.bijections.networks import MLP
         >>> g = RationalQuadraticCoupling((4,), MLP(2, 23 * 2, width=16), bins=8)
         >>> x = torch.randn(5, 4)
         >>> torch.allclose(g.inverse(g(x)), x, atol=1e-5)

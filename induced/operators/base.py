@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from induced._validate import eager, require_shape
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
-from induced.operators.matrices import real_power
 from induced.operators.reduction import Frame, Reduction
 from induced.operators.rules import LIMIT, Functions, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
 
@@ -441,7 +440,11 @@ class Scaled(OfScaled, LinearOperator):
         return Scaled(self.a, self.operator.H)
 
     def extra_repr(self) -> str:
-        return f"{self.a:g} * {self.operator}" if isinstance(self.a, float) else f"a of shape {tuple(self.a.shape)} * {self.operator}"
+        return (
+            f"{self.a:g} * {self.operator}"
+            if isinstance(self.a, float)
+            else f"a of shape {tuple(self.a.shape)} * {self.operator}"
+        )
 
 
 def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:

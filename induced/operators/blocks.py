@@ -78,7 +78,9 @@ class DirectSum(NamedTuple):
             none = values[0].new_zeros(*values[0].shape[:-1], 1)
             values, times, zero = [*values, none], [*times, times[0].new_tensor([missing])], [*zero, none]
         kind = torch.promote_types(values[0].dtype, values[-1].dtype)
-        return SingularValues(torch.cat([v.to(kind) for v in values], -1), torch.cat(times), torch.cat([z.to(kind) for z in zero], -1))
+        return SingularValues(
+            torch.cat([v.to(kind) for v in values], -1), torch.cat(times), torch.cat([z.to(kind) for z in zero], -1)
+        )
 
     def frobenius(self) -> Tensor:
         return scaled_norm(torch.stack([part.frobenius() for part in self.parts], -1), -1)
@@ -177,7 +179,11 @@ class BlockDiagonal(LinearOperator):
         for core in made:
             if len(core.batch) > isinstance(core, Dense):
                 raise ShapeError(f"the cores of a direct sum are operators without a batch, or tensors (k, m, n); got {core}")
-            require_like(made[0].reference() if made[0].reference() is not None else core.reference(), core.reference(), "a core of a direct sum")  # type: ignore[arg-type]
+            require_like(
+                made[0].reference() if made[0].reference() is not None else core.reference(),
+                core.reference(),
+                "a core of a direct sum",
+            )  # type: ignore[arg-type]
         copies = [core.batch[0] if core.batch else 1 for core in made]
         self._copies = copies
         super().__init__(tuple(sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1)))  # type: ignore[arg-type]
@@ -296,7 +302,9 @@ class RotationScaling(LinearOperator):
         for value, what in ((a, "the real parts"), (b, "the imaginary parts")):
             require_shape(value, a.shape[-1:] if isinstance(a, Tensor) else (), what)
         if a.dim() < 1 or a.shape != b.shape:
-            raise ShapeError(f"the numbers a + i b have parts of one shape (*batch, k), got {tuple(a.shape)} and {tuple(b.shape)}")
+            raise ShapeError(
+                f"the numbers a + i b have parts of one shape (*batch, k), got {tuple(a.shape)} and {tuple(b.shape)}"
+            )
         require_like(b, a, "the imaginary parts")
         super().__init__((2 * a.shape[-1], 2 * a.shape[-1]))
         register(self, "a", a)

@@ -21,5 +21,7 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
         for held in tensors:
             if held.is_floating_point():
                 if held.dtype not in (torch.float32, torch.float64):
-                    raise DtypeError(f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one")
+                    raise DtypeError(
+                        f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one"
+                    )
                 require_finite(held, f"{what} of an operator that", "an operator is made of finite numbers")

@@ -54,7 +54,9 @@ def _both(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, BlockC
         if not B.is_scalar() or (left := A.circulant()) is None:
             return None
         symbol = left.symbol
-        return left, left._of(left._spread(B.c) * torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device).expand(symbol.shape))
+        return left, left._of(
+            left._spread(B.c) * torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device).expand(symbol.shape)
+        )
     inner = B.operator if isinstance(B, Adjoint) else B
     if not isinstance(inner, ShiftInvariant) or (left := A.circulant()) is None or (right := inner.circulant()) is None:
         return None
@@ -198,7 +200,10 @@ class Fourier(Frame):
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
         """sqrt 2 Re and sqrt 2 Im of the waves of f and -f; the wave itself where f is its own negative."""
         turned = y[:, :, None] * self._waves(self.f[j], y)[:, None]
-        both = torch.stack([turned.real, turned.imag], 1) * torch.where(self.real[j], 1.0, 2**0.5).to(turned.real)[:, None, None, None]
+        both = (
+            torch.stack([turned.real, turned.imag], 1)
+            * torch.where(self.real[j], 1.0, 2**0.5).to(turned.real)[:, None, None, None]
+        )
         kept = torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1)
         return both[kept].flatten(1).mT
 

@@ -55,7 +55,9 @@ class Columns(Frame):
 
     groups = 1
 
-    def __init__(self, basis: Basis, factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator], dtype: torch.dtype) -> None:
+    def __init__(
+        self, basis: Basis, factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator], dtype: torch.dtype
+    ) -> None:
         self.basis, self.factored, self.dtype = basis, factored, dtype
         self.dim = basis.Y.shape[-2]
 

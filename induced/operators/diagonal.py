@@ -207,10 +207,14 @@ class Selection(LinearOperator):
 
     def __init__(self, index: Tensor | Sequence[int], dim: int, dtype: torch.dtype | None = None) -> None:
         index = torch.as_tensor(index, dtype=torch.int64)
-        if index.dim() != 1 or (eager(index) and index.numel() and (
-            int(index.min()) < 0 or int(index.max()) >= dim or index.unique().numel() != index.numel()
-        )):
-            raise DomainError(f"a selection of {dim} coordinates holds some of 0..{dim - 1}, each once, got {index.tolist()[:20]}")
+        if index.dim() != 1 or (
+            eager(index)
+            and index.numel()
+            and (int(index.min()) < 0 or int(index.max()) >= dim or index.unique().numel() != index.numel())
+        ):
+            raise DomainError(
+                f"a selection of {dim} coordinates holds some of 0..{dim - 1}, each once, got {index.tolist()[:20]}"
+            )
         super().__init__((index.numel(), dim))
         # first, so that it names the dtype of what holds this operator too
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=index.device), persistent=False)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from induced.errors import DtypeError, MissingAdjoint, ShapeError
-from induced.operators.base import LinearOperator
-from induced.operators.dense import Dense
+from induced.operators.base import Dense, LinearOperator
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +44,7 @@ def to_scipy(A: LinearOperator) -> "scipy.sparse.linalg.LinearOperator[Any]":
 
 
 def from_scipy(obj: object, *, like: Tensor | None = None) -> LinearOperator:
-    """A foreign operator - scipy LinearOperator, sparse matrix, pylops, CoLA, linear_operator - as one of ours, a `Wrapped`.
+    """A foreign operator - scipy LinearOperator, sparse matrix, pylops, CoLA, linear_operator - as a `ForeignOperator`.
 
     Arguments:
         obj: anything with `shape` and products: matmat or matvec, with rmatmat or rmatvec; or `@` and `.T`. Objects whose
@@ -61,7 +60,7 @@ def from_scipy(obj: object, *, like: Tensor | None = None) -> LinearOperator:
     """
     if isinstance(obj, _Exported):
         return obj.operator
-    return Wrapped(obj, like=like)
+    return ForeignOperator(obj, like=like)
 
 
 def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
@@ -88,7 +87,7 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
 
 
 @final
-class Wrapped(LinearOperator):
+class ForeignOperator(LinearOperator):
     """A foreign operator, run on arrays outside torch: `from_scipy` and `as_operator` make it.
 
     Gradients of every order reach z, by products with the foreign adjoint; none reach what the foreign object holds. It works
@@ -144,7 +143,7 @@ def _each(product: Any, X: Any) -> Any:
     return torch.stack(columns, 1) if isinstance(X, Tensor) else np.stack(columns, 1)
 
 
-def _applied(z: Tensor, operator: Wrapped, adjoint: bool) -> Tensor:
+def _applied(z: Tensor, operator: ForeignOperator, adjoint: bool) -> Tensor:
     return _Applied.apply(z, operator, adjoint)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -152,7 +151,7 @@ class _Applied(torch.autograd.Function):
     """z -> A z through a foreign library; linear, so that each derivative is a product with A or A^T again."""
 
     @staticmethod
-    def forward(z: Tensor, operator: Wrapped, adjoint: bool) -> Tensor:
+    def forward(z: Tensor, operator: ForeignOperator, adjoint: bool) -> Tensor:
         size = operator.shape[adjoint]
         rows = z.detach().reshape(-1, z.shape[-1])
         X = rows.mT if operator.takes_tensors else rows.cpu().numpy().T
@@ -165,7 +164,7 @@ class _Applied(torch.autograd.Function):
         return _tensor(Y, z).mT.reshape(*z.shape[:-1], size)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Wrapped, bool], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ForeignOperator, bool], output: Tensor) -> None:
         _, ctx.operator, ctx.adjoint = inputs
 
     @staticmethod
@@ -177,7 +176,7 @@ class _Applied(torch.autograd.Function):
         return _applied(tangent, ctx.operator, ctx.adjoint)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, z: Tensor, operator: Wrapped, adjoint: bool) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Any, z: Tensor, operator: ForeignOperator, adjoint: bool) -> tuple[Tensor, int]:
         return _applied(z.movedim(in_dims[0], 0), operator, adjoint), 0
 
 

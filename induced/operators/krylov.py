@@ -22,7 +22,7 @@ from induced._validate import require_finite, require_like, require_shape
 from induced.errors import DomainError, NotConverged, NotSquare, ShapeError
 from induced.operators.base import LinearOperator, Scaled
 from induced.operators.interop import to_scipy
-from induced.operators.linalg import SVDFactors
+from induced.operators.reduction import SVDFactors
 
 Array = npt.NDArray[Any]
 

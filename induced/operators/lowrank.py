@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -198,7 +198,11 @@ class LowRank(_Factored):
             X = LowRank(self.U, self.V)._pinv(zero)
             s = self._reduction().singular_values()
         few = s.values[..., : s.values.shape[-1] - (s.times[-1] != 1)] if self.U.shape[-1] < min(self.shape) else s.values
-        if few.shape[-1] == self.U.shape[-1] and eager(self.U) and bool((few > (s.zero[..., :few.shape[-1]] if zero is None else zero.unsqueeze(-1))).all()):
+        if (
+            few.shape[-1] == self.U.shape[-1]
+            and eager(self.U)
+            and bool((few > (s.zero[..., : few.shape[-1]] if zero is None else zero.unsqueeze(-1))).all())
+        ):
             return LowRank(_dual(self.V.double()).to(self.V), _dual(self.U.double()).to(self.U))
         return _followed(self, X)
 
@@ -285,7 +289,9 @@ class ScaledIdentityPlusLowRank(_Factored):
             c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
         K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
         frame, size = Columns(Q, factored, U.dtype), self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
-        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, 2 * r * torch.finfo(U.dtype).eps, size)
+        return Reduction(
+            frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, 2 * r * torch.finfo(U.dtype).eps, size
+        )
 
     def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
         """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
@@ -347,7 +353,9 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _power(self, k: int) -> LinearOperator:
         c, small = self._capacitance()
-        psi = divided_difference(c, small - per_matrix(c) * torch.eye(len(small.mT)).to(small), lambda M: torch.linalg.matrix_power(M, k))
+        psi = divided_difference(
+            c, small - per_matrix(c) * torch.eye(len(small.mT)).to(small), lambda M: torch.linalg.matrix_power(M, k)
+        )
         return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
 
     def _phi(self, phi: Phi) -> LinearOperator:

@@ -142,9 +142,7 @@ class Reduction(NamedTuple):
 
     def scaled(self, a: Tensor) -> "Reduction":
         size = None if self.mixed is None else a.abs() * self.mixed
-        return self._replace(
-            blocks=a[..., None, None, None] * self.blocks, c=None if self.c is None else a * self.c, mixed=size
-        )
+        return self._replace(blocks=a[..., None, None, None] * self.blocks, c=None if self.c is None else a * self.c, mixed=size)
 
     def shifted(self, a: Tensor) -> "Reduction":
         """That of A + a I, for W = Z."""
@@ -248,7 +246,9 @@ class Reduction(NamedTuple):
     def polar(self) -> tuple[Operator, Operator]:
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
-        Q: Tensor = _PolarFactor.apply(precise(K), self.zero(K[..., 0].real, None) if self.mixed is not None else self.relative, self.W)  # type: ignore[no-untyped-call]
+        Q: Tensor = _PolarFactor.apply(
+            precise(K), self.zero(K[..., 0].real, None) if self.mixed is not None else self.relative, self.W
+        )  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None

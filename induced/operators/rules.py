@@ -227,4 +227,3 @@ class OfProduct(Functions):
 def is_number(A: Operator) -> bool:
     """Whether A is c I."""
     return hasattr(A, "is_scalar") and A.is_scalar()
-

@@ -11,7 +11,7 @@ from induced.errors import ShapeError
 from induced.operators.base import LinearOperator
 from induced.operators.checked import checked
 from induced.operators.columns import Columns
-from induced.operators.matrices import Array, clusters
+from induced.operators.schur import Array, clusters
 
 
 @final

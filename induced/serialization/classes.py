@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import induced.bijections as b
+import induced.bijections.networks as n
 import induced.operators as o
+import induced.propagators as p
 from induced.bijections.conditional import _Bound, _ChannelAffine, _Same
 from induced.bijections.interpolating import PiecewiseLinear, Shear
 from induced.errors import CheckpointError
-from induced.operators import convolution, magnus, orthogonal, steps, triangular
+from induced.operators import base, triangular
+from induced.propagators import magnus, steps
 from induced.serialization.registry import BOUND, named, recipe, register
 from induced.spaces import EuclideanSpace, InducedSpace, ProductSpace
 
@@ -30,26 +33,23 @@ _CHARTS: dict[type[nn.Module], tuple[str, ...]] = {
     b.Squeeze: ("shape", "factor"),
 }
 _OPERATORS: dict[type[nn.Module], tuple[str, ...]] = {
-    o.Adjoint: ("operator",),
+    base.Adjoint: ("operator",),
     o.Dense: ("A",),
     o.Diagonal: ("d",),
     o.Householder: ("V",),
     o.Inverse: ("operator",),
     o.LowRank: ("U", "V"),
-    o.Product: ("left", "right"),
     o.Projection: ("p",),
-    o.Scaled: ("a", "operator"),
+    o.RotationScaling: ("a", "b"),
+    base.Scaled: ("a", "operator"),
     o.ScaledIdentityPlusLowRank: ("c", "U", "V"),
     o.SkewExponential: ("S",),
-    o.Sum: ("left", "right"),
 }
 for _package, _classes in (("bijections", _CHARTS), ("operators", _OPERATORS)):
     for _cls, _attributes in _classes.items():
         register(_cls, *_attributes, name=f"{_package}.{_cls.__name__}")
 
-register(orthogonal._Adjoint, "operator", name="operators.OrthogonalAdjoint")
-register(convolution._Adjoint, "operator", name="operators.ConvolutionAdjoint")
-register(triangular._Solve, "operator", name="operators.LUInverse")
+register(triangular.Solve, "operator", name="operators.LUInverse")
 register(InducedSpace, "chart", name="InducedSpace")
 register(EuclideanSpace, "shape", name="EuclideanSpace")
 
@@ -78,6 +78,9 @@ _sequence(b.DirectSum, "charts", "bijections.DirectSum")
 _sequence(b.ConditionalDirectSum, "charts", "bijections.ConditionalDirectSum")
 _sequence(ProductSpace, "factors", "ProductSpace")
 _sequence(nn.Sequential, "layers", "torch.Sequential")
+_sequence(base.Sum, "operators", "operators.Sum")
+_sequence(base.Product, "operators", "operators.Product")
+_sequence(o.BlockDiagonal, "cores", "operators.BlockDiagonal")
 
 # ------------------------------------------------------------------------------------------------------------ bijections
 register(b.Simplex, describe=lambda g: {"parts": g.shape[0]}, name="bijections.Simplex")
@@ -88,17 +91,17 @@ register(
     name="bijections.LatticeCoupling",
 )
 register(
-    b.MLP,
+    n.MLP,
     describe=lambda m: {
         "inputs": m.inputs,
         "outputs": m.last.out_features,
         "width": m.first.out_features,
         "context": 0 if m.modulation.affine is None else m.modulation.affine.in_features,
     },
-    name="bijections.MLP",
+    name="networks.MLP",
 )
 register(
-    b.ConvNet,
+    n.ConvNet,
     describe=lambda m: {
         "inputs": m.first.in_channels,
         "outputs": m.last.out_channels,
@@ -106,9 +109,9 @@ register(
         "context": 0 if m.modulation.affine is None else m.modulation.affine.in_features,
         "window": m.norm.window,
     },
-    name="bijections.ConvNet",
+    name="networks.ConvNet",
 )
-register(b.UNet, "shape", "outputs", "width", "context", "depth", "norm", name="bijections.UNet")
+register(n.UNet, "shape", "outputs", "width", "context", "depth", "norm", name="networks.UNet")
 
 
 def _describe_coupling(g: b.ConditionalCoupling) -> Mapping[str, Any]:
@@ -164,6 +167,12 @@ register(b.Bijection, describe=_describe_bound, build=_build_bound, name=BOUND) 
 register(o.LU, describe=lambda A: {"n": A.shape[0]}, name="operators.LU")
 register(o.Orthogonal, describe=lambda A: {"Q": A.Q}, build=partial(o.Orthogonal, check=False), name="operators.Orthogonal")
 register(
+    o.Selection,
+    describe=lambda A: {"index": A.index, "dim": A.shape[1], "dtype": str(A.reference().dtype).removeprefix("torch.")},
+    build=lambda index, dim, dtype: o.Selection(index, dim, getattr(torch, dtype)),
+    name="operators.Selection",
+)
+register(
     o.Permutation,
     describe=lambda A: {"order": A.order, "dtype": str(A.reference().dtype).removeprefix("torch.")},
     build=lambda order, dtype: o.Permutation(order, getattr(torch, dtype)),
@@ -187,7 +196,7 @@ register(
     build=lambda blocks, size: o.BlockCirculant(torch.view_as_complex(blocks.contiguous()), size),
     name="operators.BlockCirculant",
 )
-for _family in (o.LowRankFamily, o.SharedBasisFamily):
+for _family in (p.LowRankFamily, p.SharedBasisFamily):
     register(
         _family,
         describe=lambda F: {
@@ -197,20 +206,20 @@ for _family in (o.LowRankFamily, o.SharedBasisFamily):
             "features": F.hidden[2].out_features,
             "floor": F.floor,
         },
-        name=f"operators.{_family.__name__}",
+        name=f"propagators.{_family.__name__}",
     )
-register(magnus.Exponent, "A1", "A2", "h", name="operators.Exponent")
+register(magnus.Exponent, "A1", "A2", "h", name="propagators.Exponent")
 
 
-def _build_stepwise(family: o.OperatorFamily, grid: list[list[float]], method: str) -> o.Stepwise:
-    made = o.Stepwise(family, steps=1, method=method)
+def _build_stepwise(family: p.OperatorFamily, grid: list[list[float]], method: str) -> p.Stepwise:
+    made = p.Stepwise(family, steps=1, method=method)
     made.grid = [steps.Interval(*step) for step in grid]
     return made
 
 
 register(
-    o.Stepwise,
+    p.Stepwise,
     describe=lambda A: {"family": A.family, "grid": A.grid, "method": A.method},
     build=_build_stepwise,
-    name="operators.Stepwise",
+    name="propagators.Stepwise",
 )

@@ -8,7 +8,7 @@ from torch import nn
 from induced.bijections import Bijection, ConditionalBijection, Reversible
 from induced.bijections.adapters.base import Adapted
 from induced.errors import CheckpointError
-from induced.operators import Wrapped
+from induced.operators import ForeignOperator
 
 M = TypeVar("M", bound=nn.Module)
 BOUND = "bijections.at"
@@ -74,7 +74,7 @@ def recipe(module: nn.Module) -> Recipe:
     kind = type(module).__name__
     if isinstance(module, Bijection) and not isinstance(module, Reversible) and is_bound(module):
         return _by_name[BOUND]
-    if isinstance(module, Adapted | Wrapped):
+    if isinstance(module, Adapted | ForeignOperator):
         raise CheckpointError(
             f"a {kind} cannot be saved: it runs foreign code, which config.json cannot name. Save the weights of what it wraps "
             f"(safetensors.torch.save_file of its state_dict) and wrap it anew, or write a class and register it"

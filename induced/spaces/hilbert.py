@@ -245,6 +245,13 @@ class HilbertSpace(nn.Module, ABC):
         return Vector(self, point=x)
 
 
+def difference(one: HilbertSpace, other: HilbertSpace) -> str:
+    """The names of two spaces, and in what they differ."""
+    if repr(one) != repr(other):
+        return f"{one!r} and {other!r}, which differ"
+    return f"two spaces {one!r} with charts of one kind, which are different objects: use the same chart object in both"
+
+
 @final
 class Vector:
     """A point of a space with its algebra; immutable, its coordinates and its point computed at most once each.
@@ -290,7 +297,7 @@ class Vector:
 
     def _same_space(self, other: "Vector", what: str) -> Tensor:
         if self.space != other.space:
-            raise SpaceMismatch(f"{what} joins vectors of one space, got {self.space!r} and {other.space!r}: their charts differ")
+            raise SpaceMismatch(f"{what} joins vectors of one space, got those of {difference(self.space, other.space)}")
         require_alike(self.coords, other.coords)
         return other.coords
 

@@ -44,20 +44,11 @@ from applications.flow_matching.sampling import direction, encode, exact_times, 
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
 from induced import EuclideanSpace, Linearizer
-from induced.bijections import Reversible, UNet
+from induced.bijections import Reversible
+from induced.bijections.networks import UNet
 from induced.errors import CheckpointError, DomainError, ShapeError
-from induced.operators import (
-    Dense,
-    LinearOperator,
-    LowRank,
-    LowRankFamily,
-    OperatorFamily,
-    ScaledIdentityPlusLowRank,
-    SharedBasisFamily,
-    integrate,
-    propagator,
-    svd,
-)
+from induced.operators import Dense, LinearOperator, LowRank, ScaledIdentityPlusLowRank, svd
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -369,7 +369,7 @@ def test_classes_have_distributions_and_shares_of_their_own(projector: Linearize
 def test_ranges_of_classes_add_and_intersect_within_the_range(projector: Linearizer) -> None:
     known = load("mnist5k", "train")
     threes, eights = (to_unit(known.images[known.labels == k][:100]) for k in (3, 8))
-    A, B, whole = principal_range(projector, threes, 20), principal_range(projector, eights, 20), projector.range()
+    A, B, whole = principal_range(projector, threes, 20), principal_range(projector, eights, 20), projector.image()
     assert (A.dim, B.dim, (A + B).dim, (A & B).dim, whole.dim) == (20, 20, 30, 10, 30)
     P = whole.projector().matrix()
     for part in (A, B, A + B, A & B):

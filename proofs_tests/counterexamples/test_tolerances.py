@@ -6,7 +6,7 @@ import torch
 from induced import SVD, EuclideanSpace, InducedSpace, Linearizer
 from induced.bijections import PositiveDefinite, RationalQuadraticCoupling
 from induced.checks import check_group, check_idempotent, check_linear, check_penrose, check_powers, check_svd, require
-from induced.operators import Dense, column_space, kernel, pinv, polar, rank
+from induced.operators import Dense, image, kernel, pinv, polar, rank
 from proofs_tests.counterexamples.test_checks_reject import rejected
 from proofs_tests.registry import DTYPES, SQUARE_CORES, agree
 
@@ -69,7 +69,7 @@ def test_columns_of_low_rank_that_cancel_do_not_raise_the_rank() -> None:
         J = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0]
         A = Dense(J.mT.clone()) @ core.make(M) @ Dense(J)
         agree(pinv(A).matrix(), torch.linalg.pinv(J.mT @ M @ J, rtol=1e-5), 400)
-        assert rank(A) == rank(polar(A).Q) == 1 and kernel(A).shape == column_space(A).shape == (2, 1)
+        assert rank(A) == rank(polar(A).Q) == 1 and kernel(A).shape == image(A).shape == (2, 1)
 
 
 @every_dtype

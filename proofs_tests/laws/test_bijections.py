@@ -18,7 +18,6 @@ from induced.bijections import (
     ConditionalActNorm,
     Conv1x1,
     DirectSum,
-    Elementwise,
     Identity,
     Log,
     Logit,
@@ -28,6 +27,7 @@ from induced.bijections import (
     real_nvp,
     rounding,
 )
+from induced.bijections.elementwise import Elementwise
 from induced.checks import check_bijection, require
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken
 

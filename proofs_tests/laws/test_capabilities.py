@@ -35,7 +35,7 @@ THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 FEW = {"real_nvp(1)", "Conv1x1", "glow of 1 channel", "Dense", "Convolution"}
 """The rows of which ONNX is tested in `make test`, a second or two for each; all of them in `make thorough`."""
 
-MAPPED = {"Dense", "LowRank of rank 0", "c I + U V^T", "Wrapped", "Convolution", "BlockCirculant"}
+MAPPED = {"Dense", "LowRank of rank 0", "c I + U V^T", "ForeignOperator", "Convolution", "BlockCirculant"}
 """The cores of the maps of `make test`; all of them in `make thorough`."""
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from induced.bijections import (
-    MLP,
     AdditiveCoupling,
     AffineCoupling,
     Bijection,
@@ -16,11 +15,12 @@ from induced.bijections import (
     Identity,
     LatticeCoupling,
     Log,
-    Roundtrip,
     Sinh,
     rounding,
     roundtrip,
 )
+from induced.bijections.certificate import Roundtrip
+from induced.bijections.networks import MLP
 from proofs_tests.registry import DTYPES
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from induced import InducedSpace
 from induced.bijections import (
-    MLP,
     ActNorm,
     AdditiveCoupling,
     Affine,
@@ -29,7 +28,8 @@ from induced.bijections import (
     real_nvp,
     rounding,
 )
-from induced.bijections.conditioners import START
+from induced.bijections.networks import MLP
+from induced.bijections.networks.mlp import START
 from induced.bijections.spline import LEAST
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, initialized, shaken
 

@@ -19,7 +19,6 @@ from induced.operators import (
     Inverse,
     LinearOperator,
     LowRank,
-    Scaled,
     ScaledIdentityPlusLowRank,
     eigenvalues,
     exp,

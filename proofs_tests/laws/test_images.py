@@ -14,15 +14,15 @@ from induced.bijections import (
     Bijection,
     ConditionalBijection,
     ConditionalCoupling,
-    ConvNet,
-    Coupling,
     RationalQuadraticCoupling,
     Reversible,
-    UNet,
     glow,
     rounding,
 )
-from induced.bijections.conditioners import LocalNorm, Modulation
+from induced.bijections.coupling import Coupling
+from induced.bijections.networks import ConvNet, UNet
+from induced.bijections.networks.convnet import LocalNorm
+from induced.bijections.networks.mlp import Modulation
 from induced.serialization import load, save
 from proofs_tests.registry import DTYPES, agree, initialized, shaken
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from induced import EuclideanSpace, Linearizer
 from induced.errors import MissingAdjoint
-from induced.operators import Dense, LinearOperator, Wrapped, as_operator, from_scipy, to_scipy
+from induced.operators import Dense, ForeignOperator, LinearOperator, as_operator, from_scipy, to_scipy
 from proofs_tests.registry import CORES, DTYPES, CoreCase, agree
 
 
@@ -201,4 +201,4 @@ def test_a_false_adjoint_is_rejected() -> None:
 
 def test_a_wrapped_operator_says_what_it_wraps() -> None:
     assert "csr_array" in repr(from_scipy(scipy.sparse.csr_array(np.eye(2))))
-    assert isinstance(from_scipy(scipy.sparse.csr_array(np.eye(2))), Wrapped)
+    assert isinstance(from_scipy(scipy.sparse.csr_array(np.eye(2))), ForeignOperator)

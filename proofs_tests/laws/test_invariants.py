@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from induced.operators import (
-    Adjoint,
     Dense,
     Diagonal,
     Inverse,
     LinearOperator,
     LowRank,
-    Product,
-    Scaled,
     ScaledIdentityPlusLowRank,
-    SignLogDet,
-    Sum,
     cond,
     det,
     exp,
@@ -32,6 +27,8 @@ from induced.operators import (
     slogdet,
     trace,
 )
+from induced.operators.base import Adjoint, Product, Scaled, Sum
+from induced.operators.invariants import SignLogDet
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 
 KINDS = {"spectral": 2, "frobenius": "fro", "nuclear": "nuc"}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
-    MLP,
     AdditiveCoupling,
     Affine,
     Bijection,
@@ -24,6 +23,7 @@ from induced.bijections import (
     Squeeze,
     rounding,
 )
+from induced.bijections.networks import MLP
 from induced.errors import DomainError
 from induced.operators import Diagonal
 from proofs_tests.registry import agree, shaken

@@ -11,21 +11,11 @@ import torch
 from torch import Tensor
 
 from induced.errors import NotConverged
-from induced.operators import (
-    Adjoint,
-    Dense,
-    LinearOperator,
-    LowRankFamily,
-    OperatorFamily,
-    ScaledIdentityPlusLowRank,
-    SharedBasisFamily,
-    Stepwise,
-    adaptive_grid,
-    gaussian_rate,
-    integrate,
-    propagator,
-)
-from induced.operators.propagate import _product
+from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank
+from induced.operators.base import Adjoint
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise, adaptive_grid, integrate, propagator
+from induced.propagators.families import gaussian_rate
+from induced.propagators.propagate import _product
 from proofs_tests.registry import DTYPES, agree
 
 METHODS = ("euler", "midpoint", "rk4", "magnus4")
@@ -193,7 +183,7 @@ class Unrelated(OperatorFamily):
 @pytest.mark.parametrize(("steps", "form"), [(3, ScaledIdentityPlusLowRank), (11, ScaledIdentityPlusLowRank), (40, Dense)])
 def test_a_rank_that_only_grows_ends_dense(steps: int, form: type[LinearOperator], monkeypatch: pytest.MonkeyPatch) -> None:
     factored = []
-    monkeypatch.setattr("induced.operators.propagate._product", lambda *given: factored.append(1) or _product(*given))
+    monkeypatch.setattr("induced.propagators.propagate._product", lambda *given: factored.append(1) or _product(*given))
     family = Unrelated(120)
     B = propagator(family, steps=steps, method="euler")
     assert isinstance(B, form)
@@ -392,7 +382,7 @@ def test_steps_in_one_basis_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     family = LowRankFamily(40, 2, 8, features=2, floor=0.3).double()
     with torch.no_grad():
         expected = propagator(family, steps=7).matrix()
-        monkeypatch.setattr("induced.operators.propagate.BLOCK", 2 * 12**2)  # two steps of 12 columns
+        monkeypatch.setattr("induced.propagators.propagate.BLOCK", 2 * 12**2)  # two steps of 12 columns
         agree(propagator(family, steps=7).matrix(), expected)
 
 

@@ -19,7 +19,6 @@ import induced.bijections
 import induced.operators
 from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace
 from induced.bijections import (
-    MLP,
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
@@ -33,6 +32,7 @@ from induced.bijections import (
     glow,
     real_nvp,
 )
+from induced.bijections.networks import MLP
 from induced.errors import CheckpointError, InducedError
 from induced.fitting import interpolate
 from induced.operators import (
@@ -52,11 +52,13 @@ from induced.operators import (
 )
 from induced.operators.magnus import Exponent
 from induced.operators.triangular import LU
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise
+from induced.propagators.magnus import Exponent
 from induced.serialization import load, register, save
 from induced.serialization.registry import _by_class
 from proofs_tests.registry import CHARTS, CORES, DTYPES, ChartCase, CoreCase, Frozen, initialized, shaken
 
-REFUSED = {"torch transform", "inverse of a torch transform", "callables", "Wrapped"}
+REFUSED = {"torch transform", "inverse of a torch transform", "callables", "ForeignOperator"}
 """Charts and cores of the registry that run foreign code."""
 
 
@@ -101,7 +103,7 @@ def test_a_core_comes_back_bit_for_bit(case: CoreCase, dtype: torch.dtype, tmp_p
 
 def test_the_charts_that_run_foreign_code_are_refused_by_name(tmp_path: Path) -> None:
     made = [case.make() for case in CHARTS if case.name in REFUSED]
-    for module in (*made, Wrapped(torch.eye(2).numpy())):
+    for module in (*made, ForeignOperator(torch.eye(2).numpy())):
         with pytest.raises(CheckpointError, match="cannot be saved: it runs foreign code"):
             save(module, tmp_path)
     assert not any(tmp_path.iterdir())
@@ -111,7 +113,7 @@ def test_every_final_class_has_a_recipe_or_a_reason() -> None:
     packages = (induced.bijections, induced.operators, induced)
     classes = {vars(package)[name] for package in packages for name in package.__all__}
     final = {cls for cls in classes if isinstance(cls, type) and issubclass(cls, nn.Module) and "__final__" in vars(cls)}
-    assert final - _by_class.keys() == {induced.operators.Wrapped}
+    assert final - _by_class.keys() == {induced.operators.ForeignOperator}
 
 
 class Squared(nn.Module):
@@ -162,7 +164,7 @@ def test_a_chart_used_twice_is_stored_once_and_is_one_object_again(tmp_path: Pat
 
 def test_tied_tensors_are_tied_again(tmp_path: Path) -> None:
     W = nn.Parameter(torch.randn(3, 3))
-    f = Linearizer(induced.operators.Sum(Dense(W), Adjoint(Dense(W))), EuclideanSpace(3))
+    f = Linearizer(Sum(Dense(W), Adjoint(Dense(W))), EuclideanSpace(3))
     loaded = again(f, tmp_path)
     assert loaded.core.left.A is loaded.core.right.operator.A
     assert len(safetensors.torch.load_file(tmp_path / "model.safetensors")) == 1
@@ -374,8 +376,8 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("ref no name", _edit(lambda c: _core(c)["arguments"].update(A={"ref": [1]})), "neither a reference to"),
     (
         "other width",
-        _edit(lambda c: _of_class(c, "bijections.MLP")["arguments"].update(width=4)),
-        r"bijections.MLP of these arguments, has tensors of other names or shapes: .*'first.weight': 'parameter \[4, 1\]'",
+        _edit(lambda c: _of_class(c, "networks.MLP")["arguments"].update(width=4)),
+        r"networks.MLP of these arguments, has tensors of other names or shapes: .*'first.weight': 'parameter \[4, 1\]'",
     ),
 ]
 

@@ -11,14 +11,14 @@ from induced.operators import (
     Inverse,
     LowRank,
     ScaledIdentityPlusLowRank,
-    Sum,
-    column_space,
     identity,
+    image,
     kernel,
     pinv,
     rank,
     solve,
 )
+from induced.operators.base import Sum
 from proofs_tests.registry import CONDITION, CORES, DTYPES, CoreCase, agree
 
 every_core = pytest.mark.parametrize("case", CORES, ids=str)
@@ -34,7 +34,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def test_kernel_and_range_are_orthonormal_and_make_their_spaces(case: CoreCase, dtype: torch.dtype) -> None:
     M = case.matrix(dtype)
     A = case.make(M)
-    N, Q = kernel(A), column_space(A)
+    N, Q = kernel(A), image(A)
     r = int(np.linalg.matrix_rank(M.double().numpy(), rtol=1e-5))
     assert N.shape == (M.shape[1], M.shape[1] - r) and Q.shape == (M.shape[0], r)
     agree(N.mT @ N, torch.eye(N.shape[1], dtype=dtype))
@@ -54,14 +54,14 @@ def test_small_singular_values_count_as_zero_up_to_rtol() -> None:
         (Diagonal(torch.tensor([1.0, -1e-3, 2.0]).double()), 2),
         (Dense(torch.diag(torch.tensor([1.0, 1e-3]).double())), 1),
     ):
-        assert rank(A, 1e-2) == column_space(A, 1e-2).shape[1] == left
+        assert rank(A, 1e-2) == image(A, 1e-2).shape[1] == left
         assert kernel(A, 1e-2).shape[1] == A.shape[1] - left
         assert kernel(A, 1e-4).shape[1] < A.shape[1] - left
 
 
 def test_kernels_of_the_extremes_are_empty_or_everything() -> None:
     like = torch.zeros(()).double()
-    assert kernel(identity(4, like)).shape == (4, 0) and column_space(identity(4, like)).shape == (4, 4)
+    assert kernel(identity(4, like)).shape == (4, 0) and image(identity(4, like)).shape == (4, 4)
     for zero in (
         0 * identity(4, like),
         LowRank(like.new_zeros(4, 0), like.new_zeros(4, 0)),
@@ -69,9 +69,9 @@ def test_kernels_of_the_extremes_are_empty_or_everything() -> None:
         Dense(like.new_zeros(4, 4)),
     ):
         agree(kernel(zero).mT @ kernel(zero), torch.eye(4).double())
-        assert column_space(zero).shape == (4, 0)
+        assert image(zero).shape == (4, 0)
     one = Dense(torch.ones(1, 1))
-    assert kernel(one).shape == (1, 0) and column_space(one).shape == (1, 1)
+    assert kernel(one).shape == (1, 0) and image(one).shape == (1, 1)
 
 
 def test_the_kernel_of_a_large_structured_operator_needs_no_dense_matrix() -> None:
@@ -85,7 +85,7 @@ def test_the_kernel_of_a_large_structured_operator_needs_no_dense_matrix() -> No
 
 def test_bases_carry_no_gradient() -> None:
     A = LowRank(torch.nn.Parameter(torch.randn(5, 2)), torch.nn.Parameter(torch.randn(5, 2)))
-    for basis in (kernel(A), column_space(A), kernel(Dense(A.U)), column_space(Dense(A.U))):
+    for basis in (kernel(A), image(A), kernel(Dense(A.U)), image(Dense(A.U))):
         assert not basis.requires_grad
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from induced.operators import (
     Dense,
     Diagonal,
-    InvariantSubspace,
     Inverse,
     LinearOperator,
     LowRank,
@@ -19,6 +18,7 @@ from induced.operators import (
     invariant_subspaces,
     polar,
 )
+from induced.operators.spectral import InvariantSubspace
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 
 every_square_core = pytest.mark.parametrize("case", SQUARE_CORES, ids=str)

@@ -15,7 +15,8 @@ from induced import EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, Line
 from induced.bijections import Affine, Arctanh, Bijection, Log, PositiveDefinite, Simplex, real_nvp
 from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
 from induced.errors import LawViolation
-from induced.operators import Adjoint, Dense, Diagonal, LowRank, Orthogonal, ScaledIdentityPlusLowRank
+from induced.operators import Dense, Diagonal, LowRank, Orthogonal, ScaledIdentityPlusLowRank
+from induced.operators.base import Adjoint
 from induced.strategies import coordinates, dtypes, linearizers, matrices, operators, points, scalars
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "own_bijection.md"

@@ -7,15 +7,16 @@ import pytest
 from torch import nn
 
 import induced.bijections
+import induced.bijections.networks
 import induced.operators
+import induced.propagators
 import induced.spaces
 from proofs_tests.registry import CHARTS, CORES
 
-PACKAGES = (induced.bijections, induced.operators, induced.spaces)
+PACKAGES = (induced.bijections, induced.bijections.networks, induced.operators, induced.propagators, induced.spaces)
 
 CONDITIONER = "a network with no law of its own; every coupling of the registry holds one"
 AT = "no chart itself: its charts g.at(c) are enrolled"
-RESULT = "what a function returns, not an operator; its tests name the function: "
 EXCUSED = {
     "MLP": CONDITIONER,
     "ConvNet": CONDITIONER,
@@ -23,17 +24,8 @@ EXCUSED = {
     "ConditionalComposition": AT,
     "ConditionalCoupling": AT,
     "ConditionalDirectSum": AT,
-    "Roundtrip": RESULT + "laws/test_certificate.py",
-    "AdaptiveGrid": RESULT + "laws/test_propagators.py",
-    "Convergence": RESULT + "laws/test_krylov.py",
-    "InvariantSubspace": RESULT + "laws/test_spectral.py",
-    "Polar": RESULT + "laws/test_spectral.py",
-    "SVDFactors": RESULT + "laws/test_operators.py",
-    "SignLogDet": RESULT + "laws/test_invariants.py",
-    "SingularValues": RESULT + "laws/test_invariants.py",
     "LowRankFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
     "SharedBasisFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
-    "Restriction": RESULT + "laws/test_propagators.py",
     "Vector": "a point with its space: laws/test_spaces.py",
     "HilbertSpace": "abstract; InducedSpace of every chart is under its laws: laws/test_spaces.py",
     "InducedSpace": "a space is made of every chart of the registry: laws/test_spaces.py",

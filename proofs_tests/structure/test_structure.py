@@ -19,12 +19,13 @@ ROOT = Path(induced.__file__).parent
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(ROOT.rglob("*.py"))
 
-# errors <- operators <- bijections <- spaces <- subspaces <- linearizer <- the rest <- applications
+# errors <- operators <- {propagators, bijections <- spaces <- subspaces <- linearizer} <- the rest <- applications
 LAYERS = {
     "errors": 0,
     "_numerics": 1,
     "_validate": 1,
     "operators": 2,
+    "propagators": 3,
     "bijections": 3,
     "spaces": 4,
     "subspaces": 5,
@@ -83,6 +84,7 @@ def test_imports_go_in_one_direction(path: Path) -> None:
 
 def test_the_direction_test_sees_a_wrong_import() -> None:
     assert LAYERS["linearizer"] > LAYERS["spaces"] > LAYERS["bijections"] > LAYERS["operators"] > LAYERS["errors"]
+    assert LAYERS["serialization"] > LAYERS["propagators"] > LAYERS["operators"]
     assert {layer(path) for path in MODULES} <= set(LAYERS)
     assert any(name == "induced.operators" for _, name in imports(ROOT / "linearizer.py"))
 

@@ -2,17 +2,8 @@
 
 import torch
 
-from induced.bijections import (
-    MLP,
-    DirectSum,
-    LatticeCoupling,
-    LogExpm1,
-    PixelShuffle,
-    PositiveDefinite,
-    RandomSplit,
-    Simplex,
-    Squeeze,
-)
+from induced.bijections import DirectSum, LatticeCoupling, LogExpm1, PixelShuffle, PositiveDefinite, RandomSplit, Simplex, Squeeze
+from induced.bijections.networks import MLP
 from induced.errors import DomainError, ShapeError
 from proofs_tests.units.case import Case
 

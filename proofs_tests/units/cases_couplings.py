@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from induced.bijections import AffineCoupling, RationalQuadraticCoupling, Reversible, UNet, real_nvp
+from induced.bijections import AffineCoupling, RationalQuadraticCoupling, Reversible, real_nvp
+from induced.bijections.networks import UNet
 from induced.errors import DomainError, InducedError, ShapeError
 from proofs_tests.units.case import Case
 

@@ -6,10 +6,9 @@ from induced.errors import DomainError, DtypeError, NotInvertible, ShapeError
 from induced.operators import (
     Dense,
     LowRank,
-    Product,
     ScaledIdentityPlusLowRank,
-    column_space,
     det,
+    image,
     kernel,
     norm,
     rank,
@@ -18,6 +17,7 @@ from induced.operators import (
     svd,
     trace,
 )
+from induced.operators.base import Product
 from proofs_tests.units.case import Case
 
 WIDE, SQUARE = Dense(torch.ones(2, 3)), Dense(torch.eye(2))
@@ -45,7 +45,7 @@ CASES = [
     Case(NotInvertible, r"the determinant needs a square operator, got shape \(3, 2\)", lambda: slogdet(TALL)),
     Case(ShapeError, r"the rank takes one operator, not a batch of them of shape \(5,\)", lambda: rank(BATCH)),
     Case(ShapeError, r"the kernel takes one operator, not a batch of them of shape \(5,\)", lambda: kernel(BATCH)),
-    Case(ShapeError, r"the rank takes one operator, not a batch of them of shape \(5,\)", lambda: column_space(BATCH)),
+    Case(ShapeError, r"the rank takes one operator, not a batch of them of shape \(5,\)", lambda: image(BATCH)),
     Case(ShapeError, r"the right-hand side must have shape \(\*batch, 2\), got \(3,\)", lambda: solve(SQUARE, torch.ones(3))),
     Case(
         DtypeError,

@@ -5,21 +5,9 @@ import scipy.sparse
 import torch
 
 from induced.errors import DomainError, DtypeError, MissingAdjoint, NotConverged, NotInvertible, ShapeError
-from induced.operators import (
-    Dense,
-    Diagonal,
-    LinearOperator,
-    LowRankFamily,
-    OperatorFamily,
-    adaptive_grid,
-    as_operator,
-    exp_multiply,
-    iterative_solve,
-    propagator,
-    to_scipy,
-    truncated_eigenvalues,
-    truncated_svd,
-)
+from induced.operators import Dense, Diagonal, LinearOperator, as_operator, exp_multiply, to_scipy
+from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
+from induced.propagators import LowRankFamily, OperatorFamily, adaptive_grid, propagator
 from proofs_tests.units.case import Case
 
 BATCH = Dense(torch.ones(2, 3, 3))

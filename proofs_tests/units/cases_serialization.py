@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from induced import EuclideanSpace, Linearizer
-from induced.bijections import MLP, AffineCoupling, ConditionalCoupling, Coupling, Log, from_callables
+from induced.bijections import AffineCoupling, ConditionalCoupling, Log, from_callables
+from induced.bijections.coupling import Coupling
+from induced.bijections.networks import MLP
 from induced.errors import CheckpointError
 from induced.serialization import load, register, save
 from proofs_tests.units.case import Case

@@ -18,7 +18,6 @@ import induced
 from induced import EuclideanSpace, InducedSpace, Linearizer, Report, Vector
 from induced._validate import require_finite
 from induced.bijections import (
-    MLP,
     ActNorm,
     AdditiveCoupling,
     Affine,
@@ -37,6 +36,7 @@ from induced.bijections import (
     glow,
     real_nvp,
 )
+from induced.bijections.networks import MLP
 from induced.checks import check_space, require
 from induced.errors import (
     DomainError,
@@ -48,21 +48,8 @@ from induced.errors import (
     SingularOperator,
     SpaceMismatch,
 )
-from induced.operators import (
-    Dense,
-    Diagonal,
-    Inverse,
-    LowRank,
-    LowRankFamily,
-    ScaledIdentityPlusLowRank,
-    SharedBasisFamily,
-    exp,
-    integrate,
-    inverse,
-    power,
-    propagator,
-    svd,
-)
+from induced.operators import Dense, Diagonal, Inverse, LowRank, ScaledIdentityPlusLowRank, exp, inverse, power, svd
+from induced.propagators import LowRankFamily, SharedBasisFamily, integrate, propagator
 from proofs_tests.units.case import Case
 
 ROOT = Path(induced.__file__).parent

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from induced._validate import eager
-from induced.bijections.conditioners import START, Modulation, flat_images
+from induced.bijections.networks.convnet import flat_images
+from induced.bijections.networks.mlp import START, Modulation
 from induced.errors import ShapeError
-
-__all__ = ["UNet"]
 
 GROUP = 8  # channels of a group at least: one that is constant over a picture still varies within its group
 

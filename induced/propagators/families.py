@@ -190,7 +190,7 @@ class SharedBasisFamily(_NetworkFamily):
         `F.at(t).matrix() == c * I + (b - c) * Q @ K @ Q.mT`, Q = F.basis() (laws/test_propagators.py)
 
     Example:
-        >>> from induced.operators import propagator
+        >>> from induced.propagators import propagator
         >>> with torch.no_grad():
         ...     B = propagator(SharedBasisFamily(100, 3, floor=0.1))
         >>> B.U.shape

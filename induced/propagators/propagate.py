@@ -9,12 +9,11 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import DomainError
-from induced.operators.base import LinearOperator
-from induced.operators.dense import Dense
-from induced.operators.families import OperatorFamily, Restriction
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, compress, identity
-from induced.operators.magnus import MAGNUS4
-from induced.operators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk
+from induced.propagators.families import OperatorFamily, Restriction
+from induced.propagators.magnus import MAGNUS4
+from induced.propagators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk
 
 BLOCK = 2**21
 """Numbers that the parts of steps made at once may hold, about: many steps for batched products, little memory."""
@@ -71,7 +70,7 @@ def propagator(
 
     Example:
         >>> import torch
-        >>> from induced.operators import LowRankFamily
+        >>> from induced.propagators import LowRankFamily
         >>> family = LowRankFamily(dim=6, rank=2)
         >>> z = torch.randn(5, 6)
         >>> torch.allclose(propagator(family, steps=10)(z), integrate(family, z, steps=10), atol=1e-5)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from induced.errors import DomainError, NotConverged
-from induced.operators.families import OperatorFamily
-from induced.operators.propagate import METHODS
-from induced.operators.steps import Interval, Method, walk
+from induced.propagators.families import OperatorFamily
+from induced.propagators.propagate import METHODS
+from induced.propagators.steps import Interval, Method, walk
 
 PROBES = 16
 """Fixed random states whose errors stand for that of the operator; all n unit vectors where n is smaller."""
@@ -71,7 +71,7 @@ def adaptive_grid(
         `propagator(F, steps=adaptive_grid(F, tolerance=e).times)` is within e of the exact one (laws/test_propagators.py)
 
     Example:
-        >>> from induced.operators import LowRankFamily, propagator
+        >>> from induced.propagators import LowRankFamily, propagator
         >>> family = LowRankFamily(6, 2).double()
         >>> grid = adaptive_grid(family, tolerance=1e-6)
         >>> B = propagator(family, steps=grid.times)

@@ -7,10 +7,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from induced.operators.base import LinearOperator, Scalar
-from induced.operators.dense import per_matrix
-from induced.operators.families import OperatorFamily
+from induced.operators.base import LinearOperator, Scalar, per_matrix
 from induced.operators.lowrank import Parts
+from induced.propagators.families import OperatorFamily
 
 
 class Step(ABC):
