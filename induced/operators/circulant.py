@@ -202,7 +202,7 @@ class Fourier(Frame):
         turned = y[:, :, None] * self._waves(self.f[j], y)[:, None]
         both = (
             torch.stack([turned.real, turned.imag], 1)
-            * torch.where(self.real[j], 1.0, 2**0.5).to(turned.real)[:, None, None, None]
+            * (2 - self.real[j].to(turned.real)).sqrt()[:, None, None, None]
         )
         kept = torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1)
         return both[kept].flatten(1).mT

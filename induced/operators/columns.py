@@ -8,7 +8,7 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import DomainError
-from induced.operators.base import Dense, LinearOperator, per_matrix
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.reduction import Frame
 
 
@@ -78,7 +78,7 @@ class Columns(Frame):
         assert isinstance(other, Columns)
         Y, T, _ = self.basis
         if c is not None:
-            blocks = blocks - per_matrix(c).unsqueeze(-3) * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
+            blocks = blocks - c[..., None, None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
         left = (Y @ (T @ blocks.squeeze(-3))).to(self.dtype)
         return self.factored(None if c is None else c.to(self.dtype), left, (other.basis.Y @ other.basis.T).to(self.dtype))
 

@@ -1,6 +1,7 @@
 """Operators U V^T and c I + U V^T: closed under sum, product, adjoint and functions at O(n r^2) (docs/theory/linearizer.md)."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import final
 
@@ -183,27 +184,23 @@ class LowRank(_Factored):
     def reduced(self, same_frames: bool = False) -> Reduction:
         if same_frames:
             return ScaledIdentityPlusLowRank(0.0, self.U, self.V)._reduction(True)
-        U, V, r = self.U.detach(), self.V.detach(), self.U.shape[-1]
+        follows = tracked(self.U, self.V) and eager(self.U)
+        U, V = (X.detach() if follows else X for X in (self.U, self.V))
         left, right = (basis(X.double(), torch.finfo(X.dtype).eps) for X in (U, V))
-        K = left.R @ right.R.mT
-        if tracked(self.U, self.V):
+        K, r = left.R @ right.R.mT, U.shape[-1]
+        if follows:
             K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
         W, Z = (Columns(B, factored, U.dtype) for B in (left, right))
         return Reduction(W, Z, K.unsqueeze(-3), None, U.dtype, 2 * r * torch.finfo(U.dtype).eps, spread(left.R, right.R))
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
-        if not tracked(self.U, self.V):
+        if not (tracked(self.U, self.V) and eager(self.U)):
             return super()._pinv(zero)
-        with torch.no_grad():
-            X = LowRank(self.U, self.V)._pinv(zero)
-            s = self._reduction().singular_values()
-        few = s.values[..., : s.values.shape[-1] - (s.times[-1] != 1)] if self.U.shape[-1] < min(self.shape) else s.values
-        if (
-            few.shape[-1] == self.U.shape[-1]
-            and eager(self.U)
-            and bool((few > (s.zero[..., : few.shape[-1]] if zero is None else zero.unsqueeze(-1))).all())
-        ):
+        reduction, r = self._reduction(), self.U.shape[-1]
+        if reduction.blocks.shape[-2:] == (r, r) and reduction.regular(zero):
             return LowRank(_dual(self.V.double()).to(self.V), _dual(self.U.double()).to(self.U))
+        with torch.no_grad():
+            X: LinearOperator = reduction.pinv(zero)
         return _followed(self, X)
 
     def _inverse(self) -> LinearOperator:
@@ -278,14 +275,15 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def reduced(self, same_frames: bool = False) -> Reduction:
         """A = Q K Q^T + c (I - Q Q^T), Q an orthonormal basis of span[U V]."""
-        c, U, V = (part.detach() for part in self.parts())
+        follows = tracked(*self.parts()) and eager(self.U)
+        c, U, V = (part.detach() if follows else part for part in self.parts())
         n, r = U.shape[-2:]
         if 2 * r >= n:
             return Dense(self.matrix(n)).reduced()
         W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
         Q = basis(W, torch.finfo(U.dtype).eps)
         c, few = c.double(), (Q.R[..., :r], Q.R[..., r:])
-        if tracked(*self.parts()):
+        if follows:
             c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
         K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
         frame, size = Columns(Q, factored, U.dtype), self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
@@ -312,26 +310,23 @@ class ScaledIdentityPlusLowRank(_Factored):
             return Dense(self.matrix(self.shape[0]))._pinv(zero)
         woodbury, bound = self._woodbury()
         follows = tracked(*self.parts())
-        if zero is None and eager(self.U) and float(bound) <= WELL:
+        if zero is None and (float(bound) <= WELL if eager(self.U) else follows):
             return woodbury
-        with torch.no_grad():
-            reduction = self._reduction()
+        reduction = self._reduction()
+        if follows and eager(self.U) and reduction.regular(zero):
+            return woodbury
+        with torch.no_grad() if follows else nullcontext():
             X: LinearOperator = reduction.pinv(zero)
-            s = reduction.singular_values()
-        if not follows:
-            return X
-        regular = bool((s.values > (s.zero if zero is None else zero.unsqueeze(-1))).all())
-        return woodbury if regular else _followed(self, X)
+        return _followed(self, X) if follows else X
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
             return Dense(self.matrix(self.shape[0]))._inverse()
         woodbury, bound = self._woodbury()
-        if eager(self.U) and float(bound) <= WELL:
+        if float(bound) <= WELL if eager(self.U) else tracked(*self.parts()):
             return woodbury
         if tracked(*self.parts()):
-            with torch.no_grad():
-                require_regular(self._reduction().singular_values(), self)
+            require_regular(self._reduction().singular_values(), self)
             return woodbury
         return super()._inverse()
 
@@ -352,10 +347,8 @@ class ScaledIdentityPlusLowRank(_Factored):
         return value
 
     def _power(self, k: int) -> LinearOperator:
-        c, small = self._capacitance()
-        psi = divided_difference(
-            c, small - per_matrix(c) * torch.eye(len(small.mT)).to(small), lambda M: torch.linalg.matrix_power(M, k)
-        )
+        c, U, V = (part.double() for part in self.parts())
+        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
         return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
 
     def _phi(self, phi: Phi) -> LinearOperator:
@@ -372,8 +365,7 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _nearly_singular(self) -> bool:
         """Whether c I + V^T U, and so A, may be singular at its precision."""
-        s = self._reduction().singular_values()
-        return bool((s.values.detach() <= s.zero).any()) or bool(self.c == 0)
+        return bool(self.c == 0) or not self._reduction().regular(None)
 
     def _real_power(self, p: float) -> LinearOperator:
         if not self.batch and eager(self.c) and bool(self.c == 0):

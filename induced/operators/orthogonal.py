@@ -60,9 +60,12 @@ class OrthogonalOperator(LinearOperator):
     def _det(self) -> Tensor:
         return self.sign()
 
+    def _numbers(self) -> int:
+        """How many numbers hold it: a product is formed where its factors hold no fewer."""
+        return sum(t.numel() for tensors in (self.parameters(), self.buffers()) for t in tensors)
+
     def _times(self, other: LinearOperator) -> LinearOperator:
-        held = isinstance(self, Orthogonal | SkewExponential) or isinstance(other, Orthogonal | SkewExponential)
-        if isinstance(other, OrthogonalOperator) and held:
+        if isinstance(other, OrthogonalOperator) and self._numbers() + other._numbers() >= self.shape[0] ** 2:
             return Orthogonal(self._columns(other.matrix(max(other.shape)).mT).mT, check=False)
         if isinstance(other, Dense) and not other.batch:
             return Dense(self._columns(other.A.mT).mT)

@@ -196,17 +196,23 @@ class Reduction(NamedTuple):
             sizes = torch.cat([sizes, self.repeated**0.5 * self.number().abs().unsqueeze(-1).to(sizes)], -1)
         return scaled_norm(sizes, -1).to(self.dtype)
 
+    def regular(self, given: Tensor | None) -> bool:
+        """Whether no singular value of a block, nor |c|, counts as zero."""
+        s = torch.linalg.svdvals(self.blocks.detach())
+        regular = bool((s > self.zero(s, given)).all())
+        return regular and (self.c is None or not self.repeated or bool((self.c.abs() > self.zero_of_c(given)).all()))
+
     def svd(self, k: int) -> Triplets:
         """The k largest singular triplets: U (m, k), values (k,) descending, V (n, k)."""
         u, s, vh = self.W.factors(watched(self.blocks))
-        flat, (groups, each) = s.flatten(), s.shape
+        flat, each = s.flatten(), s.shape[-1]
         if self.W.times is not None:
             flat = flat.masked_fill(self.W.times.repeat_interleave(each) == 0, -1.0)
         order = flat.argsort(descending=True, stable=True)[:k]
         j = order // max(each, 1)
         values = flat[order] if self.W.times is None else flat[order].repeat_interleave(self.W.times[j])
-        U = self.W.columns(j, u.mT.reshape(groups * each, -1)[order])
-        V = self.Z.columns(j, vh.conj().reshape(groups * each, -1)[order])
+        U = self.W.columns(j, u.mT.flatten(0, 1)[order])
+        V = self.Z.columns(j, vh.conj().flatten(0, 1)[order])
         c = self.number()
         more = min(self.repeated, k)
         if more and eager(flat):
@@ -226,12 +232,12 @@ class Reduction(NamedTuple):
         """A+ = R^H Z (K+ + c+ I) W^H L^H; singular values up to `given` (*batch,) count as zero, or by rounding."""
         K = self.blocks
         if K.shape[-2:] == (1, 1):
-            inverse = reciprocal(K, self.zero(K[..., 0].abs(), given).unsqueeze(-1))
+            inverse = reciprocal(K, self.zero(K[..., 0].detach().abs(), given).unsqueeze(-1))
         elif given is None and self.mixed is None:
             inverse = torch.linalg.pinv(precise(K), rtol=self.relative)
         else:
-            zero = self.zero(K[..., 0].real, given).squeeze(-1)
-            inverse = torch.linalg.pinv(precise(K), atol=zero.to(precise(K).real), rtol=0.0)
+            zero = self.zero(precise(K).detach().real.flatten(-2)[..., :1], given).squeeze(-1)
+            inverse = torch.linalg.pinv(precise(K), atol=zero, rtol=torch.zeros_like(zero))
         c = None if self.c is None else reciprocal(self.c, self.zero_of_c(given))
         R = self.adjoint()
         return self.made(R.W, R.Z, inverse.to(K.dtype), c, R.left, R.right)
@@ -246,9 +252,8 @@ class Reduction(NamedTuple):
     def polar(self) -> tuple[Operator, Operator]:
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
-        Q: Tensor = _PolarFactor.apply(
-            precise(K), self.zero(K[..., 0].real, None) if self.mixed is not None else self.relative, self.W
-        )  # type: ignore[no-untyped-call]
+        zero = self.relative if self.mixed is None else (self.relative * self.mixed)[..., None, None].to(K.real)
+        Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None

@@ -10,7 +10,8 @@ from torch import Tensor
 from induced import InducedSpace, Linearizer
 from induced.bijections import Affine, Log
 from induced.fitting import least_squares
-from induced.operators import Dense, LinearOperator, OperatorFamily, propagator
+from induced.operators import Dense, LinearOperator
+from induced.propagators import OperatorFamily, propagator
 from induced.subspaces import Subspace
 from proofs_tests.registry import agree
 

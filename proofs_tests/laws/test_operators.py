@@ -28,8 +28,8 @@ from induced.operators import (
     svd,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
-from induced.operators.dense import per_matrix
-from induced.operators.linalg import complement
+from induced.operators.columns import complement
+from induced.operators.rules import per_matrix
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 
 RECTANGULAR = CORES[len(SQUARE_CORES) :]

@@ -36,21 +36,15 @@ from induced.bijections.networks import MLP
 from induced.errors import CheckpointError, InducedError
 from induced.fitting import interpolate
 from induced.operators import (
-    Adjoint,
     Convolution,
     Dense,
     Diagonal,
+    ForeignOperator,
     Householder,
-    LowRankFamily,
-    OperatorFamily,
     Permutation,
-    Scaled,
-    SharedBasisFamily,
-    Stepwise,
-    Wrapped,
     inverse,
 )
-from induced.operators.magnus import Exponent
+from induced.operators.base import Adjoint, Scaled
 from induced.operators.triangular import LU
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise
 from induced.propagators.magnus import Exponent

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from induced.errors import DomainError, DtypeError, MissingAdjoint, NotConverged, NotInvertible, ShapeError
+from induced.errors import DomainError, DtypeError, MissingAdjoint, NotConverged, NotSquare, ShapeError
 from induced.operators import Dense, Diagonal, LinearOperator, as_operator, exp_multiply, to_scipy
 from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
 from induced.propagators import LowRankFamily, OperatorFamily, adaptive_grid, propagator
@@ -57,10 +57,10 @@ CASES = [
         "randomized: NOT converged after 1 products",
         lambda: truncated_svd(MATRIX, 2, method="randomized", max_iterations=1, strict=True),
     ),
-    Case(NotInvertible, "only a square operator has eigenvalues", lambda: truncated_eigenvalues(WIDE, 1)),
+    Case(NotSquare, "only a square operator has eigenvalues", lambda: truncated_eigenvalues(WIDE, 1)),
     Case(DomainError, "unknown order 'XX'", lambda: truncated_eigenvalues(MATRIX, 1, which="XX")),
     Case(ShapeError, "must lie in 0..40, got 41", lambda: truncated_eigenvalues(MATRIX, 41)),
-    Case(NotInvertible, "only a square operator has an exponential", lambda: exp_multiply(WIDE, torch.ones(3))),
+    Case(NotSquare, "only a square operator has an exponential", lambda: exp_multiply(WIDE, torch.ones(3))),
     Case(ShapeError, "right side", lambda: iterative_solve(WIDE, torch.ones(3))),
     Case(DomainError, "must lead from t0=0.0 to t1=1.0", lambda: propagator(FAMILY, steps=[0.0, 0.6, 0.5, 1.0])),
     Case(DomainError, "must lead from t0=0.0 to t1=1.0", lambda: propagator(FAMILY, steps=[0.0, 0.5])),

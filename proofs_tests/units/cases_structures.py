@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from induced.bijections import Linear
-from induced.errors import DomainError, DtypeError, NotInvertible, ShapeError, SingularOperator
+from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
 from induced.operators import (
     LU,
     BlockCirculant,
@@ -83,7 +83,7 @@ CASES = [
         r"the operator is singular at torch.float32",
         lambda: inverse(_signal(torch.tensor([[[1.0, -1.0]]]), mode="circular")),
     ),
-    Case(NotInvertible, r"a chart needs a square operator, got shape \(2, 3\)", lambda: Linear(Dense(torch.ones(2, 3)))),
+    Case(NotSquare, r"a chart needs a square operator, got shape \(2, 3\)", lambda: Linear(Dense(torch.ones(2, 3)))),
     Case(
         ShapeError,
         r"one operator on 2 coordinates acts on points of shape \(2, ...\), got the shape \(3, 2\) and the batch \(\)",
