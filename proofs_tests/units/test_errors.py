@@ -260,6 +260,7 @@ CASES = [
         r"the number of steps is a whole number of at least 1, got 0",
         lambda: integrate(FAMILY, torch.ones(3), steps=0),
     ),
+    Case(DomainError, r"a whole number of at least 1, got 2.5", lambda: propagator(FAMILY, steps=2.5)),  # type: ignore[arg-type]
     # linearizers
     Case(
         SpaceMismatch,
