@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._validate import require_finite
 from induced.errors import DomainError, NotConverged
 from induced.propagators.families import OperatorFamily
 from induced.propagators.propagate import METHODS
@@ -64,7 +65,7 @@ def adaptive_grid(
         The times, and what was done; gradients do not pass through them.
 
     Raises:
-        DomainError: unknown method, or a tolerance below 100 eps.
+        DomainError: unknown method, a tolerance below 100 eps, or an A_t that is not finite.
         NotConverged: the steps become shorter than 1e-10 of the interval, as before a singular A_t, or more than `max_steps`.
 
     Law:
@@ -119,6 +120,7 @@ def _attempt(
             scale = (allowed / local) ** (1 / chosen.order) if local > 0 else _GROW
             h *= min(_GROW, max(_SHRINK, _SAFETY * scale)) if math.isfinite(local) else _SHRINK
             if abs(h) < _SHORTEST * abs(length) and times[-1] != t1:
+                require_finite(fine, f"a {method} step at t = {times[-1]:g}", "A_t is not finite there")
                 raise NotConverged(
                     f"the {method} step fell to {abs(h):.1e} at t = {times[-1]:g} for a tolerance of {tolerance:g}: A_t is "
                     f"singular or not smooth there; stop before it, or allow a larger tolerance"

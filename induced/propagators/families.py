@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from typing import NamedTuple, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from induced._validate import eager
+from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator
 from induced.operators.lowrank import LowRank, Parts, ScaledIdentityPlusLowRank
@@ -148,16 +149,21 @@ class LowRankFamily(_NetworkFamily):
         like = self.offset
         if not eager(like) or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return None
-        stacked = torch.cat([like.unsqueeze(0), self.factors])
-        weights = torch.linalg.vector_norm(stacked.flatten(1).double(), dim=-1)
-        _, s, directions = torch.linalg.svd(self.precise(times) * weights, full_matrices=False)
+        stacked = torch.cat([like.unsqueeze(0), self.factors]).double()
+        # U_t and V_t each relative to its own largest entry, however they share the size of their product
+        sizes = _largest(stacked.transpose(0, 1))
+        stacked = stacked / torch.where(sizes > 0, sizes, 1.0)[:, None, None]
+        weights = _largest(stacked)
+        moved = self.precise(times) * weights
+        require_finite(moved, "the factors of a LowRankFamily")
+        _, s, directions = torch.linalg.svd(moved, full_matrices=False)
         directions = directions[s > torch.finfo(like.dtype).eps * s[:1]]
         kept = len(directions)
         if 2 * self.rank * kept > most:
             return None
-        columns = torch.tensordot(directions / weights.clamp(min=torch.finfo(weights.dtype).tiny), stacked.double(), dims=1)
+        columns = torch.tensordot(directions / weights.clamp(min=torch.finfo(weights.dtype).tiny), stacked, dims=1)
         Q, R = torch.linalg.qr(columns.permute(2, 0, 1, 3).reshape(self.dim, -1))
-        X, Y = R.reshape(len(R), kept, 2, self.rank).permute(2, 1, 0, 3)  # each (kept, p, r)
+        X, Y = R.reshape(len(R), kept, 2, self.rank).permute(2, 1, 0, 3) * sizes[:, None, None, None]  # each (kept, p, r)
 
         def core(t: Tensor) -> Parts:
             c, rest = self.rates(t.double())
@@ -207,10 +213,12 @@ class SharedBasisFamily(_NetworkFamily):
 
     def basis(self, dtype: torch.dtype | None = None) -> Tensor:
         """Q of shape (n, r): the first r unit vectors at the start with a floor."""
-        Q, R = torch.linalg.qr(self.directions.to(dtype or self.directions.dtype))
+        like, dtype = self.directions, dtype or self.directions.dtype
+        require_finite(like, "the directions of a SharedBasisFamily")  # a QR may hide a nan
+        Q, R = torch.linalg.qr(like.to(torch.promote_types(dtype, torch.float32)))
         # the signs that make Q a continuous function of the parameter
         signed: Tensor = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q)
-        return signed
+        return signed.to(dtype)
 
     def at(self, t: float | Tensor) -> LinearOperator:
         time, K = self.numbers(t)
@@ -229,6 +237,11 @@ class SharedBasisFamily(_NetworkFamily):
             return c, K, torch.eye(self.rank).to(K).expand(K.shape)
 
         return Restriction(self.basis(torch.float64), core)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest size of x[i], for each i; 0 where x[i] is empty."""
+    return F.pad(x.flatten(1).abs(), (0, 1)).amax(-1)
 
 
 def gaussian_rate(t: Tensor, std: float) -> Tensor:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import final
 
 import torch
 from torch import Tensor
 
-from induced._validate import eager
+from induced._validate import eager, require_finite
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, compress, identity
@@ -23,6 +24,11 @@ MANY = 16
 
 UNRELATED = 10
 """Steps after which a rank that still grows by half of each step's columns is taken to go on: smooth A_t repeat themselves."""
+
+_PRODUCT = (
+    "the product of the steps",
+    "A_t is not finite at one of their times, or too large: take shorter steps",
+)
 
 METHODS = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4, "magnus4": MAGNUS4}
 
@@ -63,7 +69,7 @@ def propagator(
         The operator B of shape (n, n).
 
     Raises:
-        DomainError: unknown method, steps < 1, or times that do not lead from t0 to t1 in one direction.
+        DomainError: unknown method, steps < 1, times that do not lead from t0 to t1 in one direction, or a B that is not finite.
 
     Law:
         `propagator(F, ...)(z) == integrate(F, z, ...)` (eq. 17; laws/test_propagators.py)
@@ -81,6 +87,8 @@ def propagator(
     B = None if few and len(stepwise.grid) < MANY else stepwise._in_one_basis()
     if B is None:
         B = stepwise if few else stepwise._product()
+    for part in (B.A,) if isinstance(B, Dense) else B.parts() if isinstance(B, ScaledIdentityPlusLowRank) else ():
+        require_finite(part, *_PRODUCT)
     return B
 
 
@@ -185,11 +193,11 @@ class Stepwise(LinearOperator):
 def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> list[Interval]:
     if method not in METHODS:
         raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
-    if isinstance(steps, int):
-        if steps < 1:
-            raise DomainError(f"the number of steps is at least 1, got {steps}")
-        h = (t1 - t0) / steps
-        return [Interval(t0 + k * h, t0 + (k + 1) * h, h) for k in range(steps)]
+    if isinstance(steps, int | Real):
+        if not isinstance(steps, Integral) or (count := int(steps)) < 1:
+            raise DomainError(f"the number of steps is a whole number of at least 1, got {steps}")
+        h = (t1 - t0) / count
+        return [Interval(t0 + k * h, t0 + (k + 1) * h, h) for k in range(count)]
     times = [float(t) for t in steps]
     grid = [Interval(a, b, b - a) for a, b in pairwise(times)]
     if not grid or (times[0], times[-1]) != (t0, t1) or not all(step.h * (t1 - t0) > 0 for step in grid):
@@ -211,6 +219,7 @@ def _embedded(restricted: Restriction, times: Tensor, grid: list[Interval], meth
         assert parts is not None
         for step in zip(*(part.unbind() for part in parts), strict=True):
             s, B = step[0] * s, _update(step, B)
+    require_finite(B, *_PRODUCT)
     s, U, V = compress(s, B - s * eye, eye, torch.finfo(dtype).eps)
     found = ScaledIdentityPlusLowRank(s.to(dtype), (Q @ U).to(dtype), (Q @ V).to(dtype))
     return Dense(found.matrix(n)) if U.shape[-1] > n // 4 else found
@@ -236,4 +245,6 @@ def _product(S: Parts, B: Parts, rtol: float) -> ScaledIdentityPlusLowRank:
     """(s I + X W^T)(b I + P Q^T) = s b I + [s P, X] [Q, b W + Q P^T W]^T, recompressed."""
     (s, X, W), (b, P, Q) = S, B
     left, right = torch.cat([s * P, X], -1), torch.cat([Q, b * W + Q @ (P.mT @ W)], -1)
+    for factor in (left, right):
+        require_finite(factor, *_PRODUCT)
     return ScaledIdentityPlusLowRank(*compress(s * b, left, right, rtol))

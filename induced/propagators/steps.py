@@ -103,7 +103,7 @@ class RungeKutta(Step):
         return w + self.h * increment
 
     def parts(self, dtype: torch.dtype) -> Parts | None:
-        """All stages are held as kappa I + basis W^T in one basis [U_1 U_2 ...]."""
+        """All stages h K_i are held as kappa I + basis W^T in one basis [U_1 U_2 ...]."""
         parts = parts_of([A for A, _, _ in self.stages], dtype)
         if parts is None:
             return None
@@ -116,11 +116,11 @@ class RungeKutta(Step):
         total_c, total_W = basis.new_ones(()), torch.zeros_like(basis)
         for A, node, weight in self.stages:
             c, _, V = parts[id(A)]
-            a = node * self.h
+            c, V = self.h * c, per_matrix(self.h) * V  # of h A: a product of two A_t may overflow
             # A (I + a (kappa I + basis W^T)) = c (1 + a kappa) I + basis (a c W)^T + U ((1 + a kappa) V + a W basis^T V)^T
-            own = per_matrix(1 + a * kappa) * V + per_matrix(a) * (W @ (basis.mT @ V))
-            kappa, W = c * (1 + a * kappa), _add_columns(per_matrix(a * c) * W, slots[id(A)], own)
-            total_c, total_W = total_c + self.h * weight * kappa, total_W + per_matrix(self.h * weight) * W
+            own = per_matrix(1 + node * kappa) * V + node * (W @ (basis.mT @ V))
+            kappa, W = c * (1 + node * kappa), _add_columns(per_matrix(node * c) * W, slots[id(A)], own)
+            total_c, total_W = total_c + weight * kappa, total_W + weight * W
         return total_c, basis, total_W
 
 

@@ -4,17 +4,19 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
 from torch import Tensor
 
-from induced.errors import NotConverged
+from induced.errors import DomainError, NotConverged
 from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank
 from induced.operators.base import Adjoint
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise, adaptive_grid, integrate, propagator
 from induced.propagators.families import gaussian_rate
+from induced.propagators.magnus import MAGNUS4
 from induced.propagators.propagate import _product
 from proofs_tests.registry import DTYPES, agree
 
@@ -510,6 +512,184 @@ def test_gradients_of_magnus_are_those_of_the_integrator() -> None:
     integrate(family, z, steps=2, method="magnus4").square().sum().backward()
     for name, p in family.named_parameters():
         agree(through_operator[name], p.grad, 10)
+
+
+class Moving(OperatorFamily):
+    """A_t = scale (-I + (U_0 + s U_1) (V_0 + s^2 V_1)^T) at s = scale t; the factors U or V hold the scale, or both its root."""
+
+    def __init__(self, scale: float, dtype: torch.dtype, factor: str = "both", *, gain: float = 1.0) -> None:
+        super().__init__(20)
+        generator = torch.Generator().manual_seed(5)
+        self.U, self.V = torch.randn(2, 2, 20, 2, generator=generator, dtype=torch.float64) * (gain / 20) ** 0.5
+        powers = {"U": (1.0, 0.0), "V": (0.0, 1.0), "both": (0.5, 0.5)}[factor]
+        self.scale, self.dtype, (self.u, self.v) = scale, dtype, (scale**power for power in powers)
+
+    def at(self, t: float | Tensor) -> ScaledIdentityPlusLowRank:
+        s = torch.as_tensor(t, dtype=torch.float64)[..., None, None] * self.scale
+        U, V = self.u * (self.U[0] + s * self.U[1]), self.v * (self.V[0] + s**2 * self.V[1])
+        c = torch.full(U.shape[:-2], -self.scale, dtype=torch.float64)
+        return ScaledIdentityPlusLowRank(c.to(self.dtype), U.to(self.dtype), V.to(self.dtype))
+
+    def reference(self) -> Tensor:
+        return torch.zeros((), dtype=self.dtype)
+
+
+class Matrices(OperatorFamily):
+    """The same operators as `family` without their structure."""
+
+    def __init__(self, family: OperatorFamily) -> None:
+        super().__init__(family.dim)
+        self.family = family
+
+    def at(self, t: float | Tensor) -> LinearOperator:
+        return Dense(self.family.at(t).matrix())
+
+    def reference(self) -> Tensor | None:
+        return self.family.reference()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("stiffness", [1e2, 1e3, 1e4, 1e5, 1e6])
+def test_a_stiff_magnus_step_does_not_cancel(stiffness: float, steps: int, gradients: bool) -> None:
+    Q = torch.linalg.qr(torch.randn(30, 3).double())[0].requires_grad_(gradients)
+    A = ScaledIdentityPlusLowRank(-1.0, -stiffness * Q, Q)
+    P = (Q @ Q.mT).detach()
+    expected = math.exp(-1) * (torch.eye(30).double() - P) + math.exp(-1 - stiffness) * P
+    for family in (Constant(A), Matrices(Constant(A))):
+        agree(propagator(family, steps=steps, method="magnus4").matrix(), expected, stiffness)
+
+
+@pytest.mark.parametrize("gain", [1.0, 10.0, 30.0])
+def test_a_magnus_step_in_a_basis_is_that_of_the_matrices(gain: float) -> None:
+    family = Moving(1.0, torch.float64, gain=gain)
+    expected = ordered_product(magnus_step, lambda t: family.at(t).matrix(), 2)
+    B = propagator(family, steps=2, method="magnus4").matrix()
+    agree(B / expected.norm(), expected / expected.norm(), gain**2)
+    z = torch.randn(3, 20).double()
+    stepped = integrate(family, z, steps=2, method="magnus4") / expected.norm()
+    agree(stepped, z @ expected.mT / expected.norm(), gain**2)
+
+
+def test_the_derivative_of_a_stiff_magnus_step_is_that_of_the_matrices() -> None:
+    found = []
+    for wrap in (Constant, lambda A: Matrices(Constant(A))):
+        Q = torch.eye(12, 2).double().requires_grad_()
+        B = propagator(wrap(ScaledIdentityPlusLowRank(-1.0, -300 * Q, Q)), steps=2, method="magnus4").matrix()
+        (gradient,) = torch.autograd.grad((B * torch.arange(144.0).double().reshape(12, 12)).sum(), Q)
+        found.append(gradient)
+    agree(found[0], found[1], 300)
+    assert found[0].norm() > 1
+
+
+def test_stiff_magnus_steps_are_made_at_once() -> None:
+    family = Moving(1.0, torch.float64, gain=30.0)
+    h = torch.tensor([0.5, 0.01, 1.0]).double()
+    nodes = [torch.tensor([0.1, 0.2, 0.7]).double(), torch.tensor([0.3, 0.3, 0.9]).double()]
+    s, X, W = MAGNUS4.step([family.at(t) for t in nodes], h).parts(torch.float64) or pytest.fail()
+    for k in range(3):
+        one = MAGNUS4.step([family.at(float(t[k])) for t in nodes], float(h[k])).parts(torch.float64)
+        expected = ScaledIdentityPlusLowRank(*one).matrix()
+        agree(ScaledIdentityPlusLowRank(s[k], X[k], W[k]).matrix() / expected.norm(), expected / expected.norm(), 30)
+    none = torch.zeros(0).double()
+    parts = MAGNUS4.step([family.at(none), family.at(none)], none).parts(torch.float64)
+    assert parts is not None and parts[1].shape == (0, 20, 4)
+
+
+@pytest.mark.parametrize("factor", ["U", "V", "both"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 1e30), (torch.float32, 1e-30), (torch.float64, 1e200), (torch.float64, 1e-200)]
+)
+def test_the_unit_of_time_does_not_matter(dtype: torch.dtype, scale: float, method: str, factor: str) -> None:
+    expected = propagator(Moving(1.0, torch.float64), steps=3, method=method).matrix().to(dtype)
+    family, t1 = Moving(scale, dtype, factor), 1 / scale
+    z = torch.randn(4, 20, dtype=dtype)
+    for each in (family, Matrices(family)):
+        agree(propagator(each, 0.0, t1, steps=3, method=method).matrix(), expected)
+        agree(integrate(each, z, 0.0, t1, steps=3, method=method), z @ expected.mT)
+    assert len(adaptive_grid(family, 0.0, t1).times) == len(adaptive_grid(Moving(1.0, dtype)).times)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e20, 1e-20, 1e-200])
+def test_a_restriction_is_the_family_however_its_factors_share_their_size(size: float) -> None:
+    family = LowRankFamily(40, 2, 8, features=2).double()
+    times = torch.tensor([0.2, 0.7]).double()
+    with torch.no_grad():
+        family.factors[0, 0], family.factors[1, 1] = 0.0, 0.0  # one feature moves V_t alone, the other U_t
+        for held in (family.offset, family.factors.transpose(0, 1)):
+            held[0] *= size
+            held[1] /= size
+        restricted = family.restricted(times, 40)
+        assert restricted is not None
+        _, X, Y = restricted.core(times)
+        for t, x, y in zip(times, X, Y, strict=True):
+            agree(restricted.basis @ x @ y.mT @ restricted.basis.mT, family.at(t).matrix())
+
+
+# ------------------------------------------------------------------------------------------- what is no family, or few of it
+@pytest.mark.parametrize("method", ["rk4", "magnus4"])
+@pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
+def test_a_family_that_is_not_finite_has_no_propagator(kind: Kind, method: str) -> None:
+    for name in dict(kind(40, 2, 8, floor=0.3).named_parameters()):
+        family = kind(40, 2, 8, floor=0.3)
+        with torch.no_grad():
+            family.get_parameter(name).view(-1)[0] = math.nan
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients), pytest.raises(DomainError, match="non-finite"):
+                propagator(family, steps=3, method=method)
+        with pytest.raises(DomainError, match="non-finite"):
+            adaptive_grid(family, method=method)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("method", ["rk4", "magnus4"])
+@pytest.mark.parametrize("part", ["c", "U", "V"])
+def test_operators_that_are_not_finite_have_no_product(part: str, method: str, broken: float) -> None:
+    class Broken(OperatorFamily):
+        def at(self, t: float | Tensor) -> LinearOperator:
+            parts = {"c": torch.ones(()), "U": torch.ones(20, 1), "V": torch.ones(20, 1)}
+            if float(t) > 0.5:
+                parts[part].view(-1)[0] = broken
+            return ScaledIdentityPlusLowRank(**parts)
+
+    for family in (Broken(20), Matrices(Broken(20))):
+        with pytest.raises(DomainError, match="non-finite"):
+            propagator(family, steps=4, method=method)
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.int32, np.uint8], ids=lambda kind: kind.__name__)
+def test_a_number_of_steps_of_numpy_is_a_number(whole: Callable[[int], int]) -> None:
+    family, z = LowRankFamily(6, 1, 4).requires_grad_(False), torch.randn(2, 6)
+    agree(propagator(family, steps=whole(3)).matrix(), propagator(family, steps=3).matrix())
+    agree(integrate(family, z, steps=whole(3)), integrate(family, z, steps=3))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(name: str, method: str, dtype: torch.dtype) -> None:
+    if name == "dense":
+        return  # its matrices are float64
+    family = FAMILIES[name]().to(dtype).requires_grad_(False)
+    B = propagator(family, steps=3, method=method)
+    assert B.matrix().dtype == dtype
+    z = torch.randn(4, family.dim, dtype=dtype)
+    agree(
+        integrate(family, z, steps=3, method=method).float() / 10,
+        B(z).float() / 10,
+        torch.finfo(dtype).eps / torch.finfo(torch.float32).eps,
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_states(name: str, method: str) -> None:
+    family = FAMILIES[name]().double().requires_grad_(False)
+    z = torch.zeros(0, family.dim).double()
+    assert integrate(family, z, steps=2, method=method).shape == z.shape
+    assert Stepwise(family, steps=2, method=method).H(z).shape == z.shape
+    assert propagator(family, steps=2, method=method)(z).shape == z.shape
 
 
 # ----------------------------------------------------------------------------------------------------- one by one, grids

@@ -256,7 +256,12 @@ CASES = [
     Case(DomainError, r"floor is a standard deviation and must be positive, got 0.0", lambda: LowRankFamily(3, 1, floor=0.0)),
     Case(ShapeError, r"the rank of a family on 3 coordinates lies in 0..3, got 4", lambda: SharedBasisFamily(3, 4)),
     Case(DomainError, r"unknown integrator 'rk5'; known are euler, .*midpoint, rk4", lambda: propagator(FAMILY, method="rk5")),
-    Case(DomainError, r"the number of steps is at least 1, got 0", lambda: integrate(FAMILY, torch.ones(3), steps=0)),
+    Case(
+        DomainError,
+        r"the number of steps is a whole number of at least 1, got 0",
+        lambda: integrate(FAMILY, torch.ones(3), steps=0),
+    ),
+    Case(DomainError, r"a whole number of at least 1, got 2.5", lambda: propagator(FAMILY, steps=2.5)),  # type: ignore[arg-type]
     # linearizers
     Case(
         SpaceMismatch,
