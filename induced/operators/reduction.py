@@ -166,12 +166,12 @@ class Reduction(NamedTuple):
         if given is not None:
             return given[..., None, None].to(s).expand(*s.shape[:-1], 1)
         if self.mixed is not None:
-            return (self.relative * self.mixed)[..., None, None].to(s).expand(*s.shape[:-1], 1)
+            return (self.relative * self.mixed.detach())[..., None, None].to(s).expand(*s.shape[:-1], 1)
         return self.relative * s.amax(-1, keepdim=True) if s.numel() else s.new_zeros(*s.shape[:-1], 1)
 
     def zero_of_c(self, given: Tensor | None) -> Tensor:
         if given is None:
-            given = None if self.mixed is None else self.relative * self.mixed
+            given = None if self.mixed is None else self.relative * self.mixed.detach()
         return torch.zeros_like(self.number()) if given is None else given.to(self.number())
 
     def singular_values(self) -> SingularValues:
@@ -191,7 +191,7 @@ class Reduction(NamedTuple):
         """The root of the sum of squares of the singular values."""
         sizes = scaled_norm(self.blocks, (-2, -1))
         if self.W.times is not None:
-            sizes = sizes * self.W.times.sqrt()
+            sizes = sizes * self.W.times.to(sizes).sqrt()
         if self.repeated:
             sizes = torch.cat([sizes, self.repeated**0.5 * self.number().abs().unsqueeze(-1).to(sizes)], -1)
         return scaled_norm(sizes, -1).to(self.dtype)
@@ -252,7 +252,7 @@ class Reduction(NamedTuple):
     def polar(self) -> tuple[Operator, Operator]:
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
-        zero = self.relative if self.mixed is None else (self.relative * self.mixed)[..., None, None].to(K.real)
+        zero = self.relative if self.mixed is None else (self.relative * self.mixed.detach())[..., None, None].to(K.real)
         Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2

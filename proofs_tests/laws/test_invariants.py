@@ -105,7 +105,7 @@ def test_invariants_of_a_large_structured_operator_need_no_dense_matrix() -> Non
 def test_determinants_of_a_large_lazy_product_need_no_dense_matrix() -> None:
     n = 20_000
     A = Product(Diagonal(random(n).sign()), Scaled(-1.0, Diagonal(random(n, seed=1).sign())))
-    sign = float(torch.cat([A.left.d, A.right.operator.d]).prod())
+    sign = float(torch.cat([A.operators[0].d, A.operators[1].operator.d]).prod())
     assert float(det(A)) == sign
     assert [float(x) for x in slogdet(A)] == [sign, 0.0]
 

@@ -44,7 +44,7 @@ from induced.operators import (
     Permutation,
     inverse,
 )
-from induced.operators.base import Adjoint, Scaled
+from induced.operators.base import Adjoint, Scaled, Sum
 from induced.operators.triangular import LU
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise
 from induced.propagators.magnus import Exponent
@@ -160,7 +160,7 @@ def test_tied_tensors_are_tied_again(tmp_path: Path) -> None:
     W = nn.Parameter(torch.randn(3, 3))
     f = Linearizer(Sum(Dense(W), Adjoint(Dense(W))), EuclideanSpace(3))
     loaded = again(f, tmp_path)
-    assert loaded.core.left.A is loaded.core.right.operator.A
+    assert loaded.core.operators[0].A is loaded.core.operators[1].operator.A
     assert len(safetensors.torch.load_file(tmp_path / "model.safetensors")) == 1
 
 
