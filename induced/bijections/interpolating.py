@@ -12,7 +12,7 @@ from induced.bijections.elementwise import Elementwise
 
 FEW = 8
 """Coordinates up to which a tree finds exact neighbours faster than all distances do."""
-BLOCK = 2**22
+BLOCK = 2**20
 """Distances that are held at once."""
 
 
@@ -71,7 +71,7 @@ def _nearest(u: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
     if not eager(u):
         return _distances(u, centers).argmin(-1)
     index, left = torch.zeros(len(u), dtype=torch.long, device=u.device), torch.arange(len(u), device=u.device)
-    if u.is_cpu and len(u) * len(centers) > BLOCK // 64:
+    if u.is_cpu and len(u) * len(centers) > BLOCK // 16:
         # Bumps are disjoint, so an approximate neighbour is the right one where its bump holds the point.
         exact = u.shape[1] <= FEW
         found = cKDTree(centers.double().numpy()).query(u.nan_to_num().double().numpy(), eps=0.0 if exact else 4.0)
@@ -87,12 +87,12 @@ def least_distances(points: Tensor) -> Tensor:
     if points.shape[1] <= FEW:
         tree = cKDTree(points.double().cpu().numpy())
         return torch.as_tensor(tree.query(tree.data, k=2)[0])[:, 1].to(points)
-    least, rows = [], max(1, BLOCK // len(points))
+    least, rows = torch.empty_like(points[:, 0]), max(1, BLOCK // len(points))
     for start in range(0, len(points), rows):
         between = _distances(points[start : start + rows], points)
         between.diagonal(start).fill_(torch.inf)
-        least.append(between.amin(-1))
-    return torch.cat(least)
+        least[start : start + rows] = between.amin(-1)
+    return least
 
 
 @final

@@ -195,8 +195,7 @@ def test_a_thousand_pairs_are_met_to_rounding(n: int, m: int) -> None:
 @pytest.mark.parametrize(("count", "dim"), [(30_000, 8), (3_000, 64)])
 def test_many_pairs_are_met_to_rounding(count: int, dim: int) -> None:
     x, y = pairs(count, dim, dim)
-    # of half the coordinates, above 8 of them, a tree finds only the neighbours that are near
-    assert error(interpolate(x, y), x, y) <= (1e-9 if dim == 8 else 1e-13)
+    assert error(interpolate(x, y), x, y) <= 1e-13
 
 
 @pytest.mark.parametrize("dim", [3, 20])
