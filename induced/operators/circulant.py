@@ -200,10 +200,7 @@ class Fourier(Frame):
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
         """sqrt 2 Re and sqrt 2 Im of the waves of f and -f; the wave itself where f is its own negative."""
         turned = y[:, :, None] * self._waves(self.f[j], y)[:, None]
-        both = (
-            torch.stack([turned.real, turned.imag], 1)
-            * (2 - self.real[j].to(turned.real)).sqrt()[:, None, None, None]
-        )
+        both = torch.stack([turned.real, turned.imag], 1) * (2 - self.real[j].to(turned.real)).sqrt()[:, None, None, None]
         kept = torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1)
         return both[kept].flatten(1).mT
 

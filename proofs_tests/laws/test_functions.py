@@ -28,6 +28,7 @@ from induced.operators import (
     resolvent,
     sqrt,
 )
+from induced.operators.base import Scaled
 from induced.operators.schur import analytic
 from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree
 

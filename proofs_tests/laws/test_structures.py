@@ -20,7 +20,6 @@ from induced.operators import (
     LinearOperator,
     LowRank,
     Orthogonal,
-    OrthogonalOperator,
     Permutation,
     Projection,
     SkewExponential,
