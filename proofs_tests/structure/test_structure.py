@@ -22,6 +22,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # errors <- operators <- bijections <- spaces <- subspaces <- linearizer <- the rest <- applications
 LAYERS = {
     "errors": 0,
+    "_numerics": 0,
     "_validate": 1,
     "operators": 2,
     "bijections": 3,
