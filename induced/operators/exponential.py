@@ -85,7 +85,8 @@ def exp_multiply(
             total = total + term
             products += 1
             if looked:
-                after = _relative(term, total)
+                part, whole = (x.detach().abs().amax(-1) for x in (term, total))
+                after = float((part / torch.where(whole > 0, whole, 1.0)).nan_to_num(math.inf, math.inf).max())
                 left, before = before + after, after
                 if left <= target:
                     break
@@ -105,20 +106,15 @@ def _degree(theta: float, target: float) -> tuple[int, float]:
     return k, left
 
 
-def _relative(term: Tensor, total: Tensor) -> float:
-    """The largest |term| / |total| over the samples, in largest entries; 0 for zero states, inf for what is not finite."""
-    part, whole = (x.detach().abs().amax(-1) for x in (term, total))
-    return float((part / torch.where(whole > 0, whole, 1.0)).nan_to_num(math.inf, math.inf).max())
-
-
 def _level_and_size(A: LinearOperator, z: Tensor, largest: float) -> tuple[Tensor, float, int]:
     """mu, alpha of B = A - mu I, and the number of products; from fixed vectors, without gradients."""
     n, k = A.shape[0], min(A.shape[0], _PROBES)
-    probes = np.linalg.qr(np.random.default_rng(0).standard_normal((n, k)))[0].T.reshape(k, *(1,) * len(A.batch), n)
-    v = torch.tensor(probes, dtype=z.dtype, device=z.device).expand(k, *A.batch, n)
+    draws = torch.from_numpy(np.random.default_rng(0).standard_normal((k, n)))
+    probes = torch.linalg.qr(draws)[0] if k == n else torch.nn.functional.normalize(draws, dim=-1)
+    v = probes.to(z.device, z.dtype).reshape(k, *(1,) * len(A.batch), n).expand(k, *A.batch, n)
     if not v.numel():
         return z.new_zeros(()), 0.0, 0
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         images = A(v)
         require_finite(images, f"a product with {A}", "A holds nan or inf, or its products overflow")
         levels = (v * images).sum(-1)

@@ -102,8 +102,7 @@ class ForeignOperator(LinearOperator):
         has_products = any(hasattr(obj, name) for name in ("matmat", "matvec", "__matmul__"))
         if not has_products or not hasattr(obj, "shape"):
             raise DtypeError(
-                f"a {type(obj).__name__} is no operator: expected a LinearOperator, a matrix, or an object with `shape` and "
-                f"matvec/rmatvec"
+                f"a {type(obj).__name__} is no operator: expected a matrix, or an object with `shape` and matvec/rmatvec"
             )
         super().__init__(tuple(obj.shape))
         self.obj: Any = obj
@@ -157,10 +156,8 @@ class _Applied(torch.autograd.Function):
         X = rows.mT if operator.takes_tensors else rows.cpu().numpy().T
         Y = operator.columns(X, adjoint)
         if tuple(Y.shape) != (size, rows.shape[0]):
-            raise ShapeError(
-                f"a product of {type(operator.obj).__name__}, which has shape {operator.shape}, with {rows.shape[0]} column(s) "
-                f"must have shape {(size, rows.shape[0])}, got {tuple(Y.shape)}"
-            )
+            expected = f"of shape {operator.shape} with {rows.shape[0]} column(s) must have shape {(size, rows.shape[0])}"
+            raise ShapeError(f"a product of {type(operator.obj).__name__} {expected}, got {tuple(Y.shape)}")
         return _tensor(Y, z).mT.reshape(*z.shape[:-1], size)
 
     @staticmethod
@@ -193,7 +190,7 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
         if np.iscomplexobj(X):
             return self._rows(X.real, adjoint) + 1j * self._rows(X.imag, adjoint)
         rows = torch.tensor(X.reshape(X.shape[0], -1).T, dtype=self.kind.dtype, device=self.kind.device)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.kind.device.type, enabled=False):
             applied = self.operator.apply_adjoint(rows) if adjoint else self.operator(rows)
         result: Array = applied.cpu().numpy().T
         return result
@@ -228,5 +225,4 @@ def _tensor(Y: Any, kind: Tensor) -> Tensor:
     """A tensor, or an array of any byte order and strides, in the dtype and on the device of `kind`."""
     if Y.is_complex() if isinstance(Y, Tensor) else np.iscomplexobj(Y):
         raise DtypeError("a product of a real foreign operator is complex: operators are real, use [[Re, -Im], [Im, Re]]")
-    name = str(kind.dtype).removeprefix("torch.")
-    return (Y if isinstance(Y, Tensor) else torch.from_numpy(np.array(Y, dtype=name, order="C"))).to(kind)
+    return (Y if isinstance(Y, Tensor) else torch.from_numpy(np.array(Y, str(kind.dtype)[6:], order="C"))).to(kind)

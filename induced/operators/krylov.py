@@ -112,7 +112,7 @@ def truncated_svd(
     lanczos = method == "arpack" and 0 < rank < min(A.shape)
     limit = _limit(max_iterations, 10 * min(A.shape) if lanczos else 100)
     block = A.shape[1], min(rank + OVERSAMPLE, *A.shape)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(exported.kind.device.type, enabled=False):
         columns, products = _lanczos(exported, rank, stop, limit, rng) if lanczos else (rng.standard_normal(block), 0)
         V = torch.from_numpy(np.linalg.qr(columns)[0]).to(exported.kind)
         U, s, V, residual, passes = _iterate(B, V, rank, target, 3 if lanczos else limit)

@@ -126,6 +126,44 @@ def test_like_names_the_dtype() -> None:
     assert as_operator(scipy.sparse.eye_array(2, dtype=int)).matrix().dtype == torch.get_default_dtype()
 
 
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "reversed": lambda M: M[::-1, ::-1],
+    "big-endian": lambda M: M.astype(">f8"),
+    "big-endian float32": lambda M: M.astype(">f4"),
+    "longdouble": lambda M: M.astype(np.longdouble),
+    "transposed": lambda M: np.asfortranarray(M),
+    "strided": lambda M: np.repeat(M, 2, 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_every_layout(layout: str) -> None:
+    M = np.random.default_rng(0).standard_normal((4, 4))
+    laid = LAYOUTS[layout](M)
+    exact = torch.from_numpy(laid.astype(np.float32 if "float32" in layout else np.float64))
+    agree(as_operator(laid).matrix(), exact)
+
+    class Laid(Duck):
+        def matvec(self, x: np.ndarray) -> np.ndarray:
+            return LAYOUTS[layout](np.tile(super().matvec(x)[:, None], 2))[:, 0]
+
+    product = LAYOUTS[layout](np.tile((laid.astype(float) @ np.ones(4))[:, None], 2))[:, 0]
+    agree(as_operator(Laid(laid.astype(float)))(torch.ones(4).double()), torch.from_numpy(product.astype(float)))
+    agree(as_operator(Transposable(laid), like=torch.zeros(()))(torch.eye(4)), exact.float().mT)
+
+
+def test_a_product_of_vectors_is_not_given_columns() -> None:
+    # scipy's own matmat hands it arrays (4, 1), whose last axis is no vector
+    M = scipy.linalg.hilbert(4)
+    A = as_operator(
+        scipy.sparse.linalg.LinearOperator(
+            (4, 4), matvec=lambda x: np.cumsum(x, -1), rmatvec=lambda y: np.cumsum(y[..., ::-1], -1)[..., ::-1], dtype=M.dtype
+        )
+    )
+    agree(A.matrix(), torch.ones(4, 4).double().tril())
+    agree(A.H.matrix(), torch.ones(4, 4).double().triu())
+
+
 def test_operators_and_parameters_stay_what_they_are() -> None:
     A, P = Dense(torch.eye(2)), nn.Parameter(torch.eye(2))
     assert as_operator(A) is A

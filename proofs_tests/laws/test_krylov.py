@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -10,6 +11,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import scaled_norm
 from induced._validate import eager
 from induced.errors import NotConverged
 from induced.operators import Dense, Diagonal, LinearOperator, LowRank, ScaledIdentityPlusLowRank, as_operator, exp_multiply
@@ -43,6 +45,41 @@ class Unseen(LinearOperator):
 
     def matrix(self, limit: int = 4096) -> Tensor:
         raise AssertionError("materialised")
+
+
+SIZES = [(torch.float32, a) for a in (1e-30, 1e-19, 1.0, 1e19, 1e30)] + [
+    (torch.float64, a) for a in (1e-200, 1e-160, 1e154, 1e200)
+]
+sizes = pytest.mark.parametrize(("dtype", "a"), SIZES, ids=str)
+
+
+# ---------------------------------------------------------------------------------------------------------------- norms
+@sizes
+def test_a_norm_of_any_size(dtype: torch.dtype, a: float) -> None:
+    x = (torch.randn(3, 5, dtype=torch.float64) * a).to(dtype)
+    x[1] = 0
+    exact = [float(mpmath.norm(row)) for row in x.double().tolist()]
+    norms = scaled_norm(x)
+    assert norms.dtype == dtype
+    agree((norms.double() / a).to(dtype), torch.tensor(exact, dtype=torch.float64).div(a).to(dtype))
+    whole = float(mpmath.norm(x.flatten().double().tolist()))
+    assert float(scaled_norm(x, (0, 1))) == pytest.approx(whole, rel=4 * torch.finfo(dtype).eps)
+    x.requires_grad_()
+    scaled_norm(x).sum().backward()
+    assert x.grad is not None
+    agree(x.grad, torch.from_numpy(x.detach().double().numpy() / np.maximum(exact, 1e-300)[:, None]).to(dtype))
+    agree(torch.vmap(scaled_norm)(x.detach()) / a, norms.detach() / a)
+    compiled = torch.compile(scaled_norm, fullgraph=True, backend="aot_eager")
+    agree(compiled(x.detach()) / a, norms.detach() / a)
+
+
+def test_norms_at_the_edges() -> None:
+    assert torch.equal(scaled_norm(torch.zeros(2, 0)), torch.zeros(2)) and scaled_norm(torch.zeros(0, 2)).shape == (0,)
+    assert torch.equal(scaled_norm(torch.tensor([[math.inf, 1.0], [0.0, 0.0], [2e38, 2e38]]))[:2], torch.tensor([math.inf, 0.0]))
+    assert scaled_norm(torch.tensor([math.nan, 1.0])).isnan() and scaled_norm(torch.tensor([3e38])) == 3e38
+    assert scaled_norm(torch.tensor([3e-39, 4e-39])) == pytest.approx(5e-39, rel=1e-5)
+    x = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(scaled_norm, x, check_forward_ad=True) and torch.autograd.gradgradcheck(scaled_norm, x)
 
 
 # --------------------------------------------------------------------------------------------------- singular triplets
@@ -103,6 +140,17 @@ def test_triplets_of_every_operator(method: str, case: CoreCase) -> None:
     assert report.residual <= 1e-12
 
 
+def test_autocast_changes_no_iteration() -> None:
+    A, b = Dense(torch.randn(12, 12)), torch.randn(12)
+
+    def found() -> list[Tensor]:
+        return [*truncated_svd(A, 3)[0], truncated_eigenvalues(A, 2)[0], iterative_solve(A, b)[0], exp_multiply(A, b)[0]]
+
+    plain = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, plain, found()))
+
+
 @methods
 def test_the_same_seed_gives_the_same_triplets(method: str) -> None:
     A = Dense(torch.randn(50, 30))
@@ -140,6 +188,34 @@ def test_a_huge_sparse_operator() -> None:
     factors, report = truncated_svd(A, 3)
     assert report.converged
     agree(factors.values, torch.from_numpy(d[:3]))
+
+
+@methods
+@sizes
+def test_triplets_of_an_operator_of_any_size(method: str, dtype: torch.dtype, a: float) -> None:
+    M = decaying(30, 20)
+    (U, s, V), report = truncated_svd(Unseen((M * a).to(dtype)), 3, method=method)
+    assert report.converged, report
+    agree((s.double() / a).to(dtype), torch.linalg.svdvals(M)[:3].to(dtype))
+    agree((M.to(dtype) @ V).to(dtype), U * (s.double() / a).to(dtype))
+
+
+@dtypes
+def test_the_norm_and_its_derivative_without_a_matrix(dtype: torch.dtype) -> None:
+    M = nn.Parameter(decaying(12, 8).to(dtype))
+    value = spectral_norm(Dense(M))
+    N = M.detach().clone().requires_grad_()
+    exact = torch.linalg.matrix_norm(N, 2)
+    agree(value, exact)
+    agree(torch.autograd.grad(value, M)[0], torch.autograd.grad(exact, N)[0], 10)
+    assert spectral_norm(Dense(torch.zeros(0, 3))) == 0 and spectral_norm(Dense(torch.zeros(4, 3))) == 0
+
+
+def test_counts_may_be_integers_of_numpy() -> None:
+    A = Dense(torch.randn(9, 9).double())
+    assert truncated_svd(A, np.int64(2), max_iterations=np.int32(50))[0].values.shape == (2,)
+    assert truncated_eigenvalues(A, np.int64(2), max_iterations=np.uint8(50))[0].shape == (2,)
+    assert iterative_solve(A, torch.ones(9).double(), max_iterations=np.int64(30))[0].shape == (9,)
 
 
 # --------------------------------------------------------------------------------------------------------- eigenvalues
@@ -183,6 +259,16 @@ def test_eigenvalues_of_the_zero_operator(k: int) -> None:
     values, report = truncated_eigenvalues(Dense(torch.zeros(30, 30)), k)
     assert report.converged
     agree(values.abs(), torch.zeros(k))
+
+
+@sizes
+@pytest.mark.parametrize("k", [2, 20])
+def test_eigenvalues_of_an_operator_of_any_size(k: int, dtype: torch.dtype, a: float) -> None:
+    Q = torch.linalg.qr(torch.randn(20, 20).double())[0]
+    d = 0.8 ** torch.arange(20).double()
+    values, report = truncated_eigenvalues(Dense(((Q * d) @ Q.mT * a).to(dtype)), k)
+    assert report.converged, report
+    agree((values.to(torch.complex128) / a).real.to(dtype), d[:k].to(dtype))
 
 
 def test_eigenvalues_that_do_not_converge_are_not_claimed() -> None:
@@ -231,6 +317,37 @@ def test_the_zero_right_side_has_the_zero_solution() -> None:
     assert z.shape == (0, 3) and report.converged
     z, report = iterative_solve(Dense(torch.randn(4, 3)), torch.zeros(4))
     assert not z.any() and report.converged
+
+
+RIGHT_SIDES = [
+    (dtype, a, b)
+    for dtype, a in SIZES
+    for b in (1e-300, 1e-30, 1e30, 1e200)
+    if all(100 * torch.finfo(dtype).tiny / torch.finfo(dtype).eps < x < torch.finfo(dtype).max / 100 for x in (b, b / a))
+]
+
+
+@pytest.mark.parametrize(("dtype", "a", "size"), RIGHT_SIDES, ids=str)
+def test_least_squares_of_any_size(dtype: torch.dtype, a: float, size: float) -> None:
+    M, b = decaying(9, 6, 0.9), torch.randn(9).double()
+    exact, right = torch.linalg.pinv(M) @ b, (b * size).to(dtype)
+    z, report = iterative_solve(Unseen((M * a).to(dtype)), right, strict=True)
+    assert report.converged
+    agree((z.double() * (a / size)).to(dtype), exact.to(dtype), 10)
+
+
+def test_a_residual_that_is_no_number_is_not_converged() -> None:
+    class Overflowing(Unseen):
+        def apply_adjoint(self, w: Tensor) -> Tensor:
+            return super().apply_adjoint(w) * math.nan
+
+    A = Overflowing(torch.randn(12, 9).double())
+    _, report = truncated_svd(A, 9, max_iterations=1)
+    assert math.isnan(report.residual) and not report.converged
+    with pytest.raises(DomainError, match="overflows"):
+        iterative_solve(A, torch.ones(12).double())
+    _, report = iterative_solve(A, torch.zeros(12).double())
+    assert not report.converged
 
 
 def test_an_unfinished_solution_says_so() -> None:
@@ -328,8 +445,6 @@ def test_a_series_that_is_cut_off_says_so() -> None:
     assert not report.converged and report.residual > 1e-3
     with pytest.raises(NotConverged, match="taylor"):
         exp_multiply(Dense(M), torch.randn(8).double(), norm=0.1, strict=True)
-    _, report = exp_multiply(Dense(torch.full((2, 2), math.inf)), torch.ones(2))
-    assert not report.converged
 
 
 def test_a_larger_tolerance_needs_fewer_products() -> None:
@@ -346,6 +461,63 @@ def test_the_level_of_an_operator_costs_no_products() -> None:
     x, raised = exp_multiply(small + ScaledIdentityPlusLowRank(-80.0, small.U[:, :0], small.V[:, :0]), z)
     assert raised.iterations <= without.iterations + 2
     agree(x * math.exp(80.0), exp_multiply(small, z)[0], 80)
+
+
+DIAGONALS = [(torch.float32, d) for d in ((0, 40), (0, 50), (0, 70), (0, 80), (-50, -60), (-60, -80), (80, 0, 0, 0, 0))] + [
+    (torch.float64, d) for d in ((0, 340), (0, 400), (0, 600), (-600, -650))
+]
+
+
+@pytest.mark.parametrize(("dtype", "diagonal"), DIAGONALS, ids=str)
+def test_states_may_grow_and_decay_through_the_range_of_the_dtype(dtype: torch.dtype, diagonal: tuple[float, ...]) -> None:
+    d = torch.tensor(diagonal, dtype=dtype)
+    x, report = exp_multiply(Diagonal(d), torch.ones(2, len(d), dtype=dtype))
+    exact = torch.exp(d.double())
+    assert report.converged
+    # the condition of exp(d) is |d|: three roundings of the exponent
+    agree((x.double() / exact).to(dtype), torch.ones(2, len(d), dtype=dtype), 0.03 * float(d.abs().max()))
+
+
+@sizes
+def test_a_state_of_any_size(dtype: torch.dtype, a: float) -> None:
+    M, z = torch.randn(8, 8).double(), torch.randn(8).double()
+    x, report = exp_multiply(Dense(M.to(dtype)), (z * a).to(dtype))
+    assert report.converged
+    agree((x.double() / a).to(dtype), (torch.linalg.matrix_exp(M) @ z).to(dtype), 20)
+
+
+def far_from_normal() -> dict[str, tuple[Tensor, int]]:
+    R = torch.randn(30, 30).double() / 30**0.5
+    return {  # and the number of products: once for each unit of the norm would be ten times as many
+        "a shear": (torch.tensor([[1.0, 1e4], [0.0, -1.0]]).double(), 200),
+        "a stiff oscillator": (torch.tensor([[0.0, 1.0], [-1e4, 0.0]]).double(), 2000),
+        "a block above the diagonal": (1e4 * torch.kron(torch.tensor([[0.0, 1.0], [0.0, 0.0]]).double(), R), 100),
+    }
+
+
+@pytest.mark.parametrize("name", far_from_normal())
+def test_the_steps_follow_the_growth_of_powers_and_not_the_norm(name: str) -> None:
+    M, most = far_from_normal()[name]
+    z = torch.randn(len(M)).double()
+    x, report = exp_multiply(Unseen(M), z)
+    assert report.converged and report.iterations <= most
+    exact = mpmath.expm(mpmath.matrix(M.tolist())) * mpmath.matrix(z.tolist()) if len(M) == 2 else z + M @ z
+    expected = torch.tensor([float(value) for value in exact], dtype=torch.float64)
+    agree(x / expected.norm(), expected / expected.norm(), 10)
+    batch, joint = exp_multiply(Dense(M.expand(2, *M.shape)), z)
+    agree(batch / expected.norm(), expected.expand(2, -1) / expected.norm(), 10)
+    assert joint.iterations <= most
+    assert exp_multiply(Unseen(M), 1e-3 * z)[1].iterations == report.iterations  # they depend on A alone
+
+
+def test_the_level_of_an_operator_far_from_normal_is_no_guess() -> None:
+    # the mean of a few entries v^T A v says nothing here: the corner of 1e4 outweighs the level
+    M = torch.kron(torch.tensor([[0.0, 1e4], [0.0, 0.0]]).double(), torch.eye(200).double()) - 3 * torch.eye(400).double()
+    z = torch.randn(400).double()
+    x, report = exp_multiply(Unseen(M), z)
+    expected = math.exp(-3) * (z + (M + 3 * torch.eye(400)) @ z)
+    assert report.iterations <= 300
+    agree(x / expected.norm(), expected / expected.norm(), 10)
 
 
 def test_an_operator_without_an_adjoint_needs_a_norm() -> None:

@@ -12,7 +12,11 @@ from proofs_tests.units.case import Case
 
 BATCH = Dense(torch.ones(2, 3, 3))
 WIDE = Dense(torch.ones(2, 3))
+NAN, INF = torch.nan, torch.inf
+BAD = Dense(torch.eye(3).index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(NAN)))
 MATRIX = Dense(torch.randn(40, 40, generator=torch.Generator().manual_seed(0)))
+HALF = Dense(torch.eye(3, dtype=torch.bfloat16))
+TURN = Dense(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
 FAMILY = LowRankFamily(4, 1)
 PRECISE = LowRankFamily(4, 1).double()
 
@@ -24,6 +28,15 @@ class Product:
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
         return np.ones(3)
+
+
+class Fourier:
+    """A real operator, so its dtype says, of complex products."""
+
+    shape, dtype = (2, 2), np.dtype(np.float64)
+
+    def matvec(self, x: np.ndarray) -> np.ndarray:
+        return np.fft.fft(x)
 
 
 class Unfinished(Product):
@@ -44,14 +57,54 @@ CASES = [
     Case(ShapeError, r"not a batch of them of shape \(2,\)", lambda: to_scipy(BATCH)),
     Case(ShapeError, "not a batch", lambda: truncated_svd(BATCH, 1)),
     Case(DtypeError, "a list is no operator: expected", lambda: as_operator([[1.0]])),
-    Case(DtypeError, "operators are real", lambda: as_operator(np.eye(2, dtype=complex))),
-    Case(DtypeError, "operators are real", lambda: as_operator(scipy.sparse.eye_array(2, dtype=complex))),
+    Case(
+        DtypeError,
+        "the ndarray is complex128, .* a real dtype, float32 or float64",
+        lambda: as_operator(np.eye(2, dtype=complex)),
+    ),
+    Case(
+        DtypeError,
+        "csr_array is complex128|dia_array is complex128",
+        lambda: as_operator(scipy.sparse.eye_array(2, dtype=complex)),
+    ),
+    Case(DtypeError, "the ndarray is float16", lambda: as_operator(np.eye(2, dtype=np.float16))),
+    Case(DtypeError, "the ndarray is object", lambda: as_operator(np.eye(2, dtype=object))),
+    Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: to_scipy(HALF)),
+    Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: truncated_svd(HALF, 1)),
+    Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: truncated_eigenvalues(HALF, 1)),
+    Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: iterative_solve(HALF, torch.ones(3).bfloat16())),
+    Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: exp_multiply(HALF, torch.ones(3).bfloat16())),
+    Case(DtypeError, "product of a real foreign operator is complex", lambda: as_operator(Fourier())(torch.ones(2).double())),
+    Case(DtypeError, "the right side .* got torch.float64", lambda: iterative_solve(WIDE, torch.ones(2).double())),
+    Case(DtypeError, "the state of exp_multiply: got torch.float64", lambda: exp_multiply(MATRIX, torch.ones(40).double())),
+    Case(DomainError, "A holds nan or inf", lambda: truncated_svd(BAD, 1)),
+    Case(DomainError, "A holds nan or inf", lambda: truncated_eigenvalues(BAD, 1)),
+    Case(DomainError, "A holds nan or inf", lambda: iterative_solve(BAD, torch.ones(3))),
+    Case(DomainError, "A holds nan or inf", lambda: exp_multiply(BAD, torch.ones(3))),
+    Case(DomainError, "A holds nan or inf", lambda: exp_multiply(BAD, torch.ones(3), norm=1.0)),
+    Case(DomainError, "the right side .* 1 non-finite", lambda: iterative_solve(WIDE, torch.tensor([1.0, NAN]))),
+    Case(DomainError, "the right side .* 1 non-finite", lambda: iterative_solve(WIDE, torch.tensor([[1.0, 1.0], [1.0, INF]]))),
+    Case(DomainError, "the state of exp_multiply holds 1 non-finite", lambda: exp_multiply(TURN, torch.tensor([1.0, INF]))),
+    Case(DomainError, "it overflows torch.float32", lambda: iterative_solve(Dense(1e-30 * torch.eye(2)), torch.full((2,), 1e30))),
+    Case(DomainError, "it overflows torch.float32", lambda: exp_multiply(Diagonal(torch.tensor([0.0, 100.0])), torch.ones(2))),
+    Case(DomainError, "no digit of exp", lambda: exp_multiply(Diagonal(torch.tensor([-1e9, 0.0])), torch.ones(2))),
     Case(ShapeError, r"must have shape \(2, 1\), got \(3, 1\)", lambda: as_operator(Product())(torch.ones(2).double())),
     Case(MissingAdjoint, "has no rmatvec", lambda: as_operator(Product()).H(torch.ones(2).double())),
     Case(MissingAdjoint, "has no rmatvec", lambda: as_operator(Unfinished()).H(torch.ones(2).double())),
     Case(DomainError, "unknown method 'power' of truncated_svd", lambda: truncated_svd(WIDE, 1, method="power")),
-    Case(ShapeError, "rank must lie in 0..2", lambda: truncated_svd(WIDE, 3)),
-    Case(ShapeError, r"rank must lie in 0..2 .* got -1", lambda: truncated_svd(WIDE, -1)),
+    Case(ShapeError, r"the rank of .*\(2, 3\) must lie in 0..2 .* got 3", lambda: truncated_svd(WIDE, 3)),
+    Case(ShapeError, "be an integer, got 1.5", lambda: truncated_svd(WIDE, 1.5)),
+    Case(
+        ShapeError,
+        "max_iterations must lie in 1..inf and be an integer, got 10.0",
+        lambda: truncated_svd(WIDE, 1, max_iterations=10.0),
+    ),
+    Case(
+        ShapeError,
+        "max_iterations must lie in 1..inf and be an integer, got -1",
+        lambda: iterative_solve(WIDE, torch.ones(2), max_iterations=-1),
+    ),
+    Case(ShapeError, r"must lie in 0..2 .* got -1", lambda: truncated_svd(WIDE, -1)),
     Case(
         NotConverged,
         "randomized: NOT converged after 1 products",
