@@ -11,10 +11,11 @@ from induced._validate import eager
 from induced.errors import ShapeError, SingularOperator
 from induced.operators.base import LinearOperator, Scalar, register
 from induced.operators.dense import Dense
-from induced.operators.functions import _evaluate, _Phi, _square, exp, resolvent
+from induced.operators.functions import _evaluate, _square, exp, resolvent
 from induced.operators.invariants import SignLogDet, SingularValues, det, singular_values, slogdet, trace
 from induced.operators.linalg import SVDFactors, _rank, _unbatched, cutoff, inverse, pinv, svd
 from induced.operators.lowrank import ScaledIdentityPlusLowRank
+from induced.operators.matrices import Phi
 from induced.operators.spectral import _eigenvalues
 
 __all__ = ["BlockCirculant", "ShiftInvariant"]
@@ -273,7 +274,7 @@ def _(A: BlockCirculant, s: Scalar) -> LinearOperator:
 
 
 @_in_fourier(_evaluate)
-def _(A: BlockCirculant, phi: _Phi) -> LinearOperator:
+def _(A: BlockCirculant, phi: Phi) -> LinearOperator:
     return A._of(phi.of_matrix(A.symbol, torch.finfo(A.symbol.dtype).eps * A.symbol.detach().norm(dim=(-2, -1))))
 
 

@@ -25,30 +25,29 @@ from induced.operators.base import LinearOperator, Scalar, Scaled, per_sample
 from induced.operators.dense import Dense, Diagonal
 from induced.operators.linalg import Inverse, inverse
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, compress, identity
-from induced.operators.matrices import Phi as _Phi
-from induced.operators.matrices import divided_difference
+from induced.operators.matrices import Phi, divided_difference
 
 __all__ = ["exp", "function", "log", "power", "resolvent", "sqrt"]
 
 
 @singledispatch
-def _evaluate(A: LinearOperator, phi: _Phi) -> LinearOperator:
+def _evaluate(A: LinearOperator, phi: Phi) -> LinearOperator:
     M = A.matrix()
     return Dense(phi.of_matrix(M, torch.finfo(M.dtype).eps * M.detach().double().norm(dim=(-2, -1))))
 
 
 @_evaluate.register
-def _(A: Diagonal, phi: _Phi) -> LinearOperator:
+def _(A: Diagonal, phi: Phi) -> LinearOperator:
     return Diagonal(phi.of_scalars(A.d.double()).to(A.d))
 
 
 @_evaluate.register
-def _(A: LowRank, phi: _Phi) -> LinearOperator:
+def _(A: LowRank, phi: Phi) -> LinearOperator:
     return _evaluate(ScaledIdentityPlusLowRank(0.0, A.U, A.V), phi)
 
 
 @_evaluate.register
-def _(A: ScaledIdentityPlusLowRank, phi: _Phi) -> LinearOperator:
+def _(A: ScaledIdentityPlusLowRank, phi: Phi) -> LinearOperator:
     c, U, V = (part.double() for part in A.parts())
     M = V.mT @ U
     if U.shape[-1] >= A.shape[0]:  # c need not be an eigenvalue
@@ -91,7 +90,7 @@ def _singular(c: Tensor, M: Tensor, A: ScaledIdentityPlusLowRank) -> bool:
 
 
 @_evaluate.register
-def _(A: Inverse, phi: _Phi) -> LinearOperator:
+def _(A: Inverse, phi: Phi) -> LinearOperator:
     return _evaluate(A.factorised(), phi)
 
 

@@ -50,9 +50,7 @@ def log(A: Array, k: int, zero: float) -> Array:
             f"the logarithm has no value at the eigenvalue 0, and this operator has one of "
             f"{_show(size * np.linalg.eigvals(head))}: it is singular"
         )
-    if (bad := _on_cut(head)).size:
-        raise _no_real_value("log(A)", size * bad)
-    L, size = _principal(A, size, np.log, lambda R: 2 * scipy.linalg.logm(R))
+    L, size = _principal(A, head, size, "log(A)", np.log, lambda R: 2 * scipy.linalg.logm(R))
     return L + float(np.log(size)) * np.eye(len(A))
 
 
@@ -69,35 +67,37 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
     if p == 0 or not len(A):
         return np.eye(len(A))
     A, zero, size = _normalised(A, zero)
-    head, what = A[:k, :k], "a power that is no integer"
-    bad = _on_cut(head)
-    if not bad.size and not singular(head, zero if peeled else 0.0):
-        rational = partial(scipy.linalg.fractional_matrix_power, t=2 * p)
-        X, size = _principal(A, size, lambda w: w**p, rational if p != 0.5 else lambda R: R)
-    elif not singular(head, zero):
-        raise _no_real_value(what, size * bad)
-    elif p < 0:
-        raise DomainError(
-            "this power does not exist: the operator is singular, and its eigenvalue 0 has no negative power. If a positive one "
-            "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
-        )
-    else:
+    head, rational = A[:k, :k], partial(scipy.linalg.fractional_matrix_power, t=2 * p)
+    if not singular(head, zero) or not (peeled or singular(head, 0.0) or _on_cut(head).size):
+        of_root = rational if p != 0.5 else lambda R: R
+        X, size = _principal(A, head, size, "a power that is no integer", lambda w: w**p, of_root)
+    elif p > 0:
         U, s, Vh = np.linalg.svd(A)
         r = int((s > max(zero, len(s) * EPS * s[0])).sum())
         F, G = U[:, :r] * s[:r], Vh[:r].T
         X = F @ power(G.T @ F, r, zero, p - 1, peeled=True) @ G.T
+    else:
+        raise DomainError(
+            "this power does not exist: the operator is singular, and its eigenvalue 0 has no negative power. If a positive one "
+            "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
+        )
     with np.errstate(all="ignore"):  # the caller finds an overflow
         scaled: Array = np.float64(size) ** p * X
         return scaled
 
 
 def _principal(
-    A: Array, size: float, of_scalars: Callable[[Array], Array], of_root: Callable[[Array], Array]
+    A: Array, head: Array, size: float, what: str, of_scalars: Callable[[Array], Array], of_root: Callable[[Array], Array]
 ) -> tuple[Array, float]:
     """f(A / s) and s `size`: by eigenvectors if A is symmetric; else of_root(R), R R = A / s, if the residuals are small.
 
     The root comes first because it is computed in real numbers: no rounding then crosses the cut.
     """
+    if (bad := _on_cut(head)).size:
+        raise DomainError(
+            f"{what} is not real here: the operator has the eigenvalue {_show(size * bad)} on the cut (-inf, 0] "
+            "of the principal one"
+        )
     if (A == A.T).all():
         w, Q = np.linalg.eigh(A)
         return (Q * of_scalars(w)) @ Q.T, size
@@ -118,8 +118,8 @@ def _principal(
     if not error <= USABLE:
         w = size * np.linalg.eigvals(A)
         raise DomainError(
-            f"no real logarithm and no real power has an accurate value here: up to rounding, the eigenvalue "
-            f"{_show(w[[np.argmax(np.abs(np.angle(w)))]])} is a defective one on the cut (-inf, 0]"
+            f"{what} has no accurate real value here: up to rounding, the eigenvalue "
+            f"{_show(w[[np.argmax(np.abs(np.angle(w)))]])} is a defective one on the cut (-inf, 0] of the principal one"
         )
     result = np.empty_like(B)
     result[order[:, None], order] = X.real * scale[:, None] / scale
@@ -147,8 +147,7 @@ def _on_cut(A: Array) -> Array:
         w = np.linalg.eigvalsh(A)
         return w[w <= 0]
     core, alone, _ = _core(A)
-    decomposition: tuple[Array, ...] = scipy.linalg.eig(core, left=True, right=True)
-    w, left, right = decomposition
+    w, left, right = scipy.linalg.eig(core, left=True, right=True)  # type: ignore[misc]
     angle = np.abs((left.conj() * right).sum(0))
     rounding = 4 * len(w) * EPS * _norm(core) / np.maximum(angle, 1 / MIXED)
     return np.concatenate([w[(w.real <= 0) & (np.abs(w.imag) <= rounding)], alone[alone <= 0]])
@@ -162,12 +161,6 @@ def _normalised(A: Array, zero: float) -> tuple[Array, float, float]:
 
 def _norm(X: Array) -> float:
     return float(np.linalg.norm(X))
-
-
-def _no_real_value(what: str, w: Array) -> DomainError:
-    return DomainError(
-        f"{what} is not real here: the operator has the eigenvalue {_show(w)} on the cut (-inf, 0] of the principal one"
-    )
 
 
 def _show(w: Array) -> str:
@@ -188,14 +181,12 @@ def values(phi: Scalars, z: Array) -> Array:
 def require_real(z: Array, image: Array, mirrored: Array) -> None:
     """Raise unless phi is finite at the eigenvalues z and takes conjugate values, `mirrored`, at their conjugates."""
     size = max(1.0, float(np.abs(image[np.isfinite(image)]).max(initial=0.0)))
-    with np.errstate(invalid="ignore"):
-        unlike = ~(np.abs(image - mirrored.conj()) <= 1e-8 * size)
-    for wrong, why in (
-        (~np.isfinite(image), "has no finite value"),
-        (unlike, "is not real, or not conjugate at its conjugate,"),
-    ):
-        if wrong.any():
-            raise DomainError(f"phi(A) is not a real operator: phi {why} at the eigenvalue {_show(z[wrong])}")
+    finite = np.isfinite(image)
+    wrong, why = ~finite, "has no finite value"
+    if finite.all():
+        wrong, why = ~(np.abs(image - mirrored.conj()) <= 1e-8 * size), "is not real, or not conjugate at its conjugate,"
+    if wrong.any():
+        raise DomainError(f"phi(A) is not a real operator: phi {why} at the eigenvalue {_show(z[wrong])}")
 
 
 def analytic(A: Array, phi: Scalars, once: bool = False) -> Array:
