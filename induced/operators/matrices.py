@@ -116,8 +116,14 @@ def expm(A: Tensor) -> Tensor:
 
 
 def _scipy_expm(M: Array) -> Array:
+    """exp(mu) exp(M - mu I), for the mean eigenvalue mu where M is near mu I: far from 0 Pade approximants lose digits."""
+    eye = np.eye(len(M))
+    mu = float(np.trace(M).real) / len(M)
+    if abs(mu) > 300 or 4 * np.linalg.norm(M - mu * eye, 1) > np.linalg.norm(M, 1):
+        mu = 0.0
     with np.errstate(all="ignore"):
-        return scipy.linalg.expm(M)
+        image: Array = np.exp(mu) * scipy.linalg.expm(M - mu * eye)
+        return image
 
 
 def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ from induced.errors import DomainError
 
 Array = NDArray[Any]
 Scalars = Callable[[Tensor], Tensor]
-EPS = float(np.finfo(np.float64).eps)
+EPS, TINY = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).tiny)
 NODES = 256  # on the circle; half as many Taylor coefficients are used
 ACCURATE, USABLE = 1e-11, 1e-6  # relative errors at which the search stops, and above which there is no answer
 MIXED = 1e6  # the largest condition of an eigenvalue that counts: a defective one is left to the residual
@@ -50,9 +50,7 @@ def log(A: Array, k: int, zero: float) -> Array:
             f"the logarithm has no value at the eigenvalue 0, and this operator has one of "
             f"{_show(size * np.linalg.eigvals(head))}: it is singular"
         )
-    if (bad := _on_cut(head)).size:
-        raise _no_real_value("log(A)", size * bad)
-    L: Array = _principal(A, np.log, scipy.linalg.logm, lambda L, _: scipy.linalg.expm(L), size)
+    L, size = _principal(A, head, size, "log(A)", np.log, lambda R: 2 * scipy.linalg.logm(R))
     return L + float(np.log(size)) * np.eye(len(A))
 
 
@@ -69,54 +67,63 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
     if p == 0 or not len(A):
         return np.eye(len(A))
     A, zero, size = _normalised(A, zero)
-    head, what = A[:k, :k], "a power that is no integer"
-    bad = _on_cut(head)
-    if not bad.size and not singular(head, zero if peeled else 0.0):
-        root, rational = scipy.linalg.sqrtm, partial(scipy.linalg.fractional_matrix_power, t=p)
-        X = _principal(A, lambda w: w**p, rational if p != 0.5 else root, lambda X, B: _square(X if p == 0.5 else root(B)), size)
-    elif not singular(head, zero):
-        raise _no_real_value(what, size * bad)
-    elif p < 0:
-        raise DomainError(
-            "this power does not exist: the operator is singular, and its eigenvalue 0 has no negative power. If a positive one "
-            "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
-        )
-    else:
+    head, rational = A[:k, :k], partial(scipy.linalg.fractional_matrix_power, t=2 * p)
+    if not singular(head, zero) or not (peeled or singular(head, 0.0) or _on_cut(head).size):
+        of_root = rational if p != 0.5 else lambda R: R
+        X, size = _principal(A, head, size, "a power that is no integer", lambda w: w**p, of_root)
+    elif p > 0:
         U, s, Vh = np.linalg.svd(A)
         r = int((s > max(zero, len(s) * EPS * s[0])).sum())
         F, G = U[:, :r] * s[:r], Vh[:r].T
         X = F @ power(G.T @ F, r, zero, p - 1, peeled=True) @ G.T
+    else:
+        raise DomainError(
+            "this power does not exist: the operator is singular, and its eigenvalue 0 has no negative power. If a positive one "
+            "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
+        )
     with np.errstate(all="ignore"):  # the caller finds an overflow
         scaled: Array = np.float64(size) ** p * X
         return scaled
 
 
 def _principal(
-    A: Array, of_scalars: Callable[[Array], Array], f: Callable[..., Array], back: Callable[[Array, Array], Array], size: float
-) -> Array:
-    """f(A), by its eigenvectors if A is symmetric, else accepted where |back(f(A), A) - A| and the imaginary part are small."""
+    A: Array, head: Array, size: float, what: str, of_scalars: Callable[[Array], Array], of_root: Callable[[Array], Array]
+) -> tuple[Array, float]:
+    """f(A / s) and s `size`: by eigenvectors if A is symmetric; else of_root(R), R R = A / s, if the residuals are small.
+
+    The root comes first because it is computed in real numbers: no rounding then crosses the cut.
+    """
+    if (bad := _on_cut(head)).size:
+        raise DomainError(
+            f"{what} is not real here: the operator has the eigenvalue {_show(size * bad)} on the cut (-inf, 0] "
+            "of the principal one"
+        )
     if (A == A.T).all():
         w, Q = np.linalg.eigh(A)
-        symmetric: Array = (Q * of_scalars(w)) @ Q.T
-        return symmetric
+        return (Q * of_scalars(w)) @ Q.T, size
     B, (scale, order) = scipy.linalg.matrix_balance(A, separate=True)
-    order = order.astype(int)
+    order, s = order.astype(int), 2.0 ** round(np.linalg.slogdet(B)[1] / (len(B) * np.log(2)))
+    B = B / s  # eigenvalues about 1
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of ill-conditioned arguments
-            X = f(B)
-            error = max(_norm(X.imag) / _norm(X), _norm(back(X, B) - B) / _norm(B))
-    except (ValueError, np.linalg.LinAlgError):  # nan within
+            root = scipy.linalg.sqrtm(B)
+            R = root.real
+            X = of_root(R)
+            back = B if X is R else scipy.linalg.expm(2 * scipy.linalg.logm(R))
+            imaginary = max(_norm(root.imag) / _norm(R), _norm(X.imag) / _norm(X))
+            error = max(imaginary, _norm(R @ R - B) / _norm(B), _norm(back - B) / _norm(B))
+    except (ValueError, ArithmeticError):  # nan or 0 within
         error = np.inf
     if not error <= USABLE:
         w = size * np.linalg.eigvals(A)
         raise DomainError(
-            f"no real logarithm and no real power has an accurate value here: up to rounding, the eigenvalue "
-            f"{_show(w[[np.argmax(np.abs(np.angle(w)))]])} is a defective one on the cut (-inf, 0]"
+            f"{what} has no accurate real value here: up to rounding, the eigenvalue "
+            f"{_show(w[[np.argmax(np.abs(np.angle(w)))]])} is a defective one on the cut (-inf, 0] of the principal one"
         )
     result = np.empty_like(B)
     result[order[:, None], order] = X.real * scale[:, None] / scale
-    return result
+    return result, s * size
 
 
 def singular(A: Array, zero: float) -> bool:
@@ -140,8 +147,7 @@ def _on_cut(A: Array) -> Array:
         w = np.linalg.eigvalsh(A)
         return w[w <= 0]
     core, alone, _ = _core(A)
-    decomposition: tuple[Array, ...] = scipy.linalg.eig(core, left=True, right=True)
-    w, left, right = decomposition
+    w, left, right = scipy.linalg.eig(core, left=True, right=True)  # type: ignore[misc]
     angle = np.abs((left.conj() * right).sum(0))
     rounding = 4 * len(w) * EPS * _norm(core) / np.maximum(angle, 1 / MIXED)
     return np.concatenate([w[(w.real <= 0) & (np.abs(w.imag) <= rounding)], alone[alone <= 0]])
@@ -153,18 +159,8 @@ def _normalised(A: Array, zero: float) -> tuple[Array, float, float]:
     return np.ldexp(A, -e), float(np.ldexp(zero, -e)), 2.0**e
 
 
-def _square(X: Array) -> Array:
-    return X @ X
-
-
 def _norm(X: Array) -> float:
     return float(np.linalg.norm(X))
-
-
-def _no_real_value(what: str, w: Array) -> DomainError:
-    return DomainError(
-        f"{what} is not real here: the operator has the eigenvalue {_show(w)} on the cut (-inf, 0] of the principal one"
-    )
 
 
 def _show(w: Array) -> str:
@@ -185,22 +181,20 @@ def values(phi: Scalars, z: Array) -> Array:
 def require_real(z: Array, image: Array, mirrored: Array) -> None:
     """Raise unless phi is finite at the eigenvalues z and takes conjugate values, `mirrored`, at their conjugates."""
     size = max(1.0, float(np.abs(image[np.isfinite(image)]).max(initial=0.0)))
-    for wrong, why in (
-        (~np.isfinite(image), "has no finite value"),
-        (~(np.abs(image - mirrored.conj()) <= 1e-8 * size), "is not real, or not conjugate at its conjugate,"),
-    ):
-        if wrong.any():
-            raise DomainError(f"phi(A) is not a real operator: phi {why} at the eigenvalue {_show(z[wrong])}")
+    finite = np.isfinite(image)
+    wrong, why = ~finite, "has no finite value"
+    if finite.all():
+        wrong, why = ~(np.abs(image - mirrored.conj()) <= 1e-8 * size), "is not real, or not conjugate at its conjugate,"
+    if wrong.any():
+        raise DomainError(f"phi(A) is not a real operator: phi {why} at the eigenvalue {_show(z[wrong])}")
 
 
-def analytic(A: Array, phi: Scalars) -> Array:
+def analytic(A: Array, phi: Scalars, once: bool = False) -> Array:
     """phi(A) for a real A and a phi that is analytic near its eigenvalues and respects conjugation.
 
     Raises:
         DomainError: phi(A) is not real, or phi is not analytic near the eigenvalues.
     """
-    if not A.size:
-        return A
     A, _, size = _normalised(A, 0.0)
     if (A == A.T).all():
         w, Q = np.linalg.eigh(A)
@@ -214,16 +208,17 @@ def analytic(A: Array, phi: Scalars) -> Array:
     w, mirror = size * w, size * np.where(w.imag == 0, w, w.conj())
     require_real(w, values(phi, w), values(phi, mirror))
     unit = min(1.0, 1 / max(size, 1e-300))  # phi changes at the size 1 of its argument, or at that of A
-    gaps = (0.1, 0.01, 1e-3, 1e-4, 1e-6, 1e-9)
     best, least = A, np.inf
-    for gap in [g * unit for g in gaps] + [g * norm for g in gaps if unit < norm]:
+    for gap in np.outer((unit, norm) if unit < norm else unit, (0.1, 0.01, 1e-3, 1e-4)).ravel():
         F, error = _parlett(T, Q, lambda z: phi(size * z), gap, unit)
-        scale = float(np.abs(F).max()) + np.finfo(float).tiny
+        scale = float(np.abs(F).max()) + TINY
         error = max(error / scale, _norm(A @ (F / scale) - (F / scale) @ A) / norm, _norm(F.imag / scale))
         if error < least:
             best, least = F.real, error
         if least <= ACCURATE:
             break
+    if not once and least <= USABLE:  # phi(A^T)^T has other rounding, which differs where phi(A) is too ill-conditioned
+        least = max(least, _norm((best - analytic(A.T, lambda z: phi(size * z), once=True).T) / np.abs(best).max(initial=TINY)))
     if not least <= USABLE:
         raise DomainError(
             f"phi(A) has no accurate value: phi is not analytic on a disc round a cluster of eigenvalues such as {_show(w)} "
@@ -269,7 +264,8 @@ def _taylor(T: Array, phi: Scalars, unit: float) -> tuple[Array, float]:
     spread, reach = float(np.abs(N.diagonal()).max()), float(np.abs(N).max())
     nodes = np.exp(2j * np.pi * np.arange(NODES) / NODES)
     best: tuple[float, float, Array] = (np.inf, 1.0, np.zeros(NODES, complex))
-    for radius in max(spread, 1e-9 * min(unit, reach), EPS * abs(mean), 1e-300) * 2.0 ** np.arange(44):
+    first, last = max(spread, 1e-9 * min(unit, reach), EPS * abs(mean), TINY), 4 * max(1e3 * spread, reach)
+    for radius in first * 2.0 ** np.arange(max(12, np.log2(max(last, first) / first))):
         samples = values(phi, mean + radius * nodes)
         if not np.isfinite(samples).all():
             continue

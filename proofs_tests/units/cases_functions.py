@@ -24,6 +24,7 @@ SQUARE = Dense(torch.eye(2))
 U = torch.eye(9, 1)
 NILPOTENT = Dense(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
 ROTATION = Dense(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+PAIRS = torch.block_diag(*[torch.tensor([[-1.0, -1e-5], [1e-5, -1.0]]).double()] * 3) + torch.diag(torch.ones(4).double(), 2)
 JORDAN = Dense(torch.tensor([[2.0, 1.0], [0.0, 2.0]]))
 
 CASES = [
@@ -48,6 +49,9 @@ CASES = [
     Case(DomainError, r"A\^0.5 is not real, or does not exist, at the eigenvalue -1", lambda: sqrt(Diagonal(-torch.ones(1)))),
     Case(DomainError, r"A\^-0.5 is .* at the eigenvalue 0", lambda: power(LowRank(U, U), -0.5)),
     Case(DomainError, r"a power that is no integer is not real here: .* -2 on", lambda: sqrt(Dense(-2 * torch.eye(2)))),
+    Case(
+        DomainError, r"log\(A\) has no accurate real value here: .* eigenvalue -1.* defective .* cut", lambda: log(Dense(PAIRS))
+    ),
     Case(DomainError, r"does not exist: .*singular, and its eigenvalue 0 .*nilpotent \(Jordan\)", lambda: sqrt(NILPOTENT)),
     Case(DomainError, r"phi\(A\) is not a real .* is not real.* at the eigenvalue -1", lambda: function(-SQUARE, torch.log)),
     Case(DomainError, r"phi\(A\) .* at the eigenvalue ", lambda: function(ROTATION, lambda z: 1j * z)),
