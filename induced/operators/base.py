@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from induced._validate import eager, require_shape
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
-from induced.operators.reduction import Frame, Reduction
+from induced.operators.reduction import Frame, Reduction, counted
 from induced.operators.rules import LIMIT, Functions, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
 
 SHOWN = 3
@@ -262,11 +262,10 @@ class Dense(LinearOperator):
 
     def reduced(self, same_frames: bool = False) -> Reduction:
         m, n = self.shape
-        eps, Z = torch.finfo(self.A.dtype).eps, Whole(n)
-        size = float(min(m, n))
-        if self.A.dtype == torch.float64 and max(m, n) > size:  # the error of a computed tall factorisation grows with its rows
-            size += max(m, n) ** 0.5
-        return Reduction(Z if m == n else Whole(m), Z, self.A.unsqueeze(-3), None, self.A.dtype, eps * size)
+        Z = Whole(n)
+        return Reduction(
+            Z if m == n else Whole(m), Z, self.A.unsqueeze(-3), None, self.A.dtype, counted(min(m, n), max(m, n), self.A.dtype)
+        )
 
     def _inverse(self) -> LinearOperator:
         inverse, info = torch.linalg.inv_ex(self.A)

@@ -55,6 +55,10 @@ class DirectSum(NamedTuple):
             made = (left.H if adjoint else left) @ made
         return made if right is None else made @ (right.H if adjoint else right)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
     def adjoint(self) -> "DirectSum":
         left, right = (None if Q is None else Q.H for Q in (self.right, self.left))
         return DirectSum(tuple(part.adjoint() for part in self.parts), self.shape[::-1], left, right)
@@ -102,7 +106,7 @@ class DirectSum(NamedTuple):
         return self._each(lambda part: part.pinv(zero), adjoint=True)
 
     def inverse(self, A: LinearOperator) -> LinearOperator:
-        require_regular(self.singular_values(), A)
+        require_regular(self.singular_values(), self.dtype, A)
         return self._each(lambda part: part.inverse(A), adjoint=True)
 
     def polar(self) -> tuple[LinearOperator, LinearOperator]:

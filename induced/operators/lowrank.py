@@ -15,7 +15,7 @@ from induced.operators.base import Dense, LinearOperator, Scalar, per_matrix, re
 from induced.operators.columns import Columns, basis, once, refused, spread
 from induced.operators.diagonal import Diagonal
 from induced.operators.matrices import Phi, divided_difference, real_power
-from induced.operators.reduction import Reduction, SignLogDet, Triplets, require_regular, tracked
+from induced.operators.reduction import Reduction, SignLogDet, Triplets, counted, require_regular, tracked
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -191,7 +191,7 @@ class LowRank(_Factored):
         if follows:
             K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
         W, Z = (Columns(B, factored, U.dtype) for B in (left, right))
-        return Reduction(W, Z, K.unsqueeze(-3), None, U.dtype, 2 * r * torch.finfo(U.dtype).eps, spread(left.R, right.R))
+        return Reduction(W, Z, K.unsqueeze(-3), None, U.dtype, counted(2 * r, max(self.shape), U.dtype), spread(left.R, right.R))
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
         if not (tracked(self.U, self.V) and eager(self.U)):
@@ -326,7 +326,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         if float(bound) <= WELL if eager(self.U) else tracked(*self.parts()):
             return woodbury
         if tracked(*self.parts()):
-            require_regular(self._reduction().singular_values(), self)
+            require_regular(self._reduction().singular_values(), self.U.dtype, self)
             return woodbury
         return super()._inverse()
 
@@ -356,12 +356,13 @@ class ScaledIdentityPlusLowRank(_Factored):
         if self.U.shape[-1] >= self.shape[0]:  # c need not be an eigenvalue
             return Dense(self.matrix(self.shape[0]))._phi(phi)
         c, U, V = (part.double() for part in self.parts())
+        value = phi.of_scalars(c)
         if phi.cut and not self.batch and eager(U) and self._nearly_singular():
             if tracked(*self.parts()):
                 return Dense(self.matrix())._phi(phi)
             return super()._phi(phi)
         psi = divided_difference(c, V.mT @ U, lambda M: phi.of_matrix(M, 0.0))
-        return ScaledIdentityPlusLowRank(phi.of_scalars(c).to(self.U), (U @ psi).to(self.U), self.V)
+        return ScaledIdentityPlusLowRank(value.to(self.U), (U @ psi).to(self.U), self.V)
 
     def _nearly_singular(self) -> bool:
         """Whether c I + V^T U, and so A, may be singular at its precision."""

@@ -244,7 +244,7 @@ class Reduction(NamedTuple):
 
     def inverse(self, A: Operator) -> Operator:
         """A^-1, likewise; raises where a singular value counts as zero."""
-        require_regular(self.singular_values(), A)
+        require_regular(self.singular_values(), self.dtype, A)
         K, R = self.blocks, self.adjoint()
         inverse = 1.0 / K if K.shape[-2:] == (1, 1) else torch.linalg.inv_ex(K).inverse
         return self.made(R.W, R.Z, inverse, None if self.c is None else 1.0 / self.c, R.left, R.right)
@@ -356,6 +356,11 @@ def _product(A: Operator, B: Operator) -> Operator:
     return B if A is None else A if B is None else A @ B
 
 
+def counted(size: int, rows: int, dtype: torch.dtype) -> float:
+    """eps times the size of a block; float64 counts the roundings of its own tall factorisations too, about sqrt(rows)."""
+    return torch.finfo(dtype).eps * (size + (rows**0.5 if dtype == torch.float64 and rows > size else 0.0))
+
+
 def precise(K: Tensor) -> Tensor:
     """K, in float64 where it is tall or wide enough for a float32 factorisation to be off by more than it should."""
     short, long = sorted(K.shape[-2:])
@@ -381,8 +386,8 @@ def watched(K: Tensor) -> Tensor:
     return K
 
 
-def _require_derivative(gradient: Tensor) -> None:
-    if not bool(gradient.isfinite().all()):
+def _require_derivative(gradient: Tensor | None) -> None:
+    if gradient is not None and not bool(gradient.isfinite().all()):
         raise DomainError("singular vectors have no derivative where values repeat, are zero, or columns depend on one another")
 
 
@@ -391,7 +396,7 @@ def eigvals(K: Tensor) -> Tensor:
     return w
 
 
-def require_regular(s: SingularValues, A: Operator) -> None:
+def require_regular(s: SingularValues, dtype: torch.dtype, A: Operator) -> None:
     """Raise SingularOperator where a singular value counts as zero; a no-op where values may not be looked at."""
     if not eager(s.values) or not s.values.numel():
         return
@@ -400,6 +405,6 @@ def require_regular(s: SingularValues, A: Operator) -> None:
         return
     worst = int((values - zero).argmin())
     raise SingularOperator(
-        f"the operator is singular at its precision: its least singular value is {float(values.flatten()[worst]):.3g}, and "
-        f"rounding alone leaves up to {float(zero.flatten()[worst]):.3g} of a zero; use pinv(rtol), or float64: {A}"
+        f"the operator is singular at {dtype}: its least singular value is {float(values.flatten()[worst]):.3g}, and rounding "
+        f"may leave {float(zero.flatten()[worst]):.3g} of a zero; use pinv(rtol), or float64: {A}"
     )

@@ -10,7 +10,7 @@ from induced._validate import eager, require_finite
 from induced.operators.base import LinearOperator, Scalar, per_matrix
 from induced.operators.exponential import exp_multiply
 from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank
-from induced.operators.matrices import divided_difference
+from induced.operators.matrices import divided_difference, expm
 from induced.operators.reduction import tracked
 from induced.propagators.steps import Method, Step, parts_of
 
@@ -86,7 +86,7 @@ class Magnus(Step):
             W = torch.cat([V1 / 2 - _K * (V2 @ (U2.mT @ V1)), V2 / 2 + _K * (V1 @ (U1.mT @ V2))], -1)
             M = W.mT @ basis
             if not eager(M) or bool((M.abs().sum(-1) <= _HARMLESS).all()):
-                X = basis @ divided_difference(c.double(), M.double(), torch.linalg.matrix_exp).to(basis)
+                X = basis @ divided_difference(c.double(), M.double(), expm).to(basis)
                 return torch.exp(c).to(dtype), X.to(dtype), W.to(dtype)
             require_finite(M, *_EXPONENT)  # a QR may hide a nan
         c, basis, U1, V1, U2, V2 = (part.double() for part in (c, basis, U1, V1, U2, V2))
@@ -107,7 +107,7 @@ def _omega(A1: Tensor, A2: Tensor) -> Tensor:
 
 def _exp(omega: Tensor) -> Tensor:
     require_finite(omega, *_EXPONENT)
-    result: Tensor = torch.linalg.matrix_exp(omega)
+    result: Tensor = expm(omega)
     return result
 
 
