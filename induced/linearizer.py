@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import induced.operators as ops
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
-from induced.operators.base import Scalar
 from induced.operators.invariants import Norm
+from induced.operators.rules import Scalar
 from induced.serialization.files import Pretrained
 from induced.serialization.registry import register
 from induced.spaces import HilbertSpace, Vector
@@ -283,7 +283,7 @@ class LinearizerOperator(nn.Module, ABC):
         return Linearizer(self.core / a, self.domain, self.codomain)
 
     def __pow__(self, p: float) -> "LinearizerOperator":
-        """f^p = g^-1 A^p g (eq. 4): 0 is the identity, negative integers are powers of the inverse, other numbers the principal power.
+        """f^p = g^-1 A^p g (eq. 4): 0 is the identity, -k the inverse's, no integer the principal power.
 
         Raises:
             SpaceMismatch: the domain is not the codomain. SingularOperator: p < 0 is an integer and the core has no inverse.

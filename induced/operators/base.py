@@ -1,25 +1,24 @@
 """Euclidean linear operators A : R^n -> R^m: what they promise, the dense ones, and lazy sums, products, multiples, adjoints."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from numbers import Real
 from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from induced._validate import eager, require_shape
-from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
+from induced._validate import eager
+from induced.errors import DtypeError, ShapeError, SingularOperator
+from induced.operators.algebra import Algebra, register, require_matrix
 from induced.operators.reduction import Frame, Reduction, counted
-from induced.operators.rules import LIMIT, Functions, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
+from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
 
 
-class LinearOperator(Functions):
+class LinearOperator(Algebra):
     """A linear map z -> A z on coordinates of shape (*batch, n).
 
     Subclasses give `shape = (m, n)` to `__init__` and implement `forward` and `apply_adjoint`; all else is derived. The algebra
@@ -47,15 +46,6 @@ class LinearOperator(Functions):
     @abstractmethod
     def apply_adjoint(self, w: Tensor) -> Tensor:
         """A^T w, of shape (*batch, n), for w of shape (*batch, m)."""
-
-    @property
-    def H(self) -> "LinearOperator":
-        """The adjoint A^T, an operator of shape (n, m); `A.H.H is A`."""
-        if self._adjoint_of and _same_kind(self, self._adjoint_of[0]):
-            return self._adjoint_of[0]
-        adjoint = self._adjoint()
-        adjoint._adjoint_of = (self,)
-        return adjoint
 
     def __call__(self, z: Tensor) -> Tensor:
         if z.shape[-1:] != self.shape[1:]:
@@ -141,58 +131,6 @@ class LinearOperator(Functions):
         if half is None:
             return self
         return half @ half @ self if k % 2 else half @ half
-
-    def __add__(self, other: "LinearOperator") -> "LinearOperator":
-        if not isinstance(other, LinearOperator):
-            return NotImplemented
-        if self.shape != other.shape:
-            raise ShapeError(f"operators of shapes {self.shape} and {other.shape} cannot be added: {self} + {other}")
-        _require_same_kind(self, other, "+")
-        return self._plus(other)
-
-    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
-        if not isinstance(other, LinearOperator):
-            return NotImplemented
-        return self + (-other)
-
-    def __neg__(self) -> "LinearOperator":
-        return self._scaled(-1.0)
-
-    def __mul__(self, a: Scalar) -> "LinearOperator":
-        if not isinstance(a, (Real, Tensor)):
-            return NotImplemented
-        return self._scaled(a if isinstance(a, Tensor) else float(a))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, a: Scalar) -> "LinearOperator":
-        if not isinstance(a, (Real, Tensor)):
-            return NotImplemented
-        if not isinstance(a, Tensor) and a == 0:
-            raise DomainError(f"an operator was divided by 0: {self} / {a}")
-        return self._scaled(1.0 / a)
-
-    def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
-        if not isinstance(other, LinearOperator):
-            return NotImplemented
-        if self.shape[1] != other.shape[0]:
-            raise ShapeError(f"operators of shapes {self.shape} and {other.shape} do not compose: {self} @ {other}")
-        _require_same_kind(self, other, "@")
-        return self._times(other)
-
-    def __pow__(self, p: float) -> "LinearOperator":
-        """A^p: the p-fold product for an integer (0 is the identity, negative powers those of the inverse), else the real power."""
-        if self.shape[0] != self.shape[1]:
-            raise NotSquare(f"only a square operator has powers, this one is {self.shape}: {self}")
-        if not isinstance(p, Real) or not math.isfinite(p):
-            raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
-        if p != int(p):
-            return self._real_power(float(p))
-        k = int(p)
-        if k == 0:
-            one: LinearOperator = self._reduction(True).one()
-            return one
-        return self._power(k) if k > 0 else self._inverse()._power(-k)
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
@@ -342,7 +280,8 @@ class _Several(LinearOperator):
 
     def __init__(self, shape: tuple[int, int], operators: Sequence[LinearOperator]) -> None:
         super().__init__(shape)
-        self.operators = nn.ModuleList(B for A in operators for B in (A.operators if type(A) is type(self) else [A]))
+        joined = [B for A in operators for B in (A.operators if isinstance(A, _Several) and type(A) is type(self) else [A])]
+        self.operators: Sequence[LinearOperator] = nn.ModuleList(joined)  # type: ignore[assignment]
 
     @property
     def batch(self) -> torch.Size:
@@ -433,7 +372,7 @@ class Scaled(OfScaled, LinearOperator):
         return per_sample(self.a) * self.operator.apply_adjoint(w)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
-        return Scaled(a * self.a, self.operator)
+        return Scaled(a.to(self._number()) * self.a if isinstance(a, Tensor) else a * self.a, self.operator)
 
     def _adjoint(self) -> LinearOperator:
         return Scaled(self.a, self.operator.H)
@@ -444,35 +383,3 @@ class Scaled(OfScaled, LinearOperator):
             if isinstance(self.a, float)
             else f"a of shape {tuple(self.a.shape)} * {self.operator}"
         )
-
-
-def _same_kind(A: LinearOperator, B: LinearOperator) -> bool:
-    """Whether neither has been moved to another dtype or device since one was made from the other."""
-    mine, theirs = A.reference(), B.reference()
-    return mine is None or theirs is None or (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
-
-
-def _require_same_kind(A: LinearOperator, B: LinearOperator, sign: str) -> None:
-    if not _same_kind(A, B):
-        mine, theirs = A.reference(), B.reference()
-        assert mine is not None and theirs is not None
-        raise DtypeError(
-            f"A {sign} B takes operators of one dtype and device, got {mine.dtype} on {mine.device} and {theirs.dtype} on "
-            f"{theirs.device}: convert one of them, e.g. with A.to({theirs.dtype})"
-        )
-
-
-def register(module: nn.Module, name: str, value: Tensor) -> None:
-    """Keep a leaf `nn.Parameter` as a parameter; anything else becomes a buffer, so that only what is asked to train does."""
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)
-
-
-def require_matrix(a: Tensor, what: str) -> Tensor:
-    """Raise unless a is a floating point matrix, possibly with leading batch dimensions."""
-    if not isinstance(a, Tensor) or a.dim() < 2:
-        raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(getattr(a, 'shape', ()))}")
-    require_shape(a, a.shape[-2:], what)
-    return a

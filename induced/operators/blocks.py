@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from induced._numerics import scaled_norm
 from induced._validate import require_like, require_shape
 from induced.errors import ShapeError
-from induced.operators.base import Dense, LinearOperator, Scalar, per_sample, register
+from induced.operators.algebra import register
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import complement
 from induced.operators.diagonal import Selection
 from induced.operators.matrices import Phi
 from induced.operators.reduction import Frame, Reduction, SignLogDet, SingularValues, Triplets, require_regular
+from induced.operators.rules import Scalar, per_sample
 
 
 # -------------------------------------------------------------------------------------------------------------- direct sum
@@ -91,7 +93,7 @@ class DirectSum(NamedTuple):
 
     def svd(self, k: int) -> Triplets:
         found = [part.svd(min(k, _least(part))) for part in self.parts]
-        U, V = (torch.block_diag(*(triplets[i] for triplets in found)) for i in (0, 2))
+        U, V = (torch.block_diag(*(triplets[i] for triplets in found)) for i in (0, 2))  # type: ignore[no-untyped-call]
         values = torch.cat([s for _, s, _ in found])
         if k > len(values):
             more = k - len(values)
@@ -183,23 +185,25 @@ class BlockDiagonal(LinearOperator):
         for core in made:
             if len(core.batch) > isinstance(core, Dense):
                 raise ShapeError(f"the cores of a direct sum are operators without a batch, or tensors (k, m, n); got {core}")
-            require_like(
-                made[0].reference() if made[0].reference() is not None else core.reference(),
-                core.reference(),
-                "a core of a direct sum",
-            )  # type: ignore[arg-type]
+            if (mine := core.reference()) is not None:
+                require_like(mine, made[0].reference(), "a core of a direct sum")
         copies = [core.batch[0] if core.batch else 1 for core in made]
+        m, n = (sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1))
+        super().__init__((m, n))
         self._copies = copies
-        super().__init__(tuple(sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1)))  # type: ignore[arg-type]
         self.cores = nn.ModuleList(made)
+
+    def _each(self) -> list[tuple[LinearOperator, int]]:
+        """The cores, and how many blocks each stands for."""
+        return list(zip(self.cores, self._copies, strict=True))  # type: ignore[arg-type]
 
     def _split(self, z: Tensor, adjoint: bool) -> Tensor:
         found, start = [], 0
-        for core, k in zip(self.cores, self._copies, strict=True):
+        for core, k in self._each():
             n = core.shape[0 if adjoint else 1]
             segment = z[..., start : start + k * n]
             if core.batch:
-                segment = segment.unflatten(-1, (k, n))
+                segment = segment.reshape(*segment.shape[:-1], k, n)
             applied = core.apply_adjoint(segment) if adjoint else core(segment)
             found.append(applied.flatten(-2) if core.batch else applied)
             start += k * n
@@ -212,44 +216,45 @@ class BlockDiagonal(LinearOperator):
         return self._split(w, adjoint=True)
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        if same_frames and any(core.shape[0] != core.shape[1] for core in self.cores):
+        if same_frames and any(core.shape[0] != core.shape[1] for core, _ in self._each()):
             return super().reduced(True)
         parts = []
-        for core, k in zip(self.cores, self._copies, strict=True):
+        for core, k in self._each():
             part = core.reduced(same_frames)
             if part is None:
                 return None
-            if core.batch:
+            if core.batch and isinstance(core, Dense):
                 m, n = core.shape
                 Z = Segments(k, n)
                 part = part._replace(W=Z if m == n else Segments(k, m), Z=Z, blocks=core.A)
             parts.append(part)
         return parts[0] if len(parts) == 1 else DirectSum(tuple(parts), self.shape)  # type: ignore[return-value]
 
-    def _alike(self, other: LinearOperator, shapes: Callable[[LinearOperator, LinearOperator], bool]) -> bool:
-        return (
-            isinstance(other, BlockDiagonal)
-            and self._copies == other._copies
-            and all(shapes(A, B) for A, B in zip(self.cores, other.cores, strict=True))
-        )
+    def _paired(self, other: LinearOperator) -> list[tuple[LinearOperator, LinearOperator]]:
+        """The cores of both side by side; none where they do not stand for as many blocks."""
+        if not isinstance(other, BlockDiagonal) or self._copies != other._copies:
+            return []
+        return [(A, B) for (A, _), (B, _) in zip(self._each(), other._each(), strict=True)]
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
-        if self._alike(other, lambda A, B: A.shape == B.shape):
-            return BlockDiagonal(*(A + B for A, B in zip(self.cores, other.cores, strict=True)))  # type: ignore[arg-type]
+        pairs = self._paired(other)
+        if pairs and all(A.shape == B.shape for A, B in pairs):
+            return BlockDiagonal(*(A + B for A, B in pairs))
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if self._alike(other, lambda A, B: A.shape[1] == B.shape[0]):
-            return BlockDiagonal(*(A @ B for A, B in zip(self.cores, other.cores, strict=True)))  # type: ignore[arg-type]
+        pairs = self._paired(other)
+        if pairs and all(A.shape[1] == B.shape[0] for A, B in pairs):
+            return BlockDiagonal(*(A @ B for A, B in pairs))
         return super()._times(other)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
         if isinstance(a, Tensor) and a.dim():
             return super()._scaled(a)
-        return BlockDiagonal(*(core * a for core in self.cores))
+        return BlockDiagonal(*(core * a for core, _ in self._each()))
 
     def _adjoint(self) -> LinearOperator:
-        return BlockDiagonal(*(core.H for core in self.cores))
+        return BlockDiagonal(*(core.H for core, _ in self._each()))
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, {sum(self._copies)} blocks"
@@ -268,7 +273,8 @@ class Pairs(Frame):
         k = len(j)
         two = torch.stack([torch.cat([y.real, y.imag], -1), torch.cat([y.imag, -y.real], -1)], 1)  # sqrt 2 Re, sqrt 2 Im
         placed = two.new_zeros(k, 2, self.dim // 2, 2)
-        return placed.index_put((torch.arange(k, device=j.device), slice(None), j), two).reshape(2 * k, self.dim).mT
+        placed[torch.arange(k, device=j.device), :, j] = two
+        return placed.reshape(2 * k, self.dim).mT
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
         return Selection(torch.stack([2 * j, 2 * j + 1], -1).flatten(), self.dim, dtype=y.real.dtype).H
@@ -326,7 +332,7 @@ class RotationScaling(LinearOperator):
         return torch.complex(self.a, self.b)
 
     def _turn(self, z: Tensor, b: Tensor) -> Tensor:
-        x, y = z.unflatten(-1, (-1, 2)).unbind(-1)
+        x, y = z.reshape(*z.shape[:-1], z.shape[-1] // 2, 2).unbind(-1)
         return torch.stack([self.a * x - b * y, b * x + self.a * y], -1).flatten(-2)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from induced.errors import ShapeError
-from induced.operators.base import Adjoint, Dense, LinearOperator, Scalar, register
+from induced.operators.algebra import register
+from induced.operators.base import Adjoint, Dense, LinearOperator
 from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.reduction import Frame, Reduction, Triplets
+from induced.operators.rules import Scalar
 
 
 class ShiftInvariant(LinearOperator):
@@ -209,7 +211,7 @@ class Fourier(Frame):
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
         half = (*self.size[:-1], self.size[-1] // 2 + 1)
-        return BlockCirculant(blocks.unflatten(-3, half), self.size)
+        return BlockCirculant(blocks.reshape(*blocks.shape[:-3], *half, *blocks.shape[-2:]), self.size)
 
     def _waves(self, f: Tensor, like: Tensor) -> Tensor:
         """exp(2 pi i f.p) / sqrt(N) at the points p of the grid, of shape (k, N)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from induced._validate import eager
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
-from induced.operators.reduction import Frame
+from induced.operators.reduction import Frame, Triplets
 
 
 @final
@@ -98,6 +98,42 @@ def spread(U: Tensor, V: Tensor) -> Tensor:
     ratio = torch.where((u > 0) & (v > 0), v.sqrt() / u.sqrt(), torch.ones_like(u))
     size: Tensor = torch.linalg.matrix_norm(U * ratio, 2) * torch.linalg.matrix_norm(V / ratio, 2)
     return size
+
+
+def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Triplets:
+    """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
+
+    Singular values of U V^T up to rtol * (|c| + ||U V^T||) are dropped, rtol = eps by default: that product bounds the operator
+    norm of what is lost. Factors that carry gradients, or a batch, are returned as they are: the derivative of a truncated SVD
+    does not exist at repeated singular values.
+    """
+    n, r = U.shape[-2], U.shape[-1]
+    if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
+        return c, U, V
+    if r > max(n, V.shape[-2]):
+        left, s, right = torch.linalg.svd(U @ V.mT, full_matrices=False)
+    else:
+        QU, RU = torch.linalg.qr(U)
+        QV, RV = torch.linalg.qr(V)
+        left, s, right = torch.linalg.svd(RU @ RV.mT, full_matrices=False)
+        left, right = QU @ left, right @ QV.mT
+    rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
+    keep = int((s > rtol * (c.abs() + s[:1])).sum())
+    return c, left[:, :keep] * s[:keep], right[:keep].mT
+
+
+def dual(U: Tensor) -> Tensor:
+    """U (U^T U)^-1 for independent columns, smooth in U; the fixed R of a QR conditions U^T U."""
+    R = torch.linalg.qr(U.detach())[1]
+    X = torch.linalg.solve_triangular(R, U, upper=True, left=False)
+    columns: Tensor = torch.linalg.solve_triangular(R.mT, torch.linalg.solve(X.mT @ X, X, left=False), upper=False, left=False)
+    return columns
+
+
+def spectral(U: Tensor) -> Tensor:
+    """The largest singular value of a tall matrix."""
+    largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
+    return largest
 
 
 # ---------------------------------------------------------------------------------------------------------- derivatives

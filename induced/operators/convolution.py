@@ -9,8 +9,10 @@ from torch import Tensor
 
 from induced._validate import require_shape
 from induced.errors import DomainError, DtypeError, ShapeError
-from induced.operators.base import LinearOperator, Scalar, register
+from induced.operators.algebra import register
+from induced.operators.base import LinearOperator
 from induced.operators.circulant import BlockCirculant, ShiftInvariant, empty_batch
+from induced.operators.rules import Scalar
 
 Mode = Literal["zeros", "circular", "reflect", "replicate"]
 _CONV = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d)}

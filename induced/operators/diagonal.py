@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from induced._validate import eager, require_finite, require_shape
 from induced.errors import DomainError, DtypeError, ShapeError
-from induced.operators.base import Dense, LinearOperator, Scalar, per_sample, register
+from induced.operators.algebra import register
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.reduction import Frame, Reduction
+from induced.operators.rules import Scalar, per_sample
 
 
 @final
@@ -210,7 +212,7 @@ class Selection(LinearOperator):
         if index.dim() != 1 or (
             eager(index)
             and index.numel()
-            and (int(index.min()) < 0 or int(index.max()) >= dim or index.unique().numel() != index.numel())
+            and (int(index.min()) < 0 or int(index.max()) >= dim or len(set(index.tolist())) != index.numel())
         ):
             raise DomainError(
                 f"a selection of {dim} coordinates holds some of 0..{dim - 1}, each once, got {index.tolist()[:20]}"

@@ -9,9 +9,10 @@ from torch import Tensor
 from induced._numerics import scaled_norm
 from induced._validate import eager, require_finite, require_like, require_shape
 from induced.errors import DomainError, NotSquare
-from induced.operators.base import LinearOperator, Scalar, per_sample
+from induced.operators.base import LinearOperator
 from induced.operators.interop import require_precision
 from induced.operators.krylov import Convergence
+from induced.operators.rules import Scalar, per_sample
 
 THETA = 3.0
 """Size of t A that one step takes: larger saves products, but the terms then reach e^theta times the result."""

@@ -7,13 +7,15 @@ are computed in float64 (`induced.operators.matrices`).
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from induced.operators.base import LinearOperator, Scalar
+from induced.operators.base import LinearOperator
 from induced.operators.checked import checked
 from induced.operators.linalg import inverse
 from induced.operators.lowrank import identity
 from induced.operators.matrices import analytic_function, exponential, logarithm
+from induced.operators.rules import Scalar
 
 
 def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
@@ -45,7 +47,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
 
 
 def power(A: LinearOperator, p: float) -> LinearOperator:
-    """A^p, as `A ** p`: for an integer p the p-fold product (the identity for 0, the inverse's below it), else the principal power.
+    """A^p, as `A ** p`: for an integer the p-fold product (0: the identity; negative: of the inverse), else the principal power.
 
     Arguments:
         A: a square operator.
@@ -57,9 +59,9 @@ def power(A: LinearOperator, p: float) -> LinearOperator:
     Raises:
         NotSquare: A is not square. SingularOperator: p is a negative integer and A is singular.
         DomainError: p is no finite real number, or A is not finite; p is not an integer and A has an eigenvalue in (-inf, 0),
-            where A^p is not real; or the eigenvalue 0 with p < 0 or a Jordan block larger than p + 1, where A^p does not exist. On
-            backward, where A is singular and p < 1: the derivative of z^p at 0 is infinite. Only a Diagonal and U V^T then hold
-            their zero eigenvalues at 0.
+            where A^p is not real; or the eigenvalue 0 with p < 0 or a Jordan block larger than p + 1, where A^p does not
+            exist. On backward, where A is singular and p < 1: the derivative of z^p at 0 is infinite. Only a Diagonal and U V^T
+            then hold their zero eigenvalues at 0.
 
     Example:
         >>> import torch
@@ -137,7 +139,7 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     """
     checked(A, "the resolvent", square=True)
     like = A.reference()
-    return inverse(-A + s * identity(A.shape[0], like))
+    return inverse(-A + s * identity(A.shape[0], torch.zeros(()) if like is None else like))
 
 
 def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperator:

@@ -86,10 +86,7 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
     if kind == "frobenius":
         return _finite(reduction.frobenius(), "the Frobenius norm", "")
     values, times, _ = reduction.singular_values()
-    if kind == "nuclear":
-        size = (times * values).sum(-1)
-    else:
-        size = values.amax(-1) if values.shape[-1] else values.sum(-1)
+    size = values.amax(-1) if kind == "spectral" and values.shape[-1] else (times * values).sum(-1)
     like = A.reference()
     return _finite(size if like is None else size.to(like.dtype), f"the {kind} norm", "")
 

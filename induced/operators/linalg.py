@@ -32,14 +32,14 @@ from torch import Tensor
 
 from induced._validate import eager, require_like, require_shape
 from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
-from induced.operators.base import Dense, LinearOperator, Scalar
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked
 from induced.operators.krylov import iterative_solve, truncated_svd
 from induced.operators.matrices import Phi
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
-from induced.operators.rules import TooLarge
+from induced.operators.rules import Scalar, TooLarge
 
 
 @final
@@ -111,8 +111,9 @@ def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
 
     Arguments:
         A: an operator, or a batch of them.
-        rtol: singular values up to rtol * ||A|| count as zero; by default those that rounding cannot tell from zero: eps times
-            the size of the block that was factored times the norm of what was mixed to form it (docs/theory/numerical_honesty.md).
+        rtol: singular values up to rtol * ||A|| count as zero; by default those that rounding cannot tell from zero, up to
+            eps times the size of the block that was factored times the norm of what was mixed to form it
+            (docs/theory/numerical_honesty.md).
 
     Raises:
         DomainError: A is not finite, or rtol is no finite number >= 0.
@@ -202,10 +203,10 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
                 if isinstance(A, Dense) and not A.batch:  # a solution by LU is more accurate than a product with the inverse
                     rows: Tensor = torch.linalg.solve(A.A.mT, b.reshape(-1, A.shape[0]), left=False)
                     return rows.reshape(b.shape)
-                return inverted(b)  # type: ignore[no-any-return]
+                return inverted(b)
             except SingularOperator:
                 pass
-        return A._pinv(absolute(A, rtol))(b)  # type: ignore[no-any-return]
+        return A._pinv(absolute(A, rtol))(b)
     except TooLarge:
         if rtol is not None:
             raise
@@ -214,7 +215,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------- kernel, image
 def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
-    """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it; it is held by what is smaller, it or the rest.
+    """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it, held by them or by the directions it lacks.
 
     A basis is not unique and carries no gradient. Singular values count as zero as in `pinv`.
 
@@ -334,7 +335,7 @@ class Inverse(LinearOperator):
         return self.factorised().reduced(same_frames)
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
-        return self.factorised()._pinv(zero)  # type: ignore[no-any-return]
+        return self.factorised()._pinv(zero)
 
     def _inverse(self) -> LinearOperator:
         return self.operator
@@ -356,7 +357,7 @@ class Inverse(LinearOperator):
         return 1.0 / self.operator._eigenvalues()
 
     def _phi(self, phi: Phi) -> LinearOperator:
-        return self.factorised()._phi(phi)  # type: ignore[no-any-return]
+        return self.factorised()._phi(phi)
 
     def _adjoint(self) -> LinearOperator:
         return Inverse(self.operator.H)

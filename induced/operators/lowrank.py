@@ -11,13 +11,13 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError, SingularOperator
-from induced.operators.base import Dense, LinearOperator, Scalar, per_matrix, register, require_matrix
-from induced.operators.columns import Columns, basis, once, refused, spread
+from induced.operators.algebra import register, require_matrix
+from induced.operators.base import Dense, LinearOperator
+from induced.operators.columns import Columns, basis, compress, dual, once, refused, spectral, spread
 from induced.operators.diagonal import Diagonal
 from induced.operators.matrices import Phi, divided_difference, real_power
 from induced.operators.reduction import Reduction, SignLogDet, Triplets, counted, require_regular, tracked
-
-Parts = tuple[Tensor, Tensor, Tensor]
+from induced.operators.rules import Scalar, per_matrix
 
 
 class _Factored(LinearOperator):
@@ -51,7 +51,7 @@ class _Factored(LinearOperator):
     def reference(self) -> Tensor:
         return self.U
 
-    def parts(self) -> Parts:
+    def parts(self) -> Triplets:
         """(c, U, V) of c I + U V^T."""
         return self.U.new_zeros(()), self.U, self.V
 
@@ -198,9 +198,9 @@ class LowRank(_Factored):
             return super()._pinv(zero)
         reduction, r = self._reduction(), self.U.shape[-1]
         if reduction.blocks.shape[-2:] == (r, r) and reduction.regular(zero):
-            return LowRank(_dual(self.V.double()).to(self.V), _dual(self.U.double()).to(self.U))
+            return LowRank(dual(self.V.double()).to(self.V), dual(self.U.double()).to(self.U))
         with torch.no_grad():
-            X: LinearOperator = reduction.pinv(zero)
+            X = reduction.pinv(zero)
         return _followed(self, X)
 
     def _inverse(self) -> LinearOperator:
@@ -256,7 +256,7 @@ class ScaledIdentityPlusLowRank(_Factored):
             raise ShapeError(f"c I + U V^T is square, but U and V have {self.shape[0]} and {self.shape[1]} rows")
         register(self, "c", c if isinstance(c, Tensor) else torch.as_tensor(c, dtype=U.dtype, device=U.device))
 
-    def parts(self) -> Parts:
+    def parts(self) -> Triplets:
         return self.c, self.U, self.V
 
     def forward(self, z: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class ScaledIdentityPlusLowRank(_Factored):
             bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
             # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
             if eager(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
-                bound = _bound(self, X, _spectral)
+                bound = _bound(self, X, spectral)
         return ScaledIdentityPlusLowRank((1.0 / c).to(self.c), X, self.V), bound
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
@@ -316,7 +316,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         if follows and eager(self.U) and reduction.regular(zero):
             return woodbury
         with torch.no_grad() if follows else nullcontext():
-            X: LinearOperator = reduction.pinv(zero)
+            X = reduction.pinv(zero)
         return _followed(self, X) if follows else X
 
     def _inverse(self) -> LinearOperator:
@@ -386,20 +386,6 @@ def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Ten
     return largest
 
 
-def _spectral(U: Tensor) -> Tensor:
-    """The largest singular value of a tall matrix."""
-    largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
-    return largest
-
-
-def _dual(U: Tensor) -> Tensor:
-    """U (U^T U)^-1 for independent columns, smooth in U; the fixed R of a QR conditions U^T U."""
-    R = torch.linalg.qr(U.detach())[1]
-    X = torch.linalg.solve_triangular(R, U, upper=True, left=False)
-    dual: Tensor = torch.linalg.solve_triangular(R.mT, torch.linalg.solve(X.mT @ X, X, left=False), upper=False, left=False)
-    return dual
-
-
 def _change(A: _Factored) -> LinearOperator:
     """A - A.detach(): zero, with the first derivative of A."""
     (c, U, V), (c0, U0, V0) = (once(part) for part in A.parts()), (part.detach() for part in A.parts())
@@ -408,17 +394,18 @@ def _change(A: _Factored) -> LinearOperator:
 
 def _followed(A: _Factored, X: LinearOperator) -> LinearOperator:
     """X = A+ with its first derivative at fixed rank, -X D X + X X^T D^T (I - A X) + (I - X A) D^T X^T X."""
-    D, one, A0 = _change(A), identity(1, A.U), A._joined(*(part.detach() for part in A.parts()))
+    D, A0 = _change(A), factored(None if A.plain else A.parts()[0].detach(), A.U.detach(), A.V.detach())
     left, right = identity(A.shape[1], A.U) - X @ A0, identity(A.shape[0], A.U) - A0 @ X
     return X - X @ D @ X + X @ X.H @ D.H @ right + left @ D.H @ X.H @ X
 
 
 def _moved(A: _Factored, U: Tensor, s: Tensor, V: Tensor) -> Triplets:
-    """Singular vectors with the first derivative that leads out of span[U V]: du = (s a + c b) / (s^2 - c^2) and its mirror image.
+    """Singular vectors, with the first derivative that leads out of span[U V]: du = (s a + c b) / (s^2 - c^2), dv likewise.
 
     a and b are the changes of A v and A^T u orthogonal to the span. Vectors of a repeated value have no derivative.
     """
     D, c, frame = _change(A), A.parts()[0].detach(), A._reduction()
+    assert isinstance(frame.W, Columns) and isinstance(frame.Z, Columns)
     a = frame.W.off(D._columns(V.detach().mT).mT)
     b = frame.Z.off(D.H._columns(U.detach().mT).mT)
     gap = s.detach().square() - c.square()
@@ -437,28 +424,6 @@ def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:
 def factored(c: Tensor | None, U: Tensor, V: Tensor) -> LinearOperator:
     """c I + U V^T, or U V^T where c is None."""
     return LowRank(U, V) if c is None else ScaledIdentityPlusLowRank(c, U, V)
-
-
-def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Parts:
-    """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
-
-    Singular values of U V^T up to rtol * (|c| + ||U V^T||) are dropped, rtol = eps by default: that product bounds the operator
-    norm of what is lost. Factors that carry gradients, or a batch, are returned as they are: the derivative of a truncated SVD
-    does not exist at repeated singular values.
-    """
-    n, r = U.shape[-2], U.shape[-1]
-    if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
-        return c, U, V
-    if r > max(n, V.shape[-2]):
-        left, s, right = torch.linalg.svd(U @ V.mT, full_matrices=False)
-    else:
-        QU, RU = torch.linalg.qr(U)
-        QV, RV = torch.linalg.qr(V)
-        left, s, right = torch.linalg.svd(RU @ RV.mT, full_matrices=False)
-        left, right = QU @ left, right @ QV.mT
-    rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
-    keep = int((s > rtol * (c.abs() + s[:1])).sum())
-    return c, left[:, :keep] * s[:keep], right[:keep].mT
 
 
 def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:

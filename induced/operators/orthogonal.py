@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError
-from induced.operators.base import Dense, LinearOperator, register, require_matrix
+from induced.operators.algebra import register, require_matrix
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import Basis, Columns
 from induced.operators.diagonal import Selection
 from induced.operators.lowrank import ScaledIdentityPlusLowRank, factored, identity
@@ -303,7 +304,7 @@ def parity(order: Tensor) -> Tensor:
 
 
 def off(Q: Tensor) -> LinearOperator:
-    """The orthogonal complement of the orthonormal columns Q (n, p): an operator from R^(n - p) with orthonormal columns, O(n p)."""
+    """What is orthogonal to the orthonormal columns Q (n, p), as an operator with n - p orthonormal columns, held in O(n p)."""
     n, p = Q.shape
     rest = Selection(torch.arange(p, n, device=Q.device), n, dtype=Q.dtype).H
     if p == 0:

@@ -21,7 +21,7 @@ What counts as zero is eps times the size of the block that was factored times t
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -31,7 +31,9 @@ from induced._validate import eager
 from induced.errors import DomainError, SingularOperator
 from induced.operators.matrices import Phi
 
-Operator = Any  # a LinearOperator, whose module lies above this one
+if TYPE_CHECKING:  # its module lies above this one
+    from induced.operators.base import LinearOperator
+
 Triplets = tuple[Tensor, Tensor, Tensor]
 TALL = 16  # sides in this ratio: a float32 factorisation is off by hundreds of eps, and is made in float64
 
@@ -55,11 +57,11 @@ class Frame(ABC):
         """The vectors (dim, k) of block coordinates y (k, p) in the groups j (k,); two for each of a complex pair."""
 
     @abstractmethod
-    def span(self, j: Tensor, y: Tensor) -> Operator:
+    def span(self, j: Tensor, y: Tensor) -> "LinearOperator":
         """The same vectors as an operator from R^k to R^dim."""
 
     @abstractmethod
-    def join(self, other: "Frame", blocks: Tensor, c: Tensor | None) -> Operator:
+    def join(self, other: "Frame", blocks: Tensor, c: Tensor | None) -> "LinearOperator":
         """W (K_1 + ... + K_J + c I) Z^H for W this frame and Z the other."""
 
     def rest(self, k: int) -> Tensor:
@@ -118,8 +120,8 @@ class Reduction(NamedTuple):
     dtype: torch.dtype
     relative: float
     mixed: Tensor | None = None
-    left: Operator = None
-    right: Operator = None
+    left: "LinearOperator | None" = None
+    right: "LinearOperator | None" = None
 
     @property
     def same_frames(self) -> bool:
@@ -152,13 +154,20 @@ class Reduction(NamedTuple):
             blocks=self.blocks + a[..., None, None, None] * eye, c=None if self.c is None else a + self.c, mixed=own + a.abs()
         )
 
-    def turned(self, left: Operator = None, right: Operator = None) -> "Reduction":
+    def turned(self, left: "LinearOperator | None" = None, right: "LinearOperator | None" = None) -> "Reduction":
         """That of left A right, for orthogonal operators."""
-        return self._replace(left=_product(left, self.left), right=_product(self.right, right))
+        return self._replace(
+            left=self.left if left is None else left if self.left is None else left @ self.left,
+            right=self.right if right is None else right if self.right is None else self.right @ right,
+        )
 
-    def made(self, W: Frame, Z: Frame, blocks: Tensor, c: Tensor | None, left: Operator, right: Operator) -> Operator:
+    def made(
+        self, W: Frame, Z: Frame, blocks: Tensor, c: Tensor | None, left: "LinearOperator | None", right: "LinearOperator | None"
+    ) -> "LinearOperator":
         """left W (K + c I) Z^H right as an operator."""
-        return _product(_product(left, W.join(Z, blocks, c)), right)
+        core = W.join(Z, blocks, c)
+        core = core if left is None else left @ core
+        return core if right is None else core @ right
 
     # --------------------------------------------------------------------------------------------------- singular values
     def zero(self, s: Tensor, given: Tensor | None) -> Tensor:
@@ -228,7 +237,7 @@ class Reduction(NamedTuple):
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
         return U, values.to(self.dtype), V
 
-    def pinv(self, given: Tensor | None) -> Operator:
+    def pinv(self, given: Tensor | None) -> "LinearOperator":
         """A+ = R^H Z (K+ + c+ I) W^H L^H; singular values up to `given` (*batch,) count as zero, or by rounding."""
         K = self.blocks
         if K.shape[-2:] == (1, 1):
@@ -242,14 +251,14 @@ class Reduction(NamedTuple):
         R = self.adjoint()
         return self.made(R.W, R.Z, inverse.to(K.dtype), c, R.left, R.right)
 
-    def inverse(self, A: Operator) -> Operator:
+    def inverse(self, A: "LinearOperator") -> "LinearOperator":
         """A^-1, likewise; raises where a singular value counts as zero."""
         require_regular(self.singular_values(), self.dtype, A)
         K, R = self.blocks, self.adjoint()
         inverse = 1.0 / K if K.shape[-2:] == (1, 1) else torch.linalg.inv_ex(K).inverse
         return self.made(R.W, R.Z, inverse, None if self.c is None else 1.0 / self.c, R.left, R.right)
 
-    def polar(self) -> tuple[Operator, Operator]:
+    def polar(self) -> "tuple[LinearOperator, LinearOperator]":
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
         zero = self.relative if self.mixed is None else (self.relative * self.mixed.detach())[..., None, None].to(K.real)
@@ -301,7 +310,7 @@ class Reduction(NamedTuple):
             value = value if Q is None else value * Q._slogdet().sign
         return value.to(self.dtype)
 
-    def one(self) -> Operator:
+    def one(self) -> "LinearOperator":
         """The identity, in the structure of A."""
         K = self.blocks
         eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device).expand(K.shape)
@@ -317,7 +326,7 @@ class Reduction(NamedTuple):
             found.append(self.number().unsqueeze(-1).expand(*w.shape[:-2], self.repeated).to(w.dtype))
         return torch.cat(found, -1).to(torch.promote_types(self.dtype, torch.complex64))
 
-    def phi(self, phi: Phi) -> Operator:
+    def phi(self, phi: Phi) -> "LinearOperator":
         """phi(A) = W (phi(K_1) + ... + phi(c) I) W^H."""
         K = self.blocks
         if K.shape[-2:] == (1, 1) and not K.is_complex():
@@ -350,10 +359,6 @@ class _PolarFactor(torch.autograd.Function):
         inner = (X - X.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2))
         s = s.unsqueeze(-2)
         return U @ inner @ V.mH + ((right - U @ X) / s) @ V.mH + U @ ((left - V @ X.mH) / s).mH, None, None
-
-
-def _product(A: Operator, B: Operator) -> Operator:
-    return B if A is None else A if B is None else A @ B
 
 
 def counted(size: int, rows: int, dtype: torch.dtype) -> float:
@@ -396,7 +401,7 @@ def eigvals(K: Tensor) -> Tensor:
     return w
 
 
-def require_regular(s: SingularValues, dtype: torch.dtype, A: Operator) -> None:
+def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") -> None:
     """Raise SingularOperator where a singular value counts as zero; a no-op where values may not be looked at."""
     if not eager(s.values) or not s.values.numel():
         return

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from induced._validate import eager
 from induced.errors import ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
-from induced.operators.reduction import Operator, Reduction, SignLogDet, Triplets
+from induced.operators.reduction import Reduction, SignLogDet, Triplets
+
+if TYPE_CHECKING:  # its module lies above this one
+    from induced.operators.base import LinearOperator
 
 LIMIT = 4096
 """Side of the largest square matrix that an operator without structure is made into for a function of it."""
@@ -42,9 +46,9 @@ class Functions(nn.Module, ABC):
         """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
         return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
 
-    @abstractmethod
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        """A as small blocks in orthonormal frames."""
+        """A as small blocks in orthonormal frames; None where there are none."""
+        return None
 
     def _reduction(self, same_frames: bool = False) -> Reduction:
         reduction = self.reduced(same_frames)
@@ -59,14 +63,14 @@ class Functions(nn.Module, ABC):
     def _svd(self, k: int) -> Triplets:
         return self._reduction().svd(k)
 
-    def _pinv(self, zero: Tensor | None) -> Operator:
+    def _pinv(self, zero: Tensor | None) -> "LinearOperator":
         """A+; singular values up to `zero` (*batch,) count as zero, by default those that rounding cannot tell from it."""
         return self._reduction().pinv(zero)
 
-    def _inverse(self) -> Operator:
-        return self._reduction().inverse(self)
+    def _inverse(self) -> "LinearOperator":
+        return self._reduction().inverse(self)  # type: ignore[arg-type]
 
-    def _polar(self) -> tuple[Operator, Operator]:
+    def _polar(self) -> "tuple[LinearOperator, LinearOperator]":
         return self._reduction().polar()
 
     def _trace(self) -> Tensor:
@@ -81,51 +85,48 @@ class Functions(nn.Module, ABC):
     def _eigenvalues(self) -> Tensor:
         return self._reduction(True).eigenvalues()
 
-    def _phi(self, phi: Phi) -> Operator:
+    def _phi(self, phi: Phi) -> "LinearOperator":
         return self._reduction(True).phi(phi)
 
-    def _real_power(self, p: float) -> Operator:
+    def _real_power(self, p: float) -> "LinearOperator":
         return self._phi(real_power(p))
 
 
 class OfAdjoint(Functions):
     """Functions of the adjoint: the adjoints of the functions."""
 
-    operator: Operator
+    operator: "LinearOperator"
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         reduction = self.operator.reduced(same_frames)
         return None if reduction is None else reduction.adjoint()
 
-    def _pinv(self, zero: Tensor | None) -> Operator:
+    def _pinv(self, zero: Tensor | None) -> "LinearOperator":
         return self.operator._pinv(zero).H
 
-    def _inverse(self) -> Operator:
+    def _inverse(self) -> "LinearOperator":
         return self.operator._inverse().H
 
     def _trace(self) -> Tensor:
-        trace: Tensor = self.operator._trace()
-        return trace
+        return self.operator._trace()
 
     def _slogdet(self) -> SignLogDet:
         return SignLogDet(*self.operator._slogdet())
 
     def _det(self) -> Tensor:
-        det: Tensor = self.operator._det()
-        return det
+        return self.operator._det()
 
     def _eigenvalues(self) -> Tensor:
-        eigenvalues: Tensor = self.operator._eigenvalues()
-        return eigenvalues
+        return self.operator._eigenvalues()
 
-    def _phi(self, phi: Phi) -> Operator:
+    def _phi(self, phi: Phi) -> "LinearOperator":
         return self.operator._phi(phi).H
 
 
 class OfScaled(Functions):
     """Functions of a multiple a A."""
 
-    operator: Operator
+    operator: "LinearOperator"
     a: Scalar
 
     def _number(self) -> Tensor:
@@ -138,7 +139,7 @@ class OfScaled(Functions):
         reduction = self.operator.reduced(same_frames)
         return None if reduction is None else reduction.scaled(self._number())
 
-    def _inverse(self) -> Operator:
+    def _inverse(self) -> "LinearOperator":
         a = self._number()
         if eager(a) and bool((a == 0).any()):
             raise SingularOperator(f"a multiple by 0 has no inverse; use pinv: {self}")
@@ -161,10 +162,10 @@ class OfScaled(Functions):
 class OfSum(Functions):
     """Functions of A + B + ...: c I + A shifts the blocks of A, where its frames are the same."""
 
-    operators: Sequence[Operator]
+    operators: "Sequence[LinearOperator]"
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        numbers = [A for A in self.operators if is_number(A)]
+        numbers: list[Any] = [A for A in self.operators if is_number(A)]
         if len(self.operators) == 2 and len(numbers) == 1:
             other = self.operators[1 if numbers[0] is self.operators[0] else 0]
             reduction: Reduction | None = other.reduced(True)
@@ -180,10 +181,10 @@ class OfSum(Functions):
 class OfProduct(Functions):
     """Functions of A B ...: orthogonal factors at either end go around the reduction of the others; square factors one by one."""
 
-    operators: Sequence[Operator]
+    operators: "Sequence[LinearOperator]"
 
     @abstractmethod
-    def without(self, i: int) -> Operator:
+    def without(self, i: int) -> "LinearOperator":
         """The product of the factors after the i-th and then of those before it."""
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
@@ -196,7 +197,7 @@ class OfProduct(Functions):
     def _square(self) -> bool:
         return all(A.shape == self.shape for A in self.operators)
 
-    def _inverse(self) -> Operator:
+    def _inverse(self) -> "LinearOperator":
         if not self._square():
             return super()._inverse()
         *others, last = (A._inverse() for A in self.operators)
@@ -208,9 +209,10 @@ class OfProduct(Functions):
         """tr(A (c I + U V^T) B) = c tr(B A) + the sum of (B A U) * V, where a factor has that form; else entry by entry."""
         i = next((i for i, A in enumerate(self.operators) if hasattr(A, "parts") and not A.batch), None)
         if i is not None:
-            (c, U, V), rest = self.operators[i].parts(), self.without(i)
+            factor: Any = self.operators[i]
+            (c, U, V), rest = factor.parts(), self.without(i)
             trace: Tensor = (rest._columns(U.mT) * V.mT).sum((-2, -1))
-            return trace if self.operators[i].plain else trace + c * rest._trace()
+            return trace if factor.plain else trace + c * rest._trace()
         total: Tensor = (self.operators[0].matrix() * self.without(0).matrix().mT).sum((-2, -1))
         return total
 
@@ -221,9 +223,9 @@ class OfProduct(Functions):
         return SignLogDet(math.prod(signs), sum(logs))
 
     def _det(self) -> Tensor:
-        return math.prod(A._det() for A in self.operators) if self._square() else super()._det()
+        return torch.stack([A._det() for A in self.operators]).prod(0) if self._square() else super()._det()
 
 
-def is_number(A: Operator) -> bool:
+def is_number(A: Any) -> bool:
     """Whether A is c I."""
-    return hasattr(A, "is_scalar") and A.is_scalar()
+    return hasattr(A, "is_scalar") and bool(A.is_scalar())

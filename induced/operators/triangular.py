@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from induced.errors import ShapeError
-from induced.operators.base import Dense, LinearOperator, require_matrix
+from induced.operators.algebra import require_matrix
+from induced.operators.base import Dense, LinearOperator
 from induced.operators.orthogonal import parity
 from induced.operators.reduction import SignLogDet
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator
-from induced.operators.lowrank import LowRank, Parts, ScaledIdentityPlusLowRank
+from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank
+from induced.operators.reduction import Triplets as Parts
 
 
 @final

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from induced._validate import eager, require_finite
-from induced.operators.base import LinearOperator, Scalar, per_matrix
+from induced.operators.base import LinearOperator
 from induced.operators.exponential import exp_multiply
-from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank
+from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.matrices import divided_difference, expm
+from induced.operators.reduction import Triplets as Parts
 from induced.operators.reduction import tracked
+from induced.operators.rules import Scalar, per_matrix
 from induced.propagators.steps import Method, Step, parts_of
 
 _K = math.sqrt(3) / 12

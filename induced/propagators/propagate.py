@@ -11,7 +11,9 @@ from torch import Tensor
 from induced._validate import eager, require_finite
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
-from induced.operators.lowrank import Parts, ScaledIdentityPlusLowRank, compress, identity
+from induced.operators.columns import compress
+from induced.operators.lowrank import ScaledIdentityPlusLowRank, identity
+from induced.operators.reduction import Triplets as Parts
 from induced.propagators.families import OperatorFamily, Restriction
 from induced.propagators.magnus import MAGNUS4
 from induced.propagators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk

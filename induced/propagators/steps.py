@@ -7,8 +7,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from induced.operators.base import LinearOperator, Scalar, per_matrix
-from induced.operators.lowrank import Parts
+from induced.operators.base import LinearOperator
+from induced.operators.reduction import Triplets as Parts
+from induced.operators.rules import Scalar, per_matrix
 from induced.propagators.families import OperatorFamily
 
 

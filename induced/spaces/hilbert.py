@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from induced._numerics import scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
-from induced.operators.base import Scalar, per_sample
 from induced.operators.bases import orthonormal_columns
+from induced.operators.rules import Scalar, per_sample
 
 
 def require_alike(*points: Tensor) -> None:

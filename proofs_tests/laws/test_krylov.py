@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from induced._numerics import scaled_norm
 from induced._validate import eager
-from induced.errors import NotConverged
+from induced.errors import DomainError, NotConverged
 from induced.operators import Dense, Diagonal, LinearOperator, LowRank, ScaledIdentityPlusLowRank, as_operator, exp_multiply
-from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
+from induced.operators.krylov import iterative_solve, spectral_norm, truncated_eigenvalues, truncated_svd
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 
 SVD_METHODS = ("arpack", "randomized")

@@ -12,7 +12,7 @@ from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, i
 from induced.bijections.adapters.transforms import require_onto
 from induced.bijections.base import Bijection
 from induced.errors import InducedError, NotInvertible, ShapeError
-from induced.operators.base import register
+from induced.operators.algebra import register
 
 
 class _Flow(AdaptedWithDeterminant):

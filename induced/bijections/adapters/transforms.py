@@ -13,7 +13,7 @@ from induced._validate import require_domain
 from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, require_from, require_one_function
 from induced.bijections.base import Bijection, Identity
 from induced.errors import DomainError, InducedError, NotInvertible, ShapeError
-from induced.operators.base import register
+from induced.operators.algebra import register
 
 
 @final

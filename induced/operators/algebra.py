@@ -1,0 +1,128 @@
+"""What +, -, *, /, @, ** and H ask of operators before a class joins them."""
+
+import math
+from abc import abstractmethod
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from induced._validate import require_shape
+from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
+from induced.operators.rules import Functions, Scalar
+
+if TYPE_CHECKING:
+    from induced.operators.base import LinearOperator
+
+
+class Algebra(Functions):
+    """The signs between operators, on `_plus`, `_times`, `_scaled`, `_power` and `_adjoint` of their classes."""
+
+    _adjoint_of: "tuple[LinearOperator, ...]"
+
+    @abstractmethod
+    def _adjoint(self) -> "LinearOperator": ...
+
+    @abstractmethod
+    def _plus(self, other: "LinearOperator") -> "LinearOperator": ...
+
+    @abstractmethod
+    def _times(self, other: "LinearOperator") -> "LinearOperator": ...
+
+    @abstractmethod
+    def _scaled(self, a: Scalar) -> "LinearOperator": ...
+
+    @abstractmethod
+    def _power(self, k: int) -> "LinearOperator": ...
+
+    @property
+    def H(self) -> "LinearOperator":
+        """The adjoint A^T, an operator of shape (n, m); `A.H.H is A`."""
+        if self._adjoint_of and _same_kind(self, self._adjoint_of[0]):
+            return self._adjoint_of[0]
+        adjoint = self._adjoint()
+        adjoint._adjoint_of = (self,)  # type: ignore[assignment]
+        return adjoint
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, Algebra):
+            return NotImplemented
+        if self.shape != other.shape:
+            raise ShapeError(f"operators of shapes {self.shape} and {other.shape} cannot be added: {self} + {other}")
+        _require_same_kind(self, other, "+")
+        return self._plus(other)
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, Algebra):
+            return NotImplemented
+        return self + (-other)
+
+    def __neg__(self) -> "LinearOperator":
+        return self._scaled(-1.0)
+
+    def __mul__(self, a: Scalar) -> "LinearOperator":
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        return self._scaled(a if isinstance(a, Tensor) else float(a))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, a: Scalar) -> "LinearOperator":
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        if not isinstance(a, Tensor) and a == 0:
+            raise DomainError(f"an operator was divided by 0: {self} / {a}")
+        return self._scaled(1.0 / a)
+
+    def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, Algebra):
+            return NotImplemented
+        if self.shape[1] != other.shape[0]:
+            raise ShapeError(f"operators of shapes {self.shape} and {other.shape} do not compose: {self} @ {other}")
+        _require_same_kind(self, other, "@")
+        return self._times(other)
+
+    def __pow__(self, p: float) -> "LinearOperator":
+        """A^p: the p-fold product for an integer (0: the identity; negative: of the inverse), else the real power."""
+        if self.shape[0] != self.shape[1]:
+            raise NotSquare(f"only a square operator has powers, this one is {self.shape}: {self}")
+        if not isinstance(p, Real) or not math.isfinite(p):
+            raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
+        if p != int(p):
+            return self._real_power(float(p))
+        k = int(p)
+        if k == 0:
+            one: LinearOperator = self._reduction(True).one()
+            return one
+        return self._power(k) if k > 0 else self._inverse()._power(-k)
+
+
+def _same_kind(A: Functions, B: Functions) -> bool:
+    """Whether neither has been moved to another dtype or device since one was made from the other."""
+    mine, theirs = A.reference(), B.reference()
+    return mine is None or theirs is None or (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
+
+
+def _require_same_kind(A: Functions, B: Functions, sign: str) -> None:
+    mine, theirs = A.reference(), B.reference()
+    if mine is not None and theirs is not None and not _same_kind(A, B):
+        raise DtypeError(
+            f"A {sign} B takes operators of one dtype and device, got {mine.dtype} on {mine.device} and {theirs.dtype} on "
+            f"{theirs.device}: convert one of them, e.g. with A.to({theirs.dtype})"
+        )
+
+
+def register(module: nn.Module, name: str, value: Tensor) -> None:
+    """Keep a leaf `nn.Parameter` as a parameter; anything else becomes a buffer, so that only what is asked to train does."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def require_matrix(a: Tensor, what: str) -> Tensor:
+    """Raise unless a is a floating point matrix, possibly with leading batch dimensions."""
+    if not isinstance(a, Tensor) or a.dim() < 2:
+        raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(getattr(a, 'shape', ()))}")
+    require_shape(a, a.shape[-2:], what)
+    return a
