@@ -24,4 +24,4 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
                     raise DtypeError(
                         f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one"
                     )
-                require_finite(held, f"{what} of an operator that", "an operator is made of finite numbers")
+                require_finite(held, f"the operator given to {what}")

@@ -287,9 +287,7 @@ class ScaledIdentityPlusLowRank(_Factored):
             c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
         K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
         frame, size = Columns(Q, factored, U.dtype), self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
-        return Reduction(
-            frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, 2 * r * torch.finfo(U.dtype).eps, size
-        )
+        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), size)
 
     def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
         """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.

@@ -32,6 +32,8 @@ class Phi(NamedTuple):
     """phi of matrices (*batch, k, k), whose singular values are known up to the number, or numbers (*batch,), `zero`."""
     cut: bool = False
     """Whether 0 is a branch point."""
+    peels: bool = False
+    """Whether singular values up to `zero` are set to 0 where an eigenvalue is not positive."""
 
 
 # --------------------------------------------------------------------------------------------------------- the functions
@@ -83,7 +85,7 @@ def real_power(p: float) -> Phi:
         _require((_finite(c) > 0) | ((c == 0) & (p > 0)), c, f"A^{p:g} is not real, or does not exist, at")
         return _bounded(torch.where(c == 0, torch.zeros_like(c), torch.where(c == 0, torch.ones_like(c), c) ** p))
 
-    return Phi(of_scalars, partial(_of_matrix, partial(schur.power, p=p), 0.0), cut=True)
+    return Phi(of_scalars, partial(_of_matrix, partial(schur.power, p=p), 0.0), cut=True, peels=True)
 
 
 def analytic_function(phi: Scalars) -> Phi:

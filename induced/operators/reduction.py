@@ -332,7 +332,9 @@ class Reduction(NamedTuple):
         if K.shape[-2:] == (1, 1) and not K.is_complex():
             image = phi.of_scalars(K[..., 0, 0].double())[..., None, None]
         else:
-            zero = self.relative * (torch.linalg.matrix_norm(K.detach()) if self.mixed is None else self.mixed.unsqueeze(-1))
+            # what is peeled is what counts as zero; what is refused, what the rounding of the data leaves
+            size = scaled_norm(K.detach(), (-2, -1)) if self.mixed is None else self.mixed.detach().unsqueeze(-1)
+            zero = size * (self.relative if phi.peels else torch.finfo(self.dtype).eps)
             image = phi.of_matrix(K, zero.expand(K.shape[:-2]))
         c = None if self.c is None else phi.of_scalars(self.c.double()).to(self.c)
         return self.made(self.W, self.Z, image.to(K.dtype), c, None, None)
