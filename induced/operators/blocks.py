@@ -76,9 +76,9 @@ class DirectSum(NamedTuple):
         right = self.right if right is None else right if self.right is None else self.right @ right
         return self._replace(left=left, right=right)
 
-    def singular_values(self) -> SingularValues:
+    def singular_values(self, zeros: bool = True) -> SingularValues:
         """Those of the parts; and zeros, where wide and tall parts leave more of them."""
-        values, times, zero = (list(found) for found in zip(*(part.singular_values() for part in self.parts), strict=True))
+        values, times, zero = (list(found) for found in zip(*(part.singular_values(zeros) for part in self.parts), strict=True))
         missing = min(self.shape) - int(sum(int(t.sum()) for t in times))
         if missing:
             none = values[0].new_zeros(*values[0].shape[:-1], 1)
