@@ -100,7 +100,7 @@ class DirectSum(NamedTuple):
             U, V = torch.cat([U, complement(U, more)], -1), torch.cat([V, complement(V, more)], -1)
             values = torch.cat([values, values.new_zeros(more)])
         order = values.argsort(descending=True, stable=True)[:k]
-        U, V = U[:, order], V[:, order]
+        U, V = U.index_select(-1, order), V.index_select(-1, order)
         U = U if self.left is None else self.left(U.mT).mT
         return U, values[order], V if self.right is None else self.right.apply_adjoint(V.mT).mT
 

@@ -352,7 +352,7 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _power(self, k: int) -> LinearOperator:
         c, U, V = (part.double() for part in self.parts())
-        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
+        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k), scaled=False)
         return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
 
     def _phi(self, phi: Phi) -> LinearOperator:

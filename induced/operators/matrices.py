@@ -137,7 +137,7 @@ def _scipy_expm(M: Array) -> Array:
         return image
 
 
-def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor], *, scaled: bool = True) -> Tensor:
     """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
 
     phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
@@ -146,11 +146,14 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) ->
         c: numbers (*batch,).
         M: matrices (*batch, r, r).
         phi: the function of matrices (*batch, 2r, 2r), as `expm`.
+        scaled: whether the blocks beside the diagonal are brought to the size of M; a product of matrices has no use for it.
     """
     r, c = M.shape[-1], c[..., None, None]
     eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
-    size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
-    size = torch.where(size > 0, size, torch.ones_like(size))
+    size: Tensor | float = 1.0
+    if scaled:
+        size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
+        size = torch.where(size > 0, size, torch.ones_like(size))
     block = torch.cat([torch.cat([c * eye + M, size * eye], -1), torch.cat([torch.zeros_like(M), c * eye], -1)], -2)
     result: Tensor = phi(block)[..., :r, r:] / size
     return result

@@ -237,7 +237,7 @@ class Reduction(NamedTuple):
             right = self.Z.rest(more)
             left = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(right) * right
             values, order = torch.cat([values, c.abs().to(values).expand(more)]).sort(descending=True, stable=True)
-            U, V = torch.cat([U, left], -1)[:, order], torch.cat([V, right], -1)[:, order]
+            U, V = (torch.cat(both, -1).index_select(-1, order) for both in ([U, left], [V, right]))
         U, values, V = U[:, :k], values[:k], V[:, :k]
         U = U if self.left is None else self.left(U.mT).mT
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
