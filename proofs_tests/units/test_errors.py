@@ -370,6 +370,7 @@ def test_every_error_of_the_library_is_raised_above() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Raise)
         and node.exc is not None  # what is raised again has its case where it arose
+        and ast.unparse(node) != "raise NotImplementedError"  # a method that its subclasses have
         and not any(name == str(path) and node.lineno <= line <= (node.end_lineno or 0) for name, line in raised)
     ]
     assert not missed, f"no test raises {missed}"
