@@ -76,9 +76,9 @@ class DirectSum(NamedTuple):
         right = self.right if right is None else right if self.right is None else self.right @ right
         return self._replace(left=left, right=right)
 
-    def singular_values(self) -> SingularValues:
+    def singular_values(self, zeros: bool = True) -> SingularValues:
         """Those of the parts; and zeros, where wide and tall parts leave more of them."""
-        values, times, zero = (list(found) for found in zip(*(part.singular_values() for part in self.parts), strict=True))
+        values, times, zero = (list(found) for found in zip(*(part.singular_values(zeros) for part in self.parts), strict=True))
         missing = min(self.shape) - int(sum(int(t.sum()) for t in times))
         if missing:
             none = values[0].new_zeros(*values[0].shape[:-1], 1)
@@ -100,7 +100,7 @@ class DirectSum(NamedTuple):
             U, V = torch.cat([U, complement(U, more)], -1), torch.cat([V, complement(V, more)], -1)
             values = torch.cat([values, values.new_zeros(more)])
         order = values.argsort(descending=True, stable=True)[:k]
-        U, V = U[:, order], V[:, order]
+        U, V = U.index_select(-1, order), V.index_select(-1, order)
         U = U if self.left is None else self.left(U.mT).mT
         return U, values[order], V if self.right is None else self.right.apply_adjoint(V.mT).mT
 

@@ -1,6 +1,9 @@
 """What every public function of an operator asks of it before it starts."""
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor, nn
 
 from induced._validate import require_finite
 from induced.errors import DtypeError, NotSquare, ShapeError
@@ -17,11 +20,17 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
         raise NotSquare(f"{what} needs a square operator, got shape {A.shape}: {A}")
     if single and A.batch:
         raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
-    for tensors in (A.parameters(), A.buffers()):
-        for held in tensors:
-            if held.is_floating_point():
-                if held.dtype not in (torch.float32, torch.float64):
-                    raise DtypeError(
-                        f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one"
-                    )
-                require_finite(held, f"the operator given to {what}")
+    for held in _held(A):
+        if held.dtype in (torch.float32, torch.float64):
+            require_finite(held, f"the operator given to {what}")
+        elif held.is_floating_point():
+            raise DtypeError(f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one")
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a module; nn.Module's own iterators cost more than a small function of an operator."""
+    for tensors in (module._parameters, module._buffers):
+        yield from (held for held in tensors.values() if held is not None)
+    for inner in module._modules.values():
+        if inner is not None:
+            yield from _held(inner)

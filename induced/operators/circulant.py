@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._numerics import scaled_norm
 from induced.errors import ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
@@ -30,9 +31,10 @@ class ShiftInvariant(LinearOperator):
         S = C.symbol.flatten(len(C.batch), -3)
         Z = Fourier(C.size, S.shape[-1], S.device)
         W = Z if S.shape[-1] == S.shape[-2] else Fourier(C.size, S.shape[-2], S.device)
-        largest = torch.linalg.matrix_norm(S.detach()).amax(-1) if S.numel() else S.real.new_zeros(C.batch)
         size = max(S.shape[-2:]) + math.log2(max(Z.groups, 1))
-        return Reduction(W, Z, S, None, S.real.dtype, torch.finfo(S.dtype).eps * size, largest)
+        return Reduction(
+            W, Z, S, None, S.real.dtype, torch.finfo(S.dtype).eps * size, lambda: scaled_norm(S.detach(), (-2, -1)).amax(-1)
+        )
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if pair := _both(self, other):

@@ -1,6 +1,7 @@
 """Orthonormal bases of a few directions, in float64, as frames; and first derivatives through them."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import torch
@@ -32,7 +33,9 @@ def basis(W: Tensor, eps: float) -> Basis:
     """
     if W.numel() and eager(W):
         largest = W.abs().amax(-2, keepdim=True)  # squares of columns of any size neither overflow nor vanish
-        X = W / torch.where(largest > 0, largest, torch.ones_like(largest))
+        least, most = (float(x) for x in largest.aminmax())
+        X = W if least > 1e-140 and most < 1e140 else W / torch.where(largest > 0, largest, torch.ones_like(largest))
+        largest = torch.ones_like(largest) if X is W else largest
         G = X.mT @ X
         scale = G.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(W.dtype).tiny).rsqrt()
         squares, E = torch.linalg.eigh(scale.unsqueeze(-1) * G * scale.unsqueeze(-2))
@@ -61,14 +64,19 @@ class Columns(Frame):
         self.basis, self.factored, self.dtype = basis, factored, dtype
         self.dim = basis.Y.shape[-2]
 
+    @cached_property
+    def Q(self) -> Tensor:
+        """The basis in the dtype of the operator."""
+        return (self.basis.Y @ self.basis.T).to(self.dtype)
+
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
-        return (self.basis.Y @ (self.basis.T @ y.mT)).to(self.dtype)
+        return self.Q @ y.mT.to(self.dtype)
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
         return Dense(self.columns(j, y))
 
     def rest(self, k: int) -> Tensor:
-        return complement((self.basis.Y @ self.basis.T).to(self.dtype), k)
+        return complement(self.Q, k)
 
     def off(self, X: Tensor) -> Tensor:
         """(I - Q Q^T) X."""
@@ -80,7 +88,7 @@ class Columns(Frame):
         if c is not None:
             blocks = blocks - c[..., None, None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
         left = (Y @ (T @ blocks.squeeze(-3))).to(self.dtype)
-        return self.factored(None if c is None else c.to(self.dtype), left, (other.basis.Y @ other.basis.T).to(self.dtype))
+        return self.factored(None if c is None else c.to(self.dtype), left, other.Q)
 
 
 def complement(Q: Tensor, k: int) -> Tensor:

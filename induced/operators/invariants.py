@@ -85,7 +85,7 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
         return spectral_norm(A)
     if kind == "frobenius":
         return _finite(reduction.frobenius(), "the Frobenius norm", "")
-    values, times, _ = reduction.singular_values()
+    values, times, _ = reduction.singular_values(zeros=False)
     size = values.amax(-1) if kind == "spectral" and values.shape[-1] else (times * values).sum(-1)
     like = A.reference()
     return _finite(size if like is None else size.to(like.dtype), f"the {kind} norm", "")
@@ -104,7 +104,7 @@ def cond(A: LinearOperator) -> Tensor:
         `cond(A) == norm(A) * norm(inverse(A))` (laws/test_invariants.py)
     """
     checked(A, "the condition")
-    values, times, _ = A._reduction().singular_values()
+    values, times, _ = A._reduction().singular_values(zeros=False)
     like = A.reference()
     if not values.shape[-1]:
         return values.sum(-1)

@@ -56,7 +56,7 @@ def absolute(A: LinearOperator, rtol: float | None) -> Tensor | None:
         return None
     if not 0 <= rtol < float("inf"):
         raise DomainError(f"a cut-off relative to ||A|| is a finite number rtol >= 0, got {rtol}")
-    values = A._reduction().singular_values().values.detach()
+    values = A._reduction().singular_values(zeros=False).values.detach()
     return rtol * (values.amax(-1) if values.shape[-1] else values.sum(-1))
 
 

@@ -191,7 +191,9 @@ class LowRank(_Factored):
         if follows:
             K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
         W, Z = (Columns(B, factored, U.dtype) for B in (left, right))
-        return Reduction(W, Z, K.unsqueeze(-3), None, U.dtype, counted(2 * r, max(self.shape), U.dtype), spread(left.R, right.R))
+        return Reduction(
+            W, Z, K.unsqueeze(-3), None, U.dtype, counted(2 * r, max(self.shape), U.dtype), partial(spread, left.R, right.R)
+        )
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
         if not (tracked(self.U, self.V) and eager(self.U)):
@@ -286,8 +288,12 @@ class ScaledIdentityPlusLowRank(_Factored):
         if follows:
             c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
         K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
-        frame, size = Columns(Q, factored, U.dtype), self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
-        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), size)
+
+        def mixed() -> Tensor:
+            return self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
+
+        frame = Columns(Q, factored, U.dtype)
+        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), mixed)
 
     def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
         """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
@@ -297,7 +303,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         c, S = self._capacitance()
         X = ((self.U.double() @ torch.linalg.inv_ex(S).inverse) / -per_matrix(c)).to(self.U)
         with torch.no_grad():
-            bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
+            bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1), dtype=torch.float64))
             # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
             if eager(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
                 bound = _bound(self, X, spectral)
@@ -346,7 +352,7 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _power(self, k: int) -> LinearOperator:
         c, U, V = (part.double() for part in self.parts())
-        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k))
+        psi = divided_difference(c, V.mT @ U, lambda M: torch.linalg.matrix_power(M, k), scaled=False)
         return ScaledIdentityPlusLowRank((c**k).to(self.c), self.U @ psi.to(self.U), self.V)
 
     def _phi(self, phi: Phi) -> LinearOperator:
@@ -377,9 +383,9 @@ WELL = 100.0
 
 
 def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    u, v, x = (norm(t.double()) for t in (A.U, A.V, X))
+    u, v, x = (norm(t) for t in (A.U, A.V, X))
     c = A.c.double().abs()
-    bound = (1 + u * v / c) * (1 + x * v * c)
+    bound = torch.where(u * v * x > 0, (1 + u * v / c) * (1 + x * v * c), torch.inf)  # 0 also where squares vanish
     largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
     return largest
 

@@ -23,6 +23,10 @@ OfArray = Callable[[Array, int, float], Array]  # of a matrix, the size of its e
 TINY = float(np.finfo(np.float64).tiny)
 
 
+SMALL = 2.0
+"""1-norm up to which torch's exponential is as accurate as scipy's: beyond, it squares more often than it must."""
+
+
 class Phi(NamedTuple):
     """An analytic function phi that takes conjugate values at conjugate points."""
 
@@ -110,11 +114,16 @@ def expm(A: Tensor) -> Tensor:
     wide = _wide(_finite(A))
     if A.shape[-1] <= 1:
         image = torch.exp(wide)
-    elif torch.compiler.is_compiling() or A.is_meta:
+    elif torch.compiler.is_compiling() or A.is_meta or (eager(A) and float(_one_norm(wide)) <= SMALL):
         image = torch.linalg.matrix_exp(wide)
     else:
         image = _apply(wide, lambda M, k, zero: _scipy_expm(M), 1.0, 0.0)
     return _bounded(image.to(A.dtype))
+
+
+def _one_norm(A: Tensor) -> Tensor:
+    """The largest sum of moduli of a column."""
+    return A.detach().abs().sum(-2).max() if A.numel() else A.new_zeros(()).real
 
 
 def _scipy_expm(M: Array) -> Array:
@@ -128,7 +137,7 @@ def _scipy_expm(M: Array) -> Array:
         return image
 
 
-def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) -> Tensor:
+def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor], *, scaled: bool = True) -> Tensor:
     """psi(M), psi(mu) = (phi(c + mu) - phi(c)) / mu: the upper right block of phi([[c I + M, I], [0, c I]]).
 
     phi(c I + U V^T) = phi(c) I + U psi(V^T U) V^T holds for every analytic phi and every M, singular and defective ones included.
@@ -137,11 +146,14 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor]) ->
         c: numbers (*batch,).
         M: matrices (*batch, r, r).
         phi: the function of matrices (*batch, 2r, 2r), as `expm`.
+        scaled: whether the blocks beside the diagonal are brought to the size of M; a product of matrices has no use for it.
     """
     r, c = M.shape[-1], c[..., None, None]
     eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
-    size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
-    size = torch.where(size > 0, size, torch.ones_like(size))
+    size: Tensor | float = 1.0
+    if scaled:
+        size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
+        size = torch.where(size > 0, size, torch.ones_like(size))
     block = torch.cat([torch.cat([c * eye + M, size * eye], -1), torch.cat([torch.zeros_like(M), c * eye], -1)], -2)
     result: Tensor = phi(block)[..., :r, r:] / size
     return result

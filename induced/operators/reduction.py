@@ -21,6 +21,7 @@ What counts as zero is eps times the size of the block that was factored times t
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -109,7 +110,7 @@ class Reduction(NamedTuple):
         c: (*batch,), the number on what is orthogonal to the frames, or None for 0.
         dtype: that of the operator; blocks may be more precise.
         relative: eps times the size of the block that was factored.
-        mixed: (*batch,) the norm of what was mixed to form the blocks; None: their own norms.
+        mixed: makes the norm (*batch,) of what was mixed to form the blocks; None: their own norms.
         left, right: orthogonal operators; the isometry of Z's complement onto W's is theirs.
     """
 
@@ -119,7 +120,7 @@ class Reduction(NamedTuple):
     c: Tensor | None
     dtype: torch.dtype
     relative: float
-    mixed: Tensor | None = None
+    mixed: Callable[[], Tensor] | None = None
     left: "LinearOperator | None" = None
     right: "LinearOperator | None" = None
 
@@ -143,15 +144,18 @@ class Reduction(NamedTuple):
         return self._replace(W=self.Z, Z=self.W, blocks=self.blocks.mH, left=turned[0], right=turned[1])
 
     def scaled(self, a: Tensor) -> "Reduction":
-        size = None if self.mixed is None else a.abs() * self.mixed
-        return self._replace(blocks=a[..., None, None, None] * self.blocks, c=None if self.c is None else a * self.c, mixed=size)
+        own = self.mixed
+        mixed = None if own is None else lambda: a.abs() * own()
+        return self._replace(blocks=a[..., None, None, None] * self.blocks, c=None if self.c is None else a * self.c, mixed=mixed)
 
     def shifted(self, a: Tensor) -> "Reduction":
         """That of A + a I, for W = Z."""
         eye = torch.eye(self.blocks.shape[-1], dtype=self.blocks.dtype, device=self.blocks.device)
-        own = torch.linalg.matrix_norm(self.blocks).amax(-1) if self.mixed is None else self.mixed
+        own = self.mixed or (lambda: scaled_norm(self.blocks.detach(), (-2, -1)).amax(-1))
         return self._replace(
-            blocks=self.blocks + a[..., None, None, None] * eye, c=None if self.c is None else a + self.c, mixed=own + a.abs()
+            blocks=self.blocks + a[..., None, None, None] * eye,
+            c=None if self.c is None else a + self.c,
+            mixed=lambda: own() + a.abs(),
         )
 
     def turned(self, left: "LinearOperator | None" = None, right: "LinearOperator | None" = None) -> "Reduction":
@@ -175,24 +179,25 @@ class Reduction(NamedTuple):
         if given is not None:
             return given[..., None, None].to(s).expand(*s.shape[:-1], 1)
         if self.mixed is not None:
-            return (self.relative * self.mixed.detach())[..., None, None].to(s).expand(*s.shape[:-1], 1)
+            return (self.relative * self.mixed().detach())[..., None, None].to(s).expand(*s.shape[:-1], 1)
         return self.relative * s.amax(-1, keepdim=True) if s.numel() else s.new_zeros(*s.shape[:-1], 1)
 
     def zero_of_c(self, given: Tensor | None) -> Tensor:
         if given is None:
-            given = None if self.mixed is None else self.relative * self.mixed.detach()
+            given = None if self.mixed is None else self.relative * self.mixed().detach()
         return torch.zeros_like(self.number()) if given is None else given.to(self.number())
 
-    def singular_values(self) -> SingularValues:
+    def singular_values(self, zeros: bool = True) -> SingularValues:
+        """All of them, and what counts as zero among them, if that is asked for."""
         K = self.blocks
         s = K[..., 0].abs() if K.shape[-2:] == (1, 1) else torch.linalg.svdvals(precise(K))
-        zero = self.zero(s.detach(), None).expand(s.shape).flatten(-2)
+        zero = self.zero(s.detach(), None).expand(s.shape).flatten(-2) if zeros else s.new_zeros(0)
         times = torch.ones(K.shape[-3], dtype=torch.int64, device=s.device) if self.W.times is None else self.W.times
         times, values = times.repeat_interleave(s.shape[-1]), s.flatten(-2)
         if self.repeated:
             c = self.number().abs().to(values)
             values = torch.cat([values, c.unsqueeze(-1)], -1)
-            zero = torch.cat([zero, self.zero_of_c(None).unsqueeze(-1).to(zero)], -1)
+            zero = torch.cat([zero, self.zero_of_c(None).unsqueeze(-1).to(zero)], -1) if zeros else zero
             times = torch.cat([times, times.new_tensor([self.repeated])])
         return SingularValues(values, times, zero)
 
@@ -214,24 +219,25 @@ class Reduction(NamedTuple):
     def svd(self, k: int) -> Triplets:
         """The k largest singular triplets: U (m, k), values (k,) descending, V (n, k)."""
         u, s, vh = self.W.factors(watched(self.blocks))
-        flat, each = s.flatten(), s.shape[-1]
-        if self.W.times is not None:
-            flat = flat.masked_fill(self.W.times.repeat_interleave(each) == 0, -1.0)
-        order = flat.argsort(descending=True, stable=True)[:k]
-        j = order // max(each, 1)
-        values = flat[order] if self.W.times is None else flat[order].repeat_interleave(self.W.times[j])
-        U = self.W.columns(j, u.mT.flatten(0, 1)[order])
-        V = self.Z.columns(j, vh.conj().flatten(0, 1)[order])
+        if len(s) == 1:  # one block, whose values descend
+            values, j, left, right = s[0, :k], s.new_zeros(min(k, s.shape[-1]), dtype=torch.int64), u[0].mT[:k], vh[0].conj()[:k]
+        else:
+            flat, each = s.flatten(), max(s.shape[-1], 1)
+            if self.W.times is not None:
+                flat = flat.masked_fill(self.W.times.repeat_interleave(each) == 0, -1.0)
+            order = flat.argsort(descending=True, stable=True)[:k]
+            values, j, left, right = flat[order], order // each, u.mT.flatten(0, 1)[order], vh.conj().flatten(0, 1)[order]
+        U, V = self.W.columns(j, left), self.Z.columns(j, right)
+        values = values if self.W.times is None else values.repeat_interleave(self.W.times[j])
         c = self.number()
         more = min(self.repeated, k)
-        if more and eager(flat):
+        if more and eager(values):
             more = min(more, max(0, k - int((values > c.abs()).sum())))
         if more:
             right = self.Z.rest(more)
-            left = self.W.rest(more) if self.c is None else torch.where(c < 0, -right, right)
-            values = torch.cat([values, c.abs().to(values).expand(more)])
-            order = values.argsort(descending=True, stable=True)[:k]
-            U, values, V = torch.cat([U, left], -1)[:, order], values[order], torch.cat([V, right], -1)[:, order]
+            left = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(right) * right
+            values, order = torch.cat([values, c.abs().to(values).expand(more)]).sort(descending=True, stable=True)
+            U, V = (torch.cat(both, -1).index_select(-1, order) for both in ([U, left], [V, right]))
         U, values, V = U[:, :k], values[:k], V[:, :k]
         U = U if self.left is None else self.left(U.mT).mT
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
@@ -261,7 +267,7 @@ class Reduction(NamedTuple):
     def polar(self) -> "tuple[LinearOperator, LinearOperator]":
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
-        zero = self.relative if self.mixed is None else (self.relative * self.mixed.detach())[..., None, None].to(K.real)
+        zero = self.relative if self.mixed is None else (self.relative * self.mixed().detach())[..., None, None].to(K.real)
         Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
@@ -333,7 +339,7 @@ class Reduction(NamedTuple):
             image = phi.of_scalars(K[..., 0, 0].double())[..., None, None]
         else:
             # what is peeled is what counts as zero; what is refused, what the rounding of the data leaves
-            size = scaled_norm(K.detach(), (-2, -1)) if self.mixed is None else self.mixed.detach().unsqueeze(-1)
+            size = scaled_norm(K.detach(), (-2, -1)) if self.mixed is None else self.mixed().detach().unsqueeze(-1)
             zero = size * (self.relative if phi.peels else torch.finfo(self.dtype).eps)
             image = phi.of_matrix(K, zero.expand(K.shape[:-2]))
         c = None if self.c is None else phi.of_scalars(self.c.double()).to(self.c)
