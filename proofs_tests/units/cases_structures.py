@@ -46,7 +46,9 @@ CASES = [
     Case(DomainError, r"a permutation of 3 coordinates holds each of 0..2 once, got \[0, 2, 2\]", lambda: Permutation([0, 2, 2])),
     Case(ShapeError, r"an LU factorisation takes a matrix of shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
     Case(
-        SingularOperator, r"the operator is singular at torch.float32: its condition is inf.*: Dense", lambda: LU.of(torch.ones(2, 2))
+        SingularOperator,
+        r"the operator is singular at torch.float32: its condition is inf.*: Dense",
+        lambda: LU.of(torch.ones(2, 2)),
     ),
     Case(DtypeError, r"a projection takes a mask, a tensor of shape \(\*batch, n\), got 0.5", lambda: Projection(0.5)),
     Case(DomainError, r"the mask of a projection holds 1 non-finite", lambda: Projection(torch.tensor([torch.nan, 1.0]))),
@@ -72,7 +74,9 @@ CASES = [
         r"the numbers a \+ i b have parts of one shape \(\*batch, k\), got \(5, 2\) and \(2,\)",
         lambda: RotationScaling(torch.ones(5, 2), torch.ones(2)),
     ),
-    Case(ShapeError, r"parts of one shape \(\*batch, k\), got \(\)", lambda: RotationScaling(torch.tensor(1.0), torch.tensor(1.0))),
+    Case(
+        ShapeError, r"parts of one shape \(\*batch, k\), got \(\)", lambda: RotationScaling(torch.tensor(1.0), torch.tensor(1.0))
+    ),
     Case(
         ShapeError,
         r"the imaginary parts must have shape \(\*batch, 2\), got \(3,\)",
