@@ -43,7 +43,6 @@ from induced.errors import (
     DtypeError,
     InducedError,
     LawViolation,
-    NotInvertible,
     NotSquare,
     ShapeError,
     SingularOperator,
@@ -288,7 +287,7 @@ CASES = [
     Case(SpaceMismatch, r"a power needs one space on both sides", lambda: linear(torch.eye(2), R2, POSITIVE) ** 2),
     Case(
         SpaceMismatch,
-        r"f @ h needs h to end where f starts: .*h and .* of f are InducedSpace\(Log\(2,\)\) and EuclideanSpace\(\(2,\)\), which differ",
+        r"f @ h needs h to end where f starts.* InducedSpace\(Log\(2,\)\) and EuclideanSpace\(\(2,\)\), which differ",
         lambda: linear(torch.eye(2)) @ linear(torch.eye(2), R2, POSITIVE),
     ),
     Case(
@@ -303,7 +302,7 @@ CASES = [
     ),
     Case(
         SpaceMismatch,
-        r"f \+ h needs one domain: those of f and h are two spaces InducedSpace\(Log\(2,\)\) with charts of one kind, which are diff",
+        r"those of f and h are two spaces InducedSpace\(Log\(2,\)\) with charts of one kind, which are different objects",
         lambda: linear(torch.eye(2), POSITIVE) + linear(torch.eye(2), InducedSpace(Log((2,)))),
     ),
     Case(DomainError, r"A \*\* p takes a finite real number p, got nan", lambda: linear(torch.eye(2)) ** float("nan")),
