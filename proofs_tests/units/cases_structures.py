@@ -47,7 +47,7 @@ CASES = [
     Case(ShapeError, r"an LU factorisation takes a matrix of shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
     Case(
         SingularOperator,
-        r"the operator is singular at torch.float32: its condition is inf.*: Dense",
+        r"the operator is singular at torch.float32: its least singular value is 0.*: Dense",
         lambda: LU.of(torch.ones(2, 2)),
     ),
     Case(DtypeError, r"a projection takes a mask, a tensor of shape \(\*batch, n\), got 0.5", lambda: Projection(0.5)),
