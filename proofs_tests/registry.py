@@ -52,6 +52,7 @@ from induced.bijections.networks import MLP, ConvNet, UNet
 from induced.operators import (
     LU,
     BlockCirculant,
+    BlockDiagonal,
     Convolution,
     Dense,
     Diagonal,
@@ -63,7 +64,9 @@ from induced.operators import (
     Orthogonal,
     Permutation,
     Projection,
+    RotationScaling,
     ScaledIdentityPlusLowRank,
+    Selection,
     SkewExponential,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
@@ -418,6 +421,43 @@ def _circulant(name: str, out: int, channels: int, size: Sequence[int]) -> "Core
     )
 
 
+def _blocks(*shapes: tuple[int, int]) -> Callable[[], Tensor]:
+    return lambda: torch.block_diag(*(torch.randn(*shape, dtype=torch.float64) for shape in shapes))
+
+
+def _direct_sum(*cores: tuple[tuple[int, int], Callable[[Tensor], LinearOperator]]) -> Callable[[Tensor], LinearOperator]:
+    """Each core is built of the block of its shape; `_stack` of several of one shape."""
+
+    def build(M: Tensor) -> LinearOperator:
+        made, i, j = [], 0, 0
+        for (m, n), core in cores:
+            made.append(core(M[i : i + m, j : j + n].clone()))
+            i, j = i + m, j + n
+        return BlockDiagonal(*made)
+
+    return build
+
+
+def _stack(k: int) -> Callable[[Tensor], LinearOperator]:
+    """k blocks of one shape, side by side in one tensor."""
+
+    def build(M: Tensor) -> LinearOperator:
+        m, n = M.shape[0] // k, M.shape[1] // k
+        return Dense(torch.stack([M[j * m : (j + 1) * m, j * n : (j + 1) * n] for j in range(k)]))
+
+    return build
+
+
+def _turning() -> Tensor:
+    """Turns by any angle, one of them by half a turn."""
+    numbers = [(0.5, 2.0), (-1.5, 0.0), (1.0, -0.5)]
+    return torch.block_diag(*(torch.tensor([[a, -b], [b, a]], dtype=torch.float64) for a, b in numbers))
+
+
+def _selection(m: int, n: int) -> Callable[[], Tensor]:
+    return lambda: torch.eye(n, dtype=torch.float64)[torch.randperm(n)[:m]]
+
+
 SQUARE_CORES = [
     CoreCase("Dense", _any(N, N), Dense),
     CoreCase("Dense singular", _of_rank(N, N, 3), Dense, invertible=False),
@@ -452,6 +492,20 @@ SQUARE_CORES = [
     CoreCase(
         "Projection", _diagonal((1.0, 0.0, 1.0, 1.0, 0.0, 1.0)), lambda M: Projection(M.diagonal().clone()), invertible=False
     ),
+    CoreCase(
+        "BlockDiagonal",
+        lambda: torch.block_diag(_any(2, 2)(), _diagonal((2.0, -1.0))(), _any(1, 1)(), _any(1, 1)()),
+        _direct_sum(((2, 2), Dense), ((2, 2), lambda M: Diagonal(M.diagonal())), ((2, 2), _stack(2))),
+    ),
+    CoreCase("BlockDiagonal of a batch", _blocks((3, 3), (3, 3)), _direct_sum(((N, N), _stack(2)))),
+    CoreCase(
+        "BlockDiagonal of rectangles",
+        _blocks((2, 3), (4, 3)),
+        _direct_sum(((2, 3), Dense), ((4, 3), Dense)),
+        invertible=False,
+    ),
+    CoreCase("RotationScaling", _turning, lambda M: RotationScaling(M[::2, ::2].diagonal(), M[1::2, ::2].diagonal())),
+    CoreCase("Selection", _selection(N, N), lambda M: Selection(M.argmax(-1), N, M.dtype)),
     _convolution("Convolution", (1, 1, 3, 2), (1, 2, 3), [(1, 1), (0, 1)], "zeros"),
     _convolution("Convolution, circular", (2, 2, 2), (2, 3), [(0, 1)], "circular"),
     _convolution("Convolution, circular, by channel", (2, 1, 3), (2, 3), [(1, 1)], "circular", groups=2),
@@ -487,6 +541,14 @@ CORES = [
     CoreCase("Sum wide", _any(3, 5), _sum),
     CoreCase("Product tall", _any(5, 3), _product),
     CoreCase("Adjoint wide", _any(3, 5), lambda M: Adjoint(Dense(M.mT.clone()))),
+    CoreCase(
+        "BlockDiagonal wide",
+        lambda: torch.block_diag(_any(1, 2)(), _any(1, 2)(), _of_rank(2, 3, 1)()),
+        _direct_sum(((2, 4), _stack(2)), ((2, 3), _low_rank(1))),
+    ),
+    CoreCase("BlockDiagonal tall, of a batch", _blocks((3, 2), (3, 2)), _direct_sum(((6, 4), _stack(2)))),
+    CoreCase("RotationScaling of one number", lambda: _turning()[:2, :2], lambda M: RotationScaling(M[:1, 0], M[1:, 0])),
+    CoreCase("Selection wide", _selection(3, 5), lambda M: Selection(M.argmax(-1), 5, M.dtype)),
 ]
 
 

@@ -29,7 +29,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
-MUTATED = ("induced/checks", "induced/linearizer.py", "induced/operators")
+MUTATED = ("induced/checks", "induced/linearizer.py", "induced/operators", "induced/propagators")
 COPIED = ("induced", "proofs_tests", "applications", "docs", "pyproject.toml", "README.md")
 
 ERRORS = "units/test_errors.py"
@@ -39,27 +39,28 @@ REJECT = "counterexamples"
 TESTS = {
     "induced/checks": (REJECT, ERRORS, "laws/test_spaces.py"),
     "induced/linearizer.py": (ERRORS, "laws/test_linearizer.py", "laws/test_analysis.py", QUICK),
-    "induced/operators": (ERRORS, "laws/test_operators.py"),
-    "induced/propagators/adaptive.py": (ERRORS, "laws/test_propagators.py"),
+    "induced/operators": (ERRORS, "laws/test_operators.py", "laws/test_solutions.py"),
+    "induced/operators/algebra.py": (ERRORS, "laws/test_operators.py", "laws/test_functions.py"),
     "induced/operators/bases.py": (ERRORS, "laws/test_solutions.py", "laws/test_subspaces.py"),
-    "induced/operators/blocks.py": (ERRORS, "laws/test_solutions.py", "laws/test_functions.py", "laws/test_invariants.py"),
+    "induced/operators/blocks.py": (ERRORS, "laws/test_operators.py", "laws/test_invariants.py", "laws/test_functions.py"),
+    "induced/operators/checked.py": (ERRORS,),
     "induced/operators/circulant.py": (ERRORS, "laws/test_structures.py"),
+    "induced/operators/columns.py": (ERRORS, "laws/test_operators.py", "laws/test_invariants.py", "laws/test_functions.py"),
     "induced/operators/convolution.py": (ERRORS, "laws/test_structures.py"),
+    "induced/operators/diagonal.py": (ERRORS, "laws/test_structures.py", "laws/test_operators.py"),
     "induced/operators/exponential.py": (ERRORS, "laws/test_krylov.py"),
-    "induced/propagators/families.py": (ERRORS, "laws/test_propagators.py"),
     "induced/operators/functions.py": (ERRORS, "laws/test_functions.py"),
     "induced/operators/interop.py": (ERRORS, "laws/test_interop.py"),
     "induced/operators/invariants.py": (ERRORS, "laws/test_invariants.py"),
     "induced/operators/krylov.py": (ERRORS, "laws/test_krylov.py"),
-    "induced/propagators/magnus.py": (ERRORS, "laws/test_propagators.py"),
-    "induced/operators/matrices.py": (ERRORS, "laws/test_functions.py"),
+    "induced/operators/matrices.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
     "induced/operators/orthogonal.py": (ERRORS, "laws/test_structures.py", "laws/test_operators.py"),
-    "induced/operators/projection.py": (ERRORS, "laws/test_structures.py", "laws/test_operators.py"),
-    "induced/propagators/propagate.py": (ERRORS, "laws/test_propagators.py"),
-    "induced/operators/solutions.py": (ERRORS, "laws/test_solutions.py"),
+    "induced/operators/reduction.py": (ERRORS, "laws/test_operators.py", "laws/test_invariants.py", "laws/test_spectral.py"),
+    "induced/operators/rules.py": (ERRORS, "laws/test_operators.py", "laws/test_invariants.py", "laws/test_functions.py"),
+    "induced/operators/schur.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
     "induced/operators/spectral.py": (ERRORS, "laws/test_spectral.py"),
-    "induced/propagators/steps.py": (ERRORS, "laws/test_propagators.py"),
     "induced/operators/triangular.py": (ERRORS, "laws/test_structures.py"),
+    "induced/propagators": (ERRORS, "laws/test_propagators.py"),
 }
 
 

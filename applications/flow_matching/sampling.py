@@ -32,12 +32,8 @@ def exact_times(model: FlowMatching, tolerance: float = 1e-5) -> tuple[float, ..
 
 
 def encode(f: Linearizer, x: Tensor) -> Tensor:
-    """The noise images x_0 = f+(x) that f maps to x, or to the nearest point of its range where B has no inverse.
-
-    Singular values count as zero up to 100 eps of the largest. B's come from small factors, which are exact to that; the default
-    of `pinv`, n eps, is that of a dense matrix and would cut off the details of large images.
-    """
-    return f.pinv(100 * torch.finfo(x.dtype).eps)(x)
+    """The noise images x_0 = f+(x) that f maps to x, or to the nearest point of its range where B has no inverse."""
+    return f.solve(x)
 
 
 def interpolate(f: Linearizer, first: Tensor, second: Tensor, count: int) -> Tensor:

@@ -14,13 +14,6 @@ from induced import Linearizer, LinearizerOperator
 from induced.errors import DomainError
 from induced.operators import BlockCirculant, Convolution
 
-RTOL = 1e-5
-"""Singular values of a core up to RTOL times the largest count as zero when a style is removed.
-
-The 48 x 48 matrices at each frequency round to 48 eps = 6e-6 in float32. The library's default, eps times all coordinates, allows
-for a dense matrix: 2e-2 at 256 pixels, which is more than style cores can lose.
-"""
-
 
 def mix(styles: Styles, weights: Mapping[str, float]) -> LinearizerOperator:
     """sum_s w_s f_s, of core sum_s w_s A_s.
@@ -44,12 +37,12 @@ def strength(styles: Styles, f: LinearizerOperator, a: float) -> LinearizerOpera
     return identity + a * (f - identity)
 
 
-def remove(f: LinearizerOperator, rtol: float = RTOL) -> LinearizerOperator:
-    """f^+: from a stylised picture to the photograph of least norm that f makes it from."""
+def remove(f: LinearizerOperator, rtol: float | None = None) -> LinearizerOperator:
+    """f^+: from a stylised picture to the photograph of least norm that f makes it from; `rtol` as in `pinv`."""
     return f.pinv(rtol)
 
 
-def restyle(f: LinearizerOperator, h: LinearizerOperator, rtol: float = RTOL) -> LinearizerOperator:
+def restyle(f: LinearizerOperator, h: LinearizerOperator, rtol: float | None = None) -> LinearizerOperator:
     """h f^+ on Y: from a picture in the style f to one in the style h."""
     return h @ f.pinv(rtol)
 

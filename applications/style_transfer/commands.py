@@ -13,7 +13,7 @@ from applications.common.options import DataDir
 from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.runs import Run
 from applications.style_transfer import algebra, store
-from applications.style_transfer.algebra import RTOL, distances, principal_styles
+from applications.style_transfer.algebra import distances, principal_styles
 from applications.style_transfer.config import Config
 from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
@@ -61,7 +61,7 @@ def style(
     rank: int | None = None,
     remove: bool = False,
     into: tuple[str, ...] = (),
-    rtol: float = RTOL,
+    rtol: float | None = None,
     tile: int = TILE,
     frame: int = FRAME,
     out: Path = Path("styled.png"),
@@ -77,7 +77,7 @@ def style(
         rank: Combinations of channels that are kept of the style's difference to the identity; all if absent.
         remove: Take the style off instead, by the pseudoinverse.
         into: With remove: the styles to put on afterwards.
-        rtol: Singular values up to rtol times the largest count as zero in the pseudoinverse.
+        rtol: Singular values up to rtol times the largest count as zero; without it, those that rounding explains.
         tile: Side of the tiles that larger pictures are computed in.
         frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
         out: Picture to write, .png or .jpg.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from applications.common.metrics import psnr, ssim
 from applications.common.perceptual import PerceptualDistance
-from applications.style_transfer.algebra import RTOL, interpolate, remove
+from applications.style_transfer.algebra import interpolate, remove
 from applications.style_transfer.model import StyleTransfer
 from induced.errors import DomainError
 
@@ -115,7 +115,7 @@ class Removal:
 
 
 @torch.no_grad()
-def removal(model: StyleTransfer, style: str, x: Tensor, rtol: float = RTOL) -> Removal:
+def removal(model: StyleTransfer, style: str, x: Tensor, rtol: float | None = None) -> Removal:
     """Photograph -> style -> pseudoinverse, on photographs (N, 3, H, W)."""
     f = model.operator(style, *x.shape[-2:])
     back, y = remove(f, rtol), f(x)

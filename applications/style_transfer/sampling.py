@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from applications.style_transfer.algebra import RTOL, low_rank, mix, remove, restyle, strength
+from applications.style_transfer.algebra import low_rank, mix, remove, restyle, strength
 from applications.style_transfer.model import Styles, StyleTransfer
 from applications.style_transfer.tiles import framed, in_tiles
 from induced import LinearizerOperator
@@ -55,7 +55,7 @@ def unstylise(
     y: Tensor,
     weights: dict[str, float],
     into: dict[str, float] | None = None,
-    rtol: float = RTOL,
+    rtol: float | None = None,
     *,
     frame: int = FRAME,
 ) -> Tensor:

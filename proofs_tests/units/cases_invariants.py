@@ -1,28 +1,42 @@
 """Errors of singular values, invariants, solutions and recompression."""
 
+from collections.abc import Callable
+
 import torch
 
-from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
+from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
 from induced.operators import (
     Dense,
+    Diagonal,
+    LinearOperator,
     LowRank,
     ScaledIdentityPlusLowRank,
+    cond,
     det,
+    eigenvalues,
+    exp,
     image,
+    inverse,
     kernel,
     norm,
+    pinv,
+    polar,
     rank,
     slogdet,
     solve,
     svd,
     trace,
 )
-from induced.operators.base import Product
+from induced.operators.base import Product, Scaled, Sum
+from induced.operators.rules import TooLarge
 from proofs_tests.units.case import Case
 
-WIDE, SQUARE = Dense(torch.ones(2, 3)), Dense(torch.eye(2))
+WIDE, SQUARE, SQUARE_16 = Dense(torch.ones(2, 3)), Dense(torch.eye(2)), Dense(torch.eye(2).bfloat16())
 TALL = LowRank(torch.ones(3, 1), torch.ones(2, 1))
 BATCH = LowRank(torch.ones(5, 6, 1), torch.ones(6, 1))
+HUGE = Sum(Diagonal(torch.arange(1.0, 4098.0)), LowRank(torch.ones(4097, 1), torch.ones(4097, 1)))
+NAN = Dense(torch.tensor([[1.0, torch.nan], [0.0, 1.0]]))
+LARGEST = Dense(3e38 * torch.eye(2))
 
 
 def trained() -> LowRank:
@@ -34,7 +48,27 @@ def through_vectors(A: Dense | LowRank | ScaledIdentityPlusLowRank, i: int) -> N
     svd(A).U[0, i].backward()
 
 
+def not_formed(f: Callable[[LinearOperator], object]) -> Case:
+    return Case(TooLarge, r"4097 x 4097.* 4096\^2 entries.*Dense\(A.matrix\(limit=4097\)\).*: Sum\(Diagonal", lambda: f(HUGE))
+
+
 CASES = [
+    *map(not_formed, (svd, pinv, inverse, polar, kernel, image, rank, cond, slogdet, eigenvalues, exp)),
+    not_formed(lambda A: norm(A, "nuclear")),
+    not_formed(lambda A: solve(A, torch.ones(4097), rtol=1e-3)),
+    Case(DtypeError, r"the svd is computed in float32 or float64, .* torch.bfloat16: .*A.float\(\)", lambda: svd(SQUARE_16)),
+    Case(DtypeError, r"a solution is computed in float32 or float64", lambda: solve(SQUARE_16, torch.ones(2).bfloat16())),
+    Case(DomainError, r"the operator given to the svd holds 1 non-finite value\(s\) out of 4", lambda: svd(NAN)),
+    Case(DomainError, r"the operator given to the rank holds 1 non-finite value\(s\) out of 4", lambda: rank(NAN)),
+    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got -1", lambda: pinv(SQUARE, rtol=-1.0)),
+    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got inf", lambda: rank(SQUARE, rtol=torch.inf)),
+    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got nan", lambda: kernel(SQUARE, rtol=torch.nan)),
+    Case(DomainError, r"the determinant overflows torch.float32; slogdet has its logarithm", lambda: det(LARGEST)),
+    Case(DomainError, r"the trace overflows torch.float32", lambda: trace(LARGEST)),
+    Case(DomainError, r"the Frobenius norm overflows torch.float32", lambda: norm(LARGEST, "frobenius")),
+    Case(ShapeError, r"the number of eigenvalues .* 0..2, got 3", lambda: eigenvalues(SQUARE, 3)),
+    Case(ShapeError, r"the number of eigenvalues .* integer in 0..2, got 1.5", lambda: eigenvalues(SQUARE, 1.5)),  # type: ignore[arg-type]
+    Case(SingularOperator, r"0.*has no inverse; use pinv.*: Scaled\(0 \* LowRank", lambda: inverse(Scaled(0.0, TALL @ TALL.H))),
     Case(DomainError, r"a norm is 'spectral', 'frobenius' or 'nuclear', got 'fro'", lambda: norm(SQUARE, "fro")),
     Case(NotSquare, r"the trace needs a square operator, got shape \(2, 3\)", lambda: trace(WIDE)),
     Case(NotSquare, r"the trace needs a square operator, got shape \(3, 2\)", lambda: trace(TALL)),
@@ -45,7 +79,7 @@ CASES = [
     Case(NotSquare, r"the determinant needs a square operator, got shape \(3, 2\)", lambda: slogdet(TALL)),
     Case(ShapeError, r"the rank takes one operator, not a batch of them of shape \(5,\)", lambda: rank(BATCH)),
     Case(ShapeError, r"the kernel takes one operator, not a batch of them of shape \(5,\)", lambda: kernel(BATCH)),
-    Case(ShapeError, r"the rank takes one operator, not a batch of them of shape \(5,\)", lambda: image(BATCH)),
+    Case(ShapeError, r"the image takes one operator, not a batch of them of shape \(5,\)", lambda: image(BATCH)),
     Case(ShapeError, r"the right-hand side must have shape \(\*batch, 2\), got \(3,\)", lambda: solve(SQUARE, torch.ones(3))),
     Case(
         DtypeError,

@@ -92,7 +92,7 @@ CASES = [
     ),
     Case(
         CheckpointError,
-        r"torch.nn.*Bilinear cannot be registered as 'operators.Dense': that is the name of induced.operators.dense.Dense",
+        r"torch.nn.*Bilinear cannot be registered as 'operators.Dense': that is the name of induced.operators.base.Dense",
         lambda: register(nn.Bilinear, name="operators.Dense"),
     ),
     Case(CheckpointError, r"is a file; a model is saved to a folder", _into_a_file),

@@ -8,12 +8,16 @@ from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, Singu
 from induced.operators import (
     LU,
     BlockCirculant,
+    BlockDiagonal,
     Convolution,
     Dense,
+    Diagonal,
     Householder,
     Orthogonal,
     Permutation,
     Projection,
+    RotationScaling,
+    Selection,
     SkewExponential,
     inverse,
 )
@@ -42,11 +46,51 @@ CASES = [
     Case(DomainError, r"a permutation of 3 coordinates holds each of 0..2 once, got \[0, 2, 2\]", lambda: Permutation([0, 2, 2])),
     Case(ShapeError, r"an LU factorisation takes a matrix of shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
     Case(
-        SingularOperator, r"the operator is singular at torch.float32: its condition is .*: LU", lambda: LU.of(torch.ones(2, 2))
+        SingularOperator,
+        r"the operator is singular at torch.float32: its least singular value is 0.*: Dense",
+        lambda: LU.of(torch.ones(2, 2)),
     ),
     Case(DtypeError, r"a projection takes a mask, a tensor of shape \(\*batch, n\), got 0.5", lambda: Projection(0.5)),
     Case(DomainError, r"the mask of a projection holds 1 non-finite", lambda: Projection(torch.tensor([torch.nan, 1.0]))),
-    Case(SingularOperator, r"a projection that drops a coordinate has no inverse", lambda: inverse(Projection(torch.eye(2)[0]))),
+    Case(
+        SingularOperator,
+        r"the operator is singular at torch.float32: its least singular value is 0.*: Projection",
+        lambda: inverse(Projection(torch.eye(2)[0])),
+    ),
+    Case(ShapeError, r"a direct sum has at least one core, got none", lambda: BlockDiagonal()),
+    Case(
+        ShapeError,
+        r"the cores of a direct sum are operators without a batch, or tensors \(k, m, n\); got Dense\(shape=\(2, 3\)\)",
+        lambda: BlockDiagonal(torch.ones(4, 5, 2, 3)),
+    ),
+    Case(ShapeError, r"operators without a batch, .* got Diagonal", lambda: BlockDiagonal(Diagonal(torch.ones(4, 2)))),
+    Case(
+        DtypeError,
+        r"a core of a direct sum: got torch.float64 .* expected torch.float32",
+        lambda: BlockDiagonal(torch.eye(2), torch.eye(2).double()),
+    ),
+    Case(
+        ShapeError,
+        r"the numbers a \+ i b have parts of one shape \(\*batch, k\), got \(5, 2\) and \(2,\)",
+        lambda: RotationScaling(torch.ones(5, 2), torch.ones(2)),
+    ),
+    Case(
+        ShapeError, r"parts of one shape \(\*batch, k\), got \(\)", lambda: RotationScaling(torch.tensor(1.0), torch.tensor(1.0))
+    ),
+    Case(
+        ShapeError,
+        r"the imaginary parts must have shape \(\*batch, 2\), got \(3,\)",
+        lambda: RotationScaling(torch.ones(2), torch.ones(3)),
+    ),
+    Case(
+        DtypeError,
+        r"the imaginary parts: got torch.float64 .* expected torch.float32",
+        lambda: RotationScaling(torch.ones(2), torch.ones(2).double()),
+    ),
+    Case(DtypeError, r"the real parts must be a torch.Tensor, got list", lambda: RotationScaling([1.0], [2.0])),  # type: ignore[arg-type]
+    Case(DomainError, r"selection of 3 coordinates .* 0..2, each once, got \[0, 3\]", lambda: Selection([0, 3], 3)),
+    Case(DomainError, r"0..2, each once, got \[1, 1\]", lambda: Selection([1, 1], 3)),
+    Case(DomainError, r"0..2, each once, got \[-1\]", lambda: Selection([-1], 3)),
     Case(
         ShapeError,
         r"the symbol on a grid \(4,\) is complex, of shape \(\*batch, 3, C_out, C_in\), got \(4, 1, 1\) torch.float32",
