@@ -138,7 +138,7 @@ def test_a_function_of_what_is_not_finite_raises(name: str) -> None:
             A = STRUCTURES[name]()
             with torch.no_grad():
                 entries = held(A)[which]
-                entries[(*[-1] * (entries.dim() - 2), 0, -1)[-entries.dim() :]] = value
+                entries[(*[-1] * (entries.dim() - 2), 0, -1)[-entries.dim() :] if entries.dim() else ...] = value
             for what, f in FUNCTIONS.items():
                 try:
                     f(A)
