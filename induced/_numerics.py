@@ -15,7 +15,7 @@ def scaled_norm(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
         `scaled_norm(a * x) == abs(a) * scaled_norm(x)` for a from 1e-30 to 1e30 in float32 (laws/test_krylov.py)
     """
     if not x.numel():
-        return torch.zeros_like(x).sum(dim)
+        return torch.zeros_like(x).abs().sum(dim)
     norm: Tensor = torch.linalg.vector_norm(x, dim=dim)
     if x.device.type == "cpu" and eager(x):  # elsewhere a look at the values would make the host wait
         least, largest = norm.detach().aminmax()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._numerics import scaled_norm
 from induced._validate import eager
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
@@ -104,7 +105,7 @@ def complement(Q: Tensor, k: int) -> Tensor:
 
 def spread(U: Tensor, V: Tensor) -> Tensor:
     """|U| |V| with the columns of both in balance: the norm of what was added up to form U V^T, however it cancels."""
-    u, v = (torch.linalg.vector_norm(X, dim=-2, keepdim=True) for X in (U, V))
+    u, v = (scaled_norm(X, -2).unsqueeze(-2) for X in (U, V))
     ratio = torch.where((u > 0) & (v > 0), v.sqrt() / u.sqrt(), torch.ones_like(u))
     size: Tensor = torch.linalg.matrix_norm(U * ratio, 2) * torch.linalg.matrix_norm(V / ratio, 2)
     return size

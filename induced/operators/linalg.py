@@ -200,7 +200,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
             try:
                 inverted = A._inverse()
                 if isinstance(A, Dense) and not A.batch:  # a solution by LU is more accurate than a product with the inverse
-                    rows: Tensor = torch.linalg.solve(A.A.mT, b.reshape(-1, A.shape[0]), left=False)
+                    rows: Tensor = torch.linalg.solve(A.A.mT, b.reshape(b.shape[:-1].numel(), A.shape[0]), left=False)
                     return rows.reshape(b.shape)
                 return inverted(b)
             except SingularOperator:

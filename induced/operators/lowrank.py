@@ -384,8 +384,9 @@ WELL = 100.0
 
 def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
     u, v, x = (norm(t) for t in (A.U, A.V, X))
-    c = A.c.double().abs()
-    bound = torch.where(u * v * x > 0, (1 + u * v / c) * (1 + x * v * c), torch.inf)  # 0 also where squares vanish
+    c, least = A.c.double().abs(), torch.finfo(X.dtype).tiny / torch.finfo(X.dtype).eps
+    # no factors where they leave the range of their dtype, or their squares that of float64
+    bound = torch.where((u * v > 0) & (x > least), (1 + u * v / c) * (1 + x * v * c), torch.inf)
     largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
     return largest
 

@@ -23,8 +23,8 @@ OfArray = Callable[[Array, int, float], Array]  # of a matrix, the size of its e
 TINY = float(np.finfo(np.float64).tiny)
 
 
-SMALL = 2.0
-"""1-norm up to which torch's exponential is as accurate as scipy's: beyond, it squares more often than it must."""
+SMALL = 100.0
+"""1-norm up to which torch's exponential loses no more than scipy's: beyond, it squares far more often than it must."""
 
 
 class Phi(NamedTuple):

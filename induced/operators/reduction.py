@@ -154,7 +154,7 @@ class Reduction(NamedTuple):
     def shifted(self, a: Tensor) -> "Reduction":
         """That of A + a I, for W = Z."""
         eye = torch.eye(self.blocks.shape[-1], dtype=self.blocks.dtype, device=self.blocks.device)
-        own = self.mixed or (lambda: scaled_norm(self.blocks.detach(), (-2, -1)).amax(-1))
+        own = self.mixed or (lambda: scaled_norm(scaled_norm(self.blocks.detach(), (-2, -1)), -1))
         return self._replace(
             blocks=self.blocks + a[..., None, None, None] * eye,
             c=None if self.c is None else a + self.c,
@@ -251,7 +251,7 @@ class Reduction(NamedTuple):
         U, values, V = U[:, :k], values[:k], V[:, :k]
         U = U if self.left is None else self.left(U.mT).mT
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
-        return U, values.to(self.dtype), V
+        return U.to(self.dtype), values.to(self.dtype), V.to(self.dtype)
 
     def pinv(self, given: Tensor | None) -> "LinearOperator":
         """A+ = R^H Z (K+ + c+ I) W^H L^H; singular values up to `given` (*batch,) count as zero, or by rounding."""
@@ -278,7 +278,7 @@ class Reduction(NamedTuple):
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
         zero = self.relative if self.mixed is None else (self.relative * self.mixed().detach())[..., None, None].to(K.real)
-        Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)  # type: ignore[no-untyped-call]
+        Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)[0]  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None
@@ -359,18 +359,24 @@ class Reduction(NamedTuple):
 class _PolarFactor(torch.autograd.Function):
     """Q = U V^H, from the svd K = U S V^H without its zeros; its derivative divides by s_i + s_j, never by their difference."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, K: Tensor, zero: Tensor | float, frame: Frame) -> Tensor:
+    def forward(K: Tensor, zero: Tensor | float, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         U, s, Vh = frame.factors(K)
         zero = zero * s.amax(-1, keepdim=True) if isinstance(zero, float) and s.numel() else zero
-        kept = (s > zero).to(U)
+        kept = s > zero
         U, V = U * kept.unsqueeze(-2), Vh.mH * kept.unsqueeze(-2)
-        ctx.save_for_backward(U, torch.where(kept.real > 0, s, torch.ones_like(s)), V)
-        return U @ V.mH
+        return U @ V.mH, U, torch.where(kept, s, torch.ones_like(s)), V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         U, s, V = ctx.saved_tensors
         right, left = grad @ V, grad.mH @ U
         X = U.mH @ right
@@ -392,7 +398,7 @@ def precise(K: Tensor) -> Tensor:
 
 def reciprocal(values: Tensor, zero: Tensor) -> Tensor:
     """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
-    keep = values.abs() > zero
+    keep = ~(values.abs() <= zero)  # nan is kept
     return torch.where(keep, 1.0 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
 
 

@@ -73,7 +73,10 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
         X, size = _principal(A, head, size, "a power that is no integer", lambda w: w**p, of_root)
     elif p > 0:
         U, s, Vh = np.linalg.svd(A)
-        r = int((s > max(zero, len(s) * EPS * s[0])).sum())
+        zero = max(zero, len(s) * EPS * s[0])
+        if k == len(A) and (root := _beside_zeros(A, zero, p)) is not None:
+            return np.float64(size) ** p * root
+        r = int((s > zero).sum())
         F, G = U[:, :r] * s[:r], Vh[:r].T
         X = F @ power(G.T @ F, r, zero, p - 1, peeled=True) @ G.T
     else:
@@ -84,6 +87,17 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
     with np.errstate(all="ignore"):  # the caller finds an overflow
         scaled: Array = np.float64(size) ** p * X
         return scaled
+
+
+def _beside_zeros(A: Array, zero: float, p: float) -> Array | None:
+    """[[H, H X], [0, 0]] for A = [[T, T X], [0, 0]] in a Schur basis, H = T^p; None where what counts as zero is no zero block."""
+    S, Q, r = scipy.linalg.schur(A, sort=lambda re, im: np.hypot(re, im) > zero)
+    if not np.abs(S[r:, r:]).max(initial=0.0) <= zero:
+        return None
+    root = np.zeros_like(S)
+    root[:r, :r] = H = power(S[:r, :r], r, 0.0, p)
+    root[:r, r:] = H @ np.linalg.solve(S[:r, :r], S[:r, r:])
+    return Q @ root @ Q.T
 
 
 def _principal(

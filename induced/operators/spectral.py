@@ -89,7 +89,7 @@ def _schur_eigenvalues(T: Array) -> Array:
     """The eigenvalues of a real Schur form: the diagonal, and pairs a +- i sqrt(-b c) from its standard 2 x 2 blocks."""
     w = T.diagonal().astype(complex)
     for i in np.flatnonzero(T.diagonal(-1)):
-        w[i : i + 2] += 1j * np.sqrt(-T[i, i + 1] * T[i + 1, i]) * np.array([1, -1])
+        w[i : i + 2] += 1j * np.sqrt(np.abs(T[i, i + 1])) * np.sqrt(np.abs(T[i + 1, i])) * np.array([1, -1])
     return w
 
 
