@@ -95,7 +95,7 @@ class LinearizerOperator(nn.Module, ABC):
         return Linearizer(core, self.codomain, self.domain)
 
     def pinv(self, rtol: float | None = None) -> "LinearizerOperator":
-        """Moore-Penrose inverse f+ = g_x^-1 A+ g_y; singular values up to rtol * ||A|| count as zero.
+        """Moore-Penrose inverse f+ = g_x^-1 A+ g_y; singular values up to rtol * ||A||, by default those of rounding, count as zero.
 
         Law:
             `f f+ f = f`, `f+ f f+ = f+`, `(f f+)* = f f+`, `(f+ f)* = f+ f` (Lemma 4.1; laws/test_linearizer.py)
@@ -144,7 +144,7 @@ class LinearizerOperator(nn.Module, ABC):
         return Subspace(self.codomain, ops.image(self.core, rtol))
 
     def rank(self, rtol: float | None = None) -> int:
-        """The number of singular values above rtol * ||A||; rtol = eps * max(m, n) by default."""
+        """The number of singular values above rtol * ||A||; by default as in `pinv`."""
         return ops.rank(self.core, rtol)
 
     def norm(self, kind: Norm = "spectral") -> Tensor:

@@ -64,6 +64,9 @@ class Algebra(Functions):
     def __mul__(self, a: Scalar) -> "LinearOperator":
         if not isinstance(a, (Real, Tensor)):
             return NotImplemented
+        mine = self.reference()
+        if isinstance(a, Tensor) and a.dim() and mine is not None and a.dtype != mine.dtype:
+            raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {mine.dtype}, got {a.dtype}")
         return self._scaled(a if isinstance(a, Tensor) else float(a))
 
     __rmul__ = __mul__
@@ -86,7 +89,7 @@ class Algebra(Functions):
     def __pow__(self, p: float) -> "LinearOperator":
         """A^p: the p-fold product for an integer (0: the identity; negative: of the inverse), else the real power."""
         if self.shape[0] != self.shape[1]:
-            raise NotSquare(f"only a square operator has powers, this one is {self.shape}: {self}")
+            raise NotSquare(f"a power needs a square operator, got shape {self.shape}: {self}")
         if not isinstance(p, Real) or not math.isfinite(p):
             raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
         if p != int(p):

@@ -12,7 +12,7 @@ from induced._validate import eager
 from induced.errors import DtypeError, ShapeError
 from induced.operators.algebra import Algebra, holding, register, require_matrix
 from induced.operators.reduction import Frame, Reduction, counted, require_regular
-from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
+from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, per_matrix, per_sample
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
@@ -105,9 +105,12 @@ class LinearOperator(Algebra):
         Law:
             `W (K + c I) Z^H` is A (laws/test_reductions.py)
         """
+        return None if self.shape[0] * self.shape[1] > LIMIT**2 else self._dense()
+
+    def _dense(self) -> Reduction:
         if self.shape[0] * self.shape[1] > LIMIT**2:
-            return None
-        return Dense(self.matrix(max(self.shape))).reduced(same_frames)
+            raise TooLarge(f"this derivative needs the matrix, of more than {LIMIT}^2 entries: {self}")
+        return Dense(self.matrix(max(self.shape))).reduced()
 
     # ------------------------------------------------------------------------------------------------------- algebra
     def _adjoint(self) -> "LinearOperator":

@@ -1,9 +1,11 @@
 """Direct sums of operators, and real 2 x 2 blocks that turn and scale."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from induced._numerics import scaled_norm
@@ -34,7 +36,7 @@ class Segments(Frame):
         return Dense(self.columns(j, y))
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
-        return BlockDiagonal(blocks)
+        return beside([Dense(blocks)] if blocks.dim() == 3 else [Dense(block) for block in blocks.unbind(-3)])
 
 
 @final
@@ -50,8 +52,16 @@ class DirectSum(NamedTuple):
     def same_frames(self) -> bool:
         return all(part.same_frames for part in self.parts) and self.left is None and self.right is None
 
+    @property
+    def like_frames(self) -> bool:
+        return all(part.like_frames for part in self.parts)
+
+    @property
+    def follows(self) -> bool:
+        return any(part.follows for part in self.parts)
+
     def _each(self, f: Callable[["Reduction | DirectSum"], LinearOperator], adjoint: bool = False) -> LinearOperator:
-        made: LinearOperator = BlockDiagonal(*(f(part) for part in self.parts))
+        made = beside([f(part) for part in self.parts])
         left, right = (self.right, self.left) if adjoint else (self.left, self.right)
         if left is not None:
             made = (left.H if adjoint else left) @ made
@@ -114,7 +124,7 @@ class DirectSum(NamedTuple):
     def polar(self) -> tuple[LinearOperator, LinearOperator]:
         Q, P = zip(*(part.polar() for part in self.parts), strict=True)
         inner = DirectSum((), self.shape, None if self.right is None else self.right.H, self.right)
-        return _around(self, BlockDiagonal(*Q)), _around(inner, BlockDiagonal(*P))
+        return _around(self, beside(Q)), _around(inner, beside(P))
 
     def phi(self, phi: Phi) -> LinearOperator:
         return self._each(lambda part: part.phi(phi))
@@ -126,21 +136,31 @@ class DirectSum(NamedTuple):
         return torch.stack([part.trace() for part in self.parts]).sum(0)
 
     def slogdet(self) -> SignLogDet:
-        if any(part_shape[0] != part_shape[1] for part_shape in map(_shape, self.parts)):
-            zero = self.singular_values().values.sum(-1) * 0
-            return SignLogDet(zero, zero - torch.inf)
         signs, logs = zip(*(part.slogdet() for part in self.parts), strict=True)
-        sign = torch.stack(signs).prod(0)
-        for Q in (self.left, self.right):
-            sign = sign if Q is None else sign * Q._slogdet().sign
-        return SignLogDet(sign, torch.stack(logs).sum(0))
+        return SignLogDet(reduce(torch.mul, signs) * self._sign(), sum(logs))
 
     def det(self) -> Tensor:
-        sign, logabs = self.slogdet()
-        return sign * logabs.exp()
+        return reduce(torch.mul, (part.det() for part in self.parts)) * self._sign()
+
+    def _sign(self) -> Tensor | float:
+        """The determinant of what is around."""
+        return reduce(torch.mul, (Q._slogdet().sign for Q in (self.left, self.right) if Q is not None), 1.0)  # type: ignore[arg-type]
 
     def eigenvalues(self) -> Tensor:
         return torch.cat([part.eigenvalues() for part in self.parts], -1)
+
+
+def beside(parts: Sequence[LinearOperator]) -> LinearOperator:
+    """The direct sum; of batches (but for one of blocks), as a batch of matrices."""
+    if len(parts) == 1 or not any(part.batch for part in parts):
+        return BlockDiagonal(*parts)
+    n, start, rows = sum(part.shape[1] for part in parts), 0, []
+    for part in parts:
+        M = part.matrix(max(part.shape))
+        rows.append(F.pad(M, (start, n - start - M.shape[-1])))
+        start += M.shape[-1]
+    batch = torch.broadcast_shapes(*(part.batch for part in parts))  # type: ignore[no-untyped-call]
+    return Dense(torch.cat([row.expand(*batch, *row.shape[-2:]) for row in rows], -2))
 
 
 def _shape(part: Reduction | DirectSum) -> tuple[int, int]:

@@ -14,17 +14,21 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
     """Raise unless A is square, a single operator, in float32 or float64 and, where values may be looked at, finite.
 
     Raises:
-        NotSquare, ShapeError, DtypeError, DomainError: in this order.
+        DtypeError, NotSquare, ShapeError, DtypeError, DomainError: in this order.
     """
+    if not isinstance(A, LinearOperator):
+        raise DtypeError(f"{what} is that of a LinearOperator, got {type(A).__name__}; as_operator(A) makes one of a matrix")
     if square and A.shape[0] != A.shape[1]:
         raise NotSquare(f"{what} needs a square operator, got shape {A.shape}: {A}")
     if single and A.batch:
         raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
     for held in _held(A):
         if held.dtype in (torch.float32, torch.float64):
-            require_finite(held, f"the operator given to {what}")
+            require_finite(held, f"the operator given to {what}", "its parameters or buffers hold nan or inf")
         elif held.is_floating_point():
-            raise DtypeError(f"{what} is computed in float32 or float64, got an operator of {held.dtype}: A.float() is one")
+            raise DtypeError(
+                f"{what} is computed in float32 or float64, got an operator of {held.dtype}: convert it, e.g. with A.float()"
+            )
 
 
 def _held(module: nn.Module) -> Iterator[Tensor]:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from induced._numerics import scaled_norm
 from induced._validate import eager
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
-from induced.operators.reduction import Frame, Triplets
+from induced.operators.reduction import Frame, Triplets, refuse_second
 
 
 @final
@@ -54,15 +55,20 @@ class Columns(Frame):
         basis: the basis.
         factored: makes U V^T of (None, U, V), and c I + U V^T of (c, U, V).
         dtype: that of the operator.
+        follows: whether what the basis was made of tracks gradients.
     """
 
     groups = 1
     _Q: Tensor | None
 
     def __init__(
-        self, basis: Basis, factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator], dtype: torch.dtype
+        self,
+        basis: Basis,
+        factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator],
+        dtype: torch.dtype,
+        follows: bool = False,
     ) -> None:
-        self.basis, self.factored, self.dtype = basis, factored, dtype
+        self.basis, self.factored, self.dtype, self.follows = basis, factored, dtype, follows
         self.dim, self._Q = basis.Y.shape[-2], None
 
     @property
@@ -98,8 +104,7 @@ def complement(Q: Tensor, k: int) -> Tensor:
     """k orthonormal columns orthogonal to those of Q (n, p), p + k <= n, at O(n p k); they carry no gradient."""
     n, p = Q.shape
     with torch.no_grad():
-        E = Q.new_zeros(n, k)
-        E[p : p + k].fill_diagonal_(1.0)
+        E = F.pad(torch.eye(k, dtype=Q.dtype, device=Q.device), (0, 0, p, n - p - k))
         return E if k == 0 or p == 0 else torch.ormqr(*torch.geqrf(Q), E)
 
 
@@ -153,12 +158,12 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
         return x.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+        return refuse_second(gradient, *ctx.saved_tensors)
 
 
 def once(x: Tensor) -> Tensor:

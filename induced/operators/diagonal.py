@@ -18,8 +18,8 @@ from induced.operators.rules import Scalar, per_sample
 class Entries(Frame):
     """Unit vectors of R^dim: all of them, or those at the places of an index; each a block of its own."""
 
-    def __init__(self, dim: int, index: Tensor | None = None) -> None:
-        self.dim, self.index = dim, index
+    def __init__(self, dim: int, dtype: torch.dtype, index: Tensor | None = None) -> None:
+        self.dim, self.dtype, self.index = dim, dtype, index
         self.groups = dim if index is None else len(index)
 
     def _at(self, j: Tensor) -> Tensor:
@@ -29,7 +29,12 @@ class Entries(Frame):
         return y.new_zeros(self.dim, len(j)).index_put((self._at(j), torch.arange(len(j), device=j.device)), y[:, 0])
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
-        return Selection(self._at(j), self.dim, dtype=y.dtype).H
+        return Selection(self._at(j), self.dim, dtype=self.dtype).H
+
+    def others(self, j: Tensor) -> LinearOperator:
+        """The unit vectors at all other places, as an operator."""
+        left = torch.ones(self.dim, dtype=torch.bool, device=j.device).index_fill(0, self._at(j), False)
+        return Selection(left.nonzero()[:, 0], self.dim, dtype=self.dtype).H
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
         inner: LinearOperator = Diagonal(blocks[..., 0, 0])
@@ -59,7 +64,8 @@ class OnEntries(LinearOperator):
         return torch.diag_embed(self.diagonal())
 
     def reduced(self, same_frames: bool = False) -> Reduction:
-        d, frame = self.diagonal(), Entries(self.shape[0])
+        d = self.diagonal()
+        frame = Entries(self.shape[0], d.dtype)
         return Reduction(frame, frame, d[..., None, None], None, d.dtype, torch.finfo(d.dtype).eps)
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
@@ -215,7 +221,7 @@ class Selection(LinearOperator):
             and (int(index.min()) < 0 or int(index.max()) >= dim or len(set(index.tolist())) != index.numel())
         ):
             raise DomainError(
-                f"a selection of {dim} coordinates holds some of 0..{dim - 1}, each once, got {index.tolist()[:20]}"
+                f"the index of a Selection holds numbers of 0..{dim - 1}, each at most once, got {index.tolist()[:20]}"
             )
         super().__init__((index.numel(), dim))
         # first, so that it names the dtype of what holds this operator too
@@ -235,7 +241,7 @@ class Selection(LinearOperator):
         if same_frames:
             return super().reduced(True)
         ones = self.like.new_ones(self.shape[0], 1, 1)
-        left, right = Entries(self.shape[0]), Entries(self.shape[1], self.index)
+        left, right = Entries(self.shape[0], ones.dtype), Entries(self.shape[1], ones.dtype, self.index)
         return Reduction(left, right, ones, None, ones.dtype, torch.finfo(ones.dtype).eps)
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:

@@ -42,7 +42,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     """
     checked(A, "the exponential", square=True)
     whole = isinstance(t, float | int) and t == 1
-    image: LinearOperator = (A if whole else A * t)._phi(exponential())
+    image: LinearOperator = (A if whole else A._scaled(t))._phi(exponential())
     return image
 
 

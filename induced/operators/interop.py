@@ -225,4 +225,4 @@ def _tensor(Y: Any, kind: Tensor) -> Tensor:
     """A tensor, or an array of any byte order and strides, in the dtype and on the device of `kind`."""
     if not torch.compiler.is_compiling() and "complex" in str(Y.dtype):
         raise DtypeError("a product of a real foreign operator is complex: operators are real, use [[Re, -Im], [Im, Re]]")
-    return (Y if isinstance(Y, Tensor) else torch.from_numpy(np.array(Y, str(kind.dtype)[6:], order="C"))).to(kind)
+    return (Y if isinstance(Y, Tensor) else torch.from_numpy(np.array(Y).astype(str(kind.dtype)[6:]))).to(kind)

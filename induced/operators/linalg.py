@@ -25,6 +25,7 @@ recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
 import operator
+from numbers import Real
 from typing import NamedTuple, final
 
 import torch
@@ -35,6 +36,7 @@ from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked
+from induced.operators.diagonal import Entries
 from induced.operators.krylov import iterative_solve, truncated_svd
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
@@ -53,8 +55,8 @@ def absolute(A: LinearOperator, rtol: float | None) -> Tensor | None:
     """rtol * ||A||, (*batch,); None for the default, what rounding leaves of a zero."""
     if rtol is None:
         return None
-    if not 0 <= rtol < float("inf"):
-        raise DomainError(f"a cut-off relative to ||A|| is a finite number rtol >= 0, got {rtol}")
+    if not isinstance(rtol, Real) or not 0 <= rtol < float("inf"):
+        raise DomainError(f"rtol, a cut-off relative to ||A||, must be a finite number >= 0, got {rtol!r}")
     values = A._reduction().singular_values(zeros=False).values.detach()
     return rtol * (values.amax(-1) if values.shape[-1] else values.sum(-1))
 
@@ -148,8 +150,8 @@ def polar(A: LinearOperator) -> Polar:
         A: an operator of any shape (m, n).
 
     Returns:
-        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. These are
-        of first order, finite at repeated singular values too; where A is singular, that of Q is taken along operators of the
+        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. Gradients are
+        first derivatives only, finite at repeated singular values too; where A is singular, that of Q is taken along operators of the
         same rank.
 
     Raises:
@@ -170,7 +172,7 @@ def polar(A: LinearOperator) -> Polar:
 
 
 def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
-    """The z of least norm among those of least ||A z - b||: A^-1 b where A has an inverse, A+ b else.
+    """The shortest z that brings A z nearest to b: A^-1 b where A has an inverse, A+ b else.
 
     Arguments:
         A: an operator of shape (m, n).
@@ -214,9 +216,10 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------- kernel, image
 def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
-    """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it, held by them or by the directions it lacks.
+    """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it.
 
-    A basis is not unique and carries no gradient. Singular values count as zero as in `pinv`.
+    A basis is not unique and carries no gradient. Singular values count as zero as in `pinv`. The kernel of a wide A or of
+    U V^T is held by the directions that it lacks.
 
     Raises:
         ShapeError: A is a batch of operators. DomainError: A is not finite.
@@ -269,7 +272,12 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, zeros: bool) -> L
         where = others if rest and incomplete else chosen
         j, i = where.nonzero(as_tuple=True)
         y = u[j, :, i]
-        basis = off(R.W.span(j, y).matrix(R.W.dim).to(R.dtype)) if rest and incomplete else R.W.span(j, y)
+        if isinstance(R.W, Entries):
+            basis = R.W.span(j, y) if where is chosen else R.W.others(j)
+        elif rest and incomplete:
+            basis = off(R.W.span(j, y).matrix(R.W.dim).to(R.dtype))
+        else:
+            basis = R.W.span(j, y)
     if isinstance(basis, Dense):
         basis = Dense(basis.A.to(R.dtype)) if isinstance(R, Reduction) else basis
     return basis if R.left is None else R.left @ basis

@@ -61,12 +61,8 @@ class _Factored(LinearOperator):
         return c, per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U
 
     def _svd(self, k: int) -> Triplets:
-        U, s, V = super()._svd(k)
+        U, s, V = self._reduction().svd(k)
         return _moved(self, U, s, V) if tracked(*self.parts()) and eager(self.U) else (U, s, V)
-
-    def _polar(self) -> tuple[LinearOperator, LinearOperator]:
-        # the frames are constants, and an isometry moves with them
-        return Dense(self.matrix())._polar() if tracked(*self.parts()) else super()._polar()
 
     def _trace(self) -> Tensor:
         c, U, V = self.parts()
@@ -190,7 +186,7 @@ class LowRank(_Factored):
         K, r = left.R @ right.R.mT, U.shape[-1]
         if follows:
             K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
-        W, Z = (Columns(B, factored, U.dtype) for B in (left, right))
+        W, Z = (Columns(B, factored, U.dtype, follows) for B in (left, right))
         return Reduction(
             W, Z, K.unsqueeze(-3), None, U.dtype, counted(2 * r, max(self.shape), U.dtype), partial(spread, left.R, right.R)
         )
@@ -292,7 +288,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         def mixed() -> Tensor:
             return self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
 
-        frame = Columns(Q, factored, U.dtype)
+        frame = Columns(Q, factored, U.dtype, follows)
         return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), mixed)
 
     def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
@@ -319,9 +315,9 @@ class ScaledIdentityPlusLowRank(_Factored):
         reduction = self._reduction()
         if follows and eager(self.U) and reduction.regular(zero):
             return woodbury
-        with torch.no_grad() if follows else nullcontext():
+        with torch.no_grad() if follows and eager(self.U) else nullcontext():
             X = reduction.pinv(zero)
-        return _followed(self, X) if follows else X
+        return _followed(self, X) if follows and eager(self.U) else X
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
@@ -362,8 +358,6 @@ class ScaledIdentityPlusLowRank(_Factored):
         c, U, V = (part.double() for part in self.parts())
         value = phi.of_scalars(c)
         if phi.cut and not self.batch and eager(U) and self._nearly_singular():
-            if tracked(*self.parts()):
-                return Dense(self.matrix())._phi(phi)
             return super()._phi(phi)
         psi = divided_difference(c, V.mT @ U, lambda M: phi.of_matrix(M, 0.0))
         return ScaledIdentityPlusLowRank(value.to(self.U), (U @ psi).to(self.U), self.V)

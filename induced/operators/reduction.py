@@ -47,11 +47,13 @@ class Frame(ABC):
         groups: how many groups there are, those of complex pairs counted twice.
         times: (J,) how often each block stands: twice for one of a complex pair, 0 for the other where both are listed; None
             where all stand once.
+        follows: whether the vectors move with tensors that track gradients, and are constants here all the same.
     """
 
     dim: int
     groups: int
     times: Tensor | None = None
+    follows: bool = False
 
     @abstractmethod
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
@@ -133,6 +135,16 @@ class Reduction(NamedTuple):
         return self.W is self.Z and self.left is None and self.right is None
 
     @property
+    def like_frames(self) -> bool:
+        """Whether the frames leave the sign of a determinant."""
+        return self.W is self.Z
+
+    @property
+    def follows(self) -> bool:
+        """Whether the blocks alone have derivatives, so that those of vectors and operators made of them lack a part."""
+        return self.W.follows or self.Z.follows
+
+    @property
     def repeated(self) -> int:
         """How many singular values are |c|."""
         return min(self.W.dim, self.Z.dim) - self.W.groups * min(self.blocks.shape[-2:])
@@ -173,8 +185,8 @@ class Reduction(NamedTuple):
     ) -> "LinearOperator":
         """left W (K + c I) Z^H right as an operator."""
         core = W.join(Z, blocks, c)
-        core = core if left is None else left @ core
-        return core if right is None else core @ right
+        core = core if left is None else left._times(core)
+        return core if right is None else core._times(right)
 
     # --------------------------------------------------------------------------------------------------- singular values
     def zero(self, s: Tensor, given: Tensor | None) -> Tensor:
@@ -258,6 +270,9 @@ class Reduction(NamedTuple):
         K = self.blocks
         if K.shape[-2:] == (1, 1):
             inverse = reciprocal(K, self.zero(K[..., 0].detach().abs(), given).unsqueeze(-1))
+        elif K.is_complex() and torch.compiler.is_compiling():  # there torch's own is wrong for complex matrices
+            u, s, vh = self.W.factors(K)
+            inverse = (vh.mH * reciprocal(s, self.zero(s, given)).unsqueeze(-2)) @ u.mH
         elif given is None and self.mixed is None:
             inverse = torch.linalg.pinv(precise(K), rtol=self.relative)
         else:
@@ -372,17 +387,35 @@ class _PolarFactor(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
-        U, s, V = ctx.saved_tensors
+        K, U, s, V = ctx.saved_tensors
         right, left = grad @ V, grad.mH @ U
         X = U.mH @ right
         inner = (X - X.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2))
         s = s.unsqueeze(-2)
-        return U @ inner @ V.mH + ((right - U @ X) / s) @ V.mH + U @ ((left - V @ X.mH) / s).mH, None, None
+        gradient = U @ inner @ V.mH + ((right - U @ X) / s) @ V.mH + U @ ((left - V @ X.mH) / s).mH
+        return refuse_second(gradient, K), None, None
+
+
+class _Refused(torch.autograd.Function):
+    """A first derivative, which depends on x, and has no derivative of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise DomainError("this function of an operator has a first derivative only; Dense(A.matrix()) may have a second")
+
+
+def refuse_second(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a function of x, of which a further derivative raises."""
+    refused: Tensor = _Refused.apply(gradient, x)  # type: ignore[no-untyped-call]
+    return refused
 
 
 def counted(size: int, rows: int, dtype: torch.dtype) -> float:
@@ -433,7 +466,12 @@ def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") 
     if bool((values > zero).all()):
         return
     worst = int((values - zero).argmin())
+    least, rounding = float(values.flatten()[worst]), float(zero.flatten()[worst])
+    if not rounding:
+        raise SingularOperator(
+            f"the operator is singular at {dtype}: a singular value is 0; pinv is the inverse on the image: {A}"
+        )
     raise SingularOperator(
-        f"the operator is singular at {dtype}: its least singular value is {float(values.flatten()[worst]):.3g}, and rounding "
-        f"may leave {float(zero.flatten()[worst]):.3g} of a zero; use pinv(rtol), or float64: {A}"
+        f"the operator is singular at {dtype}: its least singular value, {least:.3g}, is no larger than its rounding, "
+        f"{rounding:.3g}; use pinv, or float64: {A}"
     )

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def per_matrix(a: Scalar) -> Scalar:
 
 
 class TooLarge(ShapeError):
-    """A function needs a matrix that is too large to be formed unawares."""
+    """A function needs a matrix of more than 4096^2 entries, which nothing forms unasked."""
 
 
 class Functions(nn.Module, ABC):
@@ -55,38 +56,49 @@ class Functions(nn.Module, ABC):
         if reduction is None:
             m, n = self.shape
             raise TooLarge(
-                f"this function needs the matrix of an operator that has no closed form for it, {m} x {n} and so more than "
-                f"{LIMIT}^2 entries; Dense(A.matrix(limit={max(m, n)})) forms it: {self}"
+                f"this function has no closed form for this operator, and its {m} x {n} matrix has more than {LIMIT}^2 entries; "
+                f"if it fits, pass Dense(A.matrix(limit={max(m, n)})): {self}"
             )
         return reduction
 
+    @abstractmethod
+    def _dense(self) -> Reduction:
+        """The matrix as one block."""
+
+    def _whole(self, same_frames: bool = False) -> Reduction:
+        """The reduction; the matrix, where vectors or operators that are made of frames would lack a part of their derivative."""
+        reduction = self._reduction(same_frames)
+        return self._dense() if reduction.follows else reduction
+
     def _svd(self, k: int) -> Triplets:
-        return self._reduction().svd(k)
+        return self._whole().svd(k)
 
     def _pinv(self, zero: Tensor | None) -> "LinearOperator":
         """A+; singular values up to `zero` (*batch,) count as zero, by default those that rounding cannot tell from it."""
-        return self._reduction().pinv(zero)
+        return self._whole().pinv(zero)
 
     def _inverse(self) -> "LinearOperator":
-        return self._reduction().inverse(self)  # type: ignore[arg-type]
+        return self._whole().inverse(self)  # type: ignore[arg-type]
 
     def _polar(self) -> "tuple[LinearOperator, LinearOperator]":
-        return self._reduction().polar()
+        return self._whole().polar()
 
     def _trace(self) -> Tensor:
         return self._reduction(True).trace()
 
     def _slogdet(self) -> SignLogDet:
-        return self._reduction().slogdet()
+        reduction = self._reduction()
+        return (reduction if reduction.like_frames else self._dense()).slogdet()
 
     def _det(self) -> Tensor:
-        return self._reduction().det()
+        reduction = self._reduction()
+        return (reduction if reduction.like_frames else self._dense()).det()
 
     def _eigenvalues(self) -> Tensor:
         return self._reduction(True).eigenvalues()
 
     def _phi(self, phi: Phi) -> "LinearOperator":
-        return self._reduction(True).phi(phi)
+        return self._whole(True).phi(phi)
 
     def _real_power(self, p: float) -> "LinearOperator":
         return self._phi(real_power(p))
@@ -135,7 +147,7 @@ class OfScaled(Functions):
     def _inverse(self) -> "LinearOperator":
         a = self._number()
         if eager(a) and bool((a == 0).any()):
-            raise SingularOperator(f"a multiple by 0 has no inverse; use pinv: {self}")
+            raise SingularOperator(f"0 times an operator has no inverse; pinv gives 0: {self}")
         return self.operator._inverse() * (1.0 / self.a)
 
     def _trace(self) -> Tensor:
@@ -192,7 +204,7 @@ class OfProduct(Functions):
             return super()._inverse()
         *others, last = (A._inverse() for A in self.operators)
         for A in reversed(others):
-            last = last @ A
+            last = last._times(A)
         return last
 
     def _trace(self) -> Tensor:
@@ -213,7 +225,7 @@ class OfProduct(Functions):
         return SignLogDet(math.prod(signs), sum(logs))
 
     def _det(self) -> Tensor:
-        return torch.stack([A._det() for A in self.operators]).prod(0) if self._square() else super()._det()
+        return reduce(torch.mul, (A._det() for A in self.operators)) if self._square() else super()._det()
 
 
 def is_number(A: Any) -> bool:

@@ -90,7 +90,7 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
 
 
 def _beside_zeros(A: Array, zero: float, p: float) -> Array | None:
-    """[[H, H X], [0, 0]] for A = [[T, T X], [0, 0]] in a Schur basis, H = T^p; None where what counts as zero is no zero block."""
+    """T^p [[I, X], [0, 0]] for A = T [[I, X], [0, 0]] in a Schur basis; None where what counts as zero is no zero block."""
     S, Q, r = scipy.linalg.schur(A, sort=lambda re, im: np.hypot(re, im) > zero)
     if not np.abs(S[r:, r:]).max(initial=0.0) <= zero:
         return None

@@ -42,7 +42,7 @@ def invariant_subspaces(A: LinearOperator, rtol: float | None = None, limit: int
         NotSquare: A is not square. DomainError: A is not finite. ShapeError: A is a batch, or n exceeds `limit`.
 
     Example:
-        >>> import torch
+        >>> from induced.operators import Dense
         >>> [s.basis.shape[1] for s in invariant_subspaces(Dense(torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 3]])))]
         [1, 2]
 

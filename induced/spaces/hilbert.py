@@ -249,7 +249,7 @@ def difference(one: HilbertSpace, other: HilbertSpace) -> str:
     """The names of two spaces, and in what they differ."""
     if repr(one) != repr(other):
         return f"{one!r} and {other!r}, which differ"
-    return f"two spaces {one!r} with charts of one kind, which are different objects: use the same chart object in both"
+    return f"two spaces that both print as {one!r} but hold different chart objects: use the same chart object in both"
 
 
 @final
