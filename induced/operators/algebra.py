@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,13 @@ def _require_same_kind(A: Functions, B: Functions, sign: str) -> None:
             f"A {sign} B takes operators of one dtype and device, got {mine.dtype} on {mine.device} and {theirs.dtype} on "
             f"{theirs.device}: convert one of them, e.g. with A.to({theirs.dtype})"
         )
+
+
+def holding(module: nn.Module, operators: "Sequence[LinearOperator]") -> "tuple[LinearOperator, ...]":
+    """The operators, as submodules named 0, 1, ...; torch.compile can make no nn.ModuleList in its graph."""
+    for i, A in enumerate(operators):
+        module.add_module(str(i), A)
+    return tuple(operators)
 
 
 def register(module: nn.Module, name: str, value: Tensor) -> None:

@@ -6,11 +6,11 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import DtypeError, ShapeError
-from induced.operators.algebra import Algebra, register, require_matrix
+from induced.operators.algebra import Algebra, holding, register, require_matrix
 from induced.operators.reduction import Frame, Reduction, counted, require_regular
 from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, per_matrix, per_sample
 
@@ -130,7 +130,8 @@ class LinearOperator(Algebra):
         half = self._power(k // 2) if k > 1 else None
         if half is None:
             return self
-        return half @ half @ self if k % 2 else half @ half
+        square = half._times(half)  # torch.compile traces no signs between operators made in its graph
+        return square._times(self) if k % 2 else square
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
@@ -275,10 +276,12 @@ class Adjoint(OfAdjoint, LinearOperator):
 class _Several(LinearOperator):
     """What sums and products share: operators in a row, of which those of the same class are joined into one row."""
 
+    operators: Sequence[LinearOperator]
+
     def __init__(self, shape: tuple[int, int], operators: Sequence[LinearOperator]) -> None:
         super().__init__(shape)
         joined = [B for A in operators for B in (A.operators if isinstance(A, _Several) and type(A) is type(self) else [A])]
-        self.operators: Sequence[LinearOperator] = nn.ModuleList(joined)  # type: ignore[assignment]
+        self.operators = holding(self, joined)
 
     @property
     def batch(self) -> torch.Size:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from induced._numerics import scaled_norm
 from induced._validate import require_like, require_shape
 from induced.errors import ShapeError
-from induced.operators.algebra import register
+from induced.operators.algebra import holding, register
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import complement
 from induced.operators.diagonal import Selection
@@ -79,7 +79,7 @@ class DirectSum(NamedTuple):
     def singular_values(self, zeros: bool = True) -> SingularValues:
         """Those of the parts; and zeros, where wide and tall parts leave more of them."""
         values, times, zero = (list(found) for found in zip(*(part.singular_values(zeros) for part in self.parts), strict=True))
-        missing = min(self.shape) - int(sum(int(t.sum()) for t in times))
+        missing = min(self.shape) - sum(map(_least, self.parts))
         if missing:
             none = values[0].new_zeros(*values[0].shape[:-1], 1)
             values, times, zero = [*values, none], [*times, times[0].new_tensor([missing])], [*zero, none]
@@ -190,16 +190,11 @@ class BlockDiagonal(LinearOperator):
         copies = [core.batch[0] if core.batch else 1 for core in made]
         m, n = (sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1))
         super().__init__((m, n))
-        self._copies = copies
-        self.cores = nn.ModuleList(made)
-
-    def _each(self) -> list[tuple[LinearOperator, int]]:
-        """The cores, and how many blocks each stands for."""
-        return list(zip(self.cores, self._copies, strict=True))  # type: ignore[arg-type]
+        self.cores, self._each = holding(self, made), tuple(zip(made, copies, strict=True))
 
     def _split(self, z: Tensor, adjoint: bool) -> Tensor:
         found, start = [], 0
-        for core, k in self._each():
+        for core, k in self._each:
             n = core.shape[0 if adjoint else 1]
             segment = z[..., start : start + k * n]
             if core.batch:
@@ -216,10 +211,10 @@ class BlockDiagonal(LinearOperator):
         return self._split(w, adjoint=True)
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        if same_frames and any(core.shape[0] != core.shape[1] for core, _ in self._each()):
+        if same_frames and any(core.shape[0] != core.shape[1] for core, _ in self._each):
             return super().reduced(True)
         parts = []
-        for core, k in self._each():
+        for core, k in self._each:
             part = core.reduced(same_frames)
             if part is None:
                 return None
@@ -232,9 +227,9 @@ class BlockDiagonal(LinearOperator):
 
     def _paired(self, other: LinearOperator) -> list[tuple[LinearOperator, LinearOperator]]:
         """The cores of both side by side; none where they do not stand for as many blocks."""
-        if not isinstance(other, BlockDiagonal) or self._copies != other._copies:
+        if not isinstance(other, BlockDiagonal) or [k for _, k in self._each] != [k for _, k in other._each]:
             return []
-        return [(A, B) for (A, _), (B, _) in zip(self._each(), other._each(), strict=True)]
+        return [(A, B) for (A, _), (B, _) in zip(self._each, other._each, strict=True)]
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         pairs = self._paired(other)
@@ -245,19 +240,19 @@ class BlockDiagonal(LinearOperator):
     def _times(self, other: LinearOperator) -> LinearOperator:
         pairs = self._paired(other)
         if pairs and all(A.shape[1] == B.shape[0] for A, B in pairs):
-            return BlockDiagonal(*(A @ B for A, B in pairs))
+            return BlockDiagonal(*(A._times(B) for A, B in pairs))
         return super()._times(other)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
         if isinstance(a, Tensor) and a.dim():
             return super()._scaled(a)
-        return BlockDiagonal(*(core * a for core, _ in self._each()))
+        return BlockDiagonal(*(core * a for core, _ in self._each))
 
     def _adjoint(self) -> LinearOperator:
-        return BlockDiagonal(*(core.H for core, _ in self._each()))
+        return BlockDiagonal(*(core.H for core, _ in self._each))
 
     def extra_repr(self) -> str:
-        return f"shape={self.shape}, {sum(self._copies)} blocks"
+        return f"shape={self.shape}, {sum(k for _, k in self._each)} blocks"
 
 
 # ------------------------------------------------------------------------------------------------- turning and scaling

@@ -205,11 +205,10 @@ class Fourier(Frame):
         """sqrt 2 Re and sqrt 2 Im of the waves of f and -f; the wave itself where f is its own negative."""
         turned = y[:, :, None] * self._waves(self.f[j], y)[:, None]
         both = torch.stack([turned.real, turned.imag], 1) * (2 - self.real[j].to(turned.real)).sqrt()[:, None, None, None]
-        kept = torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1)
-        return both[kept].flatten(1).mT
+        return both.flatten(2).flatten(0, 1).mT
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
-        return Dense(self.columns(j, y))
+        return Dense(self.columns(j, y)[:, torch.stack([torch.ones_like(self.real[j]), ~self.real[j]], 1).flatten()])
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
         half = (*self.size[:-1], self.size[-1] // 2 + 1)

@@ -1,7 +1,6 @@
 """Orthonormal bases of a few directions, in float64, as frames; and first derivatives through them."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import torch
@@ -57,17 +56,20 @@ class Columns(Frame):
     """
 
     groups = 1
+    _Q: Tensor | None
 
     def __init__(
         self, basis: Basis, factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator], dtype: torch.dtype
     ) -> None:
         self.basis, self.factored, self.dtype = basis, factored, dtype
-        self.dim = basis.Y.shape[-2]
+        self.dim, self._Q = basis.Y.shape[-2], None
 
-    @cached_property
+    @property
     def Q(self) -> Tensor:
-        """The basis in the dtype of the operator."""
-        return (self.basis.Y @ self.basis.T).to(self.dtype)
+        """The basis in the dtype of the operator, made once."""
+        if self._Q is None:
+            self._Q = (self.basis.Y @ self.basis.T).to(self.dtype)
+        return self._Q
 
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
         return self.Q @ y.mT.to(self.dtype)

@@ -36,7 +36,6 @@ from induced.operators.base import Dense, LinearOperator
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked
 from induced.operators.krylov import iterative_solve, truncated_svd
-from induced.operators.matrices import Phi
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
 from induced.operators.rules import Scalar, TooLarge
@@ -270,7 +269,7 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, zeros: bool) -> L
         where = others if rest and incomplete else chosen
         j, i = where.nonzero(as_tuple=True)
         y = u[j, :, i]
-        basis = off(R.W.columns(j, y).to(R.dtype)) if rest and incomplete else R.W.span(j, y)
+        basis = off(R.W.span(j, y).matrix(R.W.dim).to(R.dtype)) if rest and incomplete else R.W.span(j, y)
     if isinstance(basis, Dense):
         basis = Dense(basis.A.to(R.dtype)) if isinstance(R, Reduction) else basis
     return basis if R.left is None else R.left @ basis
@@ -334,17 +333,8 @@ class Inverse(LinearOperator):
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         return self.factorised().reduced(same_frames)
 
-    def _pinv(self, zero: Tensor | None) -> LinearOperator:
-        return self.factorised()._pinv(zero)
-
     def _inverse(self) -> LinearOperator:
         return self.operator
-
-    def _polar(self) -> tuple[LinearOperator, LinearOperator]:
-        return self.factorised()._polar()
-
-    def _trace(self) -> Tensor:
-        return self.factorised()._trace()
 
     def _slogdet(self) -> SignLogDet:
         sign, logabs = self.operator._slogdet()
@@ -352,12 +342,6 @@ class Inverse(LinearOperator):
 
     def _det(self) -> Tensor:
         return 1.0 / self.operator._det()
-
-    def _eigenvalues(self) -> Tensor:
-        return 1.0 / self.operator._eigenvalues()
-
-    def _phi(self, phi: Phi) -> LinearOperator:
-        return self.factorised()._phi(phi)
 
     def _adjoint(self) -> LinearOperator:
         return Inverse(self.operator.H)

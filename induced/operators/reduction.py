@@ -55,11 +55,14 @@ class Frame(ABC):
 
     @abstractmethod
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
-        """The vectors (dim, k) of block coordinates y (k, p) in the groups j (k,); two for each of a complex pair."""
+        """The vectors (dim, k) of block coordinates y (k, p) in the groups j (k,).
+
+        Complex frames give two for each: sqrt 2 Re and sqrt 2 Im, or the real vector and 0.
+        """
 
     @abstractmethod
     def span(self, j: Tensor, y: Tensor) -> "LinearOperator":
-        """The same vectors as an operator from R^k to R^dim."""
+        """The same vectors, those that are 0 left out, as an operator into R^dim."""
 
     @abstractmethod
     def join(self, other: "Frame", blocks: Tensor, c: Tensor | None) -> "LinearOperator":
@@ -223,12 +226,13 @@ class Reduction(NamedTuple):
             values, j, left, right = s[0, :k], s.new_zeros(min(k, s.shape[-1]), dtype=torch.int64), u[0].mT[:k], vh[0].conj()[:k]
         else:
             flat, each = s.flatten(), max(s.shape[-1], 1)
-            if self.W.times is not None:
-                flat = flat.masked_fill(self.W.times.repeat_interleave(each) == 0, -1.0)
+            if (times := self.W.times) is not None:
+                flat = flat.masked_fill(times.repeat_interleave(each, output_size=len(flat)) == 0, -1.0)
             order = flat.argsort(descending=True, stable=True)[:k]
             values, j, left, right = flat[order], order // each, u.mT.flatten(0, 1)[order], vh.conj().flatten(0, 1)[order]
         U, V = self.W.columns(j, left), self.Z.columns(j, right)
-        values = values if self.W.times is None else values.repeat_interleave(self.W.times[j])
+        if self.W.times is not None:  # two columns of each complex vector, of which the second may be none
+            values = torch.stack([values, torch.where(self.W.times[j] == 2, values, -torch.ones_like(values))], -1).flatten()
         c = self.number()
         more = min(self.repeated, k)
         if more and eager(values):
@@ -236,8 +240,14 @@ class Reduction(NamedTuple):
         if more:
             right = self.Z.rest(more)
             left = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(right) * right
-            values, order = torch.cat([values, c.abs().to(values).expand(more)]).sort(descending=True, stable=True)
-            U, V = (torch.cat(both, -1).index_select(-1, order) for both in ([U, left], [V, right]))
+            values, U, V = (
+                torch.cat([values, c.abs().to(values).expand(more)]),
+                torch.cat([U, left], -1),
+                torch.cat([V, right], -1),
+            )
+        if more or self.W.times is not None:
+            values, order = values.sort(descending=True, stable=True)
+            U, V = (X.index_select(-1, order[:k]) for X in (U, V))
         U, values, V = U[:, :k], values[:k], V[:, :k]
         U = U if self.left is None else self.left(U.mT).mT
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT

@@ -101,9 +101,6 @@ class OfAdjoint(Functions):
         reduction = self.operator.reduced(same_frames)
         return None if reduction is None else reduction.adjoint()
 
-    def _pinv(self, zero: Tensor | None) -> "LinearOperator":
-        return self.operator._pinv(zero).H
-
     def _inverse(self) -> "LinearOperator":
         return self.operator._inverse().H
 
@@ -115,12 +112,6 @@ class OfAdjoint(Functions):
 
     def _det(self) -> Tensor:
         return self.operator._det()
-
-    def _eigenvalues(self) -> Tensor:
-        return self.operator._eigenvalues()
-
-    def _phi(self, phi: Phi) -> "LinearOperator":
-        return self.operator._phi(phi).H
 
 
 class OfScaled(Functions):
@@ -154,9 +145,6 @@ class OfScaled(Functions):
 
     def _det(self) -> Tensor:
         return self._number() ** self.shape[0] * self.operator._det()
-
-    def _eigenvalues(self) -> Tensor:
-        return self._number().unsqueeze(-1) * self.operator._eigenvalues()
 
 
 class OfSum(Functions):

@@ -11,6 +11,7 @@ from induced.errors import ShapeError
 from induced.operators.base import LinearOperator
 from induced.operators.checked import checked
 from induced.operators.columns import Columns
+from induced.operators.reduction import Reduction
 from induced.operators.schur import Array, clusters
 
 
@@ -76,7 +77,7 @@ def _parts(A: LinearOperator, limit: int) -> tuple[Tensor, Tensor, Tensor, float
     if n > limit:
         raise ShapeError(f"the {n} eigenvectors of a {A.shape} operator exceed limit={limit}; pass a larger limit")
     reduction = A.reduced(True)
-    if reduction is not None and isinstance(reduction.W, Columns):
+    if isinstance(reduction, Reduction) and isinstance(reduction.W, Columns):
         j, eye = torch.zeros(1, dtype=torch.int64), torch.eye(reduction.blocks.shape[-1], dtype=torch.float64)
         Q = reduction.W.columns(j, eye.to(reduction.blocks))
         return Q, reduction.blocks[0], reduction.W.rest(n - Q.shape[1]), float(reduction.number())

@@ -5,11 +5,5 @@ from induced.propagators.families import LowRankFamily, OperatorFamily, SharedBa
 from induced.propagators.propagate import Stepwise, integrate, propagator
 
 __all__ = [
-    "LowRankFamily",
-    "OperatorFamily",
-    "SharedBasisFamily",
-    "Stepwise",
-    "adaptive_grid",
-    "integrate",
-    "propagator",
-]
+    "LowRankFamily", "OperatorFamily", "SharedBasisFamily", "Stepwise", "adaptive_grid", "integrate", "propagator",
+]  # fmt: skip
