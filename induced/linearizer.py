@@ -95,7 +95,7 @@ class LinearizerOperator(nn.Module, ABC):
         return Linearizer(core, self.codomain, self.domain)
 
     def pinv(self, rtol: float | None = None) -> "LinearizerOperator":
-        """Moore-Penrose inverse f+ = g_x^-1 A+ g_y; singular values up to rtol * ||A||, by default those of rounding, count as zero.
+        """Moore-Penrose inverse f+ = g_x^-1 A+ g_y; singular values up to rtol * ||A|| (by default those of rounding) are 0.
 
         Law:
             `f f+ f = f`, `f+ f f+ = f+`, `(f f+)* = f f+`, `(f+ f)* = f+ f` (Lemma 4.1; laws/test_linearizer.py)

@@ -26,9 +26,7 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
         if held.dtype in (torch.float32, torch.float64):
             require_finite(held, f"the operator given to {what}", "its parameters or buffers hold nan or inf")
         elif held.is_floating_point():
-            raise DtypeError(
-                f"{what} is computed in float32 or float64, got an operator of {held.dtype}: convert it, e.g. with A.float()"
-            )
+            raise DtypeError(f"{what} needs float32 or float64, got an operator of {held.dtype}: convert it, e.g. with A.float()")
 
 
 def _held(module: nn.Module) -> Iterator[Tensor]:

@@ -150,9 +150,9 @@ def polar(A: LinearOperator) -> Polar:
         A: an operator of any shape (m, n).
 
     Returns:
-        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. Gradients are
-        first derivatives only, finite at repeated singular values too; where A is singular, that of Q is taken along operators of the
-        same rank.
+        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. Gradients
+        are first derivatives only, finite at repeated singular values too; where A is singular, that of Q is taken along
+        operators of the same rank.
 
     Raises:
         ShapeError: A is a batch of operators. DomainError: A is not finite.
