@@ -51,8 +51,7 @@ class LinearizerOperator(nn.Module, ABC):
     @overload
     def __call__(self, x: Vector) -> Vector: ...
     def __call__(self, x: Tensor | Vector) -> Tensor | Vector:
-        result: Tensor | Vector = super().__call__(x)
-        return result
+        return super().__call__(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor | Vector) -> Tensor | Vector:
         """f(x) = g_y^-1(A g_x(x)), for points (*batch, *shape) or a Vector of the domain.
@@ -63,17 +62,13 @@ class LinearizerOperator(nn.Module, ABC):
         """
         if isinstance(x, Vector):
             if x.space != self.domain:
-                raise SpaceMismatch(
-                    f"this map takes vectors of its domain: that and the vector's space are {difference(self.domain, x.space)}"
-                )
+                raise SpaceMismatch(f"this map takes vectors of its domain, got {difference(self.domain, x.space)}")
             return Vector(self.codomain, coords=self.core(x.coords))
         return self.codomain.point(self.core(self.domain.coords(x)))
 
     def _endomorphism(self, what: str) -> None:
         if self.domain != self.codomain:
-            raise SpaceMismatch(
-                f"{what} needs one space on both sides: the domain and the codomain are {difference(self.domain, self.codomain)}"
-            )
+            raise SpaceMismatch(f"{what} needs one space on both sides, got {difference(self.domain, self.codomain)}")
 
     @property
     def H(self) -> "LinearizerOperator":
@@ -248,10 +243,7 @@ class LinearizerOperator(nn.Module, ABC):
         if not isinstance(other, LinearizerOperator):
             return NotImplemented
         if other.codomain != self.domain:
-            raise SpaceMismatch(
-                f"f @ h needs h to end where f starts: the codomain of h and the domain of f are "
-                f"{difference(other.codomain, self.domain)}"
-            )
+            raise SpaceMismatch(f"f @ h needs h to end where f starts, got {difference(other.codomain, self.domain)}")
         return Linearizer(self.core @ other.core, other.domain, self.codomain)
 
     def __add__(self, other: "LinearizerOperator") -> "LinearizerOperator":
@@ -260,7 +252,7 @@ class LinearizerOperator(nn.Module, ABC):
             return NotImplemented
         for side, mine, theirs in (("domain", self.domain, other.domain), ("codomain", self.codomain, other.codomain)):
             if mine != theirs:
-                raise SpaceMismatch(f"f + h needs one {side}: those of f and h are {difference(mine, theirs)}")
+                raise SpaceMismatch(f"f + h needs one {side}, got {difference(mine, theirs)}")
         return Linearizer(self.core + other.core, self.domain, self.codomain)
 
     def __sub__(self, other: "LinearizerOperator") -> "LinearizerOperator":

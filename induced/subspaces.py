@@ -147,7 +147,7 @@ class Subspace:
 
     def _shared(self, other: "Subspace", what: str) -> Tensor:
         if self.space != other.space:
-            raise SpaceMismatch(f"{what} needs subspaces of one space, got those of {difference(self.space, other.space)}")
+            raise SpaceMismatch(f"{what} needs subspaces of one space, got {difference(self.space, other.space)}")
         return other.Q
 
     def __repr__(self) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from induced._validate import eager
 from induced.errors import DtypeError, ShapeError
 from induced.operators.algebra import Algebra, holding, register, require_matrix
-from induced.operators.reduction import Frame, Reduction, counted, require_regular
+from induced.operators.factors import counted
+from induced.operators.reduction import Frame, Reduction, require_regular
 from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, per_matrix, per_sample
 
 SHOWN = 3

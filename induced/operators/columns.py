@@ -1,7 +1,7 @@
 """Orthonormal bases of a few directions, in float64, as frames; and first derivatives through them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from induced._numerics import scaled_norm
 from induced._validate import eager
-from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
-from induced.operators.reduction import Frame, Triplets, refuse_second
+from induced.operators.reduction import Frame, Triplets
 
 
 @final
@@ -150,38 +149,3 @@ def spectral(U: Tensor) -> Tensor:
     """The largest singular value of a tall matrix."""
     largest: Tensor = torch.linalg.eigvalsh(U.mT @ U).amax(-1).sqrt()
     return largest
-
-
-# ---------------------------------------------------------------------------------------------------------- derivatives
-class _Once(torch.autograd.Function):
-    """The identity, of which there is no second derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return refuse_second(gradient, *ctx.saved_tensors)
-
-
-def once(x: Tensor) -> Tensor:
-    """x, where what is made of it has the right first derivative and no other: a second one raises."""
-    if not (x.requires_grad and eager(x)):
-        return x
-    kept: Tensor = _Once.apply(x)  # type: ignore[no-untyped-call]
-    return kept
-
-
-def refused(X: Tensor, which: Tensor) -> Tensor:
-    """The columns X, those of the mask being singular vectors of one value, any of many: a derivative of them does not exist."""
-
-    def refuse(gradient: Tensor) -> None:
-        if bool(gradient[:, which].any()):
-            raise DomainError("the singular vectors of a repeated value are any basis of their span and have no derivative")
-
-    if bool(which.any()):
-        X = X.view_as(X)
-        X.register_hook(refuse)  # type: ignore[no-untyped-call]
-    return X

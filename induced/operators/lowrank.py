@@ -13,10 +13,12 @@ from induced._validate import eager
 from induced.errors import DomainError, ShapeError, SingularOperator
 from induced.operators.algebra import register, require_matrix
 from induced.operators.base import Dense, LinearOperator
-from induced.operators.columns import Columns, basis, compress, dual, once, refused, spectral, spread
+from induced.operators.columns import Columns, basis, compress, dual, spectral, spread
+from induced.operators.derivatives import followed, moved, once
 from induced.operators.diagonal import Diagonal
+from induced.operators.factors import counted, tracked
 from induced.operators.matrices import Phi, divided_difference, real_power
-from induced.operators.reduction import Reduction, SignLogDet, Triplets, counted, require_regular, tracked
+from induced.operators.reduction import Reduction, SignLogDet, Triplets, require_regular
 from induced.operators.rules import Scalar, per_matrix
 
 
@@ -62,7 +64,7 @@ class _Factored(LinearOperator):
 
     def _svd(self, k: int) -> Triplets:
         U, s, V = self._reduction().svd(k)
-        return _moved(self, U, s, V) if tracked(*self.parts()) and eager(self.U) else (U, s, V)
+        return moved(self, U, s, V) if tracked(*self.parts()) and eager(self.U) else (U, s, V)
 
     def _trace(self) -> Tensor:
         c, U, V = self.parts()
@@ -82,9 +84,6 @@ class _Factored(LinearOperator):
         Arguments:
             rtol: singular values of U V^T up to rtol * (|c| + ||U V^T||) are dropped; eps by default.
 
-        Returns:
-            An operator B of the same class with ||A - B|| <= rtol * (|c| + ||U V^T||) in the operator norm, besides rounding.
-
         Raises:
             ShapeError: a batch of operators, whose ranks may differ.
             DomainError: U or V carry gradients: a truncation has none where singular values repeat.
@@ -101,14 +100,14 @@ class _Factored(LinearOperator):
             raise ShapeError(f"one operator is compressed, not a batch of them of shape {tuple(self.batch)}: {self}")
         if torch.is_grad_enabled() and (self.U.requires_grad or self.V.requires_grad):
             raise DomainError(f"a truncation has no derivative; compress under torch.no_grad(), or detached factors: {self}")
-        return self._joined(*compress(*self.parts(), rtol))
+        return self.of_kind(*compress(*self.parts(), rtol))
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
             return super()._plus(other)
         if isinstance(other, _Factored):
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
-            return self._joined(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), other)
+            return self.of_kind(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), other)
         if isinstance(other, Diagonal) and self.is_scalar():
             return Diagonal(self.parts()[0] + other.d)
         return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
@@ -137,9 +136,9 @@ class _Factored(LinearOperator):
             return super()._after(left)
         (c, U, V), (d, X, Y) = left.parts(), self.parts()
         right = d * V + Y @ (X.mT @ V)
-        return self._joined(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)))
+        return self.of_kind(*compress(c * d, torch.cat([U, X], -1), torch.cat([right, c * Y], -1)))
 
-    def _joined(self, c: Tensor, U: Tensor, V: Tensor, *others: "_Factored") -> LinearOperator:
+    def of_kind(self, c: Tensor, U: Tensor, V: Tensor, *others: "_Factored") -> LinearOperator:
         """The operator of these parts, U V^T alone if this operator and the others are."""
         return factored(None if self.plain and all(A.plain for A in others) else c, U, V)
 
@@ -152,8 +151,7 @@ class _Factored(LinearOperator):
 class LowRank(_Factored):
     """A = U V^T, for U of shape (*batch, m, r) and V of shape (*batch, n, r); applied at O((m + n) r).
 
-    Raises:
-        ShapeError: the factors differ in rank, dtype or device.
+    Raises: ShapeError where the factors differ in rank, dtype or device.
     """
 
     plain = True
@@ -199,7 +197,7 @@ class LowRank(_Factored):
             return LowRank(dual(self.V.double()).to(self.V), dual(self.U.double()).to(self.U))
         with torch.no_grad():
             X = reduction.pinv(zero)
-        return _followed(self, X)
+        return followed(self, X)
 
     def _inverse(self) -> LinearOperator:
         if self.U.shape[-1] < self.shape[0]:
@@ -317,7 +315,7 @@ class ScaledIdentityPlusLowRank(_Factored):
             return woodbury
         with torch.no_grad() if follows and eager(self.U) else nullcontext():
             X = reduction.pinv(zero)
-        return _followed(self, X) if follows and eager(self.U) else X
+        return followed(self, X) if follows and eager(self.U) else X
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
@@ -383,36 +381,6 @@ def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Ten
     bound = torch.where((u * v > 0) & (x > least), (1 + u * v / c) * (1 + x * v * c), torch.inf)
     largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
     return largest
-
-
-def _change(A: _Factored) -> LinearOperator:
-    """A - A.detach(): zero, with the first derivative of A."""
-    (c, U, V), (c0, U0, V0) = (once(part) for part in A.parts()), (part.detach() for part in A.parts())
-    return factored(None if A.plain else c - c0, torch.cat([U - U0, U0], -1), torch.cat([V0, V - V0], -1))
-
-
-def _followed(A: _Factored, X: LinearOperator) -> LinearOperator:
-    """X = A+ with its first derivative at fixed rank, -X D X + X X^T D^T (I - A X) + (I - X A) D^T X^T X."""
-    D, A0 = _change(A), factored(None if A.plain else A.parts()[0].detach(), A.U.detach(), A.V.detach())
-    left, right = identity(A.shape[1], A.U) - X @ A0, identity(A.shape[0], A.U) - A0 @ X
-    return X - X @ D @ X + X @ X.H @ D.H @ right + left @ D.H @ X.H @ X
-
-
-def _moved(A: _Factored, U: Tensor, s: Tensor, V: Tensor) -> Triplets:
-    """Singular vectors, with the first derivative that leads out of span[U V]: du = (s a + c b) / (s^2 - c^2), dv likewise.
-
-    a and b are the changes of A v and A^T u orthogonal to the span. Vectors of a repeated value have no derivative.
-    """
-    D, c, frame = _change(A), A.parts()[0].detach(), A._reduction()
-    assert isinstance(frame.W, Columns) and isinstance(frame.Z, Columns)
-    a = frame.W.off(D._columns(V.detach().mT).mT)
-    b = frame.Z.off(D.H._columns(U.detach().mT).mT)
-    gap = s.detach().square() - c.square()
-    fixed = gap == 0
-    gap = torch.where(fixed, torch.ones_like(gap), gap)
-    s0 = s.detach()
-    dU, dV = (s0 * a + c * b) / gap, (s0 * b + c * a) / gap
-    return refused(U + torch.where(fixed, 0, dU), fixed), s, refused(V + torch.where(fixed, 0, dV), fixed)
 
 
 def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:

@@ -22,21 +22,21 @@ What counts as zero is eps times the size of the block that was factored times t
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from induced._numerics import scaled_norm
 from induced._validate import eager
-from induced.errors import DomainError, SingularOperator
+from induced.errors import SingularOperator
+from induced.operators.factors import PolarFactor, precise, reciprocal, watched
 from induced.operators.matrices import Phi
 
 if TYPE_CHECKING:  # its module lies above this one
     from induced.operators.base import LinearOperator
 
 Triplets = tuple[Tensor, Tensor, Tensor]
-TALL = 16  # sides in this ratio: a float32 factorisation is off by hundreds of eps, and is made in float64
 
 
 class Frame(ABC):
@@ -293,7 +293,7 @@ class Reduction(NamedTuple):
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K = self.blocks
         zero = self.relative if self.mixed is None else (self.relative * self.mixed().detach())[..., None, None].to(K.real)
-        Q: Tensor = _PolarFactor.apply(precise(K), zero, self.W)[0]  # type: ignore[no-untyped-call]
+        Q: Tensor = PolarFactor.apply(precise(K), zero, self.W)[0]  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None
@@ -349,7 +349,11 @@ class Reduction(NamedTuple):
 
     def eigenvalues(self) -> Tensor:
         K = self.blocks
-        w = torch.complex(K, torch.zeros_like(K))[..., 0] if K.shape[-2:] == (1, 1) and not K.is_complex() else eigvals(K)
+        w = (
+            torch.complex(K, torch.zeros_like(K))[..., 0]
+            if K.shape[-2:] == (1, 1) and not K.is_complex()
+            else torch.linalg.eigvals(K)
+        )
         found = [w.flatten(-2)]
         if (times := self.W.times) is not None:
             found = [w[..., times > 0, :].flatten(-2), w[..., times == 2, :].conj().flatten(-2)]
@@ -369,93 +373,6 @@ class Reduction(NamedTuple):
             image = phi.of_matrix(K, zero.expand(K.shape[:-2]))
         c = None if self.c is None else phi.of_scalars(self.c.double()).to(self.c)
         return self.made(self.W, self.Z, image.to(K.dtype), c, None, None)
-
-
-class _PolarFactor(torch.autograd.Function):
-    """Q = U V^H, from the svd K = U S V^H without its zeros; its derivative divides by s_i + s_j, never by their difference."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(K: Tensor, zero: Tensor | float, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        U, s, Vh = frame.factors(K)
-        zero = zero * s.amax(-1, keepdim=True) if isinstance(zero, float) and s.numel() else zero
-        kept = s > zero
-        U, V = U * kept.unsqueeze(-2), Vh.mH * kept.unsqueeze(-2)
-        return U @ V.mH, U, torch.where(kept, s, torch.ones_like(s)), V
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(inputs[0], *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
-        K, U, s, V = ctx.saved_tensors
-        right, left = grad @ V, grad.mH @ U
-        X = U.mH @ right
-        inner = (X - X.mH) / (s.unsqueeze(-1) + s.unsqueeze(-2))
-        s = s.unsqueeze(-2)
-        gradient = U @ inner @ V.mH + ((right - U @ X) / s) @ V.mH + U @ ((left - V @ X.mH) / s).mH
-        return refuse_second(gradient, K), None, None
-
-
-class _Refused(torch.autograd.Function):
-    """A first derivative, which depends on x, and has no derivative of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise DomainError("this function of an operator has a first derivative only; Dense(A.matrix()) may have a second")
-
-
-def refuse_second(gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient of a function of x, of which a further derivative raises."""
-    refused: Tensor = _Refused.apply(gradient, x)  # type: ignore[no-untyped-call]
-    return refused
-
-
-def counted(size: int, rows: int, dtype: torch.dtype) -> float:
-    """eps times the size of a block; float64 counts the roundings of its own tall factorisations too, about sqrt(rows)."""
-    return torch.finfo(dtype).eps * (size + (rows**0.5 if dtype == torch.float64 and rows > size else 0.0))
-
-
-def precise(K: Tensor) -> Tensor:
-    """K, in float64 where it is tall or wide enough for a float32 factorisation to be off by more than it should."""
-    short, long = sorted(K.shape[-2:])
-    return K.double() if K.dtype == torch.float32 and long >= TALL * max(short, 1) else K
-
-
-def reciprocal(values: Tensor, zero: Tensor) -> Tensor:
-    """1/values above the threshold and 0 elsewhere, with gradients that stay finite at 0."""
-    keep = ~(values.abs() <= zero)  # nan is kept
-    return torch.where(keep, 1.0 / torch.where(keep, values, torch.ones_like(values)), torch.zeros_like(values))
-
-
-def tracked(*tensors: Tensor) -> bool:
-    """Whether gradients may be asked for: orthonormal bases have none where columns are dependent or values repeat."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def watched(K: Tensor) -> Tensor:
-    """K, whose gradient is checked to be finite in eager mode."""
-    if tracked(K) and eager(K):
-        K = K.view_as(K)
-        K.register_hook(_require_derivative)  # type: ignore[no-untyped-call]
-    return K
-
-
-def _require_derivative(gradient: Tensor | None) -> None:
-    if gradient is not None and not bool(gradient.isfinite().all()):
-        raise DomainError("singular vectors have no derivative where values repeat, are zero, or columns depend on one another")
-
-
-def eigvals(K: Tensor) -> Tensor:
-    w: Tensor = torch.linalg.eigvals(K)
-    return w
 
 
 def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") -> None:

@@ -9,10 +9,10 @@ from torch import Tensor
 from induced._validate import eager, require_finite
 from induced.operators.base import LinearOperator
 from induced.operators.exponential import exp_multiply
+from induced.operators.factors import tracked
 from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.matrices import divided_difference, expm
 from induced.operators.reduction import Triplets as Parts
-from induced.operators.reduction import tracked
 from induced.operators.rules import Scalar, per_matrix
 from induced.propagators.steps import Method, Step, parts_of
 

@@ -297,7 +297,7 @@ class Vector:
 
     def _same_space(self, other: "Vector", what: str) -> Tensor:
         if self.space != other.space:
-            raise SpaceMismatch(f"{what} joins vectors of one space, got those of {difference(self.space, other.space)}")
+            raise SpaceMismatch(f"{what} joins vectors of one space, got {difference(self.space, other.space)}")
         require_alike(self.coords, other.coords)
         return other.coords
 
