@@ -151,8 +151,7 @@ class _Factored(LinearOperator):
 class LowRank(_Factored):
     """A = U V^T, for U of shape (*batch, m, r) and V of shape (*batch, n, r); applied at O((m + n) r).
 
-    Raises: ShapeError where the factors differ in rank, dtype or device.
-    """
+    Raises: ShapeError, where the factors differ in rank, dtype or device."""
 
     plain = True
 

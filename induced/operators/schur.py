@@ -74,9 +74,9 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
     elif p > 0:
         U, s, Vh = np.linalg.svd(A)
         zero = max(zero, len(s) * EPS * s[0])
-        if k == len(A) and (root := _beside_zeros(A, zero, p)) is not None:
-            return np.float64(size) ** p * root
         r = int((s > zero).sum())
+        if k == len(A) and (root := _beside_zeros(A, r, zero, p)) is not None:
+            return np.float64(size) ** p * root
         F, G = U[:, :r] * s[:r], Vh[:r].T
         X = F @ power(G.T @ F, r, zero, p - 1, peeled=True) @ G.T
     else:
@@ -89,10 +89,10 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
         return scaled
 
 
-def _beside_zeros(A: Array, zero: float, p: float) -> Array | None:
+def _beside_zeros(A: Array, rank: int, zero: float, p: float) -> Array | None:
     """T^p [[I, X], [0, 0]] for A = T [[I, X], [0, 0]] in a Schur basis; None where what counts as zero is no zero block."""
     S, Q, r = scipy.linalg.schur(A, sort=lambda re, im: np.hypot(re, im) > zero)
-    if not np.abs(S[r:, r:]).max(initial=0.0) <= zero:
+    if r != rank or not np.abs(S[r:, r:]).max(initial=0.0) <= zero:  # 0 has Jordan blocks
         return None
     root = np.zeros_like(S)
     root[:r, :r] = H = power(S[:r, :r], r, 0.0, p)
