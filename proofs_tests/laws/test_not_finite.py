@@ -20,7 +20,6 @@ from induced.operators import (
     LinearOperator,
     LowRank,
     Orthogonal,
-    Permutation,
     Projection,
     RotationScaling,
     ScaledIdentityPlusLowRank,
@@ -146,7 +145,7 @@ def test_a_function_of_what_is_not_finite_raises(name: str) -> None:
                 except DomainError as error:
                     if "non-finite" not in str(error):
                         wrong.append((what, which, value, str(error)))
-                except Exception as error:  # noqa: BLE001 what else came is the finding
+                except Exception as error:
                     wrong.append((what, which, value, f"{type(error).__name__}: {error}"))
     assert not wrong, wrong[:5]
 

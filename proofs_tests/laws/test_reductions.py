@@ -437,7 +437,9 @@ def check_gradient(A: LinearOperator, M: Array, eps: float) -> None:
     entries = (A.matrix() * G).sum()
     expected = torch.autograd.grad(entries, held, allow_unused=True) if entries.requires_grad else [None] * len(held)
     for f, e, x in zip(found, expected, held, strict=True):
-        close(torch.zeros_like(x) if f is None else f, N(torch.zeros_like(x) if e is None else e), eps, 4 * max(1.0, scale(M)) ** 3)
+        close(
+            torch.zeros_like(x) if f is None else f, N(torch.zeros_like(x) if e is None else e), eps, 4 * max(1.0, scale(M)) ** 3
+        )
 
 
 def check_pinv(A: LinearOperator, M: Array, eps: float) -> None:
@@ -528,7 +530,9 @@ def check_eigenvalues(A: LinearOperator, M: Array, eps: float) -> None:
         # a simple or semisimple eigenvalue moves by the condition of the vectors
         X = np.linalg.cond(np.linalg.eig(M)[1])
         pairs = scipy.optimize.linear_sum_assignment(abs(found[:, None] - w))
-        assert abs(found[pairs[0]] - w[pairs[1]]).max() <= 50 * eps * max(1.0, scale(M)) * min(X, 1e3) + (eps**0.5 if X > 1e8 else 0)
+        assert abs(found[pairs[0]] - w[pairs[1]]).max() <= 50 * eps * max(1.0, scale(M)) * min(X, 1e3) + (
+            eps**0.5 if X > 1e8 else 0
+        )
 
 
 def check_exp(A: LinearOperator, M: Array, eps: float) -> None:
@@ -640,7 +644,9 @@ def vectors(frame: Frame, p: int, like: Tensor) -> tuple[list[Tensor], Tensor]:
     for j in range(like.shape[-3]):
         copies = 1 if frame.times is None else int(frame.times[j])
         Q = frame.columns(torch.full((p,), j), torch.eye(p, dtype=like.dtype)) if copies else None
-        found.append(torch.zeros(frame.dim, 0) if Q is None else Q if copies == 1 else torch.complex(Q[:, ::2], Q[:, 1::2]) / 2**0.5)
+        found.append(
+            torch.zeros(frame.dim, 0) if Q is None else Q if copies == 1 else torch.complex(Q[:, ::2], Q[:, 1::2]) / 2**0.5
+        )
         real += [] if Q is None else [Q]
     return found, torch.cat(real, -1) if real else like.real.new_zeros(frame.dim, 0)
 
@@ -693,8 +699,17 @@ def test_the_gradient_of_the_singular_values_of_a_circulant_reaches_its_response
 
 # --------------------------------------------------------------------------------------------------------------- batches
 def batches(dtype: torch.dtype) -> dict[str, tuple[LinearOperator, Array]]:
-    D, A, W, X = drawn(dtype, 3, 4), drawn(dtype, 3, 4, 4, size=0.5), drawn(dtype, 3, 2, 5, size=0.5), drawn(dtype, 3, 5, 2, size=0.5)
-    U, V, c = drawn(dtype, 3, 8, 2, size=0.4), drawn(dtype, 3, 8, 2, seed=1, size=0.4), torch.tensor([1.5, -1.0, 2.0], dtype=dtype)
+    D, A, W, X = (
+        drawn(dtype, 3, 4),
+        drawn(dtype, 3, 4, 4, size=0.5),
+        drawn(dtype, 3, 2, 5, size=0.5),
+        drawn(dtype, 3, 5, 2, size=0.5),
+    )
+    U, V, c = (
+        drawn(dtype, 3, 8, 2, size=0.4),
+        drawn(dtype, 3, 8, 2, seed=1, size=0.4),
+        torch.tensor([1.5, -1.0, 2.0], dtype=dtype),
+    )
     a, b = drawn(dtype, 3, 2).abs(), drawn(dtype, 3, 2, seed=1)
     K = drawn(dtype, 3, 2, 2, 3, size=0.4)
     return {

@@ -82,14 +82,14 @@ STRUCTURES: dict[str, Callable[[], LinearOperator]] = {
     "c I + U Vᵀ": near_identity,
     "Householder": reflections,
     "Permutation": lambda: Permutation(
-        (torch.arange(n).reshape(-1, 3)[:, [1, 2, 0]]).flatten(), dtype=torch.float64  # cycles of three: -1 is no eigenvalue
+        (torch.arange(n).reshape(-1, 3)[:, [1, 2, 0]]).flatten(),
+        dtype=torch.float64,  # cycles of three: -1 is no eigenvalue
     ),
     "LU": lambda: LU.of(positive(n)),
-    "Convolution, circular": lambda: Convolution(
-        torch.tensor([[[0.2, 1.0, 0.1]]], dtype=torch.float64), (1, n), mode="circular"
-    ),
+    "Convolution, circular": lambda: Convolution(torch.tensor([[[0.2, 1.0, 0.1]]], dtype=torch.float64), (1, n), mode="circular"),
     "BlockCirculant": lambda: BlockCirculant.of(
-        torch.cat([2 * torch.eye(2, dtype=torch.float64)[..., None], 0.3 * torch.randn(2, 2, 149, dtype=torch.float64) / 12], -1), 1
+        torch.cat([2 * torch.eye(2, dtype=torch.float64)[..., None], 0.3 * torch.randn(2, 2, 149, dtype=torch.float64) / 12], -1),
+        1,
     ),
     "Scaled(Householder)": lambda: Scaled(2.5, reflections()),
     "Adjoint(Householder)": lambda: Adjoint(reflections()),
@@ -165,8 +165,9 @@ def spied() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for cls in set(classes(LinearOperator)):
             if "matrix" in vars(cls):
+                known_matrix = vars(cls)["matrix"]
 
-                def matrix(self: LinearOperator, *args: Any, _known: Any = vars(cls)["matrix"], **kwargs: Any) -> Tensor:
+                def matrix(self: LinearOperator, *args: Any, _known: Any = known_matrix, **kwargs: Any) -> Tensor:
                     if self.shape == (n, n):
                         raise Formed(f"{type(self).__name__}.matrix")
                     found: Tensor = _known(self, *args, **kwargs)
@@ -214,7 +215,8 @@ def section(table: dict[str, list[str]]) -> str:
     return "\n".join(
         [
             f"{HEADING}",
-            f"{len(STRUCTURES)} structures and {len(FUNCTIONS)} functions make {cells} pairs. {count} of them form an n × n matrix:",
+            f"{len(STRUCTURES)} structures and {len(FUNCTIONS)} functions make {cells} pairs. {count} of them "
+            "form an n × n matrix:",
             "",
             "| structure | functions | why |",
             "|---|---|---|",
