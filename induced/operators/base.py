@@ -1,5 +1,6 @@
 """Euclidean linear operators A : R^n -> R^m: what they promise, the dense ones, and lazy sums, products, multiples, adjoints."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._validate import eager
-from induced.errors import DtypeError, ShapeError
+from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, holding, register, require_matrix
 from induced.operators.factors import counted
 from induced.operators.reduction import Frame, Reduction, require_regular
@@ -274,7 +275,7 @@ class Adjoint(OfAdjoint, LinearOperator):
         return (other.operator @ self.operator).H if isinstance(other, Adjoint) else super()._times(other)
 
     def extra_repr(self) -> str:
-        return str(self.operator)
+        return brief(self.operator)
 
 
 class _Several(LinearOperator):
@@ -292,7 +293,7 @@ class _Several(LinearOperator):
         return torch.broadcast_shapes(*(A.batch for A in self.operators))  # type: ignore[no-any-return, no-untyped-call]
 
     def extra_repr(self) -> str:
-        few = [str(A) for A in self.operators[: SHOWN if len(self.operators) > SHOWN + 1 else None]]
+        few = [brief(A) for A in self.operators[: SHOWN if len(self.operators) > SHOWN + 1 else None]]
         left = len(self.operators) - len(few)
         return ", ".join([*few, f"... {left} more"] if left else few)
 
@@ -358,8 +359,10 @@ class Scaled(OfScaled, LinearOperator):
         self.operator = operator
         if isinstance(a, Tensor):
             register(self, "a", a)
-        else:
+        elif math.isfinite(a):
             self.a = float(a)
+        else:
+            raise DomainError(f"an operator is multiplied by a finite number, got {a}: {operator}")
 
     def reference(self) -> Tensor | None:
         return self.operator.reference()
@@ -385,5 +388,10 @@ class Scaled(OfScaled, LinearOperator):
         return (
             f"{self.a:g} * {self.operator}"
             if isinstance(self.a, float)
-            else f"a of shape {tuple(self.a.shape)} * {self.operator}"
+            else f"a of shape {tuple(self.a.shape)} * {brief(self.operator)}"
         )
+
+
+def brief(A: LinearOperator) -> str:
+    """An operator within an expression, by its class and shape: so that no text grows with the depth of an expression."""
+    return f"{type(A).__name__}{A.shape}"

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from induced._validate import eager, require_like, require_shape
 from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
-from induced.operators.base import Dense, LinearOperator
+from induced.operators.base import Dense, LinearOperator, brief
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked
-from induced.operators.diagonal import Entries
+from induced.operators.diagonal import Entries, Selection
 from induced.operators.krylov import iterative_solve, truncated_svd
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
@@ -272,7 +272,9 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, zeros: bool) -> L
         where = others if rest and incomplete else chosen
         j, i = where.nonzero(as_tuple=True)
         y = u[j, :, i]
-        if isinstance(R.W, Entries):
+        if not incomplete and not bool(others.any()):  # all of R^dim
+            basis = Selection(torch.arange(R.W.dim, device=j.device), R.W.dim, dtype=R.dtype).H
+        elif isinstance(R.W, Entries):
             basis = R.W.span(j, y) if where is chosen else R.W.others(j)
         elif rest and incomplete:
             basis = off(R.W.span(j, y).matrix(R.W.dim).to(R.dtype))
@@ -367,4 +369,4 @@ class Inverse(LinearOperator):
         return self.factorised() ** k
 
     def extra_repr(self) -> str:
-        return str(self.operator)
+        return brief(self.operator)

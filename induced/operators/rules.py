@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from induced._validate import eager, require_finite
+from induced._validate import eager
 from induced.errors import ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
 from induced.operators.reduction import Reduction, SignLogDet, Triplets
@@ -136,9 +136,7 @@ class OfScaled(Functions):
         """a as a tensor of the operator's kind."""
         like = self.operator.reference()
         like = torch.zeros(()) if like is None else like
-        number = torch.as_tensor(self.a, dtype=like.dtype, device=like.device)
-        require_finite(number, "the number a of the operator a A")
-        return number
+        return torch.as_tensor(self.a, dtype=like.dtype, device=like.device)
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         reduction = self.operator.reduced(same_frames)

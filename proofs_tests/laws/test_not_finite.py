@@ -150,11 +150,7 @@ def test_a_function_of_what_is_not_finite_raises(name: str) -> None:
     assert not wrong, wrong[:5]
 
 
-OVERFLOWS = ("det", "frobenius", "trace", "exp", "exp of time 0", "log", "sqrt", "function")
-NUMBER = pytest.mark.xfail(strict=True, reason="the number a of Scaled(a, A) is not looked at: wrong errors, or a silent nan")
-
-
-@pytest.mark.parametrize("what", [pytest.param(f, marks=[] if f in OVERFLOWS else NUMBER) for f in FUNCTIONS])
+@pytest.mark.parametrize("what", FUNCTIONS)
 def test_a_multiple_by_what_is_not_finite_has_no_functions(what: str) -> None:
     for value in (NAN, INF):
         with pytest.raises(DomainError):
@@ -209,16 +205,7 @@ UNSEEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-FAULTS = {
-    "pinv": "the reciprocal of nan is 0",
-    "solve": "the reciprocal of nan is 0",
-    "polar": "the derivative of the polar factor has no setup_context, which vmap asks for",
-}
-
-
-@pytest.mark.parametrize(
-    "what", [pytest.param(f, marks=pytest.mark.xfail(strict=True, reason=FAULTS[f]) if f in FAULTS else []) for f in UNSEEN]
-)
+@pytest.mark.parametrize("what", UNSEEN)
 def test_under_vmap_nothing_is_raised_and_the_other_samples_are_right(what: str) -> None:
     samples = torch.tensor([[1.0, 2.0], [NAN, 1.0], [INF, NAN]])
     found = torch.func.vmap(UNSEEN[what])(samples)

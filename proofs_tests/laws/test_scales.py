@@ -219,28 +219,6 @@ ROWS: dict[str, Row] = {
         anywhere,
     ),
 }
-# what is known to be wrong: the test fails as soon as it is not
-SPREAD = "the columns' norms in |U| |V| overflow at 1e160"
-SHIFTED = "the Frobenius norms of shifted blocks overflow"
-ALL = [what for what, (_, _, where) in ROWS.items() if where(positive_identity(1.0, F64)[1])]
-FAULTS: dict[tuple[str, str], str] = {
-    **{("LowRank, scaled U", what): SPREAD for what in ("rank", "kernel", "image", "pinv", "solve", "polar P")},
-    **{("c I + U V^T, scaled U", what): SPREAD for what in ("rank", "kernel", "image", "pinv", "inverse", "power -1", "solve")},
-    **{("c I + U V^T, scaled U", what): SPREAD for what in ("polar Q", "polar P")},
-    **{("c I + U U^T, scaled U", what): SPREAD for what in ALL if what not in ("trace", "slogdet", "eigenvalues", "function")},
-    **{(name, "resolvent"): SPREAD for name in STRUCTURES if "U" in name or "LowRank" in name},
-    **{(name, "resolvent"): SHIFTED for name in ("BlockDiagonal", "Scaled")},
-    **{
-        (name, what): "the factor U S^-1 / c of Woodbury's inverse underflows float32 at 1e30, where the inverse does not"
-        for name in ("c I + U V^T", "c I + U U^T")
-        for what in ("pinv", "inverse", "power -1", "solve")
-    },
-    **{
-        (name, "invariant_subspaces"): "the product of the two entries of a 2 x 2 block of a Schur form overflows"
-        for name in ("Dense", "RotationScaling", "Convolution", "Scaled")
-    },
-    ("BlockDiagonal", "invariant_subspaces"): "a DirectSum has no frame W (AttributeError)",
-}
 
 
 def cases() -> list[Any]:
@@ -248,7 +226,6 @@ def cases() -> list[Any]:
         pytest.param(
             name,
             what,
-            marks=[pytest.mark.xfail(strict=True, reason=FAULTS[name, what])] if (name, what) in FAULTS else [],
             id=f"{what} of {name}",
         )
         for name, make in STRUCTURES.items()
