@@ -8,6 +8,7 @@ from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, Singu
 from induced.operators import (
     Dense,
     Diagonal,
+    Householder,
     LinearOperator,
     LowRank,
     ScaledIdentityPlusLowRank,
@@ -48,6 +49,19 @@ def through_vectors(A: Dense | LowRank | ScaledIdentityPlusLowRank, i: int) -> N
     svd(A).U[0, i].backward()
 
 
+def too_large() -> LinearOperator:
+    """A trained c I + U V^T of more than 4096^2 entries behind a reflection."""
+    U = torch.nn.Parameter(torch.ones(4097, 1) / 100)
+    return Product(Householder(torch.ones(1, 4097)), ScaledIdentityPlusLowRank(1.0, U, torch.ones(4097, 1) / 100))
+
+
+def second_derivative(A: LinearOperator) -> None:
+    """Ask for the derivative of the derivative of a function of A, at the first parameter of A."""
+    (U,) = A.parameters()
+    (gradient,) = torch.autograd.grad(svd(A).values[0], U, create_graph=True)
+    gradient.sum().backward()
+
+
 def not_formed(f: Callable[[LinearOperator], object]) -> Case:
     return Case(TooLarge, r"4097 x 4097.* 4096\^2 entries.*Dense\(A.matrix\(limit=4097\)\).*: Sum\(Diagonal", lambda: f(HUGE))
 
@@ -56,19 +70,51 @@ CASES = [
     *map(not_formed, (svd, pinv, inverse, polar, kernel, image, rank, cond, slogdet, eigenvalues, exp)),
     not_formed(lambda A: norm(A, "nuclear")),
     not_formed(lambda A: solve(A, torch.ones(4097), rtol=1e-3)),
-    Case(DtypeError, r"the svd is computed in float32 or float64, .* torch.bfloat16: .*A.float\(\)", lambda: svd(SQUARE_16)),
-    Case(DtypeError, r"a solution is computed in float32 or float64", lambda: solve(SQUARE_16, torch.ones(2).bfloat16())),
+    Case(DtypeError, r"the svd needs float32 or float64, got .* torch.bfloat16: .*A.float\(\)", lambda: svd(SQUARE_16)),
+    Case(
+        DtypeError,
+        r"a solution needs float32 or float64, got .* torch.bfloat16",
+        lambda: solve(SQUARE_16, torch.ones(2).bfloat16()),
+    ),
+    Case(DtypeError, r"the svd is that of a LinearOperator, got Tensor; as_operator", lambda: svd(torch.eye(2))),  # type: ignore[arg-type]
+    Case(
+        DtypeError,
+        r"a batch of multiples have the operator's dtype torch.float32, got torch.float64",
+        lambda: SQUARE * torch.ones(2).double(),
+    ),
+    Case(TooLarge, r"this derivative needs the matrix, of more than 4096\^2 entries: Product", lambda: polar(too_large())),
+    Case(
+        DomainError,
+        r"this function of an operator has a first derivative only; Dense\(A.matrix\(\)\) may have a second",
+        lambda: second_derivative(trained()),
+    ),
     Case(DomainError, r"the operator given to the svd holds 1 non-finite value\(s\) out of 4", lambda: svd(NAN)),
     Case(DomainError, r"the operator given to the rank holds 1 non-finite value\(s\) out of 4", lambda: rank(NAN)),
-    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got -1", lambda: pinv(SQUARE, rtol=-1.0)),
-    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got inf", lambda: rank(SQUARE, rtol=torch.inf)),
-    Case(DomainError, r"relative to \|\|A\|\| is a finite number .*>= 0, got nan", lambda: kernel(SQUARE, rtol=torch.nan)),
+    Case(
+        DomainError,
+        r"rtol, a cut-off relative to \|\|A\|\|, must be a finite number >= 0, got -1",
+        lambda: pinv(SQUARE, rtol=-1.0),
+    ),
+    Case(
+        DomainError,
+        r"rtol, a cut-off relative to \|\|A\|\|, must be a finite number >= 0, got inf",
+        lambda: rank(SQUARE, rtol=torch.inf),
+    ),
+    Case(
+        DomainError,
+        r"rtol, a cut-off relative to \|\|A\|\|, must be a finite number >= 0, got nan",
+        lambda: kernel(SQUARE, rtol=torch.nan),
+    ),
     Case(DomainError, r"the determinant overflows torch.float32; slogdet has its logarithm", lambda: det(LARGEST)),
     Case(DomainError, r"the trace overflows torch.float32", lambda: trace(LARGEST)),
     Case(DomainError, r"the Frobenius norm overflows torch.float32", lambda: norm(LARGEST, "frobenius")),
     Case(ShapeError, r"the number of eigenvalues .* 0..2, got 3", lambda: eigenvalues(SQUARE, 3)),
     Case(ShapeError, r"the number of eigenvalues .* integer in 0..2, got 1.5", lambda: eigenvalues(SQUARE, 1.5)),  # type: ignore[arg-type]
-    Case(SingularOperator, r"0.*has no inverse; use pinv.*: Scaled\(0 \* LowRank", lambda: inverse(Scaled(0.0, TALL @ TALL.H))),
+    Case(
+        SingularOperator,
+        r"0 times an operator has no inverse; pinv gives 0: Scaled\(0 \* LowRank",
+        lambda: inverse(Scaled(0.0, TALL @ TALL.H)),
+    ),
     Case(DomainError, r"a norm is 'spectral', 'frobenius' or 'nuclear', got 'fro'", lambda: norm(SQUARE, "fro")),
     Case(NotSquare, r"the trace needs a square operator, got shape \(2, 3\)", lambda: trace(WIDE)),
     Case(NotSquare, r"the trace needs a square operator, got shape \(3, 2\)", lambda: trace(TALL)),
