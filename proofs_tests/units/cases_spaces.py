@@ -52,7 +52,7 @@ CASES = [
     ),
     Case(
         SpaceMismatch,
-        r"\+ needs subspaces of one space, got those of EuclideanSpace.* and InducedSpace.*, which differ",
+        r"\+ needs subspaces of one space, got EuclideanSpace.* and InducedSpace.*, which differ",
         lambda: LINE + OTHER,
     ),
     Case(

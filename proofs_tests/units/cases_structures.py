@@ -131,6 +131,7 @@ CASES = [
         r"the operator is singular at torch.float32",
         lambda: inverse(_signal(torch.tensor([[[1.0, -1.0]]]), mode="circular")),
     ),
+    Case(DomainError, r"an operator is multiplied by a finite number, got nan: LU", lambda: LU(3) * float("nan")),
     Case(NotSquare, r"a chart needs a square operator, got shape \(2, 3\)", lambda: Linear(Dense(torch.ones(2, 3)))),
     Case(
         ShapeError,
