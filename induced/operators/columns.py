@@ -32,10 +32,13 @@ def basis(W: Tensor, eps: float) -> Basis:
     That of the Gram matrix costs a third of a QR, and loses rounding over its least eigenvalue; it is taken where that suffices.
     """
     if W.numel() and eager(W):
-        largest = W.abs().amax(-2, keepdim=True)  # squares of columns of any size neither overflow nor vanish
-        least, most = (float(x) for x in largest.aminmax())
-        X = W if least > 1e-140 and most < 1e140 else W / torch.where(largest > 0, largest, torch.ones_like(largest))
-        largest = torch.ones_like(largest) if X is W else largest
+        X, largest = W, torch.ones_like(W[..., :1, :])
+        if eps <= torch.finfo(W.dtype).eps:  # squares of float32 numbers neither overflow nor vanish in float64
+            size = W.abs().amax(-2, keepdim=True)
+            least, most = (float(x) for x in size.aminmax())
+            if not (least > 1e-140 and most < 1e140):
+                largest = torch.where(size > 0, size, largest)
+                X = W / largest
         G = X.mT @ X
         scale = G.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(W.dtype).tiny).rsqrt()
         squares, E = torch.linalg.eigh(scale.unsqueeze(-1) * G * scale.unsqueeze(-2))
@@ -78,7 +81,9 @@ class Columns(Frame):
         return self._Q
 
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
-        return self.Q @ y.mT.to(self.dtype)
+        if self._Q is None:
+            return (self.basis.Y @ (self.basis.T @ y.mT)).to(self.dtype)
+        return self._Q @ y.mT.to(self.dtype)
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
         return Dense(self.columns(j, y))

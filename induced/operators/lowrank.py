@@ -294,9 +294,9 @@ class ScaledIdentityPlusLowRank(_Factored):
         The bound also limits the condition of S, which can be far worse than that of A: K is more accurate there.
         """
         c, S = self._capacitance()
-        X = ((self.U.double() @ torch.linalg.inv_ex(S).inverse) / -per_matrix(c)).to(self.U)
+        X = (self.U @ torch.linalg.inv_ex(S).inverse.to(self.U)) / -per_matrix(c.to(self.U))
         with torch.no_grad():
-            bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1), dtype=torch.float64))
+            bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
             # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
             if eager(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
                 bound = _bound(self, X, spectral)
@@ -374,7 +374,7 @@ WELL = 100.0
 
 
 def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    u, v, x = (norm(t) for t in (A.U, A.V, X))
+    u, v, x = (norm(t).double() for t in (A.U, A.V, X))
     c, least = A.c.double().abs(), torch.finfo(X.dtype).tiny / torch.finfo(X.dtype).eps
     # no factors where they leave the range of their dtype, or their squares that of float64
     bound = torch.where((u * v > 0) & (x > least), (1 + u * v / c) * (1 + x * v * c), torch.inf)

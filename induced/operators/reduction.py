@@ -242,21 +242,18 @@ class Reduction(NamedTuple):
                 flat = flat.masked_fill(times.repeat_interleave(each, output_size=len(flat)) == 0, -1.0)
             order = flat.argsort(descending=True, stable=True)[:k]
             values, j, left, right = flat[order], order // each, u.mT.flatten(0, 1)[order], vh.conj().flatten(0, 1)[order]
-        U, V = self.W.columns(j, left), self.Z.columns(j, right)
         if self.W.times is not None:  # two columns of each complex vector, of which the second may be none
             values = torch.stack([values, torch.where(self.W.times[j] == 2, values, -torch.ones_like(values))], -1).flatten()
         c = self.number()
         more = min(self.repeated, k)
         if more and eager(values):
             more = min(more, max(0, k - int((values > c.abs()).sum())))
-        if more:
-            right = self.Z.rest(more)
-            left = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(right) * right
-            values, U, V = (
-                torch.cat([values, c.abs().to(values).expand(more)]),
-                torch.cat([U, left], -1),
-                torch.cat([V, right], -1),
-            )
+        others = self.Z.rest(more) if more else None
+        U, V = self.W.columns(j, left), self.Z.columns(j, right)
+        if others is not None:
+            turned = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(others) * others
+            values = torch.cat([values, c.abs().to(values).expand(more)])
+            U, V = torch.cat([U, turned], -1), torch.cat([V, others], -1)
         if more or self.W.times is not None:
             values, order = values.sort(descending=True, stable=True)
             U, V = (X.index_select(-1, order[:k]) for X in (U, V))
