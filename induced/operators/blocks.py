@@ -266,7 +266,7 @@ class BlockDiagonal(LinearOperator):
     def _scaled(self, a: Scalar) -> LinearOperator:
         if isinstance(a, Tensor) and a.dim():
             return super()._scaled(a)
-        return BlockDiagonal(*(core * a for core, _ in self._each))
+        return BlockDiagonal(*(core._scaled(a) for core, _ in self._each))
 
     def _adjoint(self) -> LinearOperator:
         return BlockDiagonal(*(core.H for core, _ in self._each))

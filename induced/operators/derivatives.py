@@ -75,5 +75,6 @@ def moved(A: Any, U: Tensor, s: Tensor, V: Tensor) -> Triplets:
     fixed = gap == 0
     gap = torch.where(fixed, torch.ones_like(gap), gap)
     s0 = s.detach()
-    dU, dV = (s0 * a + c * b) / gap, (s0 * b + c * a) / gap
+    cross = (0.0, 0.0) if A.plain else (c * b, c * a)  # U V^T may have sides of two lengths
+    dU, dV = (s0 * a + cross[0]) / gap, (s0 * b + cross[1]) / gap
     return refused(U + torch.where(fixed, 0, dU), fixed), s, refused(V + torch.where(fixed, 0, dV), fixed)
