@@ -105,7 +105,7 @@ class LinearOperator(Algebra):
             The reduction; None where A has no structure and more than 4096^2 entries: it is not formed.
 
         Law:
-            `W (K + c I) Z^H` is A (laws/test_reductions.py)
+            `L W (K + c I) Z^H R` is A (laws/test_reductions.py)
         """
         return None if self.shape[0] * self.shape[1] > LIMIT**2 else self._dense()
 

@@ -29,7 +29,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
         An operator of the structure of A where it has a closed form, else Dense.
 
     Raises:
-        NotSquare: A is not square. DomainError: A is not finite, or exp(t A) overflows.
+        NotSquare: A is not square. DomainError: A is not finite, or exp(t A) overflows float64.
 
     Example:
         >>> import torch

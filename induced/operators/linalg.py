@@ -20,8 +20,9 @@ Each is written once, on reductions (`induced.operators.reduction`), or in the c
 | c I + U V^T | Dense | Product | U V^T | c I + U V^T | c I + U V^T | Product |
 | other | Product | Product | U V^T | scaled | Product | Product |
 
-A batch of operators without a closed form of its own gives a Sum or a Product. Sums and products of U V^T and c I + U V^T
-recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
+Products of two classes alike keep them (blocks, permutations, reflections, convolutions). Orthogonal, Selection or Projection @
+Dense is Dense. A batch of operators without a closed form of its own gives a Sum or a Product. Sums and products of U V^T and
+c I + U V^T recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
 import operator
@@ -132,8 +133,7 @@ def inverse(A: LinearOperator) -> LinearOperator:
 
     Raises:
         NotSquare: A is not square. DomainError: A is not finite.
-        SingularOperator: a singular value is no larger than rounding leaves of a zero, or the condition of a dense A exceeds
-            1 / (n eps): no digit of the inverse could be trusted; `pinv` is the inverse on the image.
+        SingularOperator: a singular value is no larger than rounding leaves of a zero; `pinv` is the inverse on the image.
     """
     checked(A, "the inverse", square=True)
     found: LinearOperator = A._inverse()
@@ -172,7 +172,7 @@ def polar(A: LinearOperator) -> Polar:
 
 
 def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
-    """The shortest z that brings A z nearest to b: A^-1 b where A has an inverse, A+ b else.
+    """The shortest z for which A z is nearest to b: A^-1 b where A has an inverse, else A+ b.
 
     Arguments:
         A: an operator of shape (m, n).
@@ -219,7 +219,7 @@ def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it.
 
     A basis is not unique and carries no gradient. Singular values count as zero as in `pinv`. The kernel of a wide A or of
-    U V^T is held by the directions that it lacks.
+    U V^T is held by the few directions orthogonal to it.
 
     Raises:
         ShapeError: A is a batch of operators. DomainError: A is not finite.

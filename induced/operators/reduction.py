@@ -9,11 +9,12 @@ eigenvalues) needs W = Z and no L and R. An operator says how it reduces once, i
 |---|---|---|---|
 | Dense | A itself | R^m and R^n | |
 | Diagonal, Projection | n numbers | the unit vectors | |
-| BlockDiagonal, RotationScaling | its blocks | the unit vectors | |
+| BlockDiagonal | its blocks | the unit vectors | |
+| RotationScaling | a + i b and its conjugate | (1, -i) and (1, i) of each pair | |
 | U V^T | one of r x r | orth U and orth V | 0 |
-| c I + U V^T, Householder | one of 2r x 2r | orth [U V] twice | c |
+| c I + U V^T | one of 2r x 2r | orth [U V] twice | c |
 | circular convolution, BlockCirculant | channels x channels, one a frequency | the DFT's | |
-| orthogonal Q | none | none; L = Q | 1 |
+| orthogonal Q | none; for functions its matrix (Householder: as c I + U V^T) | none; L = Q | 1 |
 
 Adjoint, multiple, inverse, direct sum, products with an orthogonal factor and c I + A transform the reduction of their operand.
 What counts as zero is eps times the size of the block that was factored times the norm of what was mixed to form it
@@ -310,7 +311,7 @@ class Reduction(NamedTuple):
         return (blocks + self.repeated * self.number()).to(self.dtype)
 
     def slogdet(self) -> SignLogDet:
-        """Of the blocks, of c and of L and R: any frames will do, since the determinant of an isometry is a sign."""
+        """Of the blocks, of c and of L and R, for W = Z: L and R are signs, and so would be W and Z if they differed."""
         K = self.blocks
         if K.shape[-2:] == (1, 1):
             sign, logabs = K[..., 0, 0].sgn(), K[..., 0, 0].abs().log()
