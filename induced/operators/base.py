@@ -111,7 +111,7 @@ class LinearOperator(Algebra):
 
     def _dense(self) -> Reduction:
         if self.shape[0] * self.shape[1] > LIMIT**2:
-            raise TooLarge(f"this derivative needs the matrix, of more than {LIMIT}^2 entries: {self}")
+            raise TooLarge(f"this needs the matrix, which has more than {LIMIT}^2 entries: {self}")
         return Dense(self.matrix(max(self.shape))).reduced()
 
     # ------------------------------------------------------------------------------------------------------- algebra
@@ -119,7 +119,7 @@ class LinearOperator(Algebra):
         return Adjoint(self)
 
     def _plus(self, other: "LinearOperator") -> "LinearOperator":
-        return Sum(self, other)
+        return other._plus(self) if isinstance(other, Dense) else Sum(self, other)
 
     def _times(self, other: "LinearOperator") -> "LinearOperator":
         return other._after(self)
@@ -269,7 +269,7 @@ class Adjoint(OfAdjoint, LinearOperator):
         return applied
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
-        return (self.operator + other.operator).H if isinstance(other, Adjoint) else other._plus(self)
+        return self.operator._plus(other.H).H
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         return (other.operator @ self.operator).H if isinstance(other, Adjoint) else super()._times(other)

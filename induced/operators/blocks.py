@@ -255,7 +255,7 @@ class BlockDiagonal(LinearOperator):
         pairs = self._paired(other)
         if pairs and all(A.shape == B.shape for A, B in pairs):
             return BlockDiagonal(*(A + B for A, B in pairs))
-        return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
+        return super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         pairs = self._paired(other)

@@ -22,17 +22,19 @@ def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool 
         raise NotSquare(f"{what} needs a square operator, got shape {A.shape}: {A}")
     if single and A.batch:
         raise ShapeError(f"{what} takes one operator, not a batch of them of shape {tuple(A.batch)}: {A}")
-    for held in _held(A):
-        if held.dtype in (torch.float32, torch.float64):
-            require_finite(held, f"the operator given to {what}", "its parameters or buffers hold nan or inf")
-        elif held.is_floating_point():
-            raise DtypeError(f"{what} needs float32 or float64, got an operator of {held.dtype}: convert it, e.g. with A.float()")
+    for value in held(A):
+        if value.dtype in (torch.float32, torch.float64):
+            require_finite(value, f"the operator given to {what}", "its parameters or buffers hold nan or inf")
+        elif value.is_floating_point():
+            raise DtypeError(
+                f"{what} needs float32 or float64, got an operator of {value.dtype}: convert it, e.g. with A.float()"
+            )
 
 
-def _held(module: nn.Module) -> Iterator[Tensor]:
+def held(module: nn.Module) -> Iterator[Tensor]:
     """The parameters and buffers of a module; nn.Module's own iterators cost more than a small function of an operator."""
     for tensors in (module._parameters, module._buffers):
-        yield from (held for held in tensors.values() if held is not None)
+        yield from (value for value in tensors.values() if value is not None)
     for inner in module._modules.values():
         if inner is not None:
-            yield from _held(inner)
+            yield from held(inner)

@@ -39,7 +39,7 @@ class ShiftInvariant(LinearOperator):
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if pair := _both(self, other):
             return pair[0]._of(pair[0].symbol + pair[1].symbol)
-        return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
+        return super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if pair := _both(self, other):

@@ -11,7 +11,7 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.reduction import Frame, Reduction
-from induced.operators.rules import Scalar, per_sample
+from induced.operators.rules import Scalar, is_number, per_sample
 
 
 @final
@@ -71,7 +71,7 @@ class OnEntries(LinearOperator):
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, OnEntries):
             return Diagonal(self.diagonal() + other.diagonal())
-        return other._plus(self) if isinstance(other, Dense) or hasattr(other, "parts") else super()._plus(other)
+        return other._plus(self) if is_number(other) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, OnEntries):

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from induced._validate import require_finite
 from induced.operators.base import LinearOperator
-from induced.operators.checked import checked
+from induced.operators.checked import checked, held
 from induced.operators.linalg import inverse
 from induced.operators.lowrank import identity
 from induced.operators.matrices import analytic_function, exponential, logarithm
@@ -42,8 +43,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     """
     checked(A, "the exponential", square=True)
     whole = isinstance(t, float | int) and t == 1
-    image: LinearOperator = (A if whole else A._scaled(t))._phi(exponential())
-    return image
+    return _finite((A if whole else A._scaled(t))._phi(exponential()), "exp(t A)")
 
 
 def power(A: LinearOperator, p: float) -> LinearOperator:
@@ -73,7 +73,7 @@ def power(A: LinearOperator, p: float) -> LinearOperator:
         `power(A, p) @ power(A, q) == power(A, p + q)` (eq. 4; laws/test_functions.py)
     """
     checked(A, "a power", square=True)
-    return A**p
+    return _finite(A**p, "this power")
 
 
 def sqrt(A: LinearOperator) -> LinearOperator:
@@ -167,5 +167,11 @@ def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperat
         `function(A, phi) @ A == A @ function(A, phi)`, `function(A, torch.exp) == exp(A)` (laws/test_functions.py)
     """
     checked(A, "a function", square=True)
-    image: LinearOperator = A._phi(analytic_function(phi))
+    return _finite(A._phi(analytic_function(phi)), "phi(A)")
+
+
+def _finite(image: LinearOperator, what: str) -> LinearOperator:
+    """Raise DomainError where a function of finite numbers is none of the operator's precision."""
+    for value in held(image):
+        require_finite(value, f"{what} overflows {value.dtype}: it", "use float64, or scale A")
     return image

@@ -15,7 +15,7 @@ from induced.operators.algebra import register, require_matrix
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import Columns, basis, compress, dual, spectral, spread
 from induced.operators.derivatives import followed, moved, once
-from induced.operators.diagonal import Diagonal
+from induced.operators.diagonal import Diagonal, OnEntries
 from induced.operators.factors import counted, tracked
 from induced.operators.matrices import Phi, divided_difference, real_power
 from induced.operators.reduction import Reduction, SignLogDet, Triplets, require_regular
@@ -108,9 +108,9 @@ class _Factored(LinearOperator):
         if isinstance(other, _Factored):
             (c, U, V), (d, X, Y) = self.parts(), other.parts()
             return self.of_kind(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), other)
-        if isinstance(other, Diagonal) and self.is_scalar():
-            return Diagonal(self.parts()[0] + other.d)
-        return other._plus(self) if isinstance(other, Dense) else super()._plus(other)
+        if isinstance(other, OnEntries) and self.is_scalar():
+            return Diagonal(self.parts()[0] + other.diagonal())
+        return other._plus(self) if self.is_scalar() and not self.batch else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:

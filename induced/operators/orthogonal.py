@@ -41,10 +41,14 @@ class OrthogonalOperator(LinearOperator):
         """No block at all: c = 1 between Q and the identity. Functions of Q want its matrix."""
         if same_frames:
             return super().reduced(True)
-        one = torch.ones_like(self.sign())
+        one = self._one()
         empty = one.new_zeros(self.shape[0], 0, dtype=torch.float64)
         frame = Columns(Basis(empty, empty[:0], empty[:0]), factored, one.dtype)
         return Reduction(frame, frame, empty.new_zeros(1, 0, 0), one, one.dtype, torch.finfo(one.dtype).eps, left=self)
+
+    def _one(self) -> Tensor:
+        like = self.reference()
+        return torch.ones((), dtype=None if like is None else like.dtype, device=None if like is None else like.device)
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
         return self.H
@@ -53,10 +57,10 @@ class OrthogonalOperator(LinearOperator):
         return self.H
 
     def _polar(self) -> tuple[LinearOperator, LinearOperator]:
-        return self, identity(self.shape[0], self.sign())
+        return self, identity(self.shape[0], self._one())
 
     def _slogdet(self) -> SignLogDet:
-        return SignLogDet(self.sign(), torch.zeros_like(self.sign()))
+        return SignLogDet(self.sign(), 0 * self._one())
 
     def _det(self) -> Tensor:
         return self.sign()

@@ -77,8 +77,6 @@ FUNCTIONS: dict[str, Callable[[Linearizer, Tensor, int], Tensor]] = {
     "(f**3)(x)": lambda f, x, k: (f**3)(x),
     "f.solve(x)": lambda f, x, k: f.solve(x),
 }
-NOT_TRACED = {("BlockDiagonal", "f.exp(t)(x)"), ("BlockDiagonal, unequal", "f.exp(t)(x)")}
-"""torch.compile traces no signs between the cores of a direct sum and a tensor."""
 
 
 def gap(which: str) -> int:
@@ -93,8 +91,7 @@ def cells() -> list[object]:
     for i, which in enumerate(CORES):
         names = [f for f in FUNCTIONS if (which not in SINGULAR or f != "f.inv(x)") and ("truncate" not in f or gap(which))]
         for name in names if THOROUGH else [names[(i + 2) % len(names)]]:
-            marks = [pytest.mark.xfail(reason="not traced today")] if (which, name) in NOT_TRACED else []
-            found.append(pytest.param(which, name, id=f"{name} of {which}", marks=marks))
+            found.append(pytest.param(which, name, id=f"{name} of {which}"))
     return found
 
 
