@@ -235,7 +235,7 @@ def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """
     checked(A, "the kernel", single=True)
     with torch.no_grad():
-        return _spanned(A._reduction().adjoint(), absolute(A, rtol), zeros=True)
+        return _spanned(A._reduction(), absolute(A, rtol), kernel=True)
 
 
 def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
@@ -251,38 +251,34 @@ def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """
     checked(A, "the image", single=True)
     with torch.no_grad():
-        return _spanned(A._reduction(), absolute(A, rtol), zeros=False)
+        return _spanned(A._reduction(), absolute(A, rtol), kernel=False)
 
 
-def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, zeros: bool) -> LinearOperator:
-    """The span of the left singular vectors of the values that count as zero, or of the others."""
-    if isinstance(R, DirectSum):
-        basis: LinearOperator = BlockDiagonal(*(_spanned(part, zero, zeros=zeros) for part in R.parts))
+def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> LinearOperator:
+    """The span of the right singular vectors of the values that count as zero, or of the left ones of the others."""
+    side = R.adjoint() if kernel else R
+    if isinstance(R, DirectSum) or isinstance(side, DirectSum):
+        basis: LinearOperator = BlockDiagonal(*(_spanned(part, zero, kernel=kernel) for part in R.parts))  # type: ignore[union-attr]
     else:
-        u, s, _ = R.W.factors(R.blocks)
-        kept = s > R.zero(s, zero)
-        if R.W.times is not None:
-            kept = kept | (R.W.times == 0).unsqueeze(-1)
-        chosen, others = (~kept, kept) if zeros else (kept, ~kept)
-        if R.W.times is not None:
-            chosen, others = (where & (R.W.times > 0).unsqueeze(-1) for where in (chosen, others))
+        u, s = side.W.factors(side.blocks)[0], R.values()  # as `rank` has them: those of the adjoint differ by rounding
+        kept, stands = s > R.zero(s, zero), True if R.W.times is None else (R.W.times > 0).unsqueeze(-1)
+        chosen, others = (where & stands for where in ((~kept, kept) if kernel else (kept, ~kept)))
         # vectors that no triplet has: of a block with more rows than columns, or off the frame
-        rest = bool(R.number().abs() <= R.zero_of_c(zero)) == zeros if R.c is not None and R.repeated else zeros
-        incomplete = u.shape[-1] < u.shape[-2] or R.repeated > 0 or R.W.dim > R.Z.dim
+        rest = bool(R.number().abs() <= R.zero_of_c(zero)) == kernel if R.c is not None and R.repeated else kernel
+        incomplete = u.shape[-1] < u.shape[-2] or R.repeated > 0 or side.W.dim > side.Z.dim
         where = others if rest and incomplete else chosen
         j, i = where.nonzero(as_tuple=True)
         y = u[j, :, i]
         if not incomplete and not bool(others.any()):  # all of R^dim
-            basis = Selection(torch.arange(R.W.dim, device=j.device), R.W.dim, dtype=R.dtype).H
-        elif isinstance(R.W, Entries):
-            basis = R.W.span(j, y) if where is chosen else R.W.others(j)
+            basis = Selection(torch.arange(side.W.dim, device=j.device), side.W.dim, dtype=R.dtype).H
+        elif isinstance(side.W, Entries):
+            basis = side.W.span(j, y) if where is chosen else side.W.others(j)
         elif rest and incomplete:
-            basis = off(R.W.span(j, y).matrix(R.W.dim).to(R.dtype))
+            basis = off(side.W.span(j, y).matrix(side.W.dim).to(R.dtype))
         else:
-            basis = R.W.span(j, y)
-    if isinstance(basis, Dense):
-        basis = Dense(basis.A.to(R.dtype)) if isinstance(R, Reduction) else basis
-    return basis if R.left is None else R.left @ basis
+            basis = side.W.span(j, y)
+        basis = Dense(basis.A.to(R.dtype)) if isinstance(basis, Dense) else basis
+    return basis if side.left is None else side.left @ basis
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse

@@ -203,12 +203,16 @@ class Reduction(NamedTuple):
             given = None if self.mixed is None else self.relative * self.mixed().detach()
         return torch.zeros_like(self.number()) if given is None else given.to(self.number())
 
+    def values(self) -> Tensor:
+        """The singular values (*batch, J, k) of the blocks."""
+        K = self.blocks
+        return K[..., 0].abs() if K.shape[-2:] == (1, 1) else torch.linalg.svdvals(precise(K))
+
     def singular_values(self, zeros: bool = True) -> SingularValues:
         """All of them, and what counts as zero among them, if that is asked for."""
-        K = self.blocks
-        s = K[..., 0].abs() if K.shape[-2:] == (1, 1) else torch.linalg.svdvals(precise(K))
+        s = self.values()
         zero = self.zero(s.detach(), None).expand(s.shape).flatten(-2) if zeros else s.new_zeros(0)
-        times = torch.ones(K.shape[-3], dtype=torch.int64, device=s.device) if self.W.times is None else self.W.times
+        times = torch.ones(s.shape[-2], dtype=torch.int64, device=s.device) if self.W.times is None else self.W.times
         times, values = times.repeat_interleave(s.shape[-1]), s.flatten(-2)
         if self.repeated:
             c = self.number().abs().to(values)
@@ -228,7 +232,7 @@ class Reduction(NamedTuple):
 
     def regular(self, given: Tensor | None) -> bool:
         """Whether no singular value of a block, nor |c|, counts as zero."""
-        s = torch.linalg.svdvals(self.blocks.detach())
+        s = self.values().detach()
         regular = bool((s > self.zero(s, given)).all())
         return regular and (self.c is None or not self.repeated or bool((self.c.abs() > self.zero_of_c(given)).all()))
 
