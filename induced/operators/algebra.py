@@ -61,13 +61,17 @@ class Algebra(Functions):
     def __neg__(self) -> "LinearOperator":
         return self._scaled(-1.0)
 
-    def __mul__(self, a: Scalar) -> "LinearOperator":
-        if not isinstance(a, (Real, Tensor)):
-            return NotImplemented
+    def multiplier(self, a: Scalar) -> Scalar:
+        """A number, or numbers of a batch in the operator's dtype, ready to multiply it."""
         mine = self.reference()
         if isinstance(a, Tensor) and a.dim() and mine is not None and a.dtype != mine.dtype:
             raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {mine.dtype}, got {a.dtype}")
-        return self._scaled(a if isinstance(a, Tensor) else float(a))
+        return a if isinstance(a, Tensor) else float(a)
+
+    def __mul__(self, a: Scalar) -> "LinearOperator":
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        return self._scaled(self.multiplier(a))
 
     __rmul__ = __mul__
 
@@ -76,7 +80,7 @@ class Algebra(Functions):
             return NotImplemented
         if not isinstance(a, Tensor) and a == 0:
             raise DomainError(f"an operator was divided by 0: {self} / {a}")
-        return self._scaled(1.0 / a)
+        return self._scaled(1.0 / self.multiplier(a))
 
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):

@@ -59,8 +59,7 @@ class LinearOperator(Algebra):
                 return full
         if like is not None and like.dtype != z.dtype:
             raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
-        applied: Tensor = super().__call__(z)
-        return applied
+        return super().__call__(z)  # type: ignore[no-any-return]
 
     @property
     def batch(self) -> torch.Size:
@@ -89,8 +88,7 @@ class LinearOperator(Algebra):
 
     def _columns(self, rows: Tensor) -> Tensor:
         """A applied to each row of a matrix (k, n), of shape (*batch, k, m): the rows must not meet the operator's batch."""
-        applied = self(rows.reshape(rows.shape[0], *(1,) * len(self.batch), rows.shape[1]))
-        return applied.movedim(0, -2)
+        return self(rows.reshape(rows.shape[0], *(1,) * len(self.batch), rows.shape[1])).movedim(0, -2)
 
     # ------------------------------------------------------------------------------------------------- functions of A
     def reduced(self, same_frames: bool = False) -> Reduction | None:
@@ -291,6 +289,9 @@ class _Several(LinearOperator):
     @property
     def batch(self) -> torch.Size:
         return torch.broadcast_shapes(*(A.batch for A in self.operators))  # type: ignore[no-any-return, no-untyped-call]
+
+    def reference(self) -> Tensor | None:
+        return next((like for A in self.operators if (like := A.reference()) is not None), None)
 
     def extra_repr(self) -> str:
         few = [brief(A) for A in self.operators[: SHOWN if len(self.operators) > SHOWN + 1 else None]]

@@ -10,6 +10,7 @@ from torch import Tensor
 from induced._numerics import scaled_norm
 from induced._validate import eager
 from induced.operators.base import Dense, LinearOperator
+from induced.operators.factors import tracked
 from induced.operators.reduction import Frame, Triplets
 
 
@@ -128,7 +129,7 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Trip
     does not exist at repeated singular values.
     """
     n, r = U.shape[-2], U.shape[-1]
-    if r == 0 or U.dim() > 2 or (torch.is_grad_enabled() and (U.requires_grad or V.requires_grad)):
+    if r == 0 or U.dim() > 2 or tracked(U, V) or not eager(U):
         return c, U, V
     if r > max(n, V.shape[-2]):
         left, s, right = torch.linalg.svd(U @ V.mT, full_matrices=False)

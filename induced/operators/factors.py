@@ -50,9 +50,14 @@ def _require_derivative(gradient: Tensor | None) -> None:
 class _Refused(torch.autograd.Function):
     """A first derivative, which depends on x, and has no derivative of its own."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+    def forward(gradient: Tensor, x: Tensor) -> Tensor:
         return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None: ...
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:

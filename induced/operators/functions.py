@@ -43,7 +43,7 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     """
     checked(A, "the exponential", square=True)
     whole = isinstance(t, float | int) and t == 1
-    return _finite((A if whole else A._scaled(t))._phi(exponential()), "exp(t A)")
+    return _finite((A if whole else A._scaled(A.multiplier(t)))._phi(exponential()), "exp(t A)")
 
 
 def power(A: LinearOperator, p: float) -> LinearOperator:
@@ -139,7 +139,8 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     """
     checked(A, "the resolvent", square=True)
     like = A.reference()
-    return inverse(-A + s * identity(A.shape[0], torch.zeros(()) if like is None else like))
+    number = identity(A.shape[0], torch.zeros(()) if like is None else like)._scaled(s)
+    return inverse(A._scaled(-1.0)._plus(number))  # torch.compile traces no signs between operators made in its graph
 
 
 def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperator:

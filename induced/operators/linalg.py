@@ -36,8 +36,9 @@ from induced._validate import eager, require_like, require_shape
 from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
 from induced.operators.base import Dense, LinearOperator, brief
 from induced.operators.blocks import BlockDiagonal, DirectSum
-from induced.operators.checked import checked
+from induced.operators.checked import checked, held
 from induced.operators.diagonal import Entries, Selection
+from induced.operators.factors import tracked
 from induced.operators.krylov import iterative_solve, truncated_svd
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
@@ -99,7 +100,7 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     try:
         return SVDFactors(*A._svd(k))
     except TooLarge:
-        if rank is None:
+        if rank is None or tracked(*held(A)):
             raise
         return truncated_svd(A, k)[0]
 
@@ -209,7 +210,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
                 pass
         return A._pinv(absolute(A, rtol))(b)
     except TooLarge:
-        if rtol is not None:
+        if rtol is not None or tracked(*held(A)):
             raise
         return iterative_solve(A, b)[0]
 

@@ -47,8 +47,7 @@ class _Factored(LinearOperator):
         c, U, V = self.parts()
         if c.dim() == 0 and U.dim() == 2 and V.dim() == 2:
             return torch.Size()
-        shapes = (c.shape, U.shape[:-2], V.shape[:-2])
-        return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return, no-untyped-call]
+        return torch.broadcast_shapes(c.shape, U.shape[:-2], V.shape[:-2])  # type: ignore[no-any-return, no-untyped-call]
 
     def reference(self) -> Tensor:
         return self.U
@@ -63,8 +62,9 @@ class _Factored(LinearOperator):
         return c, per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U
 
     def _svd(self, k: int) -> Triplets:
-        U, s, V = self._reduction().svd(k)
-        return moved(self, U, s, V) if tracked(*self.parts()) and eager(self.U) else (U, s, V)
+        reduction = self._reduction()
+        triplets = reduction.svd(k)
+        return moved(self, *triplets) if reduction.follows else triplets
 
     def _trace(self) -> Tensor:
         c, U, V = self.parts()
@@ -98,7 +98,7 @@ class _Factored(LinearOperator):
         """
         if self.batch:
             raise ShapeError(f"one operator is compressed, not a batch of them of shape {tuple(self.batch)}: {self}")
-        if torch.is_grad_enabled() and (self.U.requires_grad or self.V.requires_grad):
+        if tracked(self.U, self.V):
             raise DomainError(f"a truncation has no derivative; compress under torch.no_grad(), or detached factors: {self}")
         return self.of_kind(*compress(*self.parts(), rtol))
 
@@ -110,7 +110,7 @@ class _Factored(LinearOperator):
             return self.of_kind(*compress(c + d, torch.cat([U, X], -1), torch.cat([V, Y], -1)), other)
         if isinstance(other, OnEntries) and self.is_scalar():
             return Diagonal(self.parts()[0] + other.diagonal())
-        return other._plus(self) if self.is_scalar() and not self.batch else super()._plus(other)
+        return other._plus(self) if self.is_scalar() else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if self.batch or other.batch:
@@ -273,18 +273,18 @@ class ScaledIdentityPlusLowRank(_Factored):
         follows = tracked(*self.parts()) and eager(self.U)
         c, U, V = (part.detach() if follows else part for part in self.parts())
         n, r = U.shape[-2:]
-        if 2 * r >= n:
-            return Dense(self.matrix(n)).reduced()
-        W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
-        Q = basis(W, torch.finfo(U.dtype).eps)
-        c, few = c.double(), (Q.R[..., :r], Q.R[..., r:])
-        if follows:
-            c, few = self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))
-        K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
+        core = U.detach(), V.detach()
 
         def mixed() -> Tensor:
-            return self.c.detach().abs() + spread(Q.R[..., :r], Q.R[..., r:])
+            return self.c.detach().abs() + spread(*core)
 
+        if 2 * r >= n:
+            return Dense(self.matrix(n)).reduced()._replace(relative=counted(2 * r, n, U.dtype), mixed=mixed)
+        W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
+        Q = basis(W, torch.finfo(U.dtype).eps)
+        core = Q.R[..., :r], Q.R[..., r:]
+        c, few = (self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))) if follows else (c.double(), core)
+        K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
         frame = Columns(Q, factored, U.dtype, follows)
         return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), mixed)
 
@@ -304,7 +304,7 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
-            return Dense(self.matrix(self.shape[0]))._pinv(zero)
+            return self._reduction().pinv(zero)
         woodbury, bound = self._woodbury()
         follows = tracked(*self.parts())
         if zero is None and (float(bound) <= WELL if eager(self.U) else follows):
@@ -318,7 +318,7 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
-            return Dense(self.matrix(self.shape[0]))._inverse()
+            return self._reduction().inverse(self)
         woodbury, bound = self._woodbury()
         if float(bound) <= WELL if eager(self.U) else tracked(*self.parts()):
             return woodbury

@@ -434,16 +434,18 @@ RAISES = {"grad": POLAR, "jacrev": POLAR, "jvp": POLAR | TRIPLETS, "vmap": set(F
 
 REPEATED = "spectral norm, nuclear norm, condition, singular values"
 AT_0 = "Frobenius norm, nuclear norm, singular values"
+DEPENDENT = {
+    "c I + U V^T, dependent": "svd vectors",
+    "c I + U V^T at V = U": "svd vectors, polar Q, polar P",
+    "c I + U V^T at V = 0": f"{AT_0}, polar Q, polar P",
+}
 WRONG: dict[str, dict[str, str]] = {
-    "grad": {"c I + U V^T, dependent": "svd vectors", "c I + U V^T at V = U": "svd vectors", "c I + U V^T at V = 0": AT_0},
-    "jacrev": {"c I + U V^T, dependent": "svd vectors", "c I + U V^T at V = U": "svd vectors", "c I + U V^T at V = 0": AT_0},
-    "vmap": {"c I + U V^T, dependent": "svd vectors", "c I + U V^T at V = U": "svd vectors", "c I + U V^T at V = 0": AT_0},
+    "grad": DEPENDENT,
+    "jacrev": DEPENDENT,
+    "vmap": DEPENDENT,
     "jvp": {
         "c I + U V^T at V = U": "pinv, solve",
         "c I + U V^T at V = 0": f"{AT_0}, pinv, inverse, resolvent, solve",
-        "direct sum": "A^3",
-        "direct sum, singular": "A^3",
-        "Adjoint": "A^3",
     },
     "hessian": {
         "c I + U V^T, V trains": f"{REPEATED}, Frobenius norm, svd values, svd vectors",
