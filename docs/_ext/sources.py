@@ -1,6 +1,7 @@
-"""A link to a Python file of the repository, good on GitHub as it stands, leads to a page with its source here."""
+"""Links to source, and back: a Python file of the repository has a page here, and what it defines an anchor in the reference."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from docutils import nodes
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
-from sphinx.addnodes import download_reference
+from sphinx.addnodes import desc_signature, download_reference
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
@@ -41,7 +42,18 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             yield pagename(path), {"title": name, "body": f"<h1>{name}</h1>{code}", "parents": []}, "page.html"
 
 
+def anchored(app: Sphinx, doctree: nodes.document) -> None:
+    """Anchors under the module that defines a name and under its package: sphinx.ext.viewcode links to one of them for all."""
+    for node in doctree.findall(desc_signature):
+        if node.get("module"):
+            found = getattr(import_module(node["module"]), node["fullname"].split(".")[0])
+            module = getattr(found, "__module__", node["module"])
+            names = (f"{prefix}.{node['fullname']}" for prefix in (module, ".".join(module.split(".")[:2])))
+            node["ids"] += [name for name in names if name not in node["ids"]]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(LinkToSource)
+    app.connect("doctree-read", anchored)
     app.connect("html-collect-pages", pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
