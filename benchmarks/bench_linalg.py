@@ -21,7 +21,6 @@ from common import judge, limited, measure, pick, require
 from torch import Tensor
 
 from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank, exp, exp_multiply, inverse, pinv, power, svd
-from induced.operators.base import Product, Sum
 
 RANK, TIMES, COLUMNS = 8, pick(1000, 20), 64
 SIZES = pick((256, 1024, 4096, 12288), (64, 128))
@@ -72,8 +71,8 @@ def scipy_lazy(parts: Parts) -> Any:
 def cola(parts: Parts) -> Any:
     """A of CoLA, whose `A + B` raises (0.0.7), so that the sum is built by hand."""
     ops = import_module("cola").ops
-    low_rank = Product(ops.Dense(parts.U), ops.Dense(parts.V.mT))
-    return Sum(ops.Diagonal(torch.full((len(parts.U),), parts.c)), low_rank)
+    low_rank = ops.Product(ops.Dense(parts.U), ops.Dense(parts.V.mT))
+    return ops.Sum(ops.Diagonal(torch.full((len(parts.U),), parts.c)), low_rank)
 
 
 def linear_operator(parts: Parts) -> tuple[Any, Any]:
