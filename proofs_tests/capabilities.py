@@ -200,7 +200,8 @@ written by `python -m proofs_tests.capabilities`.
 | ONNX | `torch.onnx.export` of the materialized graph, in float32, against onnxruntime (`pip install induced[onnx]`) |
 
 Each is tested in both directions: a chart and its inverse, an operator and its adjoint. What is compiled or exported is made
-beforehand: `Inverse(A)`, `f.pinv()`, `f.svd()` choose an algorithm by the type of the core, which `torch.compile` does not trace.
+beforehand; `torch.compile` also traces `f.pinv()`, `f.svd(k)`, `f.inv`, `f.exp()`, `f ** k` and `f.solve` inside
+the compiled function (`proofs_tests/laws/test_compiled.py`).
 A map of one space whose chart has no parameters, such as `Sinh`, exports with `strict=True`; without it
 torch loses one of two equal spaces.
 
