@@ -15,6 +15,7 @@ from induced.operators import (
     Inverse,
     LinearOperator,
     LowRank,
+    Permutation,
     ScaledIdentityPlusLowRank,
     cond,
     det,
@@ -159,6 +160,19 @@ def test_the_determinant_is_multiplicative_and_the_trace_cyclic(case: CoreCase) 
     for joined in (Product(A, B), Product(B, A)):
         agree(det(joined), det(A) * det(B), max(scale, 1.0))
         agree(trace(joined), number(np.trace((M @ K).numpy())), CONDITION**2)
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2, 3, 4, 5], [1, 2, 0, 3, 4, 5]], ids=["odd", "even"])
+def test_the_sign_of_an_orthogonal_factor_enters_the_determinant(order: list[int]) -> None:
+    P, U = Permutation(order, dtype=torch.float64), random(6, 2) / 3
+    S = ScaledIdentityPlusLowRank(torch.tensor(0.9, dtype=torch.float64), U, random(6, 2, seed=1) / 3)
+    for A in (P @ S, S @ P, P @ S @ P, 2.0 * (P @ S), (P @ S).H):
+        expected = np.linalg.slogdet(A.matrix().numpy())
+        agree(slogdet(A).sign, number(expected[0], torch.float64), 1.0)
+        reduced = A.reduced()
+        assert reduced is not None
+        agree(reduced.slogdet().sign, number(expected[0], torch.float64), 1.0)
+        agree(reduced.slogdet().logabs, number(expected[1], torch.float64), 10.0)
 
 
 def test_the_determinant_of_a_product_of_rectangular_factors() -> None:
