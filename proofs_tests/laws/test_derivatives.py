@@ -282,7 +282,7 @@ def pairs(names: Iterable[str] = STRUCTURES) -> list[tuple[str, str]]:
 
 def named(*cells: tuple[str, ...], wrong: Iterable[tuple[str, ...]] = ()) -> list[Any]:
     """Parameters; those that are `wrong` today are marked so."""
-    found = pytest.mark.xfail(reason="wrong today")
+    found = pytest.mark.xfail(strict=True, reason="wrong today")
     return [pytest.param(*cell, id=" of ".join(cell[::-1]), marks=[found] if cell in set(wrong) else []) for cell in cells]
 
 
