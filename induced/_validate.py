@@ -24,6 +24,11 @@ def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
     if tuple(x.shape[x.dim() - len(expected) :]) != expected:
         trailing = ", ".join(map(str, expected))
         raise ShapeError(f"{what} must have shape (*batch, {trailing}), got {tuple(x.shape)}")
+    require_floating(x, what)
+
+
+def require_floating(x: Tensor, what: str) -> None:
+    """Raise DtypeError unless x is a floating point tensor."""
     if not x.is_floating_point():
         raise DtypeError(f"{what} must be a floating point tensor, got {x.dtype}: convert it, e.g. with x.float()")
 
@@ -40,7 +45,7 @@ def require_like(x: Tensor, reference: Tensor | None, what: str) -> None:
 
 def require_finite(x: Tensor, what: str, hint: str = "look for overflow or missing values upstream") -> None:
     """Raise DomainError where x holds nan or inf; a no-op where values may not be looked at."""
-    if not eager(x) or math.isfinite(x.detach().sum().item()):
+    if not eager(x) or math.isfinite((x.detach() if x.requires_grad else x).sum().item()):
         return
     bad = int((~torch.isfinite(x)).sum())
     if bad:

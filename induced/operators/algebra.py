@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from induced._validate import require_shape
+from induced._validate import require_floating
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
 from induced.operators.rules import Functions, Scalar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Algebra(Functions):
     """The signs between operators, on `_plus`, `_times`, `_scaled`, `_power` and `_adjoint` of their classes."""
 
-    _adjoint_of: "tuple[LinearOperator, ...]"
+    _adjoint_of: "tuple[LinearOperator, ...]" = ()
 
     @abstractmethod
     def _adjoint(self) -> "LinearOperator": ...
@@ -135,9 +135,8 @@ def register(module: nn.Module, name: str, value: Tensor) -> None:
         module.register_buffer(name, value)
 
 
-def require_matrix(a: Tensor, what: str) -> Tensor:
+def require_matrix(a: Tensor, what: str) -> None:
     """Raise unless a is a floating point matrix, possibly with leading batch dimensions."""
     if not isinstance(a, Tensor) or a.dim() < 2:
         raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(getattr(a, 'shape', ()))}")
-    require_shape(a, a.shape[-2:], what)
-    return a
+    require_floating(a, what)

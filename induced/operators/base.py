@@ -39,7 +39,6 @@ class LinearOperator(Algebra):
         if len(shape) != 2 or min(shape) < 0:
             raise ShapeError(f"an operator has the shape (m, n) of its matrix, got {shape}")
         self.shape = (int(shape[0]), int(shape[1]))
-        self._adjoint_of: tuple[LinearOperator, ...] = ()
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
