@@ -247,13 +247,6 @@ class Adjoint(OfAdjoint, LinearOperator):
         super().__init__((operator.shape[1], operator.shape[0]))
         self.operator = operator
 
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
-
-    @property
-    def batch(self) -> torch.Size:
-        return self.operator.batch
-
     @property
     def orthogonal(self) -> bool:
         return self.operator.orthogonal
@@ -363,9 +356,6 @@ class Scaled(OfScaled, LinearOperator):
             self.a = float(a)
         else:
             raise DomainError(f"an operator is multiplied by a finite number, got {a}: {operator}")
-
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
 
     @property
     def batch(self) -> torch.Size:

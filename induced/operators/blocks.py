@@ -1,6 +1,6 @@
 """Direct sums of operators, and real 2 x 2 blocks that turn and scale."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple, final
 
@@ -16,7 +16,16 @@ from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import complement
 from induced.operators.diagonal import Selection
 from induced.operators.matrices import Phi
-from induced.operators.reduction import Frame, Reduction, SignLogDet, SingularValues, Triplets, require_regular
+from induced.operators.reduction import (
+    Frame,
+    Reduction,
+    SignLogDet,
+    SingularValues,
+    Triplets,
+    composed,
+    require_regular,
+    sign_of,
+)
 from induced.operators.rules import Scalar, per_sample
 
 
@@ -49,10 +58,6 @@ class DirectSum(NamedTuple):
     right: LinearOperator | None = None
 
     @property
-    def same_frames(self) -> bool:
-        return all(part.same_frames for part in self.parts) and self.left is None and self.right is None
-
-    @property
     def like_frames(self) -> bool:
         return all(part.like_frames for part in self.parts)
 
@@ -60,12 +65,10 @@ class DirectSum(NamedTuple):
     def follows(self) -> bool:
         return any(part.follows for part in self.parts)
 
-    def _each(self, f: Callable[["Reduction | DirectSum"], LinearOperator], adjoint: bool = False) -> LinearOperator:
-        made = beside([f(part) for part in self.parts])
-        left, right = (self.right, self.left) if adjoint else (self.left, self.right)
-        if left is not None:
-            made = (left.H if adjoint else left) @ made
-        return made if right is None else made @ (right.H if adjoint else right)
+    def made(self, parts: Sequence[LinearOperator]) -> LinearOperator:
+        """The direct sum of other operators between the same orthogonal ones."""
+        made: LinearOperator = composed(self.left, beside(parts), self.right)
+        return made
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,9 +85,7 @@ class DirectSum(NamedTuple):
         return self._replace(parts=tuple(part.shifted(a) for part in self.parts))
 
     def turned(self, left: LinearOperator | None = None, right: LinearOperator | None = None) -> "DirectSum":
-        left = self.left if left is None else left if self.left is None else left @ self.left
-        right = self.right if right is None else right if self.right is None else self.right @ right
-        return self._replace(left=left, right=right)
+        return self._replace(left=composed(left, self.left), right=composed(self.right, right))
 
     def singular_values(self, zeros: bool = True) -> SingularValues:
         """Those of the parts; and zeros, where wide and tall parts leave more of them."""
@@ -93,10 +94,7 @@ class DirectSum(NamedTuple):
         if missing:
             none = values[0].new_zeros(*values[0].shape[:-1], 1)
             values, times, zero = [*values, none], [*times, times[0].new_tensor([missing])], [*zero, none]
-        kind = torch.promote_types(values[0].dtype, values[-1].dtype)
-        return SingularValues(
-            torch.cat([v.to(kind) for v in values], -1), torch.cat(times), torch.cat([z.to(kind) for z in zero], -1)
-        )
+        return SingularValues(torch.cat(values, -1), torch.cat(times), torch.cat(zero, -1))
 
     def frobenius(self) -> Tensor:
         return scaled_norm(torch.stack([part.frobenius() for part in self.parts], -1), -1)
@@ -115,36 +113,31 @@ class DirectSum(NamedTuple):
         return U, values[order], V if self.right is None else self.right.apply_adjoint(V.mT).mT
 
     def pinv(self, zero: Tensor | None) -> LinearOperator:
-        return self._each(lambda part: part.pinv(zero), adjoint=True)
+        return self.adjoint().made([part.pinv(zero) for part in self.parts])
 
     def inverse(self, A: LinearOperator) -> LinearOperator:
         require_regular(self.singular_values(), self.dtype, A)
-        return self._each(lambda part: part.inverse(A), adjoint=True)
+        return self.adjoint().made([part.inverse(A) for part in self.parts])
 
     def polar(self) -> tuple[LinearOperator, LinearOperator]:
         Q, P = zip(*(part.polar() for part in self.parts), strict=True)
-        inner = DirectSum((), self.shape, None if self.right is None else self.right.H, self.right)
-        return _around(self, beside(Q)), _around(inner, beside(P))
+        return self.made(Q), self._replace(left=None if self.right is None else self.right.H).made(P)
 
     def phi(self, phi: Phi) -> LinearOperator:
-        return self._each(lambda part: part.phi(phi))
+        return self.made([part.phi(phi) for part in self.parts])
 
     def one(self) -> LinearOperator:
-        return self._each(lambda part: part.one())
+        return self.made([part.one() for part in self.parts])
 
     def trace(self) -> Tensor:
         return torch.stack([part.trace() for part in self.parts]).sum(0)
 
     def slogdet(self) -> SignLogDet:
         signs, logs = zip(*(part.slogdet() for part in self.parts), strict=True)
-        return SignLogDet(reduce(torch.mul, signs) * self._sign(), sum(logs))
+        return SignLogDet(reduce(torch.mul, signs) * sign_of(self.left, self.right), sum(logs))
 
     def det(self) -> Tensor:
-        return reduce(torch.mul, (part.det() for part in self.parts)) * self._sign()
-
-    def _sign(self) -> Tensor | float:
-        """The determinant of what is around."""
-        return reduce(torch.mul, (Q._slogdet().sign for Q in (self.left, self.right) if Q is not None), 1.0)  # type: ignore[arg-type]
+        return reduce(torch.mul, (part.det() for part in self.parts)) * sign_of(self.left, self.right)
 
     def eigenvalues(self) -> Tensor:
         return torch.cat([part.eigenvalues() for part in self.parts], -1)
@@ -169,11 +162,6 @@ def _shape(part: Reduction | DirectSum) -> tuple[int, int]:
 
 def _least(part: Reduction | DirectSum) -> int:
     return min(_shape(part))
-
-
-def _around(R: DirectSum, A: LinearOperator) -> LinearOperator:
-    A = A if R.left is None else R.left @ A
-    return A if R.right is None else A @ R.right
 
 
 @final

@@ -105,7 +105,7 @@ def truncated_svd(
     """
     if method not in ("arpack", "randomized"):
         raise DomainError(f"unknown method {method!r} of truncated_svd; known are arpack, randomized")
-    rank = _whole(rank, 0, min(A.shape), f"the rank of factors of an operator of shape {A.shape}")
+    rank = whole(rank, 0, min(A.shape), f"the rank of factors of an operator of shape {A.shape}")
     B, exported, scale, stop, target = _normalised(A, tol)
     rng = np.random.default_rng(seed)
     # ARPACK finds fewer vectors than its space has; for all of them one pass of a full block is exact
@@ -173,7 +173,7 @@ def truncated_eigenvalues(
         raise NotSquare(f"only a square operator has eigenvalues, this one has shape {A.shape}: {A}")
     if which not in (known := [size + part for part in _PARTS for size in "LS"]):
         raise DomainError(f"unknown order {which!r} of eigenvalues; known are {', '.join(known)}")
-    k, limit = _whole(k, 0, n, "the number of eigenvalues"), _limit(max_iterations, 10 * n)
+    k, limit = whole(k, 0, n, "the number of eigenvalues"), _limit(max_iterations, 10 * n)
     _, exported, scale, stop, target = _normalised(A, tol)
     counted = _Counted(exported.matvec)
     if 0 < k < n - 1:
@@ -253,16 +253,16 @@ class _Counted:
         return self.product(x).astype(np.float64)  # LSMR runs in the dtype of its vectors
 
 
-def _whole(value: int, least: int, most: float, what: str) -> int:
+def whole(value: int, least: int, most: float, what: str) -> int:
     """`value` as an int, numpy's integers included; raises ShapeError unless it is one from least to most."""
     number = operator.index(value) if hasattr(value, "__index__") else least - 1
     if not least <= number <= most:
-        raise ShapeError(f"{what} must lie in {least}..{most} and be an integer, got {value!r}")
+        raise ShapeError(f"{what} must be an integer in {least}..{most}, got {value!r}")
     return number
 
 
 def _limit(max_iterations: int | None, default: int) -> int:
-    return max(default, 1) if max_iterations is None else _whole(max_iterations, 1, math.inf, "max_iterations")
+    return max(default, 1) if max_iterations is None else whole(max_iterations, 1, math.inf, "max_iterations")
 
 
 def _normalised(A: LinearOperator, tol: float) -> tuple[LinearOperator, Any, float, float, float]:

@@ -25,7 +25,6 @@ Dense is Dense. A batch of operators without a closed form of its own gives a Su
 c I + U V^T recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
-import operator
 from numbers import Real
 from typing import NamedTuple, final
 
@@ -33,16 +32,16 @@ import torch
 from torch import Tensor
 
 from induced._validate import eager, require_like, require_shape
-from induced.errors import DomainError, NotSquare, ShapeError, SingularOperator
+from induced.errors import DomainError, NotSquare, SingularOperator
 from induced.operators.base import Dense, LinearOperator, brief
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked, held
 from induced.operators.diagonal import Entries, Selection
 from induced.operators.factors import tracked
-from induced.operators.krylov import iterative_solve, truncated_svd
+from induced.operators.krylov import iterative_solve, truncated_svd, whole
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
-from induced.operators.rules import Scalar, TooLarge
+from induced.operators.rules import OfOne, Scalar, TooLarge
 
 
 @final
@@ -64,20 +63,8 @@ def absolute(A: LinearOperator, rtol: float | None) -> Tensor | None:
 
 
 def count(k: int | None, most: int, what: str) -> int:
-    """k as an int in 0..most, which it is by default.
-
-    Raises:
-        ShapeError: k is no integer, or out of range.
-    """
-    if k is None:
-        return most
-    try:
-        k = operator.index(k)
-    except TypeError as error:
-        raise ShapeError(f"{what} is an integer in 0..{most}, got {k!r}") from error
-    if not 0 <= k <= most:
-        raise ShapeError(f"{what} lies in 0..{most}, got {k}")
-    return k
+    """k as an int in 0..most, which it is by default; raises ShapeError where it is no integer, or out of range."""
+    return most if k is None else whole(k, 0, most, what)
 
 
 # ------------------------------------------------------------------------------------------------------------------ svd
@@ -284,7 +271,7 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse
 @final
-class Inverse(LinearOperator):
+class Inverse(OfOne, LinearOperator):
     """A^-1, factorised on first use and again whenever the tensors of A have changed; never stale.
 
     Raises:
@@ -300,15 +287,8 @@ class Inverse(LinearOperator):
         self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
 
     @property
-    def batch(self) -> torch.Size:
-        return self.operator.batch
-
-    @property
     def orthogonal(self) -> bool:
         return self.operator.orthogonal
-
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
 
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""

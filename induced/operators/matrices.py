@@ -41,21 +41,13 @@ class Phi(NamedTuple):
 
 
 # --------------------------------------------------------------------------------------------------------- the functions
-def exponential(t: Tensor | float = 1.0) -> Phi:
-    """phi(z) = exp(t z), for a number t or one for each matrix of a batch.
+def exponential() -> Phi:
+    """exp(z).
 
     Law:
-        `exponential(t).of_matrix(A, 0.0) == scipy.linalg.expm(t * A)` (laws/test_matrices.py)
+        `exponential().of_matrix(A, 0.0) == scipy.linalg.expm(A)` (laws/test_matrices.py)
     """
-
-    def times(c: Tensor, trailing: int) -> Tensor:
-        return (t[(..., *[None] * trailing)] if isinstance(t, Tensor) and t.dim() else t) * c
-
-    def of_scalars(c: Tensor) -> Tensor:
-        trailing = max(0, c.dim() - t.dim()) if isinstance(t, Tensor) else 0
-        return _bounded(torch.exp(times(_finite(c), trailing)))
-
-    return Phi(of_scalars, lambda A, zero: expm(times(_wide(A), 2)).to(A.dtype))
+    return Phi(lambda c: _bounded(torch.exp(_finite(c))), lambda A, zero: expm(_wide(A)).to(A.dtype))
 
 
 def logarithm() -> Phi:
@@ -161,11 +153,6 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor], *,
     block = torch.cat([torch.cat([c * eye + M, size * eye], -1), torch.cat([torch.zeros_like(M), c * eye], -1)], -2)
     result: Tensor = phi(block)[..., :r, r:] / size
     return result
-
-
-def singular(A: Tensor, zero: float) -> bool:
-    """Whether the matrix A is singular in float64, or has a singular value up to `zero` once it is balanced."""
-    return A.numel() > 0 and schur.singular(_finite(A).detach().double().cpu().numpy(), zero)
 
 
 # ----------------------------------------------------------------------------------------------------------- with derivatives

@@ -21,9 +21,11 @@ What counts as zero is eps times the size of the block that was factored times t
 (docs/theory/numerical_honesty.md): `relative` * `mixed`, or `relative` times each block's own norm.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, final
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -131,11 +133,6 @@ class Reduction(NamedTuple):
     right: "LinearOperator | None" = None
 
     @property
-    def same_frames(self) -> bool:
-        """Whether functions of A are those of its blocks."""
-        return self.W is self.Z and self.left is None and self.right is None
-
-    @property
     def like_frames(self) -> bool:
         """Whether the frames leave the sign of a determinant."""
         return self.W is self.Z
@@ -176,32 +173,28 @@ class Reduction(NamedTuple):
 
     def turned(self, left: "LinearOperator | None" = None, right: "LinearOperator | None" = None) -> "Reduction":
         """That of left A right, for orthogonal operators."""
-        return self._replace(
-            left=self.left if left is None else left if self.left is None else left @ self.left,
-            right=self.right if right is None else right if self.right is None else self.right @ right,
-        )
+        return self._replace(left=composed(left, self.left), right=composed(self.right, right))
 
-    def made(
-        self, W: Frame, Z: Frame, blocks: Tensor, c: Tensor | None, left: "LinearOperator | None", right: "LinearOperator | None"
-    ) -> "LinearOperator":
-        """left W (K + c I) Z^H right as an operator."""
-        core = W.join(Z, blocks, c)
-        core = core if left is None else left._times(core)
-        return core if right is None else core._times(right)
+    def made(self, blocks: Tensor, c: Tensor | None) -> "LinearOperator":
+        """The operator of other blocks and another c between the same frames and orthogonal operators."""
+        made: LinearOperator = composed(self.left, self.W.join(self.Z, blocks, c), self.right)
+        return made
 
     # --------------------------------------------------------------------------------------------------- singular values
     def zero(self, s: Tensor, given: Tensor | None) -> Tensor:
         """What counts as zero among values (*batch, J, k) of the blocks: `given` (*batch,), or what rounding leaves of a zero."""
+        given = self._absolute(given)
         if given is not None:
             return given[..., None, None].to(s).expand(*s.shape[:-1], 1)
-        if self.mixed is not None:
-            return (self.relative * self.mixed().detach())[..., None, None].to(s).expand(*s.shape[:-1], 1)
         return self.relative * s.amax(-1, keepdim=True) if s.numel() else s.new_zeros(*s.shape[:-1], 1)
 
     def zero_of_c(self, given: Tensor | None) -> Tensor:
-        if given is None:
-            given = None if self.mixed is None else self.relative * self.mixed().detach()
+        given = self._absolute(given)
         return torch.zeros_like(self.number()) if given is None else given.to(self.number())
+
+    def _absolute(self, given: Tensor | None) -> Tensor | None:
+        """The cut-off (*batch,) for all blocks, None where each has its own."""
+        return self.relative * self.mixed().detach() if given is None and self.mixed is not None else given
 
     def values(self) -> Tensor:
         """The singular values (*batch, J, k) of the blocks."""
@@ -281,32 +274,28 @@ class Reduction(NamedTuple):
             zero = self.zero(precise(K).detach().real.flatten(-2)[..., :1], given).squeeze(-1)
             inverse = torch.linalg.pinv(precise(K), atol=zero, rtol=torch.zeros_like(zero))
         c = None if self.c is None else reciprocal(self.c, self.zero_of_c(given))
-        R = self.adjoint()
-        return self.made(R.W, R.Z, inverse.to(K.dtype), c, R.left, R.right)
+        return self.adjoint().made(inverse.to(K.dtype), c)
 
     def inverse(self, A: "LinearOperator") -> "LinearOperator":
         """A^-1, likewise; raises where a singular value counts as zero."""
         require_regular(self.singular_values(), self.dtype, A)
-        K, R = self.blocks, self.adjoint()
+        K = self.blocks
         inverse = 1.0 / K if K.shape[-2:] == (1, 1) else torch.linalg.inv_ex(K).inverse
-        return self.made(R.W, R.Z, inverse, None if self.c is None else 1.0 / self.c, R.left, R.right)
+        return self.adjoint().made(inverse, None if self.c is None else 1.0 / self.c)
 
     def polar(self) -> "tuple[LinearOperator, LinearOperator]":
         """Q and P = (A^T A)^(1/2) with A = Q P."""
-        K = self.blocks
-        zero = self.relative if self.mixed is None else (self.relative * self.mixed().detach())[..., None, None].to(K.real)
-        Q: Tensor = PolarFactor.apply(precise(K), zero, self.W)[0]  # type: ignore[no-untyped-call]
+        K, zero = self.blocks, self._absolute(None)
+        cut = self.relative if zero is None else zero[..., None, None].to(K.real)
+        Q: Tensor = PolarFactor.apply(precise(K), cut, self.W)[0]  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None
         if self.c is not None:
             c = self.c.abs()
             sign = torch.where(c > self.zero_of_c(None), self.c.sign(), torch.zeros_like(c))
-        R, L = self.right, self.left
-        return (
-            self.made(self.W, self.Z, Q.to(K.dtype), sign, L, R),
-            self.made(self.Z, self.Z, P.to(K.dtype), c, None if R is None else R.H, R),
-        )
+        inner = self._replace(W=self.Z, left=None if self.right is None else self.right.H)
+        return self.made(Q.to(K.dtype), sign), inner.made(P.to(K.dtype), c)
 
     # ------------------------------------------------------------------------------------------------------- similarity
     def trace(self) -> Tensor:
@@ -327,9 +316,7 @@ class Reduction(NamedTuple):
         s, x = sign.prod(-1).real.sign(), logabs.sum(-1)
         if self.repeated:
             s, x = s * self.number().sign() ** self.repeated, x + self.repeated * self.number().abs().log()
-        for Q in (self.left, self.right):
-            s = s if Q is None else s * Q._slogdet().sign
-        return SignLogDet(s.to(self.dtype), x.to(self.dtype))
+        return SignLogDet((s * sign_of(self.left, self.right)).to(self.dtype), x.to(self.dtype))
 
     def det(self) -> Tensor:
         K = self.blocks
@@ -337,25 +324,18 @@ class Reduction(NamedTuple):
         if self.W.times is not None:
             pairs = torch.where(self.W.times == 2, (values * values.conj()).real, torch.ones_like(values.real))
             values = torch.where(self.W.times == 1, values.real, pairs)
-        value = values.prod(-1)
-        value = value * self.number() ** self.repeated if self.repeated else value
-        for Q in (self.left, self.right):
-            value = value if Q is None else value * Q._slogdet().sign
-        return value.to(self.dtype)
+        value = values.prod(-1) * sign_of(self.left, self.right)
+        return (value * self.number() ** self.repeated if self.repeated else value).to(self.dtype)
 
     def one(self) -> "LinearOperator":
         """The identity, in the structure of A."""
         K = self.blocks
         eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device).expand(K.shape)
-        return self.made(self.W, self.Z, eye, None if self.c is None else torch.ones_like(self.c), None, None)
+        return self.made(eye, None if self.c is None else torch.ones_like(self.c))
 
     def eigenvalues(self) -> Tensor:
         K = self.blocks
-        w = (
-            torch.complex(K, torch.zeros_like(K))[..., 0]
-            if K.shape[-2:] == (1, 1) and not K.is_complex()
-            else torch.linalg.eigvals(K)
-        )
+        w = K[..., 0].to(torch.promote_types(K.dtype, torch.complex64)) if K.shape[-2:] == (1, 1) else torch.linalg.eigvals(K)
         found = [w.flatten(-2)]
         if (times := self.W.times) is not None:
             found = [w[..., times > 0, :].flatten(-2), w[..., times == 2, :].conj().flatten(-2)]
@@ -374,7 +354,17 @@ class Reduction(NamedTuple):
             zero = size * (self.relative if phi.peels else torch.finfo(self.dtype).eps)
             image = phi.of_matrix(K, zero.expand(K.shape[:-2]))
         c = None if self.c is None else phi.of_scalars(self.c.double()).to(self.c)
-        return self.made(self.W, self.Z, image.to(K.dtype), c, None, None)
+        return self.made(image.to(K.dtype), c)
+
+
+def composed(*factors: Any) -> Any:
+    """The product of operators, None being the identity."""
+    return reduce(lambda A, B: B if A is None else A if B is None else A._times(B), factors)
+
+
+def sign_of(*factors: "LinearOperator | None") -> Tensor | float:
+    """The determinant of orthogonal operators, None being the identity."""
+    return math.prod(Q._slogdet().sign for Q in factors if Q is not None)
 
 
 def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") -> None:

@@ -104,10 +104,21 @@ class Functions(nn.Module, ABC):
         return self._phi(real_power(p))
 
 
-class OfAdjoint(Functions):
-    """Functions of the adjoint: the adjoints of the functions."""
+class OfOne(Functions):
+    """What is made of one operator, and has its kind and batch."""
 
     operator: "LinearOperator"
+
+    def reference(self) -> Tensor | None:
+        return self.operator.reference()
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.operator.batch
+
+
+class OfAdjoint(OfOne):
+    """Functions of the adjoint: the adjoints of the functions."""
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         reduction = self.operator.reduced(same_frames)
@@ -126,10 +137,9 @@ class OfAdjoint(Functions):
         return self.operator._det()
 
 
-class OfScaled(Functions):
+class OfScaled(OfOne):
     """Functions of a multiple a A."""
 
-    operator: "LinearOperator"
     a: Scalar
 
     def _number(self) -> Tensor:

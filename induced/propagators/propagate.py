@@ -108,9 +108,7 @@ def integrate(
     Raises:
         DomainError: unknown method, steps < 1, or times that do not lead from t0 to t1 in one direction.
     """
-    for step in walk(family, _grid(t0, t1, steps, method), METHODS[method]):
-        z = step.apply(z)
-    return z
+    return Stepwise(family, t0, t1, steps=steps, method=method).forward(z)
 
 
 @final
@@ -151,11 +149,6 @@ class Stepwise(LinearOperator):
         for step in walk(self.family, reversed(self.grid), METHODS[self.method]):
             w = step.apply_adjoint(w)
         return w
-
-    def collapsed(self) -> LinearOperator:
-        """The same steps multiplied out, in the form that `propagator` says: c I + U V^T while the rank is at most n/4."""
-        B = self._in_one_basis()
-        return self._product() if B is None else B
 
     def _in_one_basis(self) -> LinearOperator | None:
         """The same steps multiplied out in the family's basis of p <= n/2 columns; None where it has none."""

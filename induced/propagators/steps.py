@@ -1,7 +1,8 @@
 """One step of an integrator of z' = A_t z is a linear map S: applied to states, transposed, or as s I + X W^T."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -69,23 +70,15 @@ def parts_of(operators: list[LinearOperator], dtype: torch.dtype) -> dict[int, P
     return {key: tuple(p.to(dtype) for p in A.parts()) for key, A in distinct.items()}  # type: ignore[operator]
 
 
-class Tableau(NamedTuple):
-    """An explicit Runge-Kutta method whose stage i needs stage i-1 alone: K_i = A(t + nodes_i h) (I + nodes_i h K_{i-1})."""
-
-    nodes: tuple[float, ...]
-    weights: tuple[float, ...]
-    order: int
-
-    def method(self) -> Method:
-        return Method(self.nodes, lambda operators, h: RungeKutta(self, operators, h), self.order)
-
-
 @final
 class RungeKutta(Step):
-    """S = I + h sum_i weights_i K_i with the true stage products (eqs. 14-16, 48-53)."""
+    """S = I + h sum_i weights_i K_i with the true stage products, K_i = A(t + nodes_i h) (I + nodes_i h K_{i-1}).
 
-    def __init__(self, tableau: Tableau, operators: list[LinearOperator], h: Scalar) -> None:
-        self.stages = list(zip(operators, tableau.nodes, tableau.weights, strict=True))
+    Explicit methods whose stage i needs stage i-1 alone (eqs. 14-16, 48-53).
+    """
+
+    def __init__(self, nodes: Sequence[float], weights: Sequence[float], operators: list[LinearOperator], h: Scalar) -> None:
+        self.stages = list(zip(operators, nodes, weights, strict=True))
         self.h = h
 
     def apply(self, z: Tensor) -> Tensor:
@@ -129,6 +122,10 @@ def _add_columns(W: Tensor, slot: slice, own: Tensor) -> Tensor:
     return torch.cat([W[..., : slot.start], W[..., slot] + own, W[..., slot.stop :]], -1)
 
 
-EULER = Tableau((0.0,), (1.0,), 1).method()
-MIDPOINT = Tableau((0.0, 0.5), (0.0, 1.0), 2).method()
-RK4 = Tableau((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4).method()
+def _runge_kutta(nodes: tuple[float, ...], weights: tuple[float, ...], order: int) -> Method:
+    return Method(nodes, partial(RungeKutta, nodes, weights), order)
+
+
+EULER = _runge_kutta((0.0,), (1.0,), 1)
+MIDPOINT = _runge_kutta((0.0, 0.5), (0.0, 1.0), 2)
+RK4 = _runge_kutta((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from induced.errors import DomainError
+from induced.operators import schur
 from induced.operators.matrices import (
     Phi,
     analytic_function,
@@ -19,7 +20,6 @@ from induced.operators.matrices import (
     exponential,
     logarithm,
     real_power,
-    singular,
 )
 from proofs_tests.registry import agree
 
@@ -157,10 +157,10 @@ def test_only_the_kernel_is_lost_where_a_matrix_is_singular_at_its_precision() -
 @pytest.mark.parametrize("zero", [0.0, 1e-7])
 def test_a_singular_matrix_has_no_logarithm(zero: float) -> None:
     for A in (similar(np.diag([0.0, 1.0, 2.0]), 5), tensor(np.diag([zero / 2, 1.0]))):
-        assert singular(A, zero)
+        assert schur.singular(A.numpy(), zero)
         with pytest.raises(DomainError, match="singular"):
             logarithm().of_matrix(A, zero)
-    assert not singular(tensor(np.diag([1e-6, 1.0])), zero)
+    assert not schur.singular(np.diag([1e-6, 1.0]), zero)
 
 
 def test_each_matrix_of_a_batch_has_its_own_zero() -> None:
@@ -233,11 +233,6 @@ def test_exponentials_of_nothing_and_of_numbers() -> None:
             assert phi.of_matrix(torch.zeros(shape), 0.0).shape == shape
     assert expm(torch.zeros(3, 3, device="meta")).shape == logarithm().of_matrix(torch.zeros(3, 3, device="meta"), 0.0).shape
     assert float(expm(tensor([[2.0]]))) == math.exp(2.0)
-    t = torch.tensor([0.5, -1.0])
-    A, c = torch.randn(2, 3, 3).double(), torch.randn(2).double()
-    agree(exponential(t).of_matrix(A, 0.0), expm(t.double()[:, None, None] * A))
-    agree(exponential(t).of_scalars(c), torch.exp(t.double() * c))
-    agree(exponential(t).of_scalars(A[:, 0]), torch.exp(t.double()[:, None] * A[:, 0]))
 
 
 def test_the_derivative_of_a_stiff_exponential_keeps_its_digits() -> None:
@@ -268,10 +263,11 @@ def test_the_divided_difference_of_stiff_normal_matrices(c: float, size: float) 
 
 def test_divided_differences_of_other_functions_of_batches_and_their_gradients() -> None:
     c, M = tensor([1.5, 1e5]), tensor([[[0.0, 1.0], [0.0, 0.0]], [[2e-6, 0.0], [0.0, 1e-6]]])
+    slow = exponential()._replace(of_matrix=lambda A, zero: expm(1e-5 * A))  # exp(1e5) would overflow
     for phi, first, second in (
         (logarithm(), lambda c: 1 / c, lambda c: -0.5 / c**2),
         (real_power(0.5), lambda c: 0.5 * c**-0.5, lambda c: -0.125 * c**-1.5),
-        (exponential(1e-5), lambda c: 1e-5 * torch.exp(1e-5 * c), lambda c: 0.5e-10 * torch.exp(1e-5 * c)),
+        (slow, lambda c: 1e-5 * torch.exp(1e-5 * c), lambda c: 0.5e-10 * torch.exp(1e-5 * c)),
     ):
         f = lambda X, phi=phi: phi.of_matrix(X, 0.0)  # noqa: E731
         eye = torch.eye(2).double()
@@ -312,7 +308,7 @@ def test_overflow_is_an_error() -> None:
         lambda: expm(hot),
         lambda: expm((hot / 8).float()),  # in float32
         lambda: expm(hot[:1, :1]),
-        lambda: exponential(2.0).of_scalars(hot.diagonal()),
+        lambda: exponential().of_scalars(hot.diagonal()),
         lambda: real_power(2.5).of_matrix(tensor([[1e200, 1e200], [0.0, 1e200]]), 0.0),
         lambda: real_power(2.5).of_scalars(tensor([1e200])),
     ):
