@@ -1,9 +1,42 @@
-"""Arithmetic that stays right at the ends of the range of a dtype."""
+"""Arithmetic that stays right at the ends of the range of a dtype, and under autocast."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from induced._validate import eager
+
+F = TypeVar("F", bound=Callable[..., Any])
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
+
+def full_precision(function: F) -> F:
+    """The function, run outside autocast: products keep the precision of their tensors.
+
+    Where autocast was on, half-precision arguments are taken in float32: a network may have made them so. Networks inside charts
+    and families do want autocast; so this stands at functions whose products are linear algebra, not at charts.
+
+    Law:
+        `pinv(A)` under autocast == `pinv(A)` (laws/test_autocast.py)
+    """
+
+    @wraps(function)
+    def outside(*arguments: Any, **keywords: Any) -> Any:
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):
+                    return outside(*map(_wide, arguments), **{name: _wide(value) for name, value in keywords.items()})
+        return function(*arguments, **keywords)
+
+    return cast(F, outside)
+
+
+def _wide(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
 
 
 def scaled_norm(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import full_precision
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.normalize import DataDependent, channel_affine, channelwise
@@ -138,6 +139,7 @@ class ConditionalActNorm(DataDependent, ConditionalBijection):
         self._require_ready()
         return self._value(0, context), self._value(1, context)
 
+    @full_precision
     def _value(self, i: int, context: Tensor) -> Tensor:
         return self.offset[i] + context @ self.weight[i].mT
 

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._numerics import full_precision
 from induced._validate import eager, require_domain
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
@@ -121,6 +122,7 @@ class PositiveDefinite(Bijection):
     def forward(self, x: Tensor) -> Tensor:
         return self._with_eigenvalues(x)[0]
 
+    @full_precision
     def inverse(self, z: Tensor) -> Tensor:
         S = (z / self._lengths(z))[..., self.place]
         X = _symmetric(torch.linalg.matrix_exp(S))
@@ -130,6 +132,7 @@ class PositiveDefinite(Bijection):
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
         return X
 
+    @full_precision
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, values = self._with_eigenvalues(x)
         logs, n = values.log(), self.shape[0]
@@ -137,6 +140,7 @@ class PositiveDefinite(Bijection):
         spread = _log_sinhc((logs[..., i] - logs[..., j]) / 2)
         return z, -(n + 1) / 2 * logs.sum(-1) - spread.sum(-1)
 
+    @full_precision
     def _with_eigenvalues(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates, and the eigenvalues of x."""
         if eager(x):

@@ -6,6 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from induced._numerics import full_precision
 from induced._validate import eager
 from induced.bijections.base import Bijection
 from induced.bijections.elementwise import Elementwise
@@ -51,6 +52,7 @@ class Shear(Bijection):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)
 
+    @full_precision
     def _shift(self, x: Tensor) -> Tensor:
         u = (x @ self.C).reshape(-1, self.C.shape[1])
         nearest = _nearest(u.detach(), self.centers, self.radii)

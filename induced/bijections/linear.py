@@ -2,12 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import full_precision
 from induced.bijections.base import Bijection
 from induced.errors import NotSquare, ShapeError
 from induced.operators import Dense, LinearOperator, inverse, slogdet
@@ -34,14 +34,13 @@ class _Mixing(Bijection):
         log_det = _log_abs_det(A).to(x.dtype) * torch.Size(self.shape[1:]).numel()
         return self._mix(A, x), self._batch_zeros(x) + log_det
 
+    @full_precision
     def _mix(self, A: LinearOperator, x: Tensor) -> Tensor:
         columns = x.flatten(1 - len(self.shape)) if len(self.shape) > 1 else x.unsqueeze(-1)
         if not isinstance(A, Dense):
             applied: Tensor = A(columns.mT)
             return applied.mT.reshape(x.shape)
-        # the meta device has no autocast
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            return (A.A @ columns.to(A.A.dtype)).reshape(x.shape)
+        return (A.A @ columns.to(A.A.dtype)).reshape(x.shape)
 
 
 def _inverse(A: LinearOperator) -> LinearOperator:

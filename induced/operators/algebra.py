@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from induced._numerics import full_precision
 from induced._validate import require_floating
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
 from induced.operators.rules import Functions, Scalar
@@ -45,6 +46,7 @@ class Algebra(Functions):
         adjoint._adjoint_of = (self,)  # type: ignore[assignment]
         return adjoint
 
+    @full_precision
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):
             return NotImplemented
@@ -82,6 +84,7 @@ class Algebra(Functions):
             raise DomainError(f"an operator was divided by 0: {self} / {a}")
         return self._scaled(1.0 / self.multiplier(a))
 
+    @full_precision
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):
             return NotImplemented
@@ -90,6 +93,7 @@ class Algebra(Functions):
         _require_same_kind(self, other, "@")
         return self._times(other)
 
+    @full_precision
     def __pow__(self, p: float) -> "LinearOperator":
         """A^p: the p-fold product for an integer (0: the identity; negative: of the inverse), else the real power."""
         if self.shape[0] != self.shape[1]:

@@ -1,21 +1,39 @@
 """What every public function of an operator asks of it before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import F, full_precision
 from induced._validate import require_finite
 from induced.errors import DtypeError, NotSquare, ShapeError
 from induced.operators.base import LinearOperator
 
 
-def checked(A: LinearOperator, what: str, *, square: bool = False, single: bool = False) -> None:
-    """Raise unless A is square, a single operator, in float32 or float64 and, where values may be looked at, finite.
+def checked(what: str, *, square: bool = False, single: bool = False) -> Callable[[F], F]:
+    """A function of an operator A, its first argument, that asks this of A and runs in at least float32 (`full_precision`).
 
-    Raises:
-        DtypeError, NotSquare, ShapeError, DtypeError, DomainError: in this order.
+    Raises, before the function starts:
+        DtypeError: A is no LinearOperator, or not in float32 or float64. NotSquare: A is not square, though `square`.
+        ShapeError: A is a batch, though `single`. DomainError: A holds nan or inf, where values may be looked at.
     """
+
+    def decorate(function: F) -> F:
+        @full_precision
+        @wraps(function)
+        def of_checked(A: LinearOperator, *arguments: Any, **keywords: Any) -> Any:
+            _require(A, what, square, single)
+            return function(A, *arguments, **keywords)
+
+        return cast(F, of_checked)
+
+    return decorate
+
+
+def _require(A: LinearOperator, what: str, square: bool, single: bool) -> None:
     if not isinstance(A, LinearOperator):
         raise DtypeError(f"{what} is that of a LinearOperator, got {type(A).__name__}; as_operator(A) makes one of a matrix")
     if square and A.shape[0] != A.shape[1]:

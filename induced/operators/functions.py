@@ -19,6 +19,7 @@ from induced.operators.matrices import analytic_function, exponential, logarithm
 from induced.operators.rules import Scalar
 
 
+@checked("the exponential", square=True)
 def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     """exp(t A), the one-parameter group of A.
 
@@ -41,11 +42,11 @@ def exp(A: LinearOperator, t: Scalar = 1.0) -> LinearOperator:
     Law:
         `exp(A, s) @ exp(A, t) == exp(A, s + t)` (laws/test_functions.py)
     """
-    checked(A, "the exponential", square=True)
     whole = isinstance(t, float | int) and t == 1
     return _finite((A if whole else A._scaled(A.multiplier(t)))._phi(exponential()), "exp(t A)")
 
 
+@checked("a power", square=True)
 def power(A: LinearOperator, p: float) -> LinearOperator:
     """A^p, as `A ** p`: for an integer the p-fold product (0: the identity; negative: of the inverse), else the principal power.
 
@@ -72,7 +73,6 @@ def power(A: LinearOperator, p: float) -> LinearOperator:
     Law:
         `power(A, p) @ power(A, q) == power(A, p + q)` (eq. 4; laws/test_functions.py)
     """
-    checked(A, "a power", square=True)
     return _finite(A**p, "this power")
 
 
@@ -95,6 +95,7 @@ def sqrt(A: LinearOperator) -> LinearOperator:
     return power(A, 0.5)
 
 
+@checked("the logarithm", square=True)
 def log(A: LinearOperator) -> LinearOperator:
     """log(A), the real logarithm whose eigenvalues have |Im| < pi.
 
@@ -118,11 +119,11 @@ def log(A: LinearOperator) -> LinearOperator:
     Law:
         `exp(log(A)) == A`. Not `log(exp(A)) == A`, unless |Im lambda| < pi (laws/test_functions.py)
     """
-    checked(A, "the logarithm", square=True)
     image: LinearOperator = A._phi(logarithm())
     return image
 
 
+@checked("the resolvent", square=True)
 def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     """(s I - A)^-1 for a real s that is no eigenvalue of A.
 
@@ -137,12 +138,12 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     Law:
         `resolvent(A, s) - resolvent(A, t) == (t - s) * resolvent(A, s) @ resolvent(A, t)` (laws/test_functions.py)
     """
-    checked(A, "the resolvent", square=True)
     like = A.reference()
     number = identity(A.shape[0], torch.zeros(()) if like is None else like)._scaled(s)
     return inverse(A._scaled(-1.0)._plus(number))  # torch.compile traces no signs between operators made in its graph
 
 
+@checked("a function", square=True)
 def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperator:
     """phi(A) for an analytic function phi that takes conjugate values at conjugate points.
 
@@ -167,7 +168,6 @@ def function(A: LinearOperator, phi: Callable[[Tensor], Tensor]) -> LinearOperat
     Law:
         `function(A, phi) @ A == A @ function(A, phi)`, `function(A, torch.exp) == exp(A)` (laws/test_functions.py)
     """
-    checked(A, "a function", square=True)
     return _finite(A._phi(analytic_function(phi)), "phi(A)")
 
 

@@ -21,6 +21,7 @@ from induced.operators.rules import TooLarge
 Norm = Literal["spectral", "frobenius", "nuclear"]
 
 
+@checked("the singular values")
 def singular_values(A: LinearOperator) -> SingularValues:
     """The singular values of A without its vectors; repeated ones are counted, not listed.
 
@@ -30,12 +31,12 @@ def singular_values(A: LinearOperator) -> SingularValues:
     Law:
         `(times * values**2).sum() == (A.matrix() ** 2).sum()` (laws/test_invariants.py)
     """
-    checked(A, "the singular values")
     values, times, zero = A._reduction().singular_values()
     like = A.reference()
     return SingularValues(values if like is None else values.to(like.dtype), times, zero)
 
 
+@checked("the rank", single=True)
 def rank(A: LinearOperator, rtol: float | None = None) -> int:
     """The number of singular values above rtol * ||A||; by default of those that rounding can tell from zero, as in `pinv`.
 
@@ -50,12 +51,12 @@ def rank(A: LinearOperator, rtol: float | None = None) -> int:
         >>> rank(Dense(torch.tensor([[1.0, 2.0], [2.0, 4.0]])))
         1
     """
-    checked(A, "the rank", single=True)
     values, times, zero = A._reduction().singular_values()
     given = absolute(A, rtol)
     return int((times * (values > (zero if given is None else given))).sum())
 
 
+@checked("a norm")
 def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
     """A norm of the singular values: their largest ("spectral"), root of the sum of squares ("frobenius"), or sum ("nuclear").
 
@@ -76,7 +77,6 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
     """
     if kind not in ("spectral", "frobenius", "nuclear"):
         raise DomainError(f"a norm is 'spectral', 'frobenius' or 'nuclear', got {kind!r}")
-    checked(A, "a norm")
     try:
         reduction = A._reduction()
     except TooLarge:
@@ -91,6 +91,7 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
     return _finite(size if like is None else size.to(like.dtype), f"the {kind} norm", "")
 
 
+@checked("the condition")
 def cond(A: LinearOperator) -> Tensor:
     """The condition ||A|| ||A+|| over all min(m, n) singular values: the largest by the smallest, inf where that is 0.
 
@@ -103,7 +104,6 @@ def cond(A: LinearOperator) -> Tensor:
     Law:
         `cond(A) == norm(A) * norm(inverse(A))` (laws/test_invariants.py)
     """
-    checked(A, "the condition")
     values, times, _ = A._reduction().singular_values(zeros=False)
     like = A.reference()
     if not values.shape[-1]:
@@ -114,6 +114,7 @@ def cond(A: LinearOperator) -> Tensor:
     return ratio if like is None else ratio.to(like.dtype)
 
 
+@checked("the trace", square=True)
 def trace(A: LinearOperator) -> Tensor:
     """The sum of the diagonal, and of the eigenvalues, (*batch,).
 
@@ -123,10 +124,10 @@ def trace(A: LinearOperator) -> Tensor:
     Law:
         `trace(A @ B) == trace(B @ A)` (laws/test_invariants.py)
     """
-    checked(A, "the trace", square=True)
     return _finite(A._trace(), "the trace", "")
 
 
+@checked("the determinant", square=True)
 def det(A: LinearOperator) -> Tensor:
     """The determinant, (*batch,).
 
@@ -137,10 +138,10 @@ def det(A: LinearOperator) -> Tensor:
     Law:
         `det(A @ B) == det(A) * det(B)` (laws/test_invariants.py)
     """
-    checked(A, "the determinant", square=True)
     return _finite(A._det(), "the determinant", "; slogdet has its logarithm")
 
 
+@checked("the determinant", square=True)
 def slogdet(A: LinearOperator) -> SignLogDet:
     """The sign and the logarithm of the absolute value of the determinant, (*batch,) each.
 
@@ -150,10 +151,10 @@ def slogdet(A: LinearOperator) -> SignLogDet:
     Law:
         `slogdet(A).sign * slogdet(A).logabs.exp() == det(A)`, `slogdet(exp(A)).logabs == trace(A)` (laws/test_invariants.py)
     """
-    checked(A, "the determinant", square=True)
     return SignLogDet(*A._slogdet())
 
 
+@checked("the spectrum", square=True)
 def eigenvalues(A: LinearOperator, k: int | None = None) -> Tensor:
     """All n eigenvalues with their multiplicities, or the k of largest modulus; O(n r^2) for c I + U V^T and U V^T.
 
@@ -176,7 +177,6 @@ def eigenvalues(A: LinearOperator, k: int | None = None) -> Tensor:
     Law:
         `eigenvalues(A).sum() == trace(A)`, those of A^k are their k-th powers (laws/test_spectral.py)
     """
-    checked(A, "the spectrum", square=True)
     most = count(k, A.shape[0], "the number of eigenvalues")
     try:
         w = A._eigenvalues()

@@ -68,6 +68,7 @@ def count(k: int | None, most: int, what: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------------ svd
+@checked("the svd", single=True)
 def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     """The `rank` largest singular triplets of A, or all min(m, n) of them; `(U, values, V)` with A = U diag(values) V^T.
 
@@ -82,7 +83,6 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     Law:
         `A(V[:, i]) == values[i] * U[:, i]`, U and V orthonormal (Prop 2.9; laws/test_operators.py)
     """
-    checked(A, "the svd", single=True)
     k = count(rank, min(A.shape), f"the rank of an svd of an operator of shape {A.shape}")
     try:
         return SVDFactors(*A._svd(k))
@@ -93,6 +93,7 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
 
 
 # ------------------------------------------------------------------------------------------------- inverse, pseudoinverse
+@checked("the pseudoinverse")
 def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """The Moore-Penrose inverse A+.
 
@@ -111,11 +112,11 @@ def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     Law:
         the four Penrose equations (Lemma 4.1; laws/test_operators.py)
     """
-    checked(A, "the pseudoinverse")
     inverse: LinearOperator = A._pinv(absolute(A, rtol))
     return inverse
 
 
+@checked("the inverse", square=True)
 def inverse(A: LinearOperator) -> LinearOperator:
     """A^-1, with finite gradients, also at repeated singular values.
 
@@ -123,11 +124,11 @@ def inverse(A: LinearOperator) -> LinearOperator:
         NotSquare: A is not square. DomainError: A is not finite.
         SingularOperator: a singular value is no larger than rounding leaves of a zero; `pinv` is the inverse on the image.
     """
-    checked(A, "the inverse", square=True)
     found: LinearOperator = A._inverse()
     return found
 
 
+@checked("the polar decomposition", single=True)
 def polar(A: LinearOperator) -> Polar:
     """A = Q P with P = (A^T A)^(1/2), symmetric positive semidefinite, and Q a partial isometry with the kernel of A.
 
@@ -155,10 +156,10 @@ def polar(A: LinearOperator) -> Polar:
     Law:
         `Q @ P == A`, `P @ P == A.H @ A`, `Q.H @ Q @ P == P` (laws/test_spectral.py)
     """
-    checked(A, "the polar decomposition", single=True)
     return Polar(*A._polar())
 
 
+@checked("a solution")
 def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
     """The shortest z for which A z is nearest to b: A^-1 b where A has an inverse, else A+ b.
 
@@ -182,7 +183,6 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
         >>> solve(Diagonal(torch.tensor([2.0, 0.0])), torch.tensor([4.0, 1.0]))
         tensor([2., 0.])
     """
-    checked(A, "a solution")
     require_shape(b, A.shape[:1], "the right-hand side")
     require_like(b, A.reference(), "the right-hand side")
     try:
@@ -203,6 +203,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------- kernel, image
+@checked("the kernel", single=True)
 def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it.
 
@@ -221,11 +222,11 @@ def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
         tensor([[0.],
                 [1.]])
     """
-    checked(A, "the kernel", single=True)
     with torch.no_grad():
         return _spanned(A._reduction(), absolute(A, rtol), kernel=True)
 
 
+@checked("the image", single=True)
 def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """{A z}, as an operator from R^k with orthonormal columns that span it. Singular values count as zero as in `pinv`.
 
@@ -237,7 +238,6 @@ def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     Law:
         `Q @ Q.H @ A == A` for Q = image(A) (laws/test_solutions.py)
     """
-    checked(A, "the image", single=True)
     with torch.no_grad():
         return _spanned(A._reduction(), absolute(A, rtol), kernel=False)
 

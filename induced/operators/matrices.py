@@ -146,13 +146,13 @@ def divided_difference(c: Tensor, M: Tensor, phi: Callable[[Tensor], Tensor], *,
     """
     r, c = M.shape[-1], c[..., None, None]
     eye = torch.eye(r, dtype=M.dtype, device=M.device).expand(M.shape)
-    size: Tensor | float = 1.0
+    size, diagonal = eye, c * eye
     if scaled:
-        size = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
-        size = torch.where(size > 0, size, torch.ones_like(size))
-    block = torch.cat([torch.cat([c * eye + M, size * eye], -1), torch.cat([torch.zeros_like(M), c * eye], -1)], -2)
-    result: Tensor = phi(block)[..., :r, r:] / size
-    return result
+        scale = torch.maximum(_size(c), _size(M)) / 16  # as in _derivative
+        size = torch.where(scale > 0, scale, torch.ones_like(scale)) * eye
+    block = torch.cat([torch.cat([diagonal + M, size], -1), torch.cat([torch.zeros_like(M), diagonal], -1)], -2)
+    result: Tensor = phi(block)[..., :r, r:]
+    return result / size[..., :1, :1] if scaled else result
 
 
 # ----------------------------------------------------------------------------------------------------------- with derivatives

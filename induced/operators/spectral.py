@@ -23,6 +23,7 @@ class InvariantSubspace(NamedTuple):
     basis: Tensor
 
 
+@checked("the invariant subspaces", square=True, single=True)
 def invariant_subspaces(A: LinearOperator, rtol: float | None = None, limit: int = 4096) -> list[InvariantSubspace]:
     """The real invariant subspaces of A, one for each real eigenvalue, complex pair, or cluster of nearly equal ones.
 
@@ -49,7 +50,6 @@ def invariant_subspaces(A: LinearOperator, rtol: float | None = None, limit: int
     Law:
         `A(basis)` stays in the span of `basis`; the dimensions sum to n (laws/test_spectral.py)
     """
-    checked(A, "the invariant subspaces", square=True, single=True)
     with torch.no_grad():
         Q, K, rest, c = _parts(A, limit)
         norm = max(float(torch.linalg.matrix_norm(K, 2)) if K.numel() else 0.0, abs(c) if rest.shape[1] else 0.0)

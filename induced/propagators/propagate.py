@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._numerics import full_precision
 from induced._validate import eager, require_finite
 from induced.errors import DomainError
 from induced.operators.base import Dense, LinearOperator
@@ -35,6 +36,7 @@ _PRODUCT = (
 METHODS = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4, "magnus4": MAGNUS4}
 
 
+@full_precision
 def propagator(
     family: OperatorFamily,
     t0: float = 0.0,
@@ -94,6 +96,7 @@ def propagator(
     return B
 
 
+@full_precision
 def integrate(
     family: OperatorFamily,
     z: Tensor,

@@ -8,7 +8,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from induced._numerics import scaled_norm
+from induced._numerics import full_precision, scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import orthonormal_columns
 from induced.operators.rules import Scalar, per_sample
@@ -189,11 +189,13 @@ class HilbertSpace(nn.Module, ABC):
         # 2 atan2(|u - v|, |u + v|) keeps full precision near 0 and pi, where arccos loses half the digits.
         return 2 * torch.atan2(scaled_norm(z - w, -1), scaled_norm(z + w, -1))
 
+    @full_precision
     def gram(self, points: Tensor) -> Tensor:
         """The Gram matrix (k, k) of points (k, *shape)."""
         z = self.coords(points)
         return z @ z.mT
 
+    @full_precision
     def orthonormalize(self, points: Tensor, rtol: float | None = None) -> Tensor:
         """Orthonormal points (r, *shape) with the span of points (k, *shape): Gram-Schmidt in coordinates, rank-revealing.
 
@@ -204,6 +206,7 @@ class HilbertSpace(nn.Module, ABC):
         """
         return self.point(orthonormal_columns(self.coords(points).mT, rtol).mT)
 
+    @full_precision
     def metric(self, x: Tensor) -> Tensor:
         """The metric tensor G(x) = J^T J, J the Jacobian of the coordinates: the pullback of the Euclidean metric.
 
