@@ -12,7 +12,7 @@ import induced.operators as ops
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.invariants import Norm
-from induced.operators.rules import Scalar
+from induced.operators.rules import Scalar, is_zero
 from induced.serialization.files import Pretrained
 from induced.serialization.registry import register
 from induced.spaces import HilbertSpace, Vector
@@ -254,6 +254,9 @@ class LinearizerOperator(nn.Module, ABC):
             if mine != theirs:
                 raise SpaceMismatch(f"f + h needs one {side}, got {difference(mine, theirs)}")
         return Linearizer(self.core + other.core, self.domain, self.codomain)
+
+    def __radd__(self, zero: object) -> "LinearizerOperator":
+        return self if is_zero(zero) else NotImplemented
 
     def __sub__(self, other: "LinearizerOperator") -> "LinearizerOperator":
         return self + (-other) if isinstance(other, LinearizerOperator) else NotImplemented

@@ -118,7 +118,7 @@ def _pairs(pairs: Tensor, space: HilbertSpace, what: str) -> tuple[Tensor, Tenso
 def _curves(x: Tensor, y: Tensor, space: HilbertSpace, view: View | None) -> Array:
     """The segments from x to y, points (k, *shape), as curves (k, POINTS, 2)."""
     t = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device)
-    return _seen(space.segment(x, y, t[:, None]), space, view).swapaxes(0, 1)
+    return _seen(space.segment(x[None], y[None], t[:, None]), space, view).swapaxes(0, 1)
 
 
 def _parallelograms(x: Tensor, y: Tensor, space: HilbertSpace, view: View | None) -> tuple[Array, Array, Array, Array]:

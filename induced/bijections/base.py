@@ -8,13 +8,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import Module
 from induced.errors import InducedError, ShapeError
 
 Shape = tuple[int, ...]
 Pieces = tuple[Tensor, ...]
 
 
-class Bijection(nn.Module, ABC):
+class Bijection(Module, ABC):
     """A chart g : V -> R^n, from points (*batch, *shape) to coordinates (*batch, *coord_shape).
 
     The two obligations are `forward` and `inverse`; a chart that has a Jacobian determinant also implements

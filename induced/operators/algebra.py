@@ -4,14 +4,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
 from induced._numerics import full_precision
 from induced._validate import require_floating
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
-from induced.operators.rules import Functions, Scalar
+from induced.operators.rules import Functions, Scalar, is_zero, require_fit
 
 if TYPE_CHECKING:
     from induced.operators.base import LinearOperator
@@ -21,6 +21,10 @@ class Algebra(Functions):
     """The signs between operators, on `_plus`, `_times`, `_scaled`, `_power` and `_adjoint` of their classes."""
 
     _adjoint_of: "tuple[LinearOperator, ...]" = ()
+
+    def __getstate__(self) -> dict[str, object]:
+        # a copy is moved and trained without the operator that it is the adjoint of
+        return {**super().__getstate__(), "_adjoint_of": ()}  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def _adjoint(self) -> "LinearOperator": ...
@@ -55,6 +59,9 @@ class Algebra(Functions):
         _require_same_kind(self, other, "+")
         return self._plus(other)
 
+    def __radd__(self, zero: object) -> Self:
+        return self if is_zero(zero) else NotImplemented
+
     def __sub__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):
             return NotImplemented
@@ -64,11 +71,15 @@ class Algebra(Functions):
         return self._scaled(-1.0)
 
     def multiplier(self, a: Scalar) -> Scalar:
-        """A number, or numbers of a batch in the operator's dtype, ready to multiply it."""
-        mine = self.reference()
-        if isinstance(a, Tensor) and a.dim() and mine is not None and a.dtype != mine.dtype:
-            raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {mine.dtype}, got {a.dtype}")
-        return a if isinstance(a, Tensor) else float(a)
+        """A number, or one per operator of a batch in the operator's dtype, ready to multiply it."""
+        if not isinstance(a, Tensor):
+            return float(a)
+        if a.dim():
+            require_fit(a, self.batch, "a multiple or time for each operator of a batch")
+            mine = self.reference()
+            if mine is not None and a.dtype != mine.dtype:
+                raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {mine.dtype}, got {a.dtype}")
+        return a
 
     def __mul__(self, a: Scalar) -> "LinearOperator":
         if not isinstance(a, (Real, Tensor)):

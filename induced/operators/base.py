@@ -14,7 +14,7 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, holding, register, require_matrix
 from induced.operators.factors import counted
 from induced.operators.reduction import Frame, Reduction, require_regular
-from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, per_matrix, per_sample
+from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, per_matrix
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
@@ -59,11 +59,6 @@ class LinearOperator(Algebra):
         if like is not None and like.dtype != z.dtype:
             raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
         return super().__call__(z)  # type: ignore[no-any-return]
-
-    @property
-    def batch(self) -> torch.Size:
-        """The leading batch dimensions of the operator; none for most."""
-        return torch.Size()
 
     @property
     def orthogonal(self) -> bool:
@@ -258,6 +253,9 @@ class Adjoint(OfAdjoint, LinearOperator):
         applied: Tensor = self.operator(w)
         return applied
 
+    def _adjoint(self) -> LinearOperator:
+        return self.operator
+
     def _plus(self, other: LinearOperator) -> LinearOperator:
         return self.operator._plus(other.H).H
 
@@ -363,10 +361,10 @@ class Scaled(OfScaled, LinearOperator):
         return torch.broadcast_shapes(own, self.operator.batch)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, z: Tensor) -> Tensor:
-        return per_sample(self.a) * self.operator(z)
+        return per_matrix(self.a, 1) * self.operator(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        return per_sample(self.a) * self.operator.apply_adjoint(w)
+        return per_matrix(self.a, 1) * self.operator.apply_adjoint(w)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
         return Scaled(a.to(self._number()) * self.a if isinstance(a, Tensor) else a * self.a, self.operator)

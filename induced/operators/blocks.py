@@ -26,7 +26,7 @@ from induced.operators.reduction import (
     require_regular,
     sign_of,
 )
-from induced.operators.rules import Scalar, per_sample
+from induced.operators.rules import Scalar, per_matrix
 
 
 # -------------------------------------------------------------------------------------------------------------- direct sum
@@ -358,7 +358,7 @@ class RotationScaling(LinearOperator):
         return self._of(self.numbers() * other.numbers()) if isinstance(other, RotationScaling) else super()._times(other)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
-        return RotationScaling(per_sample(a) * self.a, per_sample(a) * self.b)
+        return RotationScaling(per_matrix(a, 1) * self.a, per_matrix(a, 1) * self.b)
 
     def _adjoint(self) -> LinearOperator:
         return RotationScaling(self.a, -self.b)

@@ -14,7 +14,7 @@ from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
 from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.reduction import Frame, Reduction, Triplets
-from induced.operators.rules import Scalar
+from induced.operators.rules import Scalar, per_matrix
 
 
 class ShiftInvariant(LinearOperator):
@@ -57,10 +57,9 @@ def _both(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, BlockC
     if isinstance(B, ScaledIdentityPlusLowRank):
         if not B.is_scalar() or (left := A.circulant()) is None:
             return None
-        symbol = left.symbol
-        return left, left._of(
-            left._spread(B.c) * torch.eye(symbol.shape[-1], dtype=symbol.dtype, device=symbol.device).expand(symbol.shape)
-        )
+        S = left.symbol
+        eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand(S.shape)
+        return left, left._of(per_matrix(B.c, len(left.size) + 2) * eye)
     inner = B.operator if isinstance(B, Adjoint) else B
     if not isinstance(inner, ShiftInvariant) or (left := A.circulant()) is None or (right := inner.circulant()) is None:
         return None
@@ -128,10 +127,6 @@ class BlockCirculant(ShiftInvariant):
     def _of(self, symbol: Tensor) -> "BlockCirculant":
         return BlockCirculant(symbol, self.size)
 
-    def _spread(self, a: Scalar) -> Scalar:
-        """One scalar per operator of a batch, ready to multiply symbols."""
-        return a[(..., *(None,) * (len(self.size) + 2))] if isinstance(a, Tensor) and a.dim() > 0 else a
-
     def forward(self, z: Tensor) -> Tensor:
         return self._filter(self.symbol, z)
 
@@ -152,7 +147,7 @@ class BlockCirculant(ShiftInvariant):
         return self._of(self.symbol.mH)
 
     def _scaled(self, a: Scalar) -> LinearOperator:
-        return self._of(self._spread(a) * self.symbol)
+        return self._of(per_matrix(a, len(self.size) + 2) * self.symbol)
 
     def _power(self, k: int) -> LinearOperator:
         return self._of(torch.linalg.matrix_power(self.symbol, k))

@@ -12,7 +12,7 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import LinearOperator
 from induced.operators.circulant import BlockCirculant, ShiftInvariant, empty_batch
-from induced.operators.rules import Scalar
+from induced.operators.rules import Scalar, per_matrix
 
 Mode = Literal["zeros", "circular", "reflect", "replicate"]
 _CONV = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d)}
@@ -132,9 +132,7 @@ class Convolution(ShiftInvariant):
         return x, kernel, batch, kernels * self.groups
 
     def _scaled(self, a: Scalar) -> LinearOperator:
-        if isinstance(a, Tensor) and a.dim() > 0:
-            a = a[(..., *(None,) * (len(self.in_shape) + 1))]
-        return self._with(a * self.kernel)
+        return self._with(per_matrix(a, len(self.in_shape) + 1) * self.kernel)
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, Convolution) and self._geometry() == other._geometry():

@@ -11,7 +11,7 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.reduction import Frame, Reduction
-from induced.operators.rules import Scalar, is_number, per_sample
+from induced.operators.rules import Scalar, is_number, per_matrix
 
 
 @final
@@ -107,7 +107,7 @@ class Diagonal(OnEntries):
         return self.d * w
 
     def _scaled(self, a: Scalar) -> LinearOperator:
-        return Diagonal(per_sample(a) * self.d)
+        return Diagonal(per_matrix(a, 1) * self.d)
 
     def _power(self, k: int) -> LinearOperator:
         return Diagonal(self.d**k)

@@ -12,7 +12,7 @@ from induced.errors import DomainError, NotSquare
 from induced.operators.base import LinearOperator
 from induced.operators.interop import require_precision
 from induced.operators.krylov import Convergence
-from induced.operators.rules import Scalar, per_sample
+from induced.operators.rules import Scalar, per_matrix, per_sample
 
 THETA = 3.0
 """Size of t A that one step takes: larger saves products, but the terms then reach e^theta times the result."""
@@ -64,6 +64,7 @@ def exp_multiply(
     require_like(z, A.reference(), "the state of exp_multiply")
     require_precision(z.dtype, "the state of exp_multiply")
     require_finite(z, "the state of exp_multiply")
+    t = per_sample(t, torch.broadcast_shapes(z.shape[:-1], A.batch))  # type: ignore[no-untyped-call]
     eps = torch.finfo(z.dtype).eps
     target = max(tol, eps)
     largest = abs(t) if not isinstance(t, Tensor) else float(t.detach().abs().max()) if t.numel() else 0.0
@@ -76,7 +77,7 @@ def exp_multiply(
     steps = max(1, math.ceil(theta / THETA))
     terms, bound = _degree(theta / steps, target)
     looked = eager(z) and z.numel() > 0
-    h, shift = per_sample(t) / steps, per_sample(mu)
+    h, shift = t / steps, per_matrix(mu, 1)
     level = (h * shift + z.new_zeros(())).exp()
     for _ in range(steps):
         term, total, before = z, z, math.inf
@@ -126,7 +127,7 @@ def _level_and_size(A: LinearOperator, z: Tensor, largest: float) -> tuple[Tenso
         v, alpha, before, products = v[:_STARTS], math.inf, 0.0, 1
         for p in range(1, _POWERS + 1):
             sweeps = 4 // min(p, 2)
-            after, v = _size(A, per_sample(mu), v, p, sweeps)
+            after, v = _size(A, per_matrix(mu, 1), v, p, sweeps)
             products += 2 * p * sweeps
             alpha, before, last = min(alpha, max(before, after)), after, alpha
             # near a normal operator no power says more, and few steps cost less than a better estimate of them

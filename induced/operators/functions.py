@@ -139,7 +139,7 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
         `resolvent(A, s) - resolvent(A, t) == (t - s) * resolvent(A, s) @ resolvent(A, t)` (laws/test_functions.py)
     """
     like = A.reference()
-    number = identity(A.shape[0], torch.zeros(()) if like is None else like)._scaled(s)
+    number = identity(A.shape[0], torch.zeros(()) if like is None else like)._scaled(A.multiplier(s))
     return inverse(A._scaled(-1.0)._plus(number))  # torch.compile traces no signs between operators made in its graph
 
 

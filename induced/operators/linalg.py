@@ -305,7 +305,7 @@ class Inverse(OfOne, LinearOperator):
 
     def __getstate__(self) -> dict[str, object]:
         # a copy has tensors of its own, whose ids may be those seen here
-        return {**self.__dict__, "_seen": None, "_factors": []}
+        return {**super().__getstate__(), "_seen": None, "_factors": []}
 
     def forward(self, z: Tensor) -> Tensor:
         applied: Tensor = self.factorised()(z)

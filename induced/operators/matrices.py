@@ -107,7 +107,7 @@ def expm(A: Tensor) -> Tensor:
     if A.shape[-1] <= 1:
         image = torch.exp(wide)
     elif torch.compiler.is_compiling() or A.is_meta or (eager(A) and _torch_is_as_good(wide)):
-        image = torch.linalg.matrix_exp(wide)
+        image = torch.linalg.matrix_exp(wide.contiguous())  # of others it takes no batch of two dimensions
     else:
         image = _apply(wide, lambda M, k, zero: _scipy_expm(M), 1.0, 0.0)
     return _bounded(image.to(A.dtype))

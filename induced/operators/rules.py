@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
 from itertools import chain
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from induced._module import Module
 from induced._validate import eager
 from induced.errors import ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
@@ -24,24 +26,56 @@ LIMIT = 4096
 Scalar = float | Tensor
 
 
-def per_sample(a: Scalar) -> Scalar:
-    """A scalar, or one scalar per sample, ready to multiply coordinates of shape (*batch, n)."""
-    return a.unsqueeze(-1) if isinstance(a, Tensor) and a.dim() > 0 else a
+def per_sample(a: Scalar, batch: Sequence[int]) -> Scalar:
+    """A scalar, or one scalar per sample of a batch, ready to multiply coordinates of shape (*batch, n).
+
+    Raises:
+        ShapeError: a fits the batch by none of `require_fit`.
+    """
+    require_fit(a, batch, "one scalar per sample")
+    return per_matrix(a, 1)
 
 
-def per_matrix(a: Scalar) -> Scalar:
-    """A scalar, or one scalar per operator of a batch, ready to multiply matrices of shape (*batch, m, n)."""
-    return a[..., None, None] if isinstance(a, Tensor) and a.dim() > 0 else a
+def require_fit(a: Scalar, batch: Sequence[int], what: str) -> None:
+    """Raise ShapeError unless a is a number, or a tensor whose shape meets that of the batch in one of two ways.
+
+    Both have as many dimensions, which broadcast; or one of the two shapes is that of the result. A batch of k and scalars (k, 1)
+    meet in neither: they would make k^2 samples. What `per_sample`, multiples, times of `exp` and weights ask.
+    """
+    if not isinstance(a, Tensor) or not a.dim() or a.shape == batch:
+        return
+    mine, theirs = a.dim() >= len(batch), a.dim() <= len(batch)  # which sides of 1 may be repeated: theirs, mine
+    pairs = zip(reversed(a.shape), reversed(batch), strict=False)
+    if not all(p == q or (mine and q == 1) or (theirs and p == 1) for p, q in pairs):
+        raise ShapeError(
+            f"{what} has the shape (*batch,), here {tuple(batch)}, got {tuple(a.shape)}: pass that shape, or give both as many "
+            f"dimensions, of which those of length 1 broadcast"
+        )
+
+
+def per_matrix(a: Scalar, trailing: int = 2) -> Scalar:
+    """A scalar, or one scalar per operator of a batch, ready to multiply tensors with so many dimensions after the batch."""
+    return a[(..., *(None,) * trailing)] if isinstance(a, Tensor) and a.dim() > 0 else a
+
+
+def is_zero(start: object) -> bool:
+    """Whether this is the number 0, with which Python's `sum` starts: 0 + A is A."""
+    return isinstance(start, Real) and start == 0
 
 
 class TooLarge(ShapeError):
     """A function needs a matrix of more than 4096^2 entries, which nothing forms unasked."""
 
 
-class Functions(nn.Module, ABC):
+class Functions(Module, ABC):
     """The functions of an operator, on its reduction; a class overrides those of which it knows more."""
 
     shape: tuple[int, int]
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading batch dimensions of the operator; none for most."""
+        return torch.Size()
 
     def reference(self) -> Tensor | None:
         """A tensor that names the operator's dtype and device, or None where it takes those of its input."""

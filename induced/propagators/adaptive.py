@@ -9,7 +9,7 @@ from torch import Tensor
 from induced._validate import require_finite
 from induced.errors import DomainError, NotConverged
 from induced.propagators.families import OperatorFamily
-from induced.propagators.propagate import METHODS
+from induced.propagators.propagate import METHODS, require_single_times
 from induced.propagators.steps import Interval, Method, walk
 
 PROBES = 16
@@ -66,6 +66,7 @@ def adaptive_grid(
 
     Raises:
         DomainError: unknown method, a tolerance below 100 eps, or an A_t that is not finite.
+        ShapeError: t0 or t1 is a batch of times.
         NotConverged: the steps become shorter than 1e-10 of the interval, as before a singular A_t, or more than `max_steps`.
 
     Law:
@@ -81,6 +82,7 @@ def adaptive_grid(
     """
     if method not in METHODS:
         raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
+    require_single_times(t0, t1)
     like = family.reference()
     like = torch.zeros(()) if like is None else like
     floor = 100 * torch.finfo(like.dtype).eps

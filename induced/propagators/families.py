@@ -42,7 +42,14 @@ class OperatorFamily(nn.Module, ABC):
 
     @abstractmethod
     def at(self, t: float | Tensor) -> LinearOperator:
-        """A_t; a tensor t of shape (*batch,) gives one operator per sample."""
+        """A_t; a tensor t of shape (*batch,) gives one operator per sample.
+
+        The operators are a batch of that shape, which meets those of states as every batch of operators: t (T, 1) takes each of
+        N states (N, n) at each time, to (T, N, n).
+
+        Law:
+            `F.at(t)(z)[i] == F.at(t[i])(z[i])` for t (N,) and z (N, n) (laws/test_propagators.py)
+        """
 
     def restricted(self, times: Tensor, most: int) -> Restriction | None:
         """The family at `times` in one basis of p <= `most` columns; None where it has none, as here.

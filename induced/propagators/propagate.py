@@ -10,11 +10,12 @@ from torch import Tensor
 
 from induced._numerics import full_precision
 from induced._validate import eager, require_finite
-from induced.errors import DomainError
+from induced.errors import DomainError, ShapeError
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import compress
 from induced.operators.lowrank import ScaledIdentityPlusLowRank, identity
 from induced.operators.reduction import Triplets as Parts
+from induced.operators.rules import Scalar
 from induced.propagators.families import OperatorFamily, Restriction
 from induced.propagators.magnus import MAGNUS4
 from induced.propagators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk
@@ -74,6 +75,7 @@ def propagator(
 
     Raises:
         DomainError: unknown method, steps < 1, times that do not lead from t0 to t1 in one direction, or a B that is not finite.
+        ShapeError: t0 or t1 is a batch of times.
 
     Law:
         `propagator(F, ...)(z) == integrate(F, z, ...)` (eq. 17; laws/test_propagators.py)
@@ -110,6 +112,7 @@ def integrate(
 
     Raises:
         DomainError: unknown method, steps < 1, or times that do not lead from t0 to t1 in one direction.
+        ShapeError: t0 or t1 is a batch of times.
     """
     return Stepwise(family, t0, t1, steps=steps, method=method).forward(z)
 
@@ -122,7 +125,7 @@ class Stepwise(LinearOperator):
         family, t0, t1, steps, method: as of `propagator`.
 
     Raises:
-        DomainError: as `propagator`.
+        DomainError, ShapeError: as `propagator`.
 
     Law:
         `Stepwise(F, ...)(z) == integrate(F, z, ...)`, its adjoint S_0^T ... S_{T-1}^T (laws/test_propagators.py)
@@ -188,9 +191,20 @@ class Stepwise(LinearOperator):
         return f"shape={self.shape}, {len(self.grid)} {self.method} steps from {self.grid[0].start:g} to {self.grid[-1].end:g}"
 
 
+def require_single_times(*times: Scalar) -> None:
+    """Raise ShapeError where a time is a tensor of several."""
+    for t in times:
+        if isinstance(t, Tensor) and t.dim():
+            raise ShapeError(
+                f"t0 and t1 are one number each, for all samples, got a tensor of shape {tuple(t.shape)}: take the samples "
+                f"of each pair of times by themselves"
+            )
+
+
 def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> list[Interval]:
     if method not in METHODS:
         raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
+    require_single_times(t0, t1)
     if isinstance(steps, int | Real):
         if not isinstance(steps, Integral) or (count := int(steps)) < 1:
             raise DomainError(f"the number of steps is a whole number of at least 1, got {steps}")

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import cast, final
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from induced._numerics import full_precision, scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import orthonormal_columns
-from induced.operators.rules import Scalar, per_sample
+from induced.operators.rules import Scalar, is_zero, per_sample, require_fit
 
 
 def require_alike(*points: Tensor) -> None:
@@ -77,11 +78,11 @@ class HilbertSpace(nn.Module, ABC):
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
 
         Arguments:
-            weights: k numbers, or a tensor (k,) or (k, *batch).
+            weights: k numbers, or a tensor (k,) or (k, *batch); or k tensors (*batch,).
             points: k points of one shape (*batch, *shape), or a tensor (k, *batch, *shape).
 
         Raises:
-            ShapeError: no terms, or as many weights as points are not given.
+            ShapeError: no terms, or as many weights as points are not given, or weights do not fit the batch (see `scale`).
 
         Law:
             `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
@@ -105,9 +106,11 @@ class HilbertSpace(nn.Module, ABC):
             weights
             if isinstance(weights, Tensor)
             else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
-        )
-        a = a.to(z)
-        return self.point((a[(..., *(None,) * (z.dim() - a.dim()))] * z).sum(0))
+        ).to(z)
+        require_fit(a[0], z.shape[1:-1], "one weight per sample, after the first dimension,")
+        more = a.dim() + 1 - z.dim()  # dimensions of the batch that only one of both has: the terms lead in each
+        a = a.reshape(count, *(1,) * -more, *a.shape[1:], 1)
+        return self.point((a * z.reshape(count, *(1,) * more, *z.shape[1:])).sum(0))
 
     def _pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates of two points of one dtype and device."""
@@ -130,8 +133,18 @@ class HilbertSpace(nn.Module, ABC):
         return self.point(-self.coords(x))
 
     def scale(self, a: Scalar, x: Tensor) -> Tensor:
-        """a (.) x = g^-1(a g(x)) (Def 2.2); a is a number or a tensor of shape (*batch,)."""
-        return self.point(per_sample(a) * self.coords(x))
+        """a (.) x = g^-1(a g(x)) (Def 2.2).
+
+        Arguments:
+            a: a number, or one per sample: a tensor of shape (*batch,), as every scalar per sample in the library. Where it has
+                as many dimensions as the batch, those of length 1 broadcast; where not, one of the two shapes is the result's.
+            x: points (*batch, *shape).
+
+        Raises:
+            ShapeError: a does not fit the batch: (k, 1) beside k points is an error, and not k^2 of them.
+        """
+        z = self.coords(x)
+        return self.point(per_sample(a, z.shape[:-1]) * z)
 
     def zero(self, *batch: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         """The zero vectors 0_g = g^-1(0), of shape (*batch, *shape)."""
@@ -167,7 +180,8 @@ class HilbertSpace(nn.Module, ABC):
     def segment(self, x: Tensor, y: Tensor, t: Scalar) -> Tensor:
         """The induced geodesic g^-1((1-t) g(x) + t g(y)); t is a number or a tensor of shape (*batch,)."""
         z, w = self._pair(x, y)
-        return self.point(z + per_sample(t) * (w - z))
+        way = w - z
+        return self.point(z + per_sample(t, way.shape[:-1]) * way)
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """<x, y> = <g(x), g(y)>, of shape (*batch,) (Def 2.6); infinite or nan where a product of coordinates overflows."""
@@ -241,7 +255,7 @@ class HilbertSpace(nn.Module, ABC):
         """
         require_alike(x, tangent)
         z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))
-        return self.point(z + per_sample(t) * w)
+        return self.point(z + per_sample(t, z.shape[:-1]) * w)
 
     def forward(self, x: Tensor) -> "Vector":
         """`space(x)` is the Vector of the point x."""
@@ -307,6 +321,9 @@ class Vector:
     def __add__(self, other: "Vector") -> "Vector":
         return self._with(self.coords + self._same_space(other, "+")) if isinstance(other, Vector) else NotImplemented
 
+    def __radd__(self, zero: object) -> "Vector":
+        return self if is_zero(zero) else NotImplemented
+
     def __sub__(self, other: "Vector") -> "Vector":
         return self._with(self.coords - self._same_space(other, "-")) if isinstance(other, Vector) else NotImplemented
 
@@ -314,12 +331,16 @@ class Vector:
         return self._with(-self.coords)
 
     def __mul__(self, a: Scalar) -> "Vector":
-        return self._with(per_sample(a) * self.coords) if isinstance(a, (int, float, Tensor)) else NotImplemented
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        return self._with(per_sample(a, self.coords.shape[:-1]) * self.coords)
 
     __rmul__ = __mul__
 
     def __truediv__(self, a: Scalar) -> "Vector":
-        return self._with(self.coords / per_sample(a)) if isinstance(a, (int, float, Tensor)) else NotImplemented
+        if not isinstance(a, (Real, Tensor)):
+            return NotImplemented
+        return self._with(self.coords / per_sample(a, self.coords.shape[:-1]))
 
     def __matmul__(self, other: "Vector") -> Tensor:
         """The inner product <u, v>, of shape (*batch,)."""

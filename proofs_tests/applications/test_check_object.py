@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from torch import nn
 
 from applications import cli
 from applications.check import Checkable, check_object, table
-from induced import EuclideanSpace, InducedSpace, Linearizer, Report
+from induced import EuclideanSpace, InducedSpace, Linearizer, LinearizerOperator, Report
 from induced.bijections import Affine, Log, Simplex
 from induced.errors import DomainError
 from induced.operators import Dense, Projection
@@ -216,3 +216,11 @@ def test_the_table_tells_what_is_wrong_from_what_cannot_be_judged() -> None:
     assert [line.split()[5] for line in lines[1:]] == ["yes", "NO", "?"]
     assert [line.split("  ")[-1].strip() for line in lines[1:]] == ["[1, 1]", "[1, 1, 1, 1, ...] (2, 3)", "?"]
     assert "too ill-conditioned" not in table([Report("fine", "eq. 1", 0.0, 1e-6)])
+
+
+@pytest.mark.parametrize(
+    "derive", [lambda f: f.H, lambda f: f.pinv(), lambda f: 2 * f, lambda f: f @ f], ids=["H", "pinv", "2f", "ff"]
+)
+def test_what_is_derived_from_a_map_that_trains_is_checked(derive: Callable[[LinearizerOperator], LinearizerOperator]) -> None:
+    f = derive(Linearizer(nn.Parameter(torch.tensor([[1.0, 2.0], [0.0, 1.0]])), EuclideanSpace(2)))
+    assert all(report.ok for reports in check_object(f, samples=3).values() for report in reports)

@@ -1,19 +1,21 @@
 """Every cell of docs/guide/capabilities.md: charts, cores and maps under torch.func, compile, export, copies and ONNX."""
 
+import copy
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import induced
 from induced import EuclideanSpace, InducedSpace, Linearizer
-from induced.bijections import Conv1x1, Flatten, Sinh, glow, real_nvp
+from induced.bijections import AdditiveCoupling, ConditionalCoupling, Conv1x1, Flatten, Sinh, glow, real_nvp
 from induced.export import materialized
-from induced.operators import Dense, Inverse
+from induced.operators import Dense, ForeignOperator, Inverse
 from proofs_tests.capabilities import (
     CAPABILITIES,
     CHART_ROWS,
@@ -27,7 +29,7 @@ from proofs_tests.capabilities import (
     map_reason,
     page,
 )
-from proofs_tests.registry import agree, initialized, shaken
+from proofs_tests.registry import CoreCase, agree, initialized, shaken
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("FutureWarning", "DeprecationWarning")]  # torch's own
 
@@ -126,6 +128,62 @@ def test_a_copy_of_an_inverse_does_not_share_its_factors() -> None:
     A(torch.ones(3))
     CAPABILITIES["pickle"](((A, torch.ones(3)),))
     assert A.__getstate__()["_factors"] == [] and A._factors
+
+
+COMPUTED: dict[str, Callable[[Linearizer], nn.Module]] = {
+    "H": lambda f: f.H,
+    "pinv": lambda f: f.pinv(),
+    "multiple": lambda f: 2 * f,
+    "square": lambda f: f @ f,
+    "sum": lambda f: f + f,
+    "exp": lambda f: f.exp(),
+    "inv": lambda f: f.inv,
+}
+
+
+@pytest.mark.parametrize("row", firsts(CORE_ROWS), ids=str)
+def test_a_deep_copy_keeps_what_was_computed_by_value(row: Row) -> None:
+    assert isinstance(row.case, CoreCase)
+    A = row.case.make(row.case.matrix())
+    leaves = [t.requires_grad_() for t in (*A.parameters(), *A.buffers()) if t.is_floating_point() and t.numel()]
+    x = torch.randn(2, A.shape[0]).double()
+    for name, compute in COMPUTED.items():
+        if A.shape[0] != A.shape[1] or (name == "inv" and not row.case.invertible):
+            continue
+        f = compute(Linearizer(A, EuclideanSpace(A.shape[0])))
+        for made in (copy.deepcopy(f), torch.optim.swa_utils.AveragedModel(f).module, copy.deepcopy(nn.Sequential(f))[0]):
+            assert torch.equal(made(x), f(x))
+            assert all(t.is_leaf for t in (*made.parameters(), *made.buffers()))
+        if leaves and not isinstance(A, ForeignOperator):  # the original still trains
+            found = torch.autograd.grad(f(x).sum(), leaves, allow_unused=True, retain_graph=True)
+            assert any(g is not None for g in found)
+
+
+def test_a_copy_of_an_adjoint_is_not_the_adjoint_of_what_it_came_from() -> None:
+    P = nn.Parameter(torch.randn(3, 3).double())
+    made = copy.deepcopy(Dense(P).H)
+    with torch.no_grad():
+        made.A.mul_(2)
+    agree(made.H.matrix(), made.matrix().mT)
+    agree(made.matrix(), 2 * P.detach().mT)
+    assert made.H.H is made
+
+
+def test_a_chart_of_a_computed_context_is_copied_with_its_space() -> None:
+    parent = ConditionalCoupling((4,), Bent(), kind=AdditiveCoupling)
+    context = torch.randn(1, requires_grad=True) * 2
+    f = Linearizer(torch.eye(4), InducedSpace(parent.at(context)), InducedSpace(parent.at(context)))
+    assert f.domain == f.codomain
+    made, x = copy.deepcopy(f), torch.randn(3, 4)
+    assert torch.equal(made(x), f(x)) and torch.equal((made @ made)(x), (f @ f)(x))
+    assert made.domain == made.codomain != f.domain
+
+
+class Bent(nn.Module):
+    """A conditioner of two entries and a context."""
+
+    def forward(self, a: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return torch.sin(a) * context
 
 
 def test_onnx_runs_a_pseudoinverse() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import induced.operators.linalg
-from induced.errors import DomainError
+from induced.errors import DomainError, ShapeError
 from induced.operators import (
     Dense,
     Diagonal,
@@ -25,6 +25,7 @@ from induced.operators import (
     inverse,
     pinv,
     power,
+    resolvent,
     svd,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
@@ -139,6 +140,22 @@ def test_scaling_is_that_of_the_matrix(case: CoreCase) -> None:
         agree(scaled.H.matrix(), expected.mT, CONDITION)
 
 
+def test_times_of_an_operator_meet_the_samples_as_a_batch_of_operators_does() -> None:
+    M, z, t = torch.randn(4, 4).double(), torch.randn(5, 4).double(), torch.rand(3, 1).double()
+    found = exp(Dense(M), t)(z)
+    agree(found, torch.stack([z @ tensor(scipy.linalg.expm(float(s) * M.numpy())).mT for s in t]), 10)
+
+
+@every_square_core
+def test_a_sum_starts_at_0(case: CoreCase) -> None:
+    M = case.matrix()
+    A = case.make(M)
+    agree(sum([A, A, A]).matrix(), 3 * M, 10)  # type: ignore[union-attr]
+    assert 0 + A is A
+    with pytest.raises(TypeError, match="unsupported"):
+        1 + A  # type: ignore[operator]
+
+
 @every_square_core
 def test_powers_are_those_of_the_matrix(case: CoreCase) -> None:
     M = case.matrix()
@@ -202,6 +219,19 @@ def test_a_batch_of_operators_meets_the_batch_of_coordinates(kind: str) -> None:
         agree(A(z), (M @ z.unsqueeze(-1)).squeeze(-1))
         agree(A.apply_adjoint(z), (M.mT @ z.unsqueeze(-1)).squeeze(-1))
         agree(A.H(z), (M.mT @ z.unsqueeze(-1)).squeeze(-1))
+
+
+@pytest.mark.parametrize("kind", BATCHED)
+def test_the_multiples_of_a_batch_fit_it(kind: str) -> None:
+    A, M = _batched(kind)
+    for own in [(3,), (1,), (2, 3)]:
+        a = torch.rand(own).double()
+        agree((a * A).matrix(), a[..., None, None] * M)
+        agree(exp(A, a).matrix(), torch.linalg.matrix_exp(a[..., None, None] * M), 100)
+    for own in [(3, 1), (2,)]:
+        for act in (lambda a: a * A, lambda a: A / a, lambda a: exp(A, a), lambda a: resolvent(A, a)):
+            with pytest.raises(ShapeError, match=r"a multiple or time for each operator of a batch has the shape"):
+                act(torch.ones(own).double())
 
 
 PAIRS = [(kind, other) for kind in BATCHED for other in ("Dense", "Diagonal", "LowRank", "c I + U V^T", "Sum")]

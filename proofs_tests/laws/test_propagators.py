@@ -319,6 +319,7 @@ def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(kind: Kind, floor:
         agree(A.matrix(), expected)
         agree(A(z), (expected @ z.unsqueeze(-1)).squeeze(-1))
         agree(A.apply_adjoint(z), (expected.mT @ z.unsqueeze(-1)).squeeze(-1))
+        agree(family.at(times[:2, None])(z), torch.stack([z @ M.mT for M in expected[:2]]))
 
 
 # ----------------------------------------------------------------------------------------------------------- one basis

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,8 @@ from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace, Vector
 from induced._numerics import scaled_norm
 from induced.bijections import Bijection, Log, Logit, real_nvp
 from induced.checks import check_space, require
-from induced.errors import DtypeError
+from induced.errors import DtypeError, ShapeError
+from induced.operators import Diagonal, exp_multiply
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken
 
 every_chart = pytest.mark.parametrize("case", CHARTS, ids=str)
@@ -202,6 +204,51 @@ def test_scalars_may_differ_by_sample() -> None:
     agree(X.scale(a, x), expected)
     agree(X.combine(a[None], x[None]), expected)
     agree((a * X(x)).point, expected)
+
+
+TAKERS: dict[str, Callable[[InducedSpace, Tensor, Tensor, Tensor], Tensor]] = {
+    "scale": lambda X, a, x, y: X.scale(a, x),
+    "segment": lambda X, a, x, y: X.segment(x, y, a),
+    "geodesic": lambda X, a, x, y: X.geodesic(x, x, a),
+    "Vector *": lambda X, a, x, y: (a * X(x)).point,
+    "Vector /": lambda X, a, x, y: (X(x) / a).point,
+    "combine": lambda X, a, x, y: X.combine(torch.stack([a, 1 - a]), torch.stack([x, y])),
+    "exp_multiply": lambda X, a, x, y: exp_multiply(Diagonal(torch.tensor([1.0, -1.0]).double()), x, a)[0],
+}
+
+
+@pytest.mark.parametrize("name", TAKERS)
+@pytest.mark.parametrize(
+    ("own", "batch"),
+    [((3,), (3,)), ((), (3,)), ((3,), ()), ((2, 3), (3,)), ((3,), (2, 3)), ((2, 1), (2, 3)), ((2, 1), (1, 3)), ((3,), (1,))],
+    ids=str,
+)
+def test_a_scalar_per_sample_is_that_of_its_sample(name: str, own: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    X, take = InducedSpace(Log((2,))), TAKERS[name]
+    a = 0.5 + torch.rand(own).double()
+    x, y = (0.5 + torch.rand(*batch, 2).double() for _ in range(2))
+    found, shape = take(X, a, x, y), np.broadcast_shapes(own, batch)
+    samples = [t.expand(*shape, 2).reshape(-1, 2) for t in (x, y)]
+    each = [take(X, s, u, v) for s, u, v in zip(a.expand(shape).flatten(), *samples, strict=True)]
+    agree(found, torch.stack(each).reshape(*shape, 2))
+
+
+@pytest.mark.parametrize("name", TAKERS)
+@pytest.mark.parametrize(
+    ("own", "batch"), [((3, 1), (3,)), ((2, 1), (3,)), ((3,), (3, 1)), ((1, 1), (3,)), ((2,), (3,))], ids=str
+)
+def test_scalars_of_another_shape_do_not_multiply_the_samples(name: str, own: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    x = torch.ones(*batch, 2).double()
+    with pytest.raises(ShapeError, match=r"has the shape \(\*batch,\), here"):
+        TAKERS[name](InducedSpace(Log((2,))), torch.ones(own).double(), x, x)
+
+
+def test_a_sum_of_vectors_starts_at_0() -> None:
+    X = InducedSpace(Log((1,)))
+    vectors = [X(torch.tensor([p]).double()) for p in (2.0, 3.0, 5.0)]
+    assert sum(vectors).point.item() == pytest.approx(30.0)  # type: ignore[union-attr]
+    with pytest.raises(TypeError, match="unsupported"):
+        1 + vectors[0]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-5, 1.0, math.pi / 2, math.pi - 1e-5, math.pi - 1e-9, math.pi])

@@ -22,6 +22,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # errors <- operators <- {propagators, bijections <- spaces <- subspaces <- linearizer} <- the rest <- applications
 LAYERS = {
     "errors": 0,
+    "_module": 1,
     "_validate": 1,
     "_numerics": 2,
     "operators": 3,

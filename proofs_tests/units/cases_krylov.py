@@ -118,6 +118,8 @@ CASES = [
     Case(DomainError, "must lead from t0=0.0 to t1=1.0", lambda: propagator(FAMILY, steps=[0.0, 0.6, 0.5, 1.0])),
     Case(DomainError, "must lead from t0=0.0 to t1=1.0", lambda: propagator(FAMILY, steps=[0.0, 0.5])),
     Case(DomainError, "must lead from t0=0.0 to t1=1.0", lambda: propagator(FAMILY, steps=[])),
+    Case(ShapeError, r"t0 and t1 are one number each.*\(3,\)", lambda: propagator(FAMILY, t1=torch.ones(3))),  # type: ignore[arg-type]
+    Case(ShapeError, r"t0 and t1 are one number each.*\(3,\)", lambda: adaptive_grid(FAMILY, torch.ones(3))),  # type: ignore[arg-type]
     Case(DomainError, "unknown integrator 'leapfrog'", lambda: adaptive_grid(FAMILY, method="leapfrog")),
     Case(DomainError, r"use family.double\(\)", lambda: adaptive_grid(FAMILY, tolerance=1e-8)),
     Case(NotConverged, "singular or not smooth", lambda: adaptive_grid(Singular(2), method="magnus4", tolerance=1e-3)),

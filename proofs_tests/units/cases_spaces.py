@@ -27,6 +27,16 @@ CASES = [
         r"points that meet have one dtype and device, got torch.float32 on cpu and torch.float64 on cpu",
         lambda: R2.add(torch.ones(2), torch.ones(2).double()),
     ),
+    Case(
+        ShapeError,
+        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape, or give both as many dim",
+        lambda: R2.scale(torch.ones(3, 1), torch.ones(3, 2)),
+    ),
+    Case(
+        ShapeError,
+        r"one weight per sample, after the first dimension, has the shape \(\*batch,\), here \(3,\), got \(3, 1\)",
+        lambda: R2.combine(torch.ones(2, 3, 1), torch.ones(2, 3, 2)),
+    ),
     Case(ShapeError, r"a product of spaces needs at least one factor", lambda: ProductSpace()),
     Case(
         DtypeError,
