@@ -32,7 +32,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "induced"
@@ -290,13 +290,16 @@ def draw_growth(tables: dict[str, list[Cell]], path: Path) -> None:
 
 
 def plain(axis: Any) -> None:
-    """Small labels, at powers of ten alone where there are enough of them."""
+    """Small labels: at powers of ten where there are enough of them, else at 1, 2 and 5."""
     axis.tick_params(which="both", labelsize=7)
     axis.grid(which="both", alpha=0.2)
     for side in (axis.xaxis, axis.yaxis):
         low, high = side.get_view_interval()
-        if side.get_scale() == "log" and high > 30 * low:
+        if side.get_scale() == "log":
             side.set_minor_formatter(NullFormatter())
+            if high <= 30 * low:
+                side.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 4 * low else range(1, 10)))
+                side.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def page(results: Results, texts: dict[str, Any], figures: Path, out: Path) -> str:
