@@ -115,8 +115,7 @@ class Algebra(Functions):
             return self._real_power(float(p))
         k = int(p)
         if k == 0:
-            one: LinearOperator = self._reduction(True).one()
-            return one
+            return self._reduction(True).one()
         return self._power(k) if k > 0 else self._inverse()._power(-k)
 
 
@@ -150,8 +149,10 @@ def register(module: nn.Module, name: str, value: Tensor) -> None:
         module.register_buffer(name, value)
 
 
-def require_matrix(a: Tensor, what: str) -> None:
-    """Raise unless a is a floating point matrix, possibly with leading batch dimensions."""
+def require_matrix(a: Tensor, what: str, *, square: bool = False) -> None:
+    """Raise unless a is a floating point matrix: possibly with leading batch dimensions, or one `square` matrix."""
     if not isinstance(a, Tensor) or a.dim() < 2:
         raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(getattr(a, 'shape', ()))}")
     require_floating(a, what)
+    if square and (a.dim() != 2 or a.shape[0] != a.shape[1]):
+        raise ShapeError(f"{what} has the shape (n, n), got {tuple(a.shape)}")

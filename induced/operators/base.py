@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import reduce
 from typing import final
 
 import torch
@@ -59,11 +60,6 @@ class LinearOperator(Algebra):
         if like is not None and like.dtype != z.dtype:
             raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
         return super().__call__(z)  # type: ignore[no-any-return]
-
-    @property
-    def orthogonal(self) -> bool:
-        """Whether A^T A = A A^T = I by construction."""
-        return False
 
     def matrix(self, limit: int = 4096) -> Tensor:
         """The matrix of A, of shape (*batch, m, n).
@@ -250,8 +246,7 @@ class Adjoint(OfAdjoint, LinearOperator):
         return self.operator.apply_adjoint(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        applied: Tensor = self.operator(w)
-        return applied
+        return self.operator(w)
 
     def _adjoint(self) -> LinearOperator:
         return self.operator
@@ -297,14 +292,10 @@ class Sum(OfSum, _Several):
         super().__init__(terms[0].shape, terms)
 
     def forward(self, z: Tensor) -> Tensor:
-        first, *others = (A(z) for A in self.operators)
-        applied: Tensor = sum(others, first)
-        return applied
+        return reduce(torch.add, (A(z) for A in self.operators))
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
-        first, *others = (A.apply_adjoint(w) for A in self.operators)
-        applied: Tensor = sum(others, first)
-        return applied
+        return reduce(torch.add, (A.apply_adjoint(w) for A in self.operators))
 
     def _adjoint(self) -> LinearOperator:
         return Sum(*(A.H for A in self.operators))

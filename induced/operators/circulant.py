@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from induced._numerics import scaled_norm
 from induced.errors import ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
-from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.reduction import Frame, Reduction, Triplets
-from induced.operators.rules import Scalar, per_matrix
+from induced.operators.rules import Scalar, is_number, per_matrix
 
 
 class ShiftInvariant(LinearOperator):
@@ -37,33 +36,26 @@ class ShiftInvariant(LinearOperator):
         )
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
-        if pair := _both(self, other):
-            return pair[0]._of(pair[0].symbol + pair[1].symbol)
-        return super()._plus(other)
+        pair = _both(self, other)
+        return pair[0]._of(pair[0].symbol + pair[1].symbol) if pair else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if pair := _both(self, other):
-            return pair[0]._of(pair[0].symbol @ pair[1].symbol)
-        return super()._times(other)
+        pair = _both(self, other)
+        return pair[0]._of(pair[0].symbol @ pair[1].symbol) if pair else super()._times(other)
 
     def _after(self, left: LinearOperator) -> LinearOperator:
-        if pair := _both(self, left):
-            return pair[0]._of(pair[1].symbol @ pair[0].symbol)
-        return super()._after(left)
+        pair = _both(self, left)
+        return pair[0]._of(pair[1].symbol @ pair[0].symbol) if pair else super()._after(left)
 
 
 def _both(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, BlockCirculant] | None":
     """A and B in the Fourier domain, if both have one and it is the same."""
-    if isinstance(B, ScaledIdentityPlusLowRank):
-        if not B.is_scalar() or (left := A.circulant()) is None:
-            return None
-        S = left.symbol
-        eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand(S.shape)
-        return left, left._of(per_matrix(B.c, len(left.size) + 2) * eye)
-    inner = B.operator if isinstance(B, Adjoint) else B
-    if not isinstance(inner, ShiftInvariant) or (left := A.circulant()) is None or (right := inner.circulant()) is None:
+    inner: Any = B.operator if isinstance(B, Adjoint) else B
+    left = A.circulant() if isinstance(inner, ShiftInvariant) or is_number(B) else None
+    right = inner.circulant() if isinstance(inner, ShiftInvariant) else left and left._number(inner.parts()[0])
+    if left is None or right is None or left.size != right.size:
         return None
-    return (left, right if inner is B else right.H) if left.size == right.size else None  # type: ignore[return-value]
+    return left, right if inner is B else right.H  # type: ignore[return-value]
 
 
 @final
@@ -126,6 +118,12 @@ class BlockCirculant(ShiftInvariant):
 
     def _of(self, symbol: Tensor) -> "BlockCirculant":
         return BlockCirculant(symbol, self.size)
+
+    def _number(self, a: Tensor) -> "BlockCirculant":
+        """a I."""
+        S = self.symbol
+        eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand(S.shape)
+        return self._of(per_matrix(a, len(self.size) + 2) * eye)
 
     def forward(self, z: Tensor) -> Tensor:
         return self._filter(self.symbol, z)

@@ -119,8 +119,7 @@ def log(A: LinearOperator) -> LinearOperator:
     Law:
         `exp(log(A)) == A`. Not `log(exp(A)) == A`, unless |Im lambda| < pi (laws/test_functions.py)
     """
-    image: LinearOperator = A._phi(logarithm())
-    return image
+    return A._phi(logarithm())
 
 
 @checked("the resolvent", square=True)

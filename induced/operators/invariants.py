@@ -31,9 +31,9 @@ def singular_values(A: LinearOperator) -> SingularValues:
     Law:
         `(times * values**2).sum() == (A.matrix() ** 2).sum()` (laws/test_invariants.py)
     """
-    values, times, zero = A._reduction().singular_values()
-    like = A.reference()
-    return SingularValues(values if like is None else values.to(like.dtype), times, zero)
+    reduction = A._reduction()
+    values, times, zero = reduction.singular_values()
+    return SingularValues(values.to(reduction.dtype), times, zero)
 
 
 @checked("the rank", single=True)
@@ -87,8 +87,7 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
         return _finite(reduction.frobenius(), "the Frobenius norm", "")
     values, times, _ = reduction.singular_values(zeros=False)
     size = values.amax(-1) if kind == "spectral" and values.shape[-1] else (times * values).sum(-1)
-    like = A.reference()
-    return _finite(size if like is None else size.to(like.dtype), f"the {kind} norm", "")
+    return _finite(size.to(reduction.dtype), f"the {kind} norm", "")
 
 
 @checked("the condition")
@@ -104,14 +103,13 @@ def cond(A: LinearOperator) -> Tensor:
     Law:
         `cond(A) == norm(A) * norm(inverse(A))` (laws/test_invariants.py)
     """
-    values, times, _ = A._reduction().singular_values(zeros=False)
-    like = A.reference()
+    reduction = A._reduction()
+    values, times, _ = reduction.singular_values(zeros=False)
     if not values.shape[-1]:
         return values.sum(-1)
     largest = values.amax(-1)
     smallest = torch.where(times > 0, values, largest.unsqueeze(-1)).amin(-1)
-    ratio = torch.where(largest > 0, largest / smallest, torch.inf)
-    return ratio if like is None else ratio.to(like.dtype)
+    return torch.where(largest > 0, largest / smallest, torch.inf).to(reduction.dtype)
 
 
 @checked("the trace", square=True)

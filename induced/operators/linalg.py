@@ -112,8 +112,7 @@ def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     Law:
         the four Penrose equations (Lemma 4.1; laws/test_operators.py)
     """
-    inverse: LinearOperator = A._pinv(absolute(A, rtol))
-    return inverse
+    return A._pinv(absolute(A, rtol))
 
 
 @checked("the inverse", square=True)
@@ -124,8 +123,7 @@ def inverse(A: LinearOperator) -> LinearOperator:
         NotSquare: A is not square. DomainError: A is not finite.
         SingularOperator: a singular value is no larger than rounding leaves of a zero; `pinv` is the inverse on the image.
     """
-    found: LinearOperator = A._inverse()
-    return found
+    return A._inverse()
 
 
 @checked("the polar decomposition", single=True)
@@ -308,8 +306,7 @@ class Inverse(OfOne, LinearOperator):
         return {**super().__getstate__(), "_seen": None, "_factors": []}
 
     def forward(self, z: Tensor) -> Tensor:
-        applied: Tensor = self.factorised()(z)
-        return applied
+        return self.factorised()(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         return self.factorised().apply_adjoint(w)

@@ -203,7 +203,7 @@ class LowRank(_Factored):
             raise SingularOperator(
                 f"an operator of rank {self.U.shape[-1]} on {self.shape[0]} coordinates has no inverse; use pinv: {self}"
             )
-        return Dense(self.matrix(self.shape[0]))._inverse()
+        return super()._inverse()
 
     def _slogdet(self) -> SignLogDet:
         if self.U.shape[-1] >= self.shape[0]:
@@ -378,8 +378,7 @@ def _bound(A: ScaledIdentityPlusLowRank, X: Tensor, norm: Callable[[Tensor], Ten
     c, least = A.c.double().abs(), torch.finfo(X.dtype).tiny / torch.finfo(X.dtype).eps
     # no factors where they leave the range of their dtype, or their squares that of float64
     bound = torch.where((u * v > 0) & (x > least), (1 + u * v / c) * (1 + x * v * c), torch.inf)
-    largest: Tensor = bound.max() if bound.numel() else bound.new_zeros(())
-    return largest
+    return bound.max() if bound.numel() else bound.new_zeros(())
 
 
 def identity(n: int, like: Tensor) -> ScaledIdentityPlusLowRank:

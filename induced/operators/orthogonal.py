@@ -50,12 +50,6 @@ class OrthogonalOperator(LinearOperator):
         like = self.reference()
         return torch.ones((), dtype=None if like is None else like.dtype, device=None if like is None else like.device)
 
-    def _pinv(self, zero: Tensor | None) -> LinearOperator:
-        return self.H
-
-    def _inverse(self) -> LinearOperator:
-        return self.H
-
     def _polar(self) -> tuple[LinearOperator, LinearOperator]:
         return self, identity(self.shape[0], self._one())
 
@@ -102,9 +96,7 @@ class Orthogonal(OrthogonalOperator):
     Q: Tensor
 
     def __init__(self, Q: Tensor, *, check: bool = True) -> None:
-        require_matrix(Q, "an orthogonal matrix")
-        if Q.dim() != 2 or Q.shape[0] != Q.shape[1]:
-            raise ShapeError(f"an orthogonal matrix has the shape (n, n), got {tuple(Q.shape)}")
+        require_matrix(Q, "an orthogonal matrix", square=True)
         if isinstance(Q, nn.Parameter):
             raise DomainError("a trained matrix does not stay orthogonal: use Householder(V) or SkewExponential(S)")
         super().__init__((Q.shape[0], Q.shape[1]))
@@ -171,8 +163,7 @@ class Householder(OrthogonalOperator):
 
     def _reflect(self, z: Tensor, *, transposed: bool) -> Tensor:
         W, X = self._compact(transposed=transposed)
-        reflected: Tensor = z - z @ X.mT @ W
-        return reflected
+        return z - z @ X.mT @ W
 
     def _compact(self, *, transposed: bool) -> tuple[Tensor, Tensor]:
         """W and X (k, n) with Q = I - W^T X, or Q^T."""
@@ -223,9 +214,7 @@ class SkewExponential(OrthogonalOperator):
     S: Tensor
 
     def __init__(self, S: Tensor) -> None:
-        require_matrix(S, "the generator")
-        if S.dim() != 2 or S.shape[0] != S.shape[1]:
-            raise ShapeError(f"the generator of an orthogonal operator has the shape (n, n), got {tuple(S.shape)}")
+        require_matrix(S, "the generator of an orthogonal operator", square=True)
         super().__init__((S.shape[0], S.shape[1]))
         register(self, "S", S)
 

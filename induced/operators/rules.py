@@ -81,6 +81,11 @@ class Functions(Module, ABC):
         """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
         return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
 
+    @property
+    def orthogonal(self) -> bool:
+        """Whether A^T A = A A^T = I by construction: then A^T is its inverse."""
+        return False
+
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         """A as small blocks in orthonormal frames; None where there are none."""
         return None
@@ -109,10 +114,10 @@ class Functions(Module, ABC):
 
     def _pinv(self, zero: Tensor | None) -> "LinearOperator":
         """A+; singular values up to `zero` (*batch,) count as zero, by default those that rounding cannot tell from it."""
-        return self._whole().pinv(zero)
+        return self.H if self.orthogonal else self._whole().pinv(zero)  # type: ignore[return-value]
 
     def _inverse(self) -> "LinearOperator":
-        return self._whole().inverse(self)  # type: ignore[arg-type]
+        return self.H if self.orthogonal else self._whole().inverse(self)  # type: ignore[arg-type,return-value]
 
     def _polar(self) -> "tuple[LinearOperator, LinearOperator]":
         return self._whole().polar()
@@ -217,9 +222,7 @@ class OfSum(Functions):
         return super().reduced(same_frames)
 
     def _trace(self) -> Tensor:
-        first, *others = (A._trace() for A in self.operators)
-        trace: Tensor = sum(others, first)
-        return trace
+        return reduce(torch.add, (A._trace() for A in self.operators))
 
 
 class OfProduct(Functions):
@@ -244,10 +247,7 @@ class OfProduct(Functions):
     def _inverse(self) -> "LinearOperator":
         if not self._square():
             return super()._inverse()
-        *others, last = (A._inverse() for A in self.operators)
-        for A in reversed(others):
-            last = last._times(A)
-        return last
+        return reduce(lambda left, right: right._times(left), (A._inverse() for A in self.operators))
 
     def _trace(self) -> Tensor:
         """tr(A (c I + U V^T) B) = c tr(B A) + the sum of (B A U) * V, where a factor has that form; else entry by entry."""
@@ -257,8 +257,7 @@ class OfProduct(Functions):
             (c, U, V), rest = factor.parts(), self.without(i)
             trace: Tensor = (rest._columns(U.mT) * V.mT).sum((-2, -1))
             return trace if factor.plain else trace + c * rest._trace()
-        total: Tensor = (self.operators[0].matrix() * self.without(0).matrix().mT).sum((-2, -1))
-        return total
+        return (self.operators[0].matrix() * self.without(0).matrix().mT).sum((-2, -1))
 
     def _slogdet(self) -> SignLogDet:
         if not self._square():

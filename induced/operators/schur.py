@@ -85,8 +85,7 @@ def power(A: Array, k: int, zero: float, p: float, peeled: bool = False) -> Arra
             "was asked for, 0 has a nilpotent (Jordan) block too large for it, or it was for its gradient, which is infinite at 0"
         )
     with np.errstate(all="ignore"):  # the caller finds an overflow
-        scaled: Array = np.float64(size) ** p * X
-        return scaled
+        return np.float64(size) ** p * X
 
 
 def _beside_zeros(A: Array, rank: int, zero: float, p: float) -> Array | None:
@@ -188,8 +187,7 @@ def values(phi: Scalars, z: Array) -> Array:
     """phi at complex points."""
     with torch.no_grad():
         result = torch.as_tensor(phi(torch.from_numpy(np.ascontiguousarray(z, dtype=np.complex128))))
-        image: Array = result.to(torch.complex128).expand(z.shape).numpy()
-        return image
+        return result.to(torch.complex128).expand(z.shape).numpy()
 
 
 def require_real(z: Array, image: Array, mirrored: Array) -> None:
@@ -244,8 +242,7 @@ def analytic(A: Array, phi: Scalars, once: bool = False) -> Array:
 def clusters(points: Array, gap: float) -> Array:
     """The label of each point, two points having one label if a chain of steps up to `gap` joins them."""
     near = scipy.sparse.csr_array(np.abs(points[:, None] - points[None, :]) <= gap)
-    labels: Array = scipy.sparse.csgraph.connected_components(near, directed=False)[1]
-    return labels
+    return scipy.sparse.csgraph.connected_components(near, directed=False)[1]
 
 
 def _parlett(T: Array, Q: Array, phi: Scalars, gap: float, unit: float) -> tuple[Array, float]:

@@ -5,7 +5,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from induced.errors import ShapeError
 from induced.operators.algebra import require_matrix
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.orthogonal import parity
@@ -54,9 +53,7 @@ class LU(LinearOperator):
             ShapeError: M is not a square matrix.
             SingularOperator: M is singular at its precision.
         """
-        require_matrix(M, "the matrix to factorise")
-        if M.dim() != 2 or M.shape[0] != M.shape[1]:
-            raise ShapeError(f"an LU factorisation takes a matrix of shape (n, n), got {tuple(M.shape)}")
+        require_matrix(M, "the matrix of an LU factorisation", square=True)
         A = cls(len(M)).to(M)
         Dense(M.detach())._inverse()  # raises where M is singular
         A._factorise(M.detach())

@@ -109,8 +109,7 @@ def _omega(A1: Tensor, A2: Tensor) -> Tensor:
 
 def _exp(omega: Tensor) -> Tensor:
     require_finite(omega, *_EXPONENT)
-    result: Tensor = expm(omega)
-    return result
+    return expm(omega)
 
 
 MAGNUS4 = Method((0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6), Magnus, 4)

@@ -44,7 +44,7 @@ CASES = [
     Case(DomainError, r"one of the 2 rows of V is", lambda: Householder(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))),
     Case(ShapeError, r"generator of .* has the shape \(n, n\), got \(2, 3\)", lambda: SkewExponential(torch.ones(2, 3))),
     Case(DomainError, r"a permutation of 3 coordinates holds each of 0..2 once, got \[0, 2, 2\]", lambda: Permutation([0, 2, 2])),
-    Case(ShapeError, r"an LU factorisation takes a matrix of shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
+    Case(ShapeError, r"the matrix of an LU factorisation has the shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
     Case(
         SingularOperator,
         r"singular at torch.float32: its least singular value, 0, is no larger than its rounding, .*: Dense",
