@@ -21,10 +21,10 @@ What counts as zero is eps times the size of the block that was factored times t
 (docs/theory/numerical_honesty.md): `relative` * `mixed`, or `relative` times each block's own norm.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import reduce
+from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -364,7 +364,7 @@ def composed(*factors: Any) -> Any:
 
 def sign_of(*factors: "LinearOperator | None") -> Tensor | float:
     """The determinant of orthogonal operators, None being the identity."""
-    return math.prod(Q._slogdet().sign for Q in factors if Q is not None)
+    return reduce(mul, [Q._slogdet().sign for Q in factors if Q is not None], 1.0)
 
 
 def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") -> None:
