@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import NamedTuple, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from induced._validate import eager, require_finite
@@ -159,9 +158,10 @@ class LowRankFamily(_NetworkFamily):
             return None
         stacked = torch.cat([like.unsqueeze(0), self.factors]).double()
         # U_t and V_t each relative to its own largest entry, however they share the size of their product
-        sizes = _largest(stacked.transpose(0, 1))
-        stacked = stacked / torch.where(sizes > 0, sizes, 1.0)[:, None, None]
-        weights = _largest(stacked)
+        entries = torch.linalg.vector_norm(stacked, torch.inf, (2, 3)) if stacked.numel() else stacked.new_zeros(len(stacked), 2)
+        sizes = entries.amax(0)
+        scale = torch.where(sizes > 0, sizes, 1.0)
+        weights = (entries / scale).amax(1)
         moved = self.precise(times) * weights
         require_finite(moved, "the factors of a LowRankFamily")
         _, s, directions = torch.linalg.svd(moved, full_matrices=False)
@@ -170,6 +170,7 @@ class LowRankFamily(_NetworkFamily):
         if 2 * self.rank * kept > most:
             return None
         columns = torch.tensordot(directions / weights.clamp(min=torch.finfo(weights.dtype).tiny), stacked, dims=1)
+        columns = columns / scale[:, None, None]
         Q, R = torch.linalg.qr(columns.permute(2, 0, 1, 3).reshape(self.dim, -1))
         X, Y = R.reshape(len(R), kept, 2, self.rank).permute(2, 1, 0, 3) * sizes[:, None, None, None]  # each (kept, p, r)
 
@@ -245,11 +246,6 @@ class SharedBasisFamily(_NetworkFamily):
             return c, K, torch.eye(self.rank).to(K).expand(K.shape)
 
         return Restriction(self.basis(torch.float64), core)
-
-
-def _largest(x: Tensor) -> Tensor:
-    """The largest size of x[i], for each i; 0 where x[i] is empty."""
-    return F.pad(x.flatten(1).abs(), (0, 1)).amax(-1)
 
 
 def gaussian_rate(t: Tensor, std: float) -> Tensor:
