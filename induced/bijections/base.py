@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import final
 
@@ -19,7 +20,8 @@ class Bijection(Module, ABC):
     """A chart g : V -> R^n, from points (*batch, *shape) to coordinates (*batch, *coord_shape).
 
     The two obligations are `forward` and `inverse`; a chart that has a Jacobian determinant also implements
-    `forward_and_log_abs_det`. Charts are deterministic, in train and eval mode alike: no dropout and no batch statistics.
+    `forward_and_log_abs_det`, and `inverse_and_log_abs_det` where the coordinates know the determinant better. Charts are
+    deterministic, in train and eval mode alike: no dropout and no batch statistics.
 
     Law:
         `g.inverse(g(x)) == x` and `g(g.inverse(z)) == z` up to the chart's rounding amplification (laws/test_bijections.py)
@@ -57,6 +59,17 @@ class Bijection(Module, ABC):
             InducedError: the chart has no determinant.
         """
         raise InducedError(f"{type(self).__name__} has no log|det J|: implement forward_and_log_abs_det to give it one")
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """x = g^-1(z) and log|det J_{g^-1}(z)| of shape (*batch,), in one pass; `g.inv.log_abs_det(z)` is the second.
+
+        By default that of g at the rounded x. Near saturation many z round to one x, and a chart that saturates takes it from z.
+
+        Raises:
+            InducedError: the chart has no determinant.
+        """
+        x = self.inverse(z)
+        return x, -self.log_abs_det(x)
 
     def log_abs_det(self, x: Tensor) -> Tensor:
         """log|det J_g(x)|, of shape (*batch,)."""
@@ -108,6 +121,11 @@ class Bijection(Module, ABC):
         z, log_det = self.forward_and_log_abs_det(pieces[0])
         return (z,), log_det
 
+    def _step_back_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        """`inverse_and_log_abs_det` on pieces."""
+        x, log_det = self.inverse_and_log_abs_det(pieces[0])
+        return (x,), log_det
+
     def _event_sum(self, values: Tensor) -> Tensor:
         """Sum over the dimensions of one point."""
         return values.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else values
@@ -134,6 +152,9 @@ class Identity(Bijection):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, self._batch_zeros(x)
 
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z, self._batch_zeros(z)
+
 
 @final
 class Inverse(Bijection):
@@ -154,8 +175,10 @@ class Inverse(Bijection):
         return point
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        point = self.bijection.inverse(x)
-        return point, -self.bijection.log_abs_det(point)
+        return self.bijection.inverse_and_log_abs_det(x)
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection.forward_and_log_abs_det(z)
 
     def reference(self) -> Tensor | None:
         return self.bijection.reference()
@@ -191,6 +214,7 @@ class Composition(Bijection):
         super().__init__(parts[0].shape, parts[-1].coord_shape)
         flat = [p for part in parts for p in (part._parts() if isinstance(part, Composition) else (part,))]
         self.parts = nn.ModuleList(flat)
+        self.exact = all(part.exact for part in flat)
         self.resolution = max(part.resolution for part in flat)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,15 +224,22 @@ class Composition(Bijection):
         return self._sweep(self._parts()[::-1], z, lambda part, pieces: part._step_back(pieces))
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = self._batch_zeros(x)
+        return self._sweep_and_sum(self._parts(), x, lambda part, pieces: part._step_and_log_abs_det(pieces))
 
-        def step(part: Bijection, pieces: Pieces) -> Pieces:
-            nonlocal total
-            pieces, log_det = part._step_and_log_abs_det(pieces)
-            total = total + log_det
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._sweep_and_sum(self._parts()[::-1], z, lambda part, pieces: part._step_back_and_log_abs_det(pieces))
+
+    def _sweep_and_sum(
+        self, parts: Sequence[Bijection], x: Tensor, step: Callable[[Bijection, Pieces], tuple[Pieces, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        log_dets = []
+
+        def and_kept(part: Bijection, pieces: Pieces) -> Pieces:
+            pieces, log_det = step(part, pieces)
+            log_dets.append(log_det)
             return pieces
 
-        return self._sweep(self._parts(), x, step), total
+        return self._sweep(parts, x, and_kept), reduce(torch.add, log_dets)
 
     def _sweep(self, parts: Sequence[Bijection], x: Tensor, step: Callable[[Bijection, Pieces], Pieces]) -> Tensor:
         """One part after the other; points are cut anew only where a part cuts them otherwise than the last."""

@@ -1,5 +1,6 @@
 """Charts that depend on a context: `at(context)` returns an ordinary chart, so that nothing else knows of contexts."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import final
@@ -108,10 +109,14 @@ class _ChannelAffine(Bijection):
         return (z - channelwise(shift, self.shape)) * channelwise((-log_scale).exp(), self.shape)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), self._batch_zeros(x) + self._log_abs_det()
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse(z), self._batch_zeros(z) - self._log_abs_det()
+
+    def _log_abs_det(self) -> Tensor:
         log_scale, _ = self.parent.log_scale_and_shift(self.context)
-        return self(x), self._batch_zeros(x) + self._event_sum(
-            channelwise(log_scale, self.shape).expand(*log_scale.shape[:-1], *self.shape)
-        )
+        return math.prod(self.shape[1:]) * log_scale.sum(-1)
 
     def initialize(self, batch: Tensor) -> None:
         self.parent.initialize(batch, self.context)

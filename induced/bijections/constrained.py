@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
-from induced._validate import eager, require_domain
+from induced._validate import eager, require_domain, require_finite, require_floating
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
 
@@ -44,6 +44,7 @@ class Simplex(Bijection):
         super().__init__((parts,), (parts - 1,))
 
     def forward(self, x: Tensor) -> Tensor:
+        require_floating(x, "a composition")
         require_domain(x, x > 0, "the positive numbers", "the parts of a composition")
         if eager(x):
             self._require_closed(x.detach())
@@ -51,11 +52,22 @@ class Simplex(Bijection):
         return (k / (k + 1)).sqrt() * (logs[..., :-1].cumsum(-1) / k - logs[..., 1:])
 
     def inverse(self, z: Tensor) -> Tensor:
+        return self._closed(self._logs(z))
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        logs = self._logs(z)
+        return self._closed(logs), math.log(self.shape[0]) + torch.log_softmax(logs, -1).sum(-1)
+
+    def _logs(self, z: Tensor) -> Tensor:
+        """The logarithms of the parts, up to a constant."""
         k = self._counts(z)
         scaled, zero = z / (k * (k + 1)).sqrt(), z.new_zeros((*z.shape[:-1], 1))
         # z_k lifts the first k parts by the scaled value each, and lowers part k + 1 by k times it
         later = torch.cat([scaled.flip(-1).cumsum(-1).flip(-1), zero], -1)
-        x = torch.softmax(later - torch.cat([zero, k * scaled], -1), -1)
+        return later - torch.cat([zero, k * scaled], -1)
+
+    def _closed(self, logs: Tensor) -> Tensor:
+        x = torch.softmax(logs, -1)
         require_domain(x, x > 0, "the positive numbers", "the composition of the coordinates", _TOO_LARGE)
         return x
 
@@ -124,25 +136,46 @@ class PositiveDefinite(Bijection):
 
     @full_precision
     def inverse(self, z: Tensor) -> Tensor:
-        S = (z / self._lengths(z))[..., self.place]
-        X = _symmetric(torch.linalg.matrix_exp(S))
+        X = _symmetric(torch.linalg.matrix_exp(self._logarithm(z)))
         if eager(X):
-            definite = torch.linalg.cholesky_ex(X.detach()).info == 0
-            inside = definite.unsqueeze(-1).expand_as(z)
+            inside = self._keeps_digits(X.detach(), z.detach()).unsqueeze(-1).expand_as(z)
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
         return X
+
+    def _keeps_digits(self, X: Tensor, z: Tensor) -> Tensor:
+        """Whether X = exp(S) is definite at its precision: rounding may make it look so, and torch has exp(S) = I for huge S."""
+        limits, L = torch.finfo(X.dtype), torch.linalg.cholesky_ex(X)
+        pivots = L.L.diagonal(dim1=-2, dim2=-1).square()
+        in_range = torch.linalg.vector_norm(z, dim=-1) < math.sqrt(self.shape[0]) * math.log(limits.max)
+        kept: Tensor = (L.info == 0) & in_range & (pivots.amin(-1) > limits.eps * pivots.amax(-1))
+        return kept
+
+    def _logarithm(self, z: Tensor) -> Tensor:
+        """log X as a matrix."""
+        require_floating(z, "the coordinates of a PositiveDefinite chart")
+        return (z / self._lengths(z))[..., self.place]
 
     @full_precision
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, values = self._with_eigenvalues(x)
-        logs, n = values.log(), self.shape[0]
-        i, j = torch.triu_indices(n, n, 1, device=x.device)
+        return z, -self._log_abs_det_of_exp(values.log())
+
+    @full_precision
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse(z), self._log_abs_det_of_exp(torch.linalg.eigh(self._logarithm(z)).eigenvalues)
+
+    def _log_abs_det_of_exp(self, logs: Tensor) -> Tensor:
+        """log|det J| of the inverse, from the eigenvalues of log X."""
+        n = self.shape[0]
+        i, j = torch.triu_indices(n, n, 1, device=logs.device)
         spread = _log_sinhc((logs[..., i] - logs[..., j]) / 2)
-        return z, -(n + 1) / 2 * logs.sum(-1) - spread.sum(-1)
+        return (n + 1) / 2 * logs.sum(-1) + spread.sum(-1)
 
     @full_precision
     def _with_eigenvalues(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates, and the eigenvalues of x."""
+        require_floating(x, "a point of a PositiveDefinite chart")
+        require_finite(x, "a point of a PositiveDefinite chart")
         if eager(x):
             _require_symmetric(x.detach())
         X = _symmetric(x)
@@ -153,7 +186,8 @@ class PositiveDefinite(Bijection):
         # eigenvalues repeat, as at the identity, but the logarithm has. `difference` is zero and carries the derivatives.
         logs, U, difference = values.detach().log(), U.detach(), X - X.detach()
         half = (logs.unsqueeze(-1) - logs.unsqueeze(-2)) / 2
-        weights = torch.where(half == 0, 1.0, half / torch.sinh(half)) * torch.exp(-(logs.unsqueeze(-1) + logs.unsqueeze(-2)) / 2)
+        inverses = torch.exp(-(logs.unsqueeze(-1) + logs.unsqueeze(-2)) / 2).clamp(max=torch.finfo(x.dtype).max)
+        weights = torch.where(half == 0, 1.0, half / torch.sinh(half)) * inverses
 
         def derivative(E: Tensor) -> Tensor:
             D: Tensor = U @ (weights * (U.mT @ E @ U)) @ U.mT
@@ -196,7 +230,7 @@ def _require_symmetric(x: Tensor) -> None:
 
 def _require_positive(values: Tensor) -> None:
     least, largest = values[..., 0], values[..., -1]
-    if not bool((least > 0).all()):
+    if not bool((least > torch.finfo(values.dtype).eps * largest).all()):
         raise DomainError(
             f"a point of a PositiveDefinite chart is positive definite, but one of the {least.numel()} given has the smallest "
             f"eigenvalue {float(least.min()):.3g} (largest {float(largest.max()):.3g}): at {values.dtype} a condition above "

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._validate import require_floating
 from induced.bijections.base import Bijection, Pieces
 from induced.errors import DomainError, ShapeError
 
@@ -43,11 +44,11 @@ class Coupling(Bijection):
 
     @abstractmethod
     def _transform(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        """h(b), and log|h'| entry by entry (None for 0)."""
+        """h(b), and log|h'(b)| entry by entry (None for 0)."""
 
     @abstractmethod
-    def _restore(self, b: Tensor, parameters: Tensor) -> Tensor:
-        """h^-1(b)."""
+    def _restore(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """h^-1(b), and log|(h^-1)'(b)| entry by entry (None for 0)."""
 
     def _split(self, x: Tensor) -> Pieces:
         return torch.split_with_sizes(x, self._sizes, self._axis)
@@ -60,6 +61,7 @@ class Coupling(Bijection):
         return pieces[::-1] if self.flip else pieces
 
     def _condition(self, a: Tensor, b: Tensor) -> Tensor:
+        require_floating(b, "the points of a coupling")
         parameters: Tensor = self.conditioner(a)
         axis = b.dim() + self._axis
         expected = (*b.shape[:axis], self.parameters_per_entry * self.changed, *b.shape[axis + 1 :])
@@ -81,18 +83,28 @@ class Coupling(Bijection):
         pieces, log_det = self._step_and_log_abs_det(self._split(x))
         return self._join(pieces), log_det
 
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        pieces, log_det = self._step_back_and_log_abs_det(self._split(z))
+        return self._join(pieces), log_det
+
     def _step(self, pieces: Pieces) -> Pieces:
         a, b = self._roles(pieces)
         return self._roles((a, self._transform(b, self._condition(a, b))[0]))
 
     def _step_back(self, pieces: Pieces) -> Pieces:
         a, b = self._roles(pieces)
-        return self._roles((a, self._restore(b, self._condition(a, b))))
+        return self._roles((a, self._restore(b, self._condition(a, b))[0]))
 
     def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
         a, b = self._roles(pieces)
-        changed, log_slope = self._transform(b, self._condition(a, b))
-        return self._roles((a, changed)), self._batch_zeros(b) if log_slope is None else self._event_sum(log_slope)
+        return self._with_log_abs_det(a, *self._transform(b, self._condition(a, b)))
+
+    def _step_back_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        a, b = self._roles(pieces)
+        return self._with_log_abs_det(a, *self._restore(b, self._condition(a, b)))
+
+    def _with_log_abs_det(self, a: Tensor, b: Tensor, log_slope: Tensor | None) -> tuple[Pieces, Tensor]:
+        return self._roles((a, b)), self._batch_zeros(b) if log_slope is None else self._event_sum(log_slope)
 
 
 @final
@@ -104,8 +116,8 @@ class AdditiveCoupling(Coupling):
     def _transform(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         return b + parameters, None
 
-    def _restore(self, b: Tensor, parameters: Tensor) -> Tensor:
-        return b - parameters
+    def _restore(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        return b - parameters, None
 
 
 @final
@@ -137,6 +149,6 @@ class AffineCoupling(Coupling):
         shift, log_scale = self._unpack(parameters)
         return torch.addcmul(shift, b, log_scale.exp()), log_scale
 
-    def _restore(self, b: Tensor, parameters: Tensor) -> Tensor:
+    def _restore(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._unpack(parameters)
-        return (b - shift) / log_scale.exp()
+        return (b - shift) / log_scale.exp(), -log_scale

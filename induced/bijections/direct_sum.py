@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from induced.bijections.base import Bijection, Identity
 from induced.bijections.conditional import ConditionalBijection
+from induced.bijections.reshape import Flatten
 from induced.errors import ShapeError
+
+
+def on_vectors(chart: Bijection) -> Bijection:
+    """The chart with its points and coordinates as vectors."""
+    before, after = (Flatten(shape) if len(shape) != 1 else None for shape in (chart.shape, chart.coord_shape))
+    chart = chart if before is None else chart @ before.inv
+    return chart if after is None else after @ chart
 
 
 @final
@@ -17,7 +25,7 @@ class DirectSum(Bijection):
     """(x_1, ..., x_k) -> (g_1(x_1), ..., g_k(x_k)) on vectors x_i that lie one after the other.
 
     Arguments:
-        charts: charts of vectors (n_i,) -> (n_i,); `Identity((n,))` leaves n entries as they are.
+        charts: charts of vectors (n_i,) -> (m_i,); `Identity((n,))` leaves n entries as they are.
 
     Raises:
         ShapeError: there are no charts, or one is not of vectors.
@@ -32,12 +40,13 @@ class DirectSum(Bijection):
     """
 
     def __init__(self, *charts: Bijection) -> None:
-        strange = [chart for chart in charts if len(chart.shape) != 1 or chart.coord_shape != chart.shape]
+        strange = [chart for chart in charts if len(chart.shape) != 1 or len(chart.coord_shape) != 1]
         if strange or not charts:
             found = f"{type(strange[0]).__name__} of {strange[0].shape} -> {strange[0].coord_shape}" if strange else "none"
-            raise ShapeError(f"a direct sum takes charts of vectors (n,) -> (n,), got {found}; Flatten makes vectors")
+            raise ShapeError(f"a direct sum takes charts of vectors (n,) -> (m,), got {found}; Flatten makes vectors")
         self.sizes = [chart.shape[0] for chart in charts]
-        super().__init__((sum(self.sizes),))
+        self.coord_sizes = [chart.coord_shape[0] for chart in charts]
+        super().__init__((sum(self.sizes),), (sum(self.coord_sizes),))
         self.charts = nn.ModuleList(charts)
         self.exact = all(chart.exact for chart in charts)
         self.resolution = max(chart.resolution for chart in charts)
@@ -46,10 +55,14 @@ class DirectSum(Bijection):
         return torch.cat([chart(part) for chart, part in self._pairs(x)], -1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        return torch.cat([chart.inverse(part) for chart, part in self._pairs(z)], -1)
+        return torch.cat([chart.inverse(part) for chart, part in self._coord_pairs(z)], -1)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts, log_dets = zip(*(chart.forward_and_log_abs_det(part) for chart, part in self._pairs(x)), strict=True)
+        return torch.cat(parts, -1), torch.stack(log_dets).sum(0)
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        parts, log_dets = zip(*(chart.inverse_and_log_abs_det(part) for chart, part in self._coord_pairs(z)), strict=True)
         return torch.cat(parts, -1), torch.stack(log_dets).sum(0)
 
     def initialize(self, batch: Tensor) -> None:
@@ -61,13 +74,19 @@ class DirectSum(Bijection):
 
     def layers(self) -> tuple[Bijection, ...]:
         rows = zip_longest(*(chart.layers() for chart in self._charts()))
-        return tuple(DirectSum(*(chart or Identity((n,)) for chart, n in zip(row, self.sizes, strict=True))) for row in rows)
+        return tuple(
+            DirectSum(*(on_vectors(chart) if chart else Identity((n,)) for chart, n in zip(row, self.coord_sizes, strict=True)))
+            for row in rows
+        )
 
     def _charts(self) -> list[Bijection]:
         return list(self.charts)  # type: ignore[arg-type]
 
     def _pairs(self, x: Tensor) -> Iterator[tuple[Bijection, Tensor]]:
         return zip(self._charts(), torch.split_with_sizes(x, self.sizes, -1), strict=True)
+
+    def _coord_pairs(self, z: Tensor) -> Iterator[tuple[Bijection, Tensor]]:
+        return zip(self._charts(), torch.split_with_sizes(z, self.coord_sizes, -1), strict=True)
 
 
 @final

@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from induced._validate import eager, require_domain
+from induced._validate import eager, require_domain, require_floating
 from induced.bijections.base import Bijection
 from induced.errors import DomainError, ShapeError
 
 
 class Elementwise(Bijection):
-    """A chart z_i = phi(x_i) with a slope phi' that never vanishes."""
+    """A chart z_i = phi(x_i) with a slope phi' that never vanishes.
+
+    The slope of phi^-1 is a function of z of its own: near saturation it is lost in the rounding of x.
+    """
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
@@ -24,9 +27,16 @@ class Elementwise(Bijection):
     def log_slope(self, x: Tensor) -> Tensor:
         """log|phi'(x)|, entry by entry."""
 
+    @abstractmethod
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        """log|(phi^-1)'(z)|, entry by entry."""
+
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor = self(x)
         return z, self._event_sum(self.log_slope(x))
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse(z), self._event_sum(self.inverse_log_slope(z))
 
 
 @final
@@ -61,13 +71,18 @@ class Affine(Elementwise):
             raise DomainError("the scale of an affine chart must be finite and non-zero, or it has no inverse")
 
     def forward(self, x: Tensor) -> Tensor:
+        require_floating(x, "the point of an Affine chart")
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
 
     def inverse(self, z: Tensor) -> Tensor:
+        require_floating(z, "the coordinates of an Affine chart")
         return (z - self.shift.to(z.dtype)) / self.scale.to(z.dtype)
 
     def log_slope(self, x: Tensor) -> Tensor:
-        return self.scale.to(x.dtype).abs().log().expand_as(x)
+        return self.scale.abs().log().to(x.dtype).expand_as(x)
+
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return -self.log_slope(z)
 
 
 @final
@@ -92,6 +107,9 @@ class Log(Elementwise):
     def log_slope(self, x: Tensor) -> Tensor:
         return -x.log()
 
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return z
+
 
 @final
 class Logit(Elementwise):
@@ -108,12 +126,16 @@ class Logit(Elementwise):
         return x.log() - torch.log1p(-x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        x = torch.sigmoid(z)
+        # below -40 the sigmoid is the exponential, and is still a number where 1 + exp(-z) overflows
+        x = torch.where(z < -40, z.clamp(max=0).exp(), torch.sigmoid(z))
         require_domain(x, (x > 0) & (x < 1), "(0, 1)", "the sigmoid of the coordinates", _TOO_LARGE)
         return x
 
     def log_slope(self, x: Tensor) -> Tensor:
         return -x.log() - torch.log1p(-x)
+
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return F.logsigmoid(z) + F.logsigmoid(-z)
 
 
 @final
@@ -139,6 +161,9 @@ class Arctanh(Elementwise):
     def log_slope(self, x: Tensor) -> Tensor:
         return -torch.log1p(x) - torch.log1p(-x)
 
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return -2 * _log_cosh(z)
+
 
 @final
 class LogExpm1(Elementwise):
@@ -150,12 +175,16 @@ class LogExpm1(Elementwise):
         return torch.where(x > 1, x + torch.log1p(-torch.exp(-x.clamp(min=1))), torch.expm1(x.clamp(max=1)).log())
 
     def inverse(self, z: Tensor) -> Tensor:
+        require_floating(z, "the coordinates of a LogExpm1 chart")
         x = torch.logaddexp(z, torch.zeros_like(z))
         require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the softplus of the coordinates", _TOO_LARGE)
         return x
 
     def log_slope(self, x: Tensor) -> Tensor:
-        return -torch.log(-torch.expm1(-x))
+        return -torch.where(x < 1, torch.log(-torch.expm1(-x)), torch.log1p(-torch.exp(-x.clamp(min=1))))
+
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return F.logsigmoid(z)
 
 
 @final
@@ -169,8 +198,15 @@ class Sinh(Elementwise):
         return torch.asinh(z)
 
     def log_slope(self, x: Tensor) -> Tensor:
-        # log cosh x without overflow
-        return x.abs() + F.softplus(-2 * x.abs()) - math.log(2)
+        return _log_cosh(x)
+
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return -torch.hypot(z, torch.ones_like(z)).log()
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    """log cosh x, without overflow, and smooth at 0."""
+    return torch.logaddexp(x, -x) - math.log(2)
 
 
 _TOO_LARGE = "the coordinates are so large that the point rounds to the edge of the domain: keep |z| smaller, or use float64"

@@ -52,6 +52,9 @@ class Shear(Bijection):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)
 
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse(z), self._batch_zeros(z)
+
     @full_precision
     def _shift(self, x: Tensor) -> Tensor:
         u = (x @ self.C).reshape(-1, self.C.shape[1])
@@ -119,8 +122,13 @@ class PiecewiseLinear(Elementwise):
         return _straight(z, self.z, self.x)
 
     def log_slope(self, x: Tensor) -> Tensor:
-        k = _piece(x, self.x)
-        return ((self.z[k + 1] - self.z[k]) / (self.x[k + 1] - self.x[k])).log()
+        return self._log_slopes()[_piece(x, self.x)]
+
+    def inverse_log_slope(self, z: Tensor) -> Tensor:
+        return -self._log_slopes()[_piece(z, self.z)]
+
+    def _log_slopes(self) -> Tensor:
+        return (self.z.diff() / self.x.diff()).log()
 
 
 def _piece(x: Tensor, knots: Tensor) -> Tensor:

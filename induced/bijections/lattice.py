@@ -101,11 +101,14 @@ class LatticeCoupling(Coupling):
     def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
         return self._step(pieces), self._batch_zeros(pieces[0])
 
+    def _step_back_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        return self._step_back(pieces), self._batch_zeros(pieces[0])
+
     def _transform(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         return b + parameters, None
 
-    def _restore(self, b: Tensor, parameters: Tensor) -> Tensor:
-        return b - parameters
+    def _restore(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        return b - parameters, None
 
     def _onto_lattice(self, pieces: Pieces) -> Pieces:
         return self._inside(tuple(rounded(piece, self.resolution) for piece in pieces))

@@ -1,5 +1,6 @@
 """Linear charts: an invertible operator along the first axis of a point."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
@@ -31,8 +32,14 @@ class _Mixing(Bijection):
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         A = self._operator()
-        log_det = _log_abs_det(A).to(x.dtype) * torch.Size(self.shape[1:]).numel()
-        return self._mix(A, x), self._batch_zeros(x) + log_det
+        return self._mix(A, x), self._batch_zeros(x) + self._log_abs_det_of(A, x.dtype)
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        A = self._operator()
+        return self._mix(_inverse(A), z), self._batch_zeros(z) - self._log_abs_det_of(A, z.dtype)
+
+    def _log_abs_det_of(self, A: LinearOperator, dtype: torch.dtype) -> Tensor:
+        return _log_abs_det(A).to(dtype) * math.prod(self.shape[1:])
 
     @full_precision
     def _mix(self, A: LinearOperator, x: Tensor) -> Tensor:

@@ -19,6 +19,10 @@ class Rearrangement(Bijection):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)
 
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.inverse(z)
+        return x, self._batch_zeros(x)
+
 
 @final
 class Squeeze(Rearrangement):

@@ -61,6 +61,12 @@ class Reversible(Bijection):
             return self.chart.forward_and_log_abs_det(x)
         return _Recomputed.run(self.chart, x, tensors, with_log_det=True)
 
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        tensors = _trained(self.layers())
+        if not _recorded(z, tensors):
+            return self.chart.inverse_and_log_abs_det(z)
+        return _Recomputed.run(self.chart.inv, z, tensors, with_log_det=True)
+
     def initialize(self, batch: Tensor) -> None:
         self.chart.initialize(batch)
 
@@ -127,8 +133,8 @@ def _pull_back(layer: Bijection, z: Tensor, grad: Tensor, grad_log_det: Tensor |
     """The input of a layer with output z, and the gradients for it and for the layer's own tensors."""
     if isinstance(layer, Coupling):
         return _pull_back_coupling(layer, z, grad, grad_log_det, own, inverted=False)
-    if isinstance(layer, Inverse) and isinstance(layer.bijection, Coupling) and grad_log_det is None:
-        return _pull_back_coupling(layer.bijection, z, grad, None, own, inverted=True)
+    if isinstance(layer, Inverse) and isinstance(layer.bijection, Coupling):
+        return _pull_back_coupling(layer.bijection, z, grad, grad_log_det, own, inverted=True)
     x = layer.inverse(z).detach().requires_grad_()
     with torch.enable_grad():
         outputs = (layer(x),) if grad_log_det is None else layer.forward_and_log_abs_det(x)
@@ -145,14 +151,11 @@ def _pull_back_coupling(
     kept = kept.detach().requires_grad_()
     with torch.enable_grad():
         parameters = layer._condition(kept, changed)
-    before = layer._transform(changed, parameters)[0] if inverted else layer._restore(changed, parameters)
-    before = before.detach().requires_grad_()
+    there, back = (layer._restore, layer._transform) if inverted else (layer._transform, layer._restore)
+    before = back(changed, parameters)[0].detach().requires_grad_()
     with torch.enable_grad():
-        if inverted:
-            outputs: tuple[Tensor, ...] = (layer._restore(before, parameters),)
-        else:
-            after, log_slope = layer._transform(before, parameters)
-            outputs = (after,) if log_slope is None else (after, layer._event_sum(log_slope))
+        after, log_slope = there(before, parameters)
+        outputs = (after,) if log_slope is None else (after, layer._event_sum(log_slope))
     of_kept, of_before, *found = _gradients(outputs, (kept, before, *own), (grad_changed, grad_log_det))
     grad_kept = grad_kept if of_kept is None else grad_kept + of_kept
     joined, joined_grad = layer._roles((kept.detach(), before.detach())), layer._roles((grad_kept, cast(Tensor, of_before)))

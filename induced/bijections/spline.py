@@ -74,22 +74,24 @@ class RationalQuadraticCoupling(Coupling):
         mixed = t * (1 - t)
         below = torch.addcmul(slope, left + right - 2 * slope, mixed)
         moved = y + height * torch.addcmul(left * mixed, slope, t * t) / below
-        rise = torch.addcmul(torch.addcmul(2 * slope * mixed, right, t * t), left, (1 - t) * (1 - t))
         outside = b != inside
-        log_slope = 2 * torch.log(slope / below) + torch.log(rise)
+        log_slope = _log_slope(t, mixed, slope, below, left, right)
         return torch.where(outside, b, moved), torch.where(outside, torch.zeros_like(b), log_slope)
 
-    def _restore(self, b: Tensor, parameters: Tensor) -> Tensor:
+    def _restore(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         inside = b.clamp(-self.bound, self.bound)
         x, y, width, height, left, right = self._bin(inside, parameters, 1)
         slope = height / width
         # the root of p t^2 + q t = r in [0, 1]; of its two forms the one without cancellation
-        above = inside - y
-        bend = above * (left + right - 2 * slope)
+        above, curve = inside - y, left + right - 2 * slope
+        bend = above * curve
         p, q, r = torch.addcmul(bend, height, slope - left), torch.addcmul(-bend, height, left), slope * above
         root = torch.addcmul(q * q, p, r, value=4).clamp_min(torch.finfo(b.dtype).tiny).sqrt()
         t = torch.where(q > 0, 2 * r, root - q) / torch.where(q > 0, q + root, 2 * p)
-        return torch.where(b != inside, b, torch.addcmul(x, t, width))
+        mixed, outside = t * (1 - t), b != inside
+        log_slope = -_log_slope(t, mixed, slope, torch.addcmul(slope, curve, mixed), left, right)
+        restored = torch.where(outside, b, torch.addcmul(x, t, width))
+        return restored, torch.where(outside, torch.zeros_like(b), log_slope)
 
     def _bin(self, points: Tensor, parameters: Tensor, side: int) -> _Bin:
         """The bin of each point, found among the knots of x (side 0) or of y (side 1)."""
@@ -110,3 +112,9 @@ class RationalQuadraticCoupling(Coupling):
     def _sizes_of_bins(self, raw: Tensor, axis: int) -> Tensor:
         whole = 2 * self.bound
         return LEAST * whole / self.bins + (1 - LEAST) * whole * torch.softmax(raw, axis)
+
+
+def _log_slope(t: Tensor, mixed: Tensor, slope: Tensor, below: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """log h' at the share t of a bin, mixed = t (1 - t)."""
+    rise = torch.addcmul(torch.addcmul(2 * slope * mixed, right, t * t), left, (1 - t) * (1 - t))
+    return 2 * torch.log(slope / below) + torch.log(rise)

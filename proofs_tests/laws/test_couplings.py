@@ -224,7 +224,10 @@ def test_a_spline_is_that_of_nflows() -> None:
     assert log_slope is not None
     agree(z[:, 0], expected, 100)
     agree(log_slope[:, 0], logabsdet, 100)
-    agree(g._restore(z, raw)[:, 0], back, 1e4)
+    restored, inverse_slope = g._restore(z, raw)
+    assert inverse_slope is not None
+    agree(restored[:, 0], back, 1e4)
+    agree(inverse_slope[:, 0], -logabsdet, 1e4)
 
 
 @every_dtype
@@ -275,8 +278,9 @@ def test_extreme_parameters_give_finite_values_and_gradients(dtype: torch.dtype,
     x.requires_grad_()
     g = RationalQuadraticCoupling((1,), MLP(0, 1, 1), bound=3.0)
     z, log_slope = g._transform(x, raw)
-    assert log_slope is not None
-    for value in (z, log_slope, g._restore(x, raw)):
+    restored, inverse_slope = g._restore(x, raw)
+    assert log_slope is not None and inverse_slope is not None
+    for value in (z, log_slope, restored, inverse_slope):
         assert value.isfinite().all()
         assert all(grad.isfinite().all() for grad in torch.autograd.grad(value.sum(), (raw, x), retain_graph=True))
 

@@ -59,15 +59,27 @@ class AdaptedWithDeterminant(Adapted):
     def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
         """Coordinates of points (N, *shape), and log|det J|: a number, or a tensor whose dimensions but the first are summed."""
 
+    @abstractmethod
+    def _decode_with_log_det(self, z: Tensor) -> tuple[Tensor, object]:
+        """Points of coordinates (N, *coord_shape), and log|det J| of this direction, in the same forms."""
+
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        batch = x.shape[: x.dim() - len(self.shape)]
+        return self._in_rows_with_log_det(self._encode_with_log_det, x, self.shape, self.coord_shape)
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._in_rows_with_log_det(self._decode_with_log_det, z, self.coord_shape, self.shape)
+
+    def _in_rows_with_log_det(
+        self, function: Callable[[Tensor], tuple[Tensor, object]], x: Tensor, before: Sequence[int], after: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        batch = x.shape[: x.dim() - len(before)]
         if 0 in batch:
-            return self(x), x.new_zeros(batch) + x.sum()
-        rows = x.reshape(math.prod(batch), *self.shape)
-        z, log_det = self._encode_with_log_det(rows)
+            return x.new_zeros((*batch, *after)) + x.sum(), x.new_zeros(batch) + x.sum()
+        rows = x.reshape(math.prod(batch), *before)
+        y, log_det = function(rows)
         value = log_det.to(x) if isinstance(log_det, Tensor) else torch.as_tensor(log_det, dtype=x.dtype, device=x.device)
         value = value.flatten(1).sum(-1) if value.dim() > 1 else value.expand(len(rows))
-        return z.reshape((*batch, *self.coord_shape)), value.reshape(batch)
+        return y.reshape((*batch, *after)), value.reshape(batch)
 
 
 def is_from(thing: object, library: str, *names: str) -> bool:

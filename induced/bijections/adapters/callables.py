@@ -31,6 +31,10 @@ class _CallablesWithDeterminant(_Callables, AdaptedWithDeterminant):
     def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
         return self._encode(x), self._functions[2](x)
 
+    def _decode_with_log_det(self, z: Tensor) -> tuple[Tensor, object]:
+        x = self._decode(z)
+        return x, -self._functions[2](x)
+
 
 def from_callables(
     forward: Map,

@@ -1,138 +1,44 @@
 """Charts from the flows of zuko, FrEIA, normflows and nflows."""
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, final
+from collections.abc import Iterator, Sequence
+from typing import Any, final, overload
 
-import torch
 from torch import Tensor, nn
 
-from induced._validate import require_shape
-from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, is_from, require_from, require_one_function
+from induced.bijections.adapters.base import is_from, require_from
+from induced.bijections.adapters.layer import Context, Layer, chain, conditions, depends_on_context
 from induced.bijections.adapters.transforms import require_onto
 from induced.bijections.base import Bijection
-from induced.errors import InducedError, NotInvertible, ShapeError
-from induced.operators.algebra import register
-
-
-class _Flow(AdaptedWithDeterminant):
-    """One layer of a foreign flow; tried once on points of zeros, which gives the shape of its coordinates."""
-
-    module: Any
-
-    def __init__(self, module: nn.Module, shape: Sequence[int], context: Tensor | None = None) -> None:
-        super().__init__(shape)
-        self.module = module
-        self.context: Tensor | None = None
-        if context is not None:
-            del self.context
-            register(self, "context", context)
-        require_one_function(self)
-        self.train(self.training)
-        self._waits = bool(self._waiting())
-        self.coord_shape = self._tried()
-
-    def _tried(self) -> tuple[int, ...]:
-        trial, like = copy.deepcopy(self) if self._waits else self, self.reference()
-        x = torch.zeros(2, *self.shape) if like is None else like.new_zeros(2, *self.shape)
-        try:
-            with torch.no_grad():
-                z = trial._encode(x)
-                require_shape(trial._decode(z), x.shape, "what the flow gives back")
-        except Exception as error:
-            raise NotInvertible(
-                f"{type(self.module).__name__} does not map points of shape {self.shape} there and back "
-                f"({type(error).__name__}: {error}); the shape may be wrong, a context missing, or the layer without inverse"
-            ) from error
-        try:
-            with torch.no_grad():
-                torch.func.jvp(trial._decode, (z,), (z,))
-            self._opaque = False
-        except RuntimeError:
-            self._opaque = True
-        return tuple(z.shape[1:])
-
-    def _waiting(self) -> list[nn.Module]:
-        """The layers that set themselves from the first batch they see: ActNorm."""
-        return [module for module in self.modules() if _waits_for_data(module)]
-
-    def _require_ready(self, x: Tensor) -> None:
-        if self._waits:
-            self._waits = bool(self._waiting())
-        if self._waits:
-            raise InducedError(
-                f"{type(self.module).__name__} sets itself from the first batch it sees: call chart.initialize(batch) once with "
-                f"a batch of data, or load a trained state"
-            )
-        if self._opaque and not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
-            raise InducedError(
-                f"{type(self.module).__name__} computes in a way that torch.func does not take, so that it has no certificate of "
-                f"rounding and no law can be judged; its maps and gradients work"
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._require_ready(x)
-        return super().forward(x)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        self._require_ready(z)
-        return super().inverse(z)
-
-    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._require_ready(x)
-        return super().forward_and_log_abs_det(x)
-
-    def initialize(self, batch: Tensor) -> None:
-        waiting = self._waiting()
-        if not waiting:
-            return
-        rows = batch.reshape(-1, *self.shape)
-        if len(rows) < 2:
-            raise ShapeError(f"a layer that sets itself from data needs at least two points, got a batch {tuple(batch.shape)}")
-        for module in waiting:
-            module.training = True
-        with torch.no_grad():
-            self._encode(rows)
-        self.train(self.training)
-
-    def extra_repr(self) -> str:
-        return f"{type(self.module).__name__}, {super().extra_repr()}"
-
-
-def _waits_for_data(module: nn.Module) -> bool:
-    if is_from(module, "FrEIA"):
-        return bool(getattr(module, "init_on_next_batch", False))
-    if is_from(module, "normflows"):
-        return not getattr(module, "data_dep_init_done", True)
-    return is_from(module, "nflows", "ActNorm") and not module.initialized
-
-
-def _chain(kind: type[_Flow], modules: Iterable[nn.Module], shape: Sequence[int], context: Tensor | None = None) -> Bijection:
-    charts: list[Bijection] = []
-    for module in modules:
-        charts.append(kind(module, charts[-1].coord_shape if charts else shape, context))
-    return composed(charts)
+from induced.bijections.conditional import ConditionalBijection
+from induced.errors import NotInvertible
 
 
 @final
-class _Zuko(_Flow):
-    def _made(self) -> Any:
-        return self.module(self.context)
-
-    def _encode(self, x: Tensor) -> Tensor:
-        z: Tensor = self._made()(x)
+class _Zuko(Layer):
+    def _encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        z: Tensor = self.module(context)(x)
         return z
 
-    def _decode(self, z: Tensor) -> Tensor:
-        x: Tensor = self._made().inv(z)
+    def _decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        x: Tensor = self.module(context).inv(z)
         return x
 
-    def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
-        z, log_det = self._made().call_and_ladj(x)
+    def _encode_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        z, log_det = self.module(context).call_and_ladj(x)
         return z, log_det
 
+    def _decode_with_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        x, log_det = self.module(context).inv.call_and_ladj(z)
+        return x, log_det
 
-def from_zuko(flow: Any, shape: Sequence[int], context: Tensor | None = None) -> Bijection:
+
+@overload
+def from_zuko(flow: Any, shape: Sequence[int], context: Tensor | None = None) -> Bijection: ...
+@overload
+def from_zuko(flow: Any, shape: Sequence[int], context: int) -> ConditionalBijection: ...
+
+
+def from_zuko(flow: Any, shape: Sequence[int], context: Context = None) -> Bijection | ConditionalBijection:
     """The chart of a zuko `Flow` or `LazyTransform`, from data to noise, unconditional or with its context bound.
 
     NAF, UNAF, GF and BPF are inverted by bisection to 1e-6 and CNF by an ODE solver to 1e-4, not to rounding. Their maps and
@@ -141,18 +47,19 @@ def from_zuko(flow: Any, shape: Sequence[int], context: Tensor | None = None) ->
     Arguments:
         flow: the flow.
         shape: shape of a point.
-        context: the vector (k,) to bind; an `nn.Parameter` trains.
+        context: of a conditional flow the length k of a context, for a ConditionalBijection; or the vector (k,) to bind, for that
+            one chart: an `nn.Parameter` trains.
 
     Raises:
         DtypeError: not an object of zuko.
         DomainError: a layer says that it is not onto R^n, as a soft clip. One on a circle does not say so: see the laws.
-        NotInvertible: it does not take points of this shape, there or back.
+        NotInvertible: it does not take points of this shape, there or back, or depends on a context and none is given.
     """
     require_from(flow, "a zuko Flow or LazyTransform", "zuko", "Flow", "LazyTransform")
     lazy = list(_lazy_parts(flow.transform if is_from(flow, "zuko", "Flow") else flow))
-    chart = _chain(_Zuko, lazy, shape, context)
-    made = [part._made() for part in chart.layers() if isinstance(part, _Zuko)]
-    require_onto(made, type(flow).__name__)
+    chart = chain(_Zuko, [(part, context is not None) for part in lazy], shape, context, flow)
+    layers = (layer for layer in chart.modules() if isinstance(layer, _Zuko))
+    require_onto([layer.module(layer.context) for layer in layers], type(flow).__name__)
     return chart
 
 
@@ -165,88 +72,146 @@ def _lazy_parts(lazy: Any) -> Iterator[nn.Module]:
 
 
 @final
-class _Freia(_Flow):
-    def _run(self, x: Tensor, *, back: bool = False, jac: bool = False) -> tuple[Tensor, object]:
+class _Freia(Layer):
+    def _run(self, x: Tensor, context: Tensor | None, *, back: bool = False, jac: bool = True) -> tuple[Tensor, object]:
+        given = {} if context is None else {"c": [context.reshape(len(x), *conditions(self.module)[0])]}
         # some modules of FrEIA scale what they are given in place
-        out, log_det = self.module([x.clone()], rev=back, jac=jac)
+        out, log_det = self.module([x.clone()], rev=back, jac=jac, **given)
         return out if isinstance(out, Tensor) else out[0], log_det
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return self._run(x)[0]
+    def _encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._run(x, context, jac=False)[0]
 
-    def _decode(self, z: Tensor) -> Tensor:
-        return self._run(z, back=True)[0]
+    def _decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._run(z, context, back=True, jac=False)[0]
 
-    def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
-        return self._run(x, jac=True)
+    def _encode_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        return self._run(x, context)
+
+    def _decode_with_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        return self._run(z, context, back=True)
 
 
-def from_freia(module: Any, shape: Sequence[int] | None = None) -> Bijection:
-    """The chart of a FrEIA `InvertibleModule`, `SequenceINN` or `GraphINN` with one input, one output and no condition.
+@overload
+def from_freia(module: Any, shape: Sequence[int] | None = None, context: Tensor | None = None) -> Bijection: ...
+@overload
+def from_freia(module: Any, shape: Sequence[int] | None = None, *, context: int) -> ConditionalBijection: ...
+
+
+def from_freia(module: Any, shape: Sequence[int] | None = None, context: Context = None) -> Bijection | ConditionalBijection:
+    """The chart of a FrEIA `InvertibleModule`, `SequenceINN` or `GraphINN` with one input, one output and at most one condition.
 
     Arguments:
         module: the module, in its forward direction.
         shape: shape of a point, by default the one that the module was made for.
+        context: as for `from_zuko`; the entries of the condition, in order.
 
     Raises:
         DtypeError: not an object of FrEIA.
-        NotInvertible: it has several inputs, or does not take points of this shape there and back.
+        NotInvertible: it has several inputs or conditions, does not take points of this shape there and back, or depends on a
+            context and none is given.
     """
     require_from(module, "a FrEIA InvertibleModule", "FrEIA", "InvertibleModule")
     if shape is None:
         dims: Any = module.dims_in
         shape = tuple(dims) if isinstance(dims[0], int) else tuple(dims[0])
-    return _chain(_Freia, module.module_list if is_from(module, "FrEIA", "SequenceINN") else [module], shape)
+    parts = list(module.module_list) if is_from(module, "FrEIA", "SequenceINN") else [module]
+    counts = [len(conditions(part)) for part in parts]
+    if max(counts, default=0) > 1 or len(set(getattr(module, "conditions", ())) - {None}) > 1:
+        raise NotInvertible(f"{type(module).__name__} has more than one condition; a chart has one context, so join them")
+    return chain(_Freia, [(part, count == 1) for part, count in zip(parts, counts, strict=True)], shape, context, module)
+
+
+class _Pair(Layer):
+    """A layer whose two maps each return their log-determinant too, and take a context if there is one."""
+
+    def _encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        z: Tensor = self._there(x, context)[0]
+        return z
+
+    def _decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        x: Tensor = self._back(z, context)[0]
+        return x
+
+    def _encode_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        z, log_det = self._there(x, context)
+        return z, log_det
+
+    def _decode_with_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, object]:
+        x, log_det = self._back(z, context)
+        return x, log_det
+
+    def _there(self, x: Tensor, context: Tensor | None) -> Any:
+        return self.module(x) if context is None else self.module(x, context=context)
+
+    def _back(self, z: Tensor, context: Tensor | None) -> Any:
+        return self.module.inverse(z) if context is None else self.module.inverse(z, context=context)
 
 
 @final
-class _Normflows(_Flow):
-    def _encode(self, x: Tensor) -> Tensor:
-        return self._encode_with_log_det(x)[0]
+class _Normflows(_Pair):
+    """A layer of normflows, which maps noise to data."""
 
-    def _decode(self, z: Tensor) -> Tensor:
-        x: Tensor = self.module(z)[0]
-        return x
+    def _there(self, x: Tensor, context: Tensor | None) -> Any:
+        return super()._back(x, context)
 
-    def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
-        z, log_det = self.module.inverse(x)
-        return z, log_det
+    def _back(self, z: Tensor, context: Tensor | None) -> Any:
+        return super()._there(z, context)
 
 
-def from_normflows(flow: Any, shape: Sequence[int]) -> Bijection:
+@final
+class _Nflows(_Pair):
+    """A layer of nflows, which maps data to noise."""
+
+
+@overload
+def from_normflows(flow: Any, shape: Sequence[int], context: Tensor | None = None) -> Bijection: ...
+@overload
+def from_normflows(flow: Any, shape: Sequence[int], context: int) -> ConditionalBijection: ...
+
+
+def from_normflows(flow: Any, shape: Sequence[int], context: Context = None) -> Bijection | ConditionalBijection:
     """The chart of a normflows `NormalizingFlow` or one of its layers, from data to noise: `flow.inverse`.
+
+    Arguments:
+        flow: the flow. Of a `ConditionalNormalizingFlow` every layer takes the context, else those with a context layer.
+        shape: shape of a point.
+        context: as for `from_zuko`.
 
     Raises:
         DtypeError: not an object of normflows.
-        NotInvertible: a layer does not map points of this shape there and back: Planar, BatchNorm, multiscale splits.
+        NotInvertible: a layer does not map points of this shape there and back (Planar, BatchNorm, multiscale splits), or depends
+            on a context and none is given.
     """
     require_from(flow, "a normflows NormalizingFlow or Flow", "normflows", "NormalizingFlow", "Flow")
-    return _chain(_Normflows, reversed(flow.flows) if is_from(flow, "normflows", "NormalizingFlow") else [flow], shape)
+    parts = reversed(flow.flows) if is_from(flow, "normflows", "NormalizingFlow") else [flow]
+    every = is_from(flow, "normflows", "ConditionalNormalizingFlow")
+    return chain(_Normflows, [(part, every or depends_on_context(part)) for part in parts], shape, context, flow)
 
 
-@final
-class _Nflows(_Flow):
-    def _encode(self, x: Tensor) -> Tensor:
-        return self._encode_with_log_det(x)[0]
-
-    def _decode(self, z: Tensor) -> Tensor:
-        x: Tensor = self.module.inverse(z)[0]
-        return x
-
-    def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
-        z, log_det = self.module(x)
-        return z, log_det
+@overload
+def from_nflows(flow: Any, shape: Sequence[int], context: Tensor | None = None) -> Bijection: ...
+@overload
+def from_nflows(flow: Any, shape: Sequence[int], context: int) -> ConditionalBijection: ...
 
 
-def from_nflows(flow: Any, shape: Sequence[int]) -> Bijection:
-    """The chart of an nflows `Flow` or `Transform`, from data to noise, without context.
+def from_nflows(flow: Any, shape: Sequence[int], context: Context = None) -> Bijection | ConditionalBijection:
+    """The chart of an nflows `Flow` or `Transform`, from data to noise.
+
+    Arguments:
+        flow: the flow; its `embedding_net` is applied to contexts.
+        shape: shape of a point.
+        context: as for `from_zuko`.
 
     Raises:
         DtypeError: not an object of nflows.
-        NotInvertible: a layer does not map points of this shape there and back.
+        NotInvertible: a layer does not map points of this shape there and back, or depends on a context and none is given.
     """
     require_from(flow, "an nflows Flow or Transform", "nflows", "Flow", "Transform")
-    return _chain(_Nflows, _transforms(flow._transform if is_from(flow, "nflows", "Flow") else flow), shape)
+    whole = is_from(flow, "nflows", "Flow")
+    parts = _transforms(flow._transform if whole else flow)
+    embedding = flow._embedding_net if whole else None
+    return chain(_Nflows, [(part, context is not None) for part in parts], shape, context, flow, embedding)
 
 
 def _transforms(transform: Any) -> Iterator[nn.Module]:

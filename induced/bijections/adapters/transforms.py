@@ -1,19 +1,44 @@
 """Charts from `torch.distributions.Transform`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
-from torch.distributions.transforms import ComposeTransform, IndependentTransform, _InverseTransform
+from torch.distributions.transforms import (
+    CatTransform,
+    ComposeTransform,
+    CorrCholeskyTransform,
+    ExpTransform,
+    IndependentTransform,
+    SigmoidTransform,
+    SoftplusTransform,
+    StackTransform,
+    StickBreakingTransform,
+    TanhTransform,
+    _InverseTransform,
+)
 
-from induced._validate import require_domain
+from induced._validate import eager, require_domain
 from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, require_from, require_one_function
 from induced.bijections.base import Bijection, Identity
+from induced.bijections.direct_sum import DirectSum, on_vectors
+from induced.bijections.elementwise import Arctanh, Log, LogExpm1, Logit
+from induced.bijections.reshape import Rearrangement
 from induced.errors import DomainError, InducedError, NotInvertible, ShapeError
 from induced.operators.algebra import register
+
+OWN: dict[type[Transform], Callable[[Sequence[int]], Bijection]] = {
+    ExpTransform: Log,
+    SigmoidTransform: Logit,
+    TanhTransform: Arctanh,
+    SoftplusTransform: LogExpm1,
+}
+"""Transforms whose inverse is a chart of this library; torch's own clip some of their values in silence."""
+CLIPPED = (StickBreakingTransform, CorrCholeskyTransform)
+"""Transforms that torch clips where they saturate."""
 
 
 @final
@@ -58,22 +83,37 @@ class _Transform(AdaptedWithDeterminant):
         transform = self._bound()
         _require_inside(x, transform.domain, "the point")
         z: Tensor = transform(x)
+        _require_inside(z, transform.codomain, "the image of the point", _TOO_LARGE)
+        if isinstance(transform, CLIPPED) and eager(z):
+            kept = (transform.inv(z) - x).detach().abs() < 1
+            require_domain(x, kept, "the range in which torch does not clip", "the values that are mapped", _TOO_LARGE)
         return z
 
     def _decode(self, z: Tensor) -> Tensor:
         transform = self._bound()
         _require_inside(z, transform.codomain, "the coordinates")
         x: Tensor = transform.inv(z)
+        _require_inside(x, transform.domain, "the point of the coordinates", _TOO_LARGE)
         return x
 
     def _encode_with_log_det(self, x: Tensor) -> tuple[Tensor, object]:
-        z, (before, after) = self._encode(x), (math.prod(self.shape), math.prod(self.coord_shape))
+        z = self._encode(x)
+        return z, self._log_det(x, z)
+
+    def _decode_with_log_det(self, z: Tensor) -> tuple[Tensor, object]:
+        x = self._decode(z)
+        return x, -self._log_det(x, z)
+
+    def _log_det(self, x: Tensor, z: Tensor) -> Tensor:
+        before, after = math.prod(self.shape), math.prod(self.coord_shape)
         if before == after:
-            return z, self._transform.log_abs_det_jacobian(x, z)  # type: ignore[no-untyped-call]
+            log_det: Tensor = self._transform.log_abs_det_jacobian(x, z)  # type: ignore[no-untyped-call]
+            return log_det
         function, at, sign = (self._encode, x, 1) if before < after else (self._decode, z, -1)
         J = torch.func.vmap(torch.func.jacfwd(lambda p: function(p[None])[0]))(at)
         R = torch.linalg.qr(J.reshape(len(x), max(before, after), min(before, after))).R
-        return z, sign * R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        volume: Tensor = R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        return sign * volume
 
     def extra_repr(self) -> str:
         return f"{type(self._transform).__name__}, {super().extra_repr()}"
@@ -106,9 +146,25 @@ def _kinds(constraint: object) -> set[str]:
     return {repr(constraint)}
 
 
-def _require_inside(x: Tensor, constraint: constraints.Constraint, what: str) -> None:
-    if _kinds(constraint) != REAL:
-        require_domain(x, constraint.check(x), str(constraint), what)  # type: ignore[no-untyped-call]
+def _require_inside(x: Tensor, constraint: constraints.Constraint, what: str, hint: str = "") -> None:
+    if _kinds(constraint) != REAL and eager(x):
+        inside = _interior(x.detach(), constraint)
+        inside = inside.reshape(*inside.shape, *[1] * (x.dim() - inside.dim())).expand_as(x)
+        require_domain(x, inside, f"the interior of {constraint}", what, hint)
+
+
+def _interior(x: Tensor, constraint: constraints.Constraint) -> Tensor:
+    """Where x lies in a set and not on its edge, which torch's own check takes for a part of it: charts are of open sets."""
+    if isinstance(constraint, constraints._IndependentConstraint):
+        inner = _interior(x, constraint.base_constraint)
+        return inner.flatten(inner.dim() - constraint.reinterpreted_batch_ndims).all(-1)
+    inside: Tensor = constraint.check(x)  # type: ignore[no-untyped-call]
+    for side, beyond in (("lower_bound", torch.gt), ("upper_bound", torch.lt)):
+        if hasattr(constraint, side):
+            inside = inside & beyond(x, getattr(constraint, side))
+    if constraint is constraints.simplex:
+        inside = inside & (x > 0).all(-1)
+    return inside
 
 
 REAL = {repr(constraints.real)}
@@ -139,13 +195,17 @@ def from_transform(transform: Transform, shape: Sequence[int] = ()) -> Bijection
     between different numbers of entries, as `StickBreakingTransform().inv`, is that of volumes on the surface of its points, from
     the Jacobian; torch's own is for another base measure.
 
+    The inverses of Exp, Sigmoid, Tanh and Softplus become `Log`, `Logit`, `Arctanh` and `LogExpm1`, Cat and Stack a `DirectSum`,
+    whose parts may change in length. A point on the edge of a domain is refused, even where
+    torch's own check includes it or its transform clips it.
+
     Arguments:
         transform: any transform, composed or not; a `StickBreakingTransform().inv` is a chart of the open simplex.
         shape: shape of a point.
 
     Raises:
         DtypeError: not a Transform.
-        NotInvertible: it is not bijective (Abs, Softmax, LowerCholesky).
+        NotInvertible: it is not bijective (Abs, Softmax, LowerCholesky), or not at its values (a scale of 0).
         DomainError: it is not onto R^n (Sigmoid, Exp, of which `.inv` is a chart); or, later, a point outside its domain.
         ShapeError: it does not take points of this shape.
         InducedError: it caches values.
@@ -161,11 +221,93 @@ def from_transform(transform: Transform, shape: Sequence[int] = ()) -> Bijection
     require_from(transform, "a torch.distributions.Transform", "torch", "Transform")
     parts = list(_parts(transform))
     require_onto(parts, transform)
+    chart = _chart(parts, shape)
+    _require_there_and_back(chart, transform)
+    return chart
+
+
+def _chart(parts: Sequence[Transform], shape: Sequence[int]) -> Bijection:
     charts: list[Bijection] = []
     for part in parts:
-        # torch forgets what an inverse inverts when it is copied, so the chart of the original is inverted
-        inverted = isinstance(part, _InverseTransform)
-        here: tuple[int, ...] = charts[-1].coord_shape if charts else tuple(shape)
-        chart = _Transform(part.inv, _shape_after(part, here)).inv if inverted else _Transform(part, here)
-        charts.append(chart)
+        charts.append(_chart_of_one(part, charts[-1].coord_shape if charts else tuple(shape)))
     return composed(charts) if charts else Identity(shape)
+
+
+def _chart_of_one(part: Transform, shape: tuple[int, ...]) -> Bijection:
+    # torch forgets what an inverse inverts when it is copied, so the chart of the original is inverted
+    inverted = isinstance(part, _InverseTransform)
+    original: Transform = part.inv if inverted else part
+    if (own := OWN.get(type(original))) is not None:
+        return own(shape) if inverted else own(shape).inv
+    if isinstance(original, CatTransform | StackTransform):
+        return _side_by_side(original, shape, inverted)
+    return _Transform(original, _shape_after(part, shape)).inv if inverted else _Transform(part, shape)
+
+
+@final
+class _Blocks(Rearrangement):
+    """The blocks of one axis of a point, each as a vector, one after the other; those of a stack are slices without the axis."""
+
+    def __init__(self, blocks: Sequence[tuple[int, ...]], axis: int, stacked: bool) -> None:
+        self.blocks, self.axis, self.stacked = list(blocks), axis - len(blocks[0]) - stacked, stacked
+        first, at = blocks[0], axis
+        length = len(blocks) if stacked else sum(block[at] for block in blocks)
+        shape = (*first[:at], length, *first[at if stacked else at + 1 :])
+        super().__init__(shape, (sum(map(math.prod, blocks)),))
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = [1 if self.stacked else block[self.axis] for block in self.blocks]
+        parts = torch.split_with_sizes(x, sizes, self.axis)
+        return torch.cat([part.flatten(x.dim() - len(self.shape)) for part in parts], -1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        parts = torch.split_with_sizes(z, list(map(math.prod, self.blocks)), -1)
+        points = [part.reshape((*z.shape[:-1], *block)) for part, block in zip(parts, self.blocks, strict=True)]
+        return torch.stack(points, self.axis) if self.stacked else torch.cat(points, self.axis)
+
+
+def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], inverted: bool) -> Bijection:
+    """Transforms of the blocks of an axis, as a direct sum; torch's own joins only those that keep the length of a block."""
+    axis, stacked = len(shape) + whole.dim, isinstance(whole, StackTransform)
+    if not 0 <= axis < len(shape):
+        raise ShapeError(
+            f"{whole} has dim={whole.dim}, which is no axis of a point of shape {shape}: count it from the end, dim=-1"
+        )
+    before, after = shape[:axis], shape[axis + 1 :]
+    transforms = [t.inv if inverted else t for t in whole.transforms]
+    blocks = [(*before, *after) if stacked else (*before, n, *after) for n in getattr(whole, "lengths", transforms)]
+    if inverted and not stacked:
+        blocks = [_shape_after(t, block) for t, block in zip(whole.transforms, blocks, strict=True)]
+    cut = _Blocks(blocks, axis, stacked)
+    if cut.shape != shape:
+        raise ShapeError(f"{whole} takes points of shape {cut.shape}, got {shape}")
+    charts = [_chart(list(_parts(t)), block) for t, block in zip(transforms, blocks, strict=True)]
+    ends = [chart.coord_shape for chart in charts]
+    sum_of_charts = DirectSum(*map(on_vectors, charts)) @ cut
+    alike = {end if stacked else (*end[:axis], *end[axis + 1 :]) for end in ends}
+    # where their shapes do not fit each other any more, the coordinates stay a vector
+    return _Blocks(ends, axis, stacked).inv @ sum_of_charts if len(alike) == 1 else sum_of_charts
+
+
+def _require_there_and_back(chart: Bijection, transform: Transform) -> None:
+    """Raise unless coordinates around 0 return roughly as they were: a scale of 0, a wrong shape, a missing inverse show."""
+    like = chart.reference()
+    z = torch.linspace(-0.5, 0.5, math.prod(chart.coord_shape), dtype=None if like is None else like.dtype)
+    z = z.reshape(1, *chart.coord_shape).to(None if like is None else like.device)
+    if z.is_meta:
+        return
+    why: Exception | None = None
+    try:
+        with torch.no_grad():
+            back = chart(chart.inverse(z))
+        if back.shape == z.shape and bool(((back - z).abs() < 0.25).all()):
+            return
+        found = f"coordinates {z.flatten()[:4].tolist()} come back as {back.flatten()[:4].tolist()}"
+    except Exception as error:
+        why, found = error, f"{type(error).__name__}: {error}"
+    raise NotInvertible(
+        f"{transform} does not map coordinates around 0 to points of shape {chart.shape} and back: {found}"
+    ) from why
+
+
+_TOO_LARGE = "it is so large that its image rounds to the edge of the domain: keep it smaller, or use float64"
