@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -61,3 +62,18 @@ def require_domain(x: Tensor, inside: Tensor, domain: str, what: str, hint: str 
         f"{what} must lie in {domain}, but {outside.numel()} of {x.numel()} value(s) do not, "
         f"the first being {outside.flatten()[0].item():.6g}{'; ' + hint if hint else ''}"
     )
+
+
+def require_cutoff(rtol: float, relative: str) -> None:
+    """Raise DomainError unless rtol is a finite number >= 0."""
+    if not isinstance(rtol, Real) or not 0 <= rtol < math.inf:
+        raise DomainError(f"rtol, {relative}, must be a finite number >= 0, got {rtol!r}")
+
+
+def require_one_kind(what: str, mine: Tensor | None, other: str, theirs: Tensor | None) -> None:
+    """Raise DtypeError where two parts name different dtypes or devices; None names neither."""
+    if mine is not None and theirs is not None and (mine.dtype, mine.device) != (theirs.dtype, theirs.device):
+        raise DtypeError(
+            f"{what} is {mine.dtype} on {mine.device}, {other} {theirs.dtype} on {theirs.device}: convert one of them, "
+            f"e.g. with .to(torch.float64)"
+        )

@@ -9,9 +9,11 @@ import scipy.sparse.linalg
 from torch import Tensor, nn
 
 import induced.operators as ops
+from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.invariants import Norm
+from induced.operators.linalg import image_span, kernel_span
 from induced.operators.rules import Scalar, is_zero
 from induced.serialization.files import Pretrained
 from induced.serialization.registry import register
@@ -128,7 +130,7 @@ class LinearizerOperator(nn.Module, ABC):
         Law:
             `f(x) == 0` for its points, and `kernel().dim + rank() == domain.dim` (laws/test_analysis.py)
         """
-        return Subspace(self.domain, ops.kernel(self.core, rtol))
+        return Subspace(self.domain, *kernel_span(self.core, rtol))
 
     def image(self, rtol: float | None = None) -> Subspace:
         """The subspace {f(x)} of the codomain; singular values up to rtol * ||A|| count as zero.
@@ -136,7 +138,7 @@ class LinearizerOperator(nn.Module, ABC):
         Law:
             `image().contains(f(x))`, and `image()` is the complement of `H.kernel()` (laws/test_analysis.py)
         """
-        return Subspace(self.codomain, ops.image(self.core, rtol))
+        return Subspace(self.codomain, *image_span(self.core, rtol))
 
     def rank(self, rtol: float | None = None) -> int:
         """The number of singular values above rtol * ||A||; by default as in `pinv`."""
@@ -321,22 +323,21 @@ class Linearizer(LinearizerOperator, Pretrained):
         codomain = domain if codomain is None else codomain
         for side, space in (("domain", domain), ("codomain", codomain)):
             if not isinstance(space, HilbertSpace):
-                raise DtypeError(
-                    f"the {side} of a Linearizer is a space, e.g. EuclideanSpace(3) or InducedSpace(chart), got {space!r}"
-                )
-        if operator.shape != (codomain.dim, domain.dim):
-            raise ShapeError(
-                f"a core from {domain!r} to {codomain!r} has shape {(codomain.dim, domain.dim)}, got {operator.shape}"
-            )
-        mine = operator.reference()
-        for side, space in (("domain", domain), ("codomain", codomain)):
-            theirs = space.reference()
-            if mine is not None and theirs is not None and (mine.dtype, mine.device) != (theirs.dtype, theirs.device):
-                raise DtypeError(
-                    f"the core is {mine.dtype} on {mine.device}, the {side}'s chart {theirs.dtype} on {theirs.device}"
-                )
+                raise DtypeError(f"the {side} of a Linearizer is a HilbertSpace, e.g. InducedSpace(chart), got {space!r}")
+            require_one_kind("the core", operator.reference(), f"the {side}'s chart", space.reference())
+        if operator.shape != (expected := (codomain.dim, domain.dim)):
+            raise ShapeError(f"a core from {domain!r} to {codomain!r} has shape {expected}, got {operator.shape}")
         for name, module in (("core", operator), ("domain", domain), ("codomain", codomain)):
             nn.Module.__setattr__(self, name, module)
+
+    @staticmethod
+    def inclusion(subspace: Subspace) -> "Linearizer":
+        """The map i(x) = x of a subspace W into its space; `i.H` projects onto W, `i.H @ f @ i` restricts a map f to it.
+
+        Law:
+            `i.H @ i` is the identity of W, `i @ i.H` is `projection(W)` (laws/test_subspaces.py)
+        """
+        return Linearizer(subspace.frame, subspace, subspace.space)
 
     @staticmethod
     def projection(subspace: Subspace) -> "Linearizer":

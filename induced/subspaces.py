@@ -1,36 +1,52 @@
 """Subspaces of Hilbert spaces, and principal components of points in the induced geometry."""
 
+import copy
+import math
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from induced._numerics import scaled_norm
-from induced._validate import eager, require_shape
+from induced._numerics import full_precision, scaled_norm
+from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators import Dense, LinearOperator, LowRank, kernel
-from induced.operators.bases import orthonormal_columns
+from induced.operators.orthogonal import off
+from induced.operators.rules import is_zero
 from induced.spaces import HilbertSpace
-from induced.spaces.hilbert import difference
+from induced.spaces.hilbert import FACTOR, difference
 
-FACTOR = 10.0
-"""Roundings, in multiples of what is estimated, that membership forgives."""
+PROBES = 4
+"""Random sign patterns of the rounding of coordinates, the worst of which counts."""
+
+MOST = 0.5
+"""Vectors at a larger sine, 30 degrees, are never taken for the same, however little is known of two subspaces."""
 
 
 @final
-class Subspace:
-    """A linear subspace of a Hilbert space, held by an orthonormal basis in coordinates.
+class Subspace(HilbertSpace):
+    """A linear subspace of a Hilbert space, a Hilbert space itself: its coordinates are those in an orthonormal basis Q.
+
+    `coords(x) = Q^T g(x)` and `point(a) = g^-1(Q a)`, for the coordinates g of the space. A point off the subspace has the
+    coordinates of its projection. So every operation of a space works within it, and `Linearizer(A, W)` is a map of it; that of
+    a map f of the whole space is `i.H @ f @ i` with `i = Linearizer.inclusion(W)`.
+
+    Two are equal where their spaces are and their bases are one object: another basis gives other coordinates.
 
     Arguments:
         space: the Hilbert space.
         Q: coordinates (space.dim, k) of k orthonormal vectors, as columns; k = 0 is the zero subspace. Or an operator from R^k
-            with orthonormal columns, as `kernel` and `image` of an operator return it.
+            with orthonormal columns, as `kernel` and `image` of an operator return it. It does not train.
+        accuracy: the sine of the angle by which the span of Q may be off the subspace it stands for; by default what rounding
+            leaves of orthonormal columns. `+`, `&` and `contains` count no angle that it explains.
 
     Raises:
-        ShapeError: Q has not `space.dim` rows, or more columns than rows. DomainError: its columns are not orthonormal.
+        ShapeError: Q has not `space.dim` rows, or more columns than rows. DtypeError: its dtype is not that of the space.
+        DomainError: its columns are not orthonormal, or train.
 
     Law:
-        `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0` (laws/test_subspaces.py)
+        `check_space(W, points)`; `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0`;
+        `(W + V).dim + (W & V).dim == W.dim + V.dim` (laws/test_spaces.py, laws/test_subspaces.py)
 
     Example:
         >>> import torch
@@ -41,128 +57,239 @@ class Subspace:
         True
         >>> W.contains(torch.tensor([[3.0, 3.0], [3.0, 4.0]]))
         tensor([ True, False])
+        >>> W.mean(torch.tensor([[2.0, 2.0], [8.0, 8.0]])).round(decimals=3)
+        tensor([4., 4.])
     """
 
-    def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator) -> None:
+    def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator, accuracy: float | None = None) -> None:
         shape = tuple(Q.shape)
         if len(shape) != 2 or shape[0] != space.dim or shape[1] > shape[0]:
             raise ShapeError(f"a basis of a subspace of {space!r} has shape ({space.dim}, k), k <= {space.dim}, got {shape}")
-        if isinstance(Q, Tensor):
-            _require_orthonormal(Q)
-            Q = Dense(Q)
-        self.space, self.frame = space, Q
+        if any(isinstance(q, nn.Parameter) for q in ([Q] if isinstance(Q, Tensor) else Q.parameters())):
+            raise DomainError("a trained basis does not stay orthonormal: give its values, Q.detach(), and train the chart")
+        known = _deviation(Q) if isinstance(Q, Tensor) else 0.0
+        frame = Dense(Q) if isinstance(Q, Tensor) else Q
+        require_one_kind("the basis of the subspace", frame.reference(), "its space", space.reference())
+        super().__init__(space.shape, shape[1], ("subspace", space._key, frame))
+        self.space, self.frame = space, frame
+        self._known = known if accuracy is None else float(accuracy)
 
     @staticmethod
     def span(space: HilbertSpace, points: Tensor, rtol: float | None = None) -> "Subspace":
-        """The span of points (k, *shape): its dimension is the rank that their coordinates have up to `rtol`."""
+        """The span of points (k, *shape).
+
+        Its dimension is the rank of their coordinates: singular values up to `rtol` times the largest one count as zero. By
+        default those that rounding explains do, that of the coordinates and ten times what the chart adds; how many points
+        there are does not matter. The accuracy is what counts as zero over the least singular value that does not.
+        """
         require_shape(points, space.shape, "the points of a span")
-        return Subspace(space, orthonormal_columns(space.coords(points).mT, rtol))
+        return Subspace(space, *space.coordinate_basis(points, rtol))
 
     @property
-    def dim(self) -> int:
-        """The dimension k."""
-        return self.frame.shape[1]
+    def accuracy(self) -> float:
+        """The sine of the angle by which the span of the basis may be off; at least ten roundings."""
+        return max(self._known, FACTOR * torch.finfo(self._dtype()).eps)
+
+    def _dtype(self) -> torch.dtype:
+        like = self.frame.reference()
+        return torch.get_default_dtype() if like is None else like.dtype
 
     @property
     def Q(self) -> Tensor:
-        """The basis in coordinates (space.dim, k), orthonormal columns."""
+        """The basis in the coordinates of the space, (space.dim, k), orthonormal columns."""
         return self.frame.matrix(max(self.frame.shape))
+
+    def reference(self) -> Tensor | None:
+        like = self.space.reference()
+        return self.frame.reference() if like is None else like
+
+    def coords(self, x: Tensor) -> Tensor:
+        """<x, q_i> for the basis vectors q_i: the coordinates (*batch, k) of the projection of points (*batch, *shape)."""
+        require_like(x, self.reference(), "the point")
+        return self.frame.H(self.space.coords(x))
+
+    def point(self, z: Tensor) -> Tensor:
+        """The points sum_i z_i (.) q_i of coordinates (*batch, k)."""
+        require_shape(z, (self.dim,), "coordinates of the subspace")
+        return self.space.point(self.frame(z))
+
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            points, coords = self.space.roundings(x, None if against is None else self.frame(against))
+            z = self.space.coords(x)
+            # a product with Q or Q^T rounds coordinates by sqrt(n) |z|, and the point by what g^-1 makes of that
+            length, n = scaled_norm(z, -1), self.space.dim
+            signs = torch.randint(0, 2, (PROBES, *(1,) * length.dim(), n), generator=torch.Generator().manual_seed(0)) * 2 - 1
+            tangents = signs.to(z) * length.unsqueeze(-1)
+            shifts = torch.func.jvp(self.space.point, (z.expand(tangents.shape).clone(),), (tangents,))[1]
+            carried = scaled_norm(shifts.reshape(PROBES, *length.shape, -1), -1).amax(0)
+        reach = 1.0 if against is None else scaled_norm(against, -1).max()
+        return points + carried, coords + reach * math.sqrt(n) * length
 
     def basis(self) -> Tensor:
         """Orthonormal points (k, *shape)."""
         return self.space.point(self.Q.mT)
 
-    def coefficients(self, x: Tensor) -> Tensor:
-        """<x, q_i> for the basis vectors q_i: coordinates (*batch, k) of the projection in the basis."""
-        return self.frame.apply_adjoint(self.space.coords(x))
-
-    def element(self, a: Tensor) -> Tensor:
-        """The point sum_i a_i (.) q_i of coefficients (*batch, k)."""
-        require_shape(a, (self.dim,), "the coefficients of an element")
-        return self.space.point(self.frame(a))
-
+    @full_precision
     def projector(self) -> LinearOperator:
-        """Q Q^T, the orthogonal projection of coordinates."""
+        """Q Q^T, the orthogonal projection of the coordinates of the space."""
         return LowRank(self.Q, self.Q) if isinstance(self.frame, Dense) else self.frame @ self.frame.H
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the subspace, g^-1(Q Q^T g(x))."""
-        return self.element(self.coefficients(x))
+        return self.point(self.coords(x))
 
     def residual(self, x: Tensor) -> Tensor:
         """x (-) project(x), orthogonal to the subspace."""
         return self.space.point(self._off(self.space.coords(x)))
 
     def _off(self, z: Tensor) -> Tensor:
-        return z - self.frame(self.frame.apply_adjoint(z))
+        return z - self.frame(self.frame.H(z))
 
-    def distance(self, x: Tensor) -> Tensor:
-        """||x (-) project(x)||, of shape (*batch,)."""
+    def distance_to(self, x: Tensor) -> Tensor:
+        """||x (-) project(x)||, the distance from points to the subspace, of shape (*batch,)."""
         return scaled_norm(self._off(self.space.coords(x)), -1)
 
     def contains(self, x: Tensor, tolerance: float | None = None) -> Tensor:
-        """Whether points lie in the subspace: a boolean tensor (*batch,).
+        """Whether points lie in the subspace: a boolean tensor (*batch,), each decided on its own.
 
         Arguments:
             x: points (*batch, *shape).
-            tolerance: the distance, relative to ||x||, that counts as none. By default ten times what rounding may do to the
-                coordinates of x (`space.rounding`), and to those of the basis.
+            tolerance: the distance, relative to ||x||, that counts as none. By default `accuracy`, and ten times what
+                rounding may do to the coordinates of x (`space.roundings`) and to products with the basis.
         """
         z = self.space.coords(x)
         norms = scaled_norm(z, -1)
         if tolerance is None:
-            known = self.space.rounding(x)[1] + self.space.dim * float(norms.max()) if x.numel() else 0.0
-            allowed = torch.full_like(norms, FACTOR * torch.finfo(z.dtype).eps * known)
+            known = self.space.roundings(x)[1] + math.sqrt(self.space.dim) * norms
+            allowed = FACTOR * torch.finfo(z.dtype).eps * known + self.accuracy * norms
         else:
             allowed = tolerance * norms
-        return scaled_norm(self._off(z), -1) <= allowed
+        inside: Tensor = scaled_norm(self._off(z), -1) <= allowed
+        return inside
 
+    # ------------------------------------------------------------------------------------------------------- the lattice
+    @full_precision
     def complement(self) -> "Subspace":
-        """The orthogonal complement, of dimension space.dim - k."""
-        return Subspace(self.space, kernel(self.frame.H))
+        """The orthogonal complement, of dimension space.dim - k, known as well; its basis carries no gradient."""
+        with torch.no_grad():
+            if isinstance(self.frame, Dense):
+                return self._beside(self.Q, self._known)
+            return Subspace(self.space, kernel(self._precise().H).to(self._dtype()), self._known)
 
+    def _beside(self, Q: Tensor, accuracy: float) -> "Subspace":
+        """What is orthogonal to columns Q (n, p), held by the fewer vectors: its own, or those."""
+        rest = off(Q.detach().double())
+        frame = Dense(rest.matrix(len(Q))) if 2 * Q.shape[1] >= len(Q) else rest
+        return Subspace(self.space, frame.to(self._dtype()), accuracy)
+
+    def _precise(self) -> LinearOperator:
+        """The frame in float64: reflections in float32 err by sqrt(n) roundings."""
+        return self.frame if self._dtype() == torch.float64 else copy.deepcopy(self.frame).double()
+
+    def _held(self) -> tuple[Tensor, bool]:
+        """A basis in float64 of the subspace, or of its complement where that is smaller and no matrix is held; and which."""
+        if isinstance(self.frame, Dense):
+            return self.Q.double(), False
+        frame, n = self._precise(), self.space.dim
+        return (kernel(frame.H).matrix(n), True) if 2 * self.dim > n else (frame.matrix(n), False)
+
+    def _both(self, other: "Subspace", what: str) -> tuple[Tensor, bool, Tensor, bool]:
+        """What holds both, that of fewer columns first."""
+        if self.space != other.space:
+            raise SpaceMismatch(f"{what} needs subspaces of one space, got {difference(self.space, other.space)}")
+        # of as many, that of the lesser sum: V + W shall round as W + V does
+        (A, a), (B, b) = sorted((self._held(), other._held()), key=lambda X: (X[0].shape[1], float(X[0].detach().sum())))
+        return A, a, B, b
+
+    @full_precision
     def angles(self, other: "Subspace") -> Tensor:
         """The principal angles between two subspaces, ascending, min(dim, other.dim) of them in [0, pi/2].
 
         They come from cosines above 45 degrees and from sines below, so that small angles keep their digits.
         """
-        P = self._shared(other, "the angles between subspaces")
-        small, large = (self.Q, P) if self.dim <= other.dim else (P, self.Q)
-        cosines = torch.linalg.svdvals(large.mT @ small).clamp(max=1)
-        sines = torch.linalg.svdvals(small - large @ (large.mT @ small)).flip(0).clamp(max=1)[: len(cosines)]
-        return torch.where(cosines**2 > 0.5, torch.asin(sines), torch.acos(cosines))
+        A, a, B, b = self._both(other, "an angle")
+        C, n, count = B.mT @ A, self.space.dim, min(self.dim, other.dim)
+        sines, cosines = (torch.linalg.svdvals(X).clamp(max=1) for X in (A - B @ C, C))
+        if a != b:  # angles with what is orthogonal are the rest of 90 degrees
+            sines, cosines = cosines, sines
+        found = torch.where(cosines**2 > 0.5, torch.asin(sines.flip(0)), torch.acos(cosines))
+        shared = n - A.shape[1] - B.shape[1] if a and b else B.shape[1] - A.shape[1] if a else 0
+        found = torch.cat([found.new_zeros(max(0, shared)), found])
+        return (found[len(found) - count :] if a and b else found[:count]).to(self._dtype())
+
+    def sum(self, other: "Subspace", rtol: float | None = None) -> "Subspace":
+        """W + V, the span of both, of dimension dim W + dim V - dim(W & V).
+
+        Which directions W and V share is decided once, by the sines of the principal angles between them, the singular values
+        of (I - P_W) Q_V: cosines see no angle below sqrt(eps).
+
+        Arguments:
+            rtol: directions whose sine is at most this count as shared. By default what `accuracy` of both adds up to explains.
+
+        Returns:
+            The sum; its accuracy is that of both over the least sine above the cut-off. Its basis carries gradients, those at
+            fixed dimension, where both subspaces hold matrices.
+
+        Law:
+            `W.sum(V, rtol).dim + W.intersection(V, rtol).dim == W.dim + V.dim` (laws/test_subspaces.py)
+        """
+        return self._joined(other, "+", rtol, intersection=False)
+
+    def intersection(self, other: "Subspace", rtol: float | None = None) -> "Subspace":
+        """W & V, the directions that both share, decided as in `sum`. Its basis carries no gradient."""
+        with torch.no_grad():
+            return self._joined(other, "&", rtol, intersection=True)
+
+    @full_precision
+    def _joined(self, other: "Subspace", what: str, rtol: float | None, *, intersection: bool) -> "Subspace":
+        if rtol is not None:
+            require_cutoff(rtol, "the sine of an angle")
+        A, a, B, b = self._both(other, what)
+        zero = min(MOST, self.accuracy + other.accuracy) if rtol is None else rtol
+        with torch.no_grad():
+            C = B.mT @ A
+            # the sines between A and what is orthogonal to B are its cosines with B
+            U, sines, V = torch.linalg.svd(C) if a != b else torch.linalg.svd(A - B @ C, full_matrices=False)
+        kept = int((sines > zero).sum())
+        # each is made of what A and B share, or of both; a complement turns + into &
+        if a != b:
+            outside, held = not intersection, A @ V[kept:].mT if intersection == b else B @ U[:, kept:]
+        elif intersection != a:
+            outside, held = a, A @ V[kept:].mT
+        else:
+            outside, held = a, torch.linalg.qr(torch.cat([B, A @ V[:kept].mT], -1))[0]
+        held, accuracy = held.to(self._dtype()), min(1.0, zero / float(sines[kept - 1])) if kept else zero
+        return self._beside(held, accuracy) if outside else Subspace(self.space, held, accuracy)
 
     def __add__(self, other: "Subspace") -> "Subspace":
-        """The sum of two subspaces: the span of both."""
-        if not isinstance(other, Subspace):
-            return NotImplemented
-        return Subspace(self.space, orthonormal_columns(torch.cat([self.Q, self._shared(other, "+")], -1)))
+        """`sum`: the span of both."""
+        return self.sum(other) if isinstance(other, Subspace) else NotImplemented
+
+    def __radd__(self, zero: object) -> "Subspace":
+        """0 + W is W, so that `sum` of a list of subspaces is their sum."""
+        return self if is_zero(zero) else NotImplemented
 
     def __and__(self, other: "Subspace") -> "Subspace":
-        """The intersection of two subspaces: the complement of the sum of their complements."""
-        if not isinstance(other, Subspace):
-            return NotImplemented
-        self._shared(other, "&")
-        return (self.complement() + other.complement()).complement()
-
-    def _shared(self, other: "Subspace", what: str) -> Tensor:
-        if self.space != other.space:
-            raise SpaceMismatch(f"{what} needs subspaces of one space, got {difference(self.space, other.space)}")
-        return other.Q
+        """`intersection`: what both share."""
+        return self.intersection(other) if isinstance(other, Subspace) else NotImplemented
 
     def __repr__(self) -> str:
         return f"Subspace(dim={self.dim} of {self.space.dim}, {self.space!r})"
 
 
-def _require_orthonormal(Q: Tensor) -> None:
+def _deviation(Q: Tensor) -> float:
+    """How far columns are from orthonormal, as the norm of Q^T Q - I may be; products with them round by as much."""
     if not eager(Q) or not Q.shape[1]:
-        return
-    deviation = float((Q.mT @ Q).detach().sub(torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)).abs().max())
-    if not deviation <= 100 * Q.shape[0] * torch.finfo(Q.dtype).eps:
+        return 0.0
+    exact = Q.detach().double()
+    deviation = float((exact.mT @ exact - torch.eye(Q.shape[1], dtype=exact.dtype, device=Q.device)).abs().max())
+    if not deviation <= FACTOR * math.sqrt(Q.shape[0]) * torch.finfo(Q.dtype).eps:
         raise DomainError(
             f"the columns of a basis are orthonormal in coordinates, but Q^T Q - I has an entry of size {deviation:.3g}; "
             f"Subspace.span(space, points) makes them so"
         )
+    return deviation * math.sqrt(Q.shape[1])
 
 
 @final
@@ -178,15 +305,16 @@ class PrincipalComponents:
     def __init__(self, mean: Tensor, subspace: Subspace, variances: Tensor) -> None:
         self.mean, self.subspace, self.variances = mean, subspace, variances
 
-    def scores(self, x: Tensor) -> Tensor:
-        """Coefficients (*batch, k) of points, relative to the mean."""
+    def coords(self, x: Tensor) -> Tensor:
+        """The scores of points: coordinates (*batch, k) along the directions, from the mean; of points off them, as projected."""
         space = self.subspace.space
         return (space.coords(x) - space.coords(self.mean)) @ self.subspace.Q
 
-    def reconstruct(self, scores: Tensor) -> Tensor:
-        """The points of these scores."""
+    def point(self, z: Tensor) -> Tensor:
+        """The points mean (+) sum_i z_i (.) q_i of scores (*batch, k)."""
+        require_shape(z, (self.subspace.dim,), "the scores")
         space = self.subspace.space
-        return space.point(space.coords(self.mean) + scores @ self.subspace.Q.mT)
+        return space.point(space.coords(self.mean) + z @ self.subspace.Q.mT)
 
     def __repr__(self) -> str:
         return f"PrincipalComponents({len(self.variances)} of {self.subspace.space.dim}, {self.subspace.space!r})"
@@ -212,4 +340,8 @@ def principal_components(space: HilbertSpace, points: Tensor, k: int | None = No
     centred = z.double() - z.double().mean(0)
     _, s, Vh = torch.linalg.svd(centred, full_matrices=False)
     variances = s[:count] ** 2 / max(len(z) - 1, 1)
-    return PrincipalComponents(mean, Subspace(space, Vh[:count].mT.to(z)), variances.to(z))
+    # the rounding of the coordinates, over what tells these directions from the next
+    gap = float(s[count - 1] - (s[count] if count < len(s) else 0.0)) if count else 1.0
+    noise = torch.finfo(z.dtype).eps * float(torch.linalg.vector_norm(z.double()))
+    subspace = Subspace(space, Vh[:count].mT.to(z), min(1.0, noise / gap) if gap > 0 else 1.0)
+    return PrincipalComponents(mean, subspace, variances.to(z))

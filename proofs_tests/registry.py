@@ -1,4 +1,4 @@
-"""The objects under every law: charts with samples of their points, and cores that reproduce the matrix they are given.
+"""The objects under every law: charts and spaces with samples of their points, and cores that reproduce their matrix.
 
 Enrolling a class here puts it under every test of laws/. What is special about a chart or a core is said in its entry.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
+from induced import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import (
     ActNorm,
     AdditiveCoupling,
@@ -257,6 +258,57 @@ CHARTS = [
     ChartCase("torch transform", lambda: from_transform(AffineTransform(torch.tensor([1.0, 2.0]), -0.5), (2,))),
     ChartCase("inverse of a torch transform", lambda: from_transform(TanhTransform().inv, (3,)), -0.6, 0.6, is_inverse=True),
     ChartCase("callables", lambda: from_callables(torch.sinh, torch.asinh, (2,), log_abs_det=lambda x: x.cosh().log().sum(-1))),
+]
+
+
+# --------------------------------------------------------------------------------------------------------------- spaces
+@dataclass(frozen=True)
+class SpaceCase:
+    """A space, made in a dtype, and how its points are drawn: decoded from normal coordinates where nothing is said."""
+
+    name: str
+    make: Callable[[torch.dtype], HilbertSpace]
+    chart: ChartCase | None = None
+
+    def points(self, X: HilbertSpace, batch: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        """Points (*batch, *shape) of the space."""
+        if self.chart is not None and isinstance(X, InducedSpace):
+            return self.chart.points(X.chart, batch, dtype)
+        with torch.no_grad():
+            return X.point(0.5 * torch.randn((*batch, X.dim), dtype=dtype))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def of_chart(case: ChartCase) -> SpaceCase:
+    """The space that a chart makes of its points."""
+    return SpaceCase(case.name, lambda dtype: InducedSpace(case.make(dtype)), case)
+
+
+def _within(X: HilbertSpace, k: int, dtype: torch.dtype) -> Subspace:
+    """A subspace of dimension k, its points in general position."""
+    return Subspace(X, torch.linalg.qr(torch.randn(X.dim, k, dtype=torch.float64))[0].to(dtype))
+
+
+def _flow(dim: int, dtype: torch.dtype) -> InducedSpace:
+    return InducedSpace(shaken(real_nvp(dim, 2, 8)).to(dtype))
+
+
+SPACES = [
+    *map(of_chart, CHARTS),
+    SpaceCase("Euclidean space of matrices", lambda dtype: EuclideanSpace((2, 3))),
+    SpaceCase("product", lambda dtype: ProductSpace(_flow(3, dtype), EuclideanSpace((2, 2)), InducedSpace(Sinh(())))),
+    SpaceCase("subspace of matrices", lambda dtype: _within(EuclideanSpace((2, 3)), 2, dtype)),
+    SpaceCase("subspace of numbers", lambda dtype: _within(InducedSpace(Log(())), 1, dtype)),
+    SpaceCase("subspace of compositions", lambda dtype: _within(InducedSpace(Simplex(5)), 2, dtype)),
+    SpaceCase("subspace of covariances", lambda dtype: _within(InducedSpace(PositiveDefinite(3)), 3, dtype)),
+    SpaceCase("subspace of a flow", lambda dtype: _within(_flow(5, dtype), 3, dtype)),
+    SpaceCase("complement in a flow", lambda dtype: _within(_flow(5, dtype), 2, dtype).complement()),
+    SpaceCase("subspace of a complement", lambda dtype: _within(_within(_flow(5, dtype), 1, dtype).complement(), 2, dtype)),
+    SpaceCase("subspace of a product", lambda dtype: _within(ProductSpace(_flow(3, dtype), EuclideanSpace(2)), 2, dtype)),
+    SpaceCase("the zero subspace", lambda dtype: _within(_flow(3, dtype), 0, dtype)),
+    SpaceCase("all of a space as a subspace", lambda dtype: _within(_flow(3, dtype), 3, dtype)),
 ]
 
 

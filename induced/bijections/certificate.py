@@ -89,9 +89,14 @@ def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, prob
     Returns:
         The norm; infinite where the layers overflow.
     """
-    if x.numel() == 0:
-        return 0.0
+    return _worst(roundings(chart, x, against=against, probes=probes))
+
+
+def roundings(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> Tensor:
+    """`rounding` of each point of x, of shape (*batch,): the same number for a point whatever the others are."""
     batch, eps = x.dim() - len(chart.shape), torch.finfo(x.dtype).eps
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[:batch])
     layers = chart.layers()
     probes = probes or (8 if math.prod(chart.shape) <= 64 else 2)
     with torch.no_grad():
@@ -105,13 +110,14 @@ def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, prob
         for k in reversed(range(len(layers))):
             layer, z = layers[k], points[k + 1]
             if not layer.exact and not layer.resolution:
-                tangent = tangent + _signs(z, k + 1) * _size(layer.inv, z)
+                tangent = tangent + _signs(z, batch, k + 1) * _size(layer.inv, z)
             tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1]
             if steps[k]:
-                tangent = tangent + _signs(tangent, -k - 1) * (steps[k] / (2 * eps))
-        tangent = tangent + _signs(points[0], 0) * _size(layers[0], points[0])
+                tangent = tangent + _signs(tangent, batch, -k - 1) * (steps[k] / (2 * eps))
+        tangent = tangent + _signs(points[0], batch, 0) * _size(layers[0], points[0])
         error = tangent.reshape(*tangent.shape[: batch + 1], -1)
-        return _worst((error.norm(dim=-1) if against is None else error @ against.mT).abs())
+        sizes = error.norm(dim=-1) if against is None else (error @ against.mT).abs().amax(-1)
+        return torch.nan_to_num(sizes, nan=math.inf, posinf=math.inf).amax(0)
 
 
 def _lattice_steps(layers: tuple[Bijection, ...]) -> list[float]:
@@ -136,11 +142,15 @@ def _size(layer: Bijection, x: Tensor) -> Tensor:
 
 
 def _worst(sizes: Tensor) -> float:
-    """The largest, where nan counts as infinity."""
-    return float(torch.nan_to_num(sizes, nan=math.inf, posinf=math.inf).max())
+    """The largest, where nan counts as infinity; 0 of none."""
+    return float(torch.nan_to_num(sizes, nan=math.inf, posinf=math.inf).max()) if sizes.numel() else 0.0
 
 
-def _signs(x: Tensor, seed: int) -> Tensor:
-    """Random signs in the shape of x, the same ones for the same seed; the first rows are those of fewer rows."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x)
+def _signs(x: Tensor, batch: int, seed: int) -> Tensor:
+    """Random signs for the entries of a point and each probe of x (probes, *batch, ...), the same ones for the same seed.
+
+    The points of a batch share them, and the first probes are those of fewer probes.
+    """
+    shape = (x.shape[0], *x.shape[batch + 1 :])
+    signs = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return signs.reshape(shape[0], *(1,) * batch, *shape[1:]).to(x)

@@ -1,39 +1,57 @@
 """Orthonormal bases of the span of columns, with the rank that rounding can tell."""
 
+from typing import NamedTuple, final
+
 import scipy.linalg
 import torch
 from torch import Tensor
 
+from induced._validate import require_cutoff
 from induced.errors import ShapeError
+from induced.operators.factors import counted
 
 
-def orthonormal_columns(Z: Tensor, rtol: float | None = None) -> Tensor:
-    """Q (n, r) with orthonormal columns that span those of Z (n, k), by a rank-revealing QR.
+@final
+class Span(NamedTuple):
+    """Orthonormal columns Q (n, r), and the sine of the angle by which their span may be off, up to 1."""
 
-    A pivoted QR finds r columns that no others depend on; Gram-Schmidt in their given order makes Q. So independent columns
-    give Q R = Z with R upper triangular and a positive diagonal, and gradients are those of an ordinary QR.
+    Q: Tensor
+    accuracy: float
+
+
+def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0) -> Span:
+    """Q (n, r) with orthonormal columns that span those of Z (n, k), and how well that span is known.
+
+    The singular values of Z decide r. A pivoted QR finds r independent columns; Gram-Schmidt in their given order makes Q. So
+    independent columns give Q R = Z with R upper triangular and a positive diagonal, and gradients are those of an ordinary QR.
+    All of it runs in float64, since the rounding of a factorisation grows with the longer side.
+
+    What counts as zero among the singular values is what Z may be off by in norm. Over the least value that is kept, it is the
+    sine of the angle by which the span may be off.
 
     Arguments:
         Z: columns (n, k).
-        rtol: a column counts as dependent where what the others leave of it is at most rtol * the longest column; by
-            default eps * min(n, k), and what float64 loses over the longer side.
+        rtol: singular values up to rtol * ||Z|| count as zero; by default eps * min(n, k), eps that of Z, so that the longer
+            side, the number of samples, does not appear; in float64 also what the factorisation loses over it.
+        noise: the norm of what Z may be off by besides, where `rtol` is not given.
 
     Raises:
-        ShapeError: Z is not a matrix.
+        ShapeError: Z is not a matrix. DomainError: rtol is no finite number >= 0.
 
     Law:
         `Q.mT @ Q == I` and `Q @ Q.mT @ Z == Z` (laws/test_subspaces.py)
     """
     if Z.dim() != 2:
         raise ShapeError(f"an orthonormal basis is made of the columns of one matrix (n, k), got shape {tuple(Z.shape)}")
+    if rtol is not None:
+        require_cutoff(rtol, "a cut-off relative to the largest singular value")
     if 0 in Z.shape:
-        return Z[:, :0]
-    if rtol is None:
-        # the data are rounded to their own eps; the factorisation errs with its length, in float64
-        rtol = torch.finfo(Z.dtype).eps * min(Z.shape) + torch.finfo(torch.float64).eps * max(Z.shape) ** 0.5
+        return Span(Z[:, :0], 0.0)
     R, pivots = scipy.linalg.qr(Z.detach().double().cpu().numpy(), mode="r", pivoting=True)
-    diagonal = abs(R.diagonal())
-    rank = int((diagonal > rtol * diagonal[0]).sum())
+    s = scipy.linalg.svdvals(R[: min(Z.shape)])
+    zero = counted(min(Z.shape), max(Z.shape), Z.dtype) * s[0] + noise if rtol is None else rtol * s[0]
+    rank = int((s > zero).sum())
+    if rank == 0:
+        return Span(Z[:, :0], 0.0)
     Q, R = torch.linalg.qr(Z[:, sorted(pivots[:rank].tolist())].double())
-    basis: Tensor = (Q * torch.where(R.detach().diagonal() < 0, -1.0, 1.0)).to(Z.dtype)
-    return basis
+    return Span((Q * torch.where(R.detach().diagonal() < 0, -1.0, 1.0)).to(Z.dtype), float(zero / s[rank - 1]))

@@ -25,14 +25,13 @@ Dense is Dense. A batch of operators without a closed form of its own gives a Su
 c I + U V^T recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
 """
 
-from numbers import Real
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from induced._validate import eager, require_like, require_shape
-from induced.errors import DomainError, NotSquare, SingularOperator
+from induced._validate import eager, require_cutoff, require_like, require_shape
+from induced.errors import NotSquare, SingularOperator
 from induced.operators.base import Dense, LinearOperator, brief
 from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked, held
@@ -56,8 +55,7 @@ def absolute(A: LinearOperator, rtol: float | None) -> Tensor | None:
     """rtol * ||A||, (*batch,); None for the default, what rounding leaves of a zero."""
     if rtol is None:
         return None
-    if not isinstance(rtol, Real) or not 0 <= rtol < float("inf"):
-        raise DomainError(f"rtol, a cut-off relative to ||A||, must be a finite number >= 0, got {rtol!r}")
+    require_cutoff(rtol, "a cut-off relative to ||A||")
     values = A._reduction().singular_values(zeros=False).values.detach()
     return rtol * (values.amax(-1) if values.shape[-1] else values.sum(-1))
 
@@ -201,7 +199,6 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------- kernel, image
-@checked("the kernel", single=True)
 def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """{z : A z = 0}, as an operator from R^k with orthonormal columns that span it.
 
@@ -220,11 +217,9 @@ def kernel(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
         tensor([[0.],
                 [1.]])
     """
-    with torch.no_grad():
-        return _spanned(A._reduction(), absolute(A, rtol), kernel=True)
+    return kernel_span(A, rtol).basis
 
 
-@checked("the image", single=True)
 def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     """{A z}, as an operator from R^k with orthonormal columns that span it. Singular values count as zero as in `pinv`.
 
@@ -236,15 +231,41 @@ def image(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
     Law:
         `Q @ Q.H @ A == A` for Q = image(A) (laws/test_solutions.py)
     """
+    return image_span(A, rtol).basis
+
+
+@final
+class Spanned(NamedTuple):
+    """Orthonormal columns, and the sine of the angle by which their span may be off.
+
+    That is what counts as zero over the least singular value that does not.
+    """
+
+    basis: LinearOperator
+    accuracy: float
+
+
+@checked("the kernel", single=True)
+def kernel_span(A: LinearOperator, rtol: float | None = None) -> Spanned:
+    """`kernel(A, rtol)`, and how well it is known."""
+    with torch.no_grad():
+        return _spanned(A._reduction(), absolute(A, rtol), kernel=True)
+
+
+@checked("the image", single=True)
+def image_span(A: LinearOperator, rtol: float | None = None) -> Spanned:
+    """`image(A, rtol)`, and how well it is known."""
     with torch.no_grad():
         return _spanned(A._reduction(), absolute(A, rtol), kernel=False)
 
 
-def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> LinearOperator:
+def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> Spanned:
     """The span of the right singular vectors of the values that count as zero, or of the left ones of the others."""
     side = R.adjoint() if kernel else R
     if isinstance(R, DirectSum) or isinstance(side, DirectSum):
-        basis: LinearOperator = BlockDiagonal(*(_spanned(part, zero, kernel=kernel) for part in R.parts))  # type: ignore[union-attr]
+        parts = [_spanned(part, zero, kernel=kernel) for part in R.parts]  # type: ignore[union-attr]
+        basis: LinearOperator = BlockDiagonal(*(part.basis for part in parts))
+        accuracy = max(part.accuracy for part in parts)
     else:
         u, s = side.W.factors(side.blocks)[0], R.values()  # as `rank` has them: those of the adjoint differ by rounding
         kept, stands = s > R.zero(s, zero), True if R.W.times is None else (R.W.times > 0).unsqueeze(-1)
@@ -264,7 +285,11 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> 
         else:
             basis = side.W.span(j, y)
         basis = Dense(basis.A.to(R.dtype)) if isinstance(basis, Dense) else basis
-    return basis if side.left is None else side.left @ basis
+        shares = (R.zero(s, zero) / s)[kept].flatten().tolist()
+        if R.c is not None and R.repeated:
+            shares += [share for share in (R.zero_of_c(zero) / R.c.abs()).flatten().tolist() if share < 1]
+        accuracy = max(shares, default=0.0)
+    return Spanned(basis if side.left is None else side.left @ basis, accuracy)
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse

@@ -18,6 +18,7 @@ from induced.operators import base, triangular
 from induced.propagators import magnus, steps
 from induced.serialization.registry import BOUND, named, recipe, register
 from induced.spaces import EuclideanSpace, InducedSpace, ProductSpace
+from induced.subspaces import Subspace
 
 _CHARTS: dict[type[nn.Module], tuple[str, ...]] = {
     **{cls: ("shape",) for cls in (b.ActNorm, b.Arctanh, b.Conv1x1, b.Flatten, b.Identity, b.Log, b.LogExpm1, b.Logit, b.Sinh)},
@@ -52,6 +53,12 @@ for _package, _classes in (("bijections", _CHARTS), ("operators", _OPERATORS)):
 register(triangular.Solve, "operator", name="operators.LUInverse")
 register(InducedSpace, "chart", name="InducedSpace")
 register(EuclideanSpace, "shape", name="EuclideanSpace")
+
+register(
+    Subspace,
+    describe=lambda W: {"space": W.space, "Q": W.frame, "accuracy": W.accuracy},
+    name="Subspace",
+)
 
 register(nn.ReLU, name="torch.ReLU")
 register(nn.SiLU, name="torch.SiLU")

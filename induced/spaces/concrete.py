@@ -7,8 +7,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import scaled_norm
 from induced._validate import eager, require_like, require_shape
-from induced.bijections import Bijection, rounding
+from induced.bijections import Bijection
+from induced.bijections.certificate import roundings
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.spaces.hilbert import HilbertSpace, require_alike
 
@@ -54,10 +56,10 @@ class InducedSpace(HilbertSpace):
     def reference(self) -> Tensor | None:
         return self.chart.reference()
 
-    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             z = self.chart(x)
-        return rounding(self.chart, x.detach()), rounding(self.chart.inv, z, against=against)
+        return roundings(self.chart, x.detach()), roundings(self.chart.inv, z, against=against)
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"
@@ -140,13 +142,19 @@ class ProductSpace(HilbertSpace):
         for part, space in zip(parts, spaces, strict=True):
             require_shape(part, space.shape, f"a part in {space!r}")
         require_alike(*parts)
-        return torch.cat([part.reshape(*_batch(part, space), -1) for part, space in zip(parts, spaces, strict=True)], -1)
+        return torch.cat(
+            [
+                part.reshape(*_batch(part, space), entries)
+                for part, space, entries in zip(parts, spaces, self._entries, strict=True)
+            ],
+            -1,
+        )
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts of points (*batch, *shape), one a factor."""
         require_shape(x, self.shape, "a point of the product")
         pieces = torch.split_with_sizes(x, self._entries, -1)
-        return tuple(p.reshape(*p.shape[:-1], *space.shape) for p, space in zip(pieces, self._spaces(), strict=True))
+        return tuple(p.reshape((*p.shape[:-1], *space.shape)) for p, space in zip(pieces, self._spaces(), strict=True))
 
     def coords(self, x: Tensor) -> Tensor:
         return torch.cat([space.coords(part) for part, space in zip(self.split(x), self._spaces(), strict=True)], -1)
@@ -156,12 +164,12 @@ class ProductSpace(HilbertSpace):
         pieces = torch.split_with_sizes(z, self._dims, -1)
         return self.join(*(space.point(piece) for piece, space in zip(pieces, self._spaces(), strict=True)))
 
-    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
         along = [None] * len(self._dims) if against is None else list(torch.split_with_sizes(against, self._dims, -1))
-        each = [F.rounding(part, w) for F, part, w in zip(self._spaces(), self.split(x), along, strict=True)]
-        points, coords = zip(*each, strict=True)
+        each = [F.roundings(part, w) for F, part, w in zip(self._spaces(), self.split(x), along, strict=True)]
+        points, coords = (torch.stack(part) for part in zip(*each, strict=True))
         # errors along vectors add up, lengths of errors as the hypotenuse
-        return math.hypot(*points), sum(coords) if against is not None else math.hypot(*coords)
+        return scaled_norm(points, 0), scaled_norm(coords, 0) if against is None else coords.sum(0)
 
     def __repr__(self) -> str:
         return f"ProductSpace({', '.join(map(repr, self._spaces()))})"

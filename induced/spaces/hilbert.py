@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from induced._numerics import full_precision, scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
-from induced.operators.bases import orthonormal_columns
+from induced.operators.bases import Span, orthonormal_columns
 from induced.operators.rules import Scalar, is_zero, per_sample, require_fit
+
+FACTOR = 10.0
+"""Roundings, in multiples of what is estimated, that decisions about points forgive."""
+
+SOME = 256
+"""So many points tell the rounding of all points that span a subspace."""
 
 
 def require_alike(*points: Tensor) -> None:
@@ -65,14 +71,19 @@ class HilbertSpace(nn.Module, ABC):
         return next(self.parameters(), None)
 
     def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
-        """Norms of the errors, in multiples of eps, of `point(coords(x))` and of the coordinates there and back.
+        """The worst of `roundings` over the points x; 0 where there are none."""
+        points, coords = self.roundings(x, against)
+        return (float(points.max()), float(coords.max())) if points.numel() else (0.0, 0.0)
 
-        The worst of the points x counts. With `against`, coordinates (m, dim), the second number is the largest inner
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Norms of the errors, in multiples of eps, of `point(coords(x))` and of the coordinates there and back; (*batch,) each.
+
+        Those of a point do not depend on the others. With `against`, coordinates (m, dim), the second is the largest inner
         product of the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
         """
         points = x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1)
-        reach = 1.0 if against is None else float(scaled_norm(against, -1).max())
-        return float(scaled_norm(points, -1).max()), reach * float(scaled_norm(self.coords(x), -1).max())
+        reach = 1.0 if against is None else scaled_norm(against, -1).max()
+        return scaled_norm(points, -1), reach * scaled_norm(self.coords(x), -1)
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
@@ -213,12 +224,26 @@ class HilbertSpace(nn.Module, ABC):
     def orthonormalize(self, points: Tensor, rtol: float | None = None) -> Tensor:
         """Orthonormal points (r, *shape) with the span of points (k, *shape): Gram-Schmidt in coordinates, rank-revealing.
 
-        Points that depend on others, up to `rtol` times the longest one, are left out: r is the dimension of the span.
+        Points that depend on others are left out: r is the dimension of the span. Singular values of the coordinates up to
+        `rtol` times the largest one count as zero, by default those of rounding, that of the coordinates and of the chart.
 
         Law:
             `gram(orthonormalize(x)) == I`; `orthonormalize(x)[0] == x[0] / ||x[0]||` for independent x (laws/test_spaces.py)
         """
-        return self.point(orthonormal_columns(self.coords(points).mT, rtol).mT)
+        return self.point(self.coordinate_basis(points, rtol).Q.mT)
+
+    def coordinate_basis(self, points: Tensor, rtol: float | None = None) -> Span:
+        """An orthonormal basis Q (dim, r) of the coordinates of points (k, *shape), and its accuracy; `rtol` as above."""
+        z = self.coords(points)
+        return orthonormal_columns(z.mT, rtol, self._noise(points, z.detach()) if rtol is None else 0.0)
+
+    def _noise(self, points: Tensor, z: Tensor) -> float:
+        """The norm of what the chart adds to the rounding of coordinates (k, dim), of all points as of some of them."""
+        some = slice(None, None, max(1, len(points) // SOME))
+        with torch.no_grad():
+            added = self.roundings(points[some].detach())[1] - scaled_norm(z[some], -1)
+        size = float(torch.linalg.vector_norm(added.double().clamp(min=0)))
+        return float(FACTOR * torch.finfo(z.dtype).eps * size * math.sqrt(len(z) / max(1, len(z[some]))))
 
     @full_precision
     def metric(self, x: Tensor) -> Tensor:

@@ -377,7 +377,7 @@ def test_ranges_of_classes_add_and_intersect_within_the_range(projector: Lineari
     own = (A.project(threes) - threes).square().mean(), (B.project(threes) - threes).square().mean()
     assert own[0] < own[1]
     c = coordinates(projector, threes)[:, projector.core.mask()].double().numpy()
-    assert float(A.coefficients(threes).square().sum()) == pytest.approx(np.sum(np.linalg.svd(c)[1][:20] ** 2), rel=1e-4)
+    assert float(A.coords(threes).square().sum()) == pytest.approx(np.sum(np.linalg.svd(c)[1][:20] ** 2), rel=1e-4)
     for rank in (-1, 31):
         with pytest.raises(DomainError, match=f"100 images and a projector of rank 30 give 0..30 components, got {rank}"):
             principal_range(projector, threes, rank)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import induced.bijections
 import induced.operators
-from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace
+from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Subspace
 from induced.bijections import (
     ActNorm,
     AdditiveCoupling,
@@ -244,6 +244,21 @@ def test_products_of_spaces_come_back(tmp_path: Path) -> None:
     loaded = again(X, tmp_path / "space")
     x = X.sample(2)
     assert torch.equal(loaded.coords(x), X.coords(x)) and loaded.factors[0] is loaded.factors[2]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_map_of_a_subspace_comes_back(outside: bool, tmp_path: Path) -> None:
+    X = InducedSpace(shaken(real_nvp(5, 2, 8)))
+    W = Subspace.span(X, X.sample(2).detach(), rtol=1e-3)
+    V = W.complement() if outside else W
+    i = Linearizer.inclusion(V)
+    for number, f in enumerate((Linearizer(nn.Parameter(torch.randn(V.dim, V.dim)), V), i, i.H)):
+        loaded = again(f, tmp_path / str(number))
+        x = f.domain.sample(3)
+        assert torch.equal(loaded(x), f(x))
+        assert (loaded.domain == loaded.codomain) == (f.domain == f.codomain)
+    assert loaded.codomain.space is loaded.domain and loaded.codomain.accuracy == V.accuracy > 1e-4
+    assert loaded.codomain.frame.H.shape == loaded.core.shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

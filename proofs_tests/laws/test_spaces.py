@@ -1,4 +1,4 @@
-"""Induced spaces: the axioms over the registry of charts, and what each operation costs. Oracles: arithmetic of known charts."""
+"""Induced spaces: the axioms over the registry of spaces, and what each operation costs. Oracles: arithmetic of known charts."""
 
 import math
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace, Vector
+from induced import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Subspace, Vector
 from induced._numerics import scaled_norm
 from induced.bijections import Bijection, Log, Logit, real_nvp
 from induced.checks import check_space, require
 from induced.errors import DtypeError, ShapeError
 from induced.operators import Diagonal, exp_multiply
-from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken
+from proofs_tests.registry import DTYPES, SPACES, SpaceCase, agree, shaken
 
-every_chart = pytest.mark.parametrize("case", CHARTS, ids=str)
+every_space = pytest.mark.parametrize("case", SPACES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 moderate = st.floats(-3, 3, allow_subnormal=False)
 positive = st.floats(0.1, 10)
@@ -47,20 +47,28 @@ class Counting(Bijection):
         return counted
 
 
+def coordinates(X: HilbertSpace, x: Tensor) -> Tensor:
+    """The coordinates of points (k, *shape), from the chart itself."""
+    if isinstance(X, ProductSpace):
+        return torch.cat([coordinates(F, part) for F, part in zip(X.factors, X.split(x), strict=True)], -1)  # type: ignore[arg-type]
+    if isinstance(X, Subspace):
+        return torch.einsum("kn,nj->kj", coordinates(X.space, x), X.Q)
+    return (X.chart(x) if isinstance(X, InducedSpace) else x).reshape(len(x), -1)
+
+
 @every_dtype
-@every_chart
-def test_the_axioms_of_a_hilbert_space_hold(case: ChartCase, dtype: torch.dtype) -> None:
-    g = case.make(dtype)
-    reports = check_space(InducedSpace(g), case.points(g, (6,), dtype))
+@every_space
+def test_the_axioms_of_a_hilbert_space_hold(case: SpaceCase, dtype: torch.dtype) -> None:
+    X = case.make(dtype)
+    reports = check_space(X, case.points(X, (6,), dtype))
     require(reports)
     assert len(reports) == 12
 
 
-@every_chart
-def test_combine_is_add_and_scale(case: ChartCase) -> None:
-    g = case.make()
-    X = InducedSpace(g)
-    x, y = case.points(g, (4,)), case.points(g, (4,))
+@every_space
+def test_combine_is_add_and_scale(case: SpaceCase) -> None:
+    X = case.make(torch.float64)
+    x, y = case.points(X, (4,)), case.points(X, (4,))
     added = X.add(X.scale(0.3, x), X.scale(-0.6, y))
     agree(X.coords(X.combine((0.3, -0.6), (x, y))).detach(), X.coords(added).detach(), 100)
     agree(X.combine([1.0], [x]), x, 100)
@@ -69,31 +77,42 @@ def test_combine_is_add_and_scale(case: ChartCase) -> None:
     agree(X.neg(x), X.scale(-1.0, x), 100)
 
 
-@every_chart
-def test_coordinates_are_vectors_for_every_batch(case: ChartCase) -> None:
-    g = case.make()
-    X = InducedSpace(g)
-    assert X.dim == math.prod(g.coord_shape)
+@every_space
+def test_coordinates_are_vectors_for_every_batch(case: SpaceCase) -> None:
+    X = case.make(torch.float64)
     for batch in ((), (1,), (0,), (3, 2)):
-        x = case.points(g, batch)
+        x = case.points(X, batch)
         assert X.coords(x).shape == (*batch, X.dim)
         assert X.point(X.coords(x)).shape == x.shape
         assert X.norm(x).shape == X.inner(x, x).shape == X.distance(x, x).shape == batch
         assert X.zero(*batch, dtype=torch.float64).shape == x.shape
 
 
-@every_chart
-def test_the_geometry_is_that_of_the_coordinates(case: ChartCase) -> None:
-    g = case.make()
-    X = InducedSpace(g)
-    points = case.points(g, (5,))
+@every_space
+def test_the_geometry_is_that_of_the_coordinates(case: SpaceCase) -> None:
+    X = case.make(torch.float64)
+    points = case.points(X, (5,))
     with torch.no_grad():
-        z = g(points).reshape(5, -1).numpy()
+        z = coordinates(X, points).numpy()
+        assert z.shape == (5, X.dim)
         agree(X.gram(points), torch.from_numpy(z @ z.T))
         agree(X.inner(points[1], points[2]), torch.tensor(float(z[1] @ z[2]), dtype=torch.float64))
         agree(X.norm(points), torch.from_numpy((z**2).sum(-1) ** 0.5))
         agree(X.distance(points[0], points[1]), torch.tensor(((z[0] - z[1]) ** 2).sum() ** 0.5, dtype=torch.float64))
         agree(X.coords(X.mean(points)), torch.from_numpy(z.mean(0)), 100)
+
+
+@every_dtype
+@every_space
+def test_the_rounding_of_a_point_does_not_depend_on_the_others(case: SpaceCase, dtype: torch.dtype) -> None:
+    X = case.make(dtype)
+    x = case.points(X, (5,), dtype)
+    together = torch.stack(X.roundings(x))
+    assert together.shape == (2, 5)
+    alone = torch.stack([torch.stack(X.roundings(p)) for p in x], -1)
+    agree(together, alone, 100)  # kernels differ with the size of a batch
+    agree(torch.stack(X.roundings(x.flip(0))).flip(-1), together, 100)
+    assert X.rounding(x) == tuple(together.amax(-1).tolist())
 
 
 @pytest.mark.parametrize(
@@ -109,7 +128,7 @@ def test_lengths_and_angles_do_not_depend_on_the_scale(dtype: torch.dtype, power
     assert float(X.angle(x, y)) == pytest.approx(math.acos(-1 / 3), rel=4 * eps)
     assert float(X.angle(x, y / size)) == pytest.approx(math.acos(-1 / 3), rel=4 * eps)
     assert float(X(x).norm()) == float(X.norm(x))
-    assert float(Subspace.span(X, y[None]).distance(x)) == pytest.approx(5 * math.sqrt(8) / 3 * size, rel=8 * eps)
+    assert float(Subspace.span(X, y[None]).distance_to(x)) == pytest.approx(5 * math.sqrt(8) / 3 * size, rel=8 * eps)
     q = X.orthonormalize(torch.stack([x, y]))
     agree(q, X.orthonormalize(unit))
     x.requires_grad_()

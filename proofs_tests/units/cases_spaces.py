@@ -61,6 +61,39 @@ CASES = [
         lambda: Subspace(R2, torch.ones(2, 1)),
     ),
     Case(
+        DomainError,
+        r"a trained basis does not stay orthonormal: give its values, Q.detach\(\)",
+        lambda: Subspace(R2, nn.Parameter(torch.eye(2)[:, :1])),
+    ),
+    Case(
+        DtypeError,
+        r"the basis of the subspace is torch.float64 on cpu, its space torch.float32 on cpu: convert one of them",
+        lambda: Subspace(InducedSpace(real_nvp(2)), torch.eye(2).double()),
+    ),
+    Case(DtypeError, r"the point: got torch.float64 on cpu, expected torch.float32", lambda: LINE.coords(torch.ones(2).double())),
+    Case(ShapeError, r"coordinates of the subspace must have shape .* got \(2,\)", lambda: LINE.point(torch.ones(2))),
+    Case(DomainError, r"rtol, the sine of an angle, must be a finite number >= 0, got -1", lambda: LINE.sum(LINE, rtol=-1)),
+    Case(
+        DomainError,
+        r"rtol, a cut-off relative to the largest singular value, must be a finite number >= 0, got inf",
+        lambda: Subspace.span(R2, torch.eye(2), rtol=float("inf")),
+    ),
+    Case(
+        ShapeError,
+        r"the scores must have shape \(\*batch, 1\), got \(2,\)",
+        lambda: principal_components(R2, torch.rand(5, 2), 1).point(torch.ones(2)),
+    ),
+    Case(
+        SpaceMismatch,
+        r"& needs subspaces of one space, got EuclideanSpace.* and InducedSpace.*, which differ",
+        lambda: LINE & OTHER,
+    ),
+    Case(
+        SpaceMismatch,
+        r"an angle needs subspaces of one space",
+        lambda: LINE.angles(OTHER),
+    ),
+    Case(
         SpaceMismatch,
         r"\+ needs subspaces of one space, got EuclideanSpace.* and InducedSpace.*, which differ",
         lambda: LINE + OTHER,

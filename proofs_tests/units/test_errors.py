@@ -308,10 +308,10 @@ CASES = [
     Case(DomainError, r"A \*\* p takes a finite real number p, got nan", lambda: linear(torch.eye(2)) ** float("nan")),
     Case(
         DtypeError,
-        r"the domain of a Linearizer is a space, e.g. EuclideanSpace\(3\) or InducedSpace\(chart\), got 2",
+        r"the domain of a Linearizer is a HilbertSpace, e.g. InducedSpace\(chart\), got 2",
         lambda: linear(torch.eye(2), 2),  # type: ignore[arg-type]
     ),
-    Case(DtypeError, r"the codomain of a Linearizer is a space, .* got 2", lambda: linear(torch.eye(2), R2, 2)),  # type: ignore[arg-type]
+    Case(DtypeError, r"the codomain of a Linearizer is a HilbertSpace, .* got 2", lambda: linear(torch.eye(2), R2, 2)),  # type: ignore[arg-type]
     Case(NotSquare, r"the inverse needs a square operator, got shape \(2, 3\)", lambda: linear(torch.ones(2, 3), R3, R2).inv),
     Case(
         ShapeError,
