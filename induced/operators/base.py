@@ -15,7 +15,7 @@ from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, holding, register, require_matrix
 from induced.operators.factors import counted
 from induced.operators.reduction import Frame, Reduction, require_regular
-from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, per_matrix
+from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, kind, per_matrix
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
@@ -72,8 +72,8 @@ class LinearOperator(Algebra):
         """
         if max(self.shape) > limit:
             raise ShapeError(f"a {self.shape} matrix exceeds limit={limit}; pass matrix(limit={max(self.shape)}) to allow it")
-        like = self.reference()
-        eye = torch.eye(self.shape[1], dtype=None if like is None else like.dtype, device=None if like is None else like.device)
+        like = kind(self)
+        eye = torch.eye(self.shape[1], dtype=like.dtype, device=like.device)
         return self._columns(eye).mT
 
     def _columns(self, rows: Tensor) -> Tensor:
@@ -364,11 +364,8 @@ class Scaled(OfScaled, LinearOperator):
         return Scaled(self.a, self.operator.H)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.a:g} * {self.operator}"
-            if isinstance(self.a, float)
-            else f"a of shape {tuple(self.a.shape)} * {brief(self.operator)}"
-        )
+        a = f"{self.a:g}" if isinstance(self.a, float) else f"a of shape {tuple(self.a.shape)}"
+        return f"{a} * {self.operator}"
 
 
 def brief(A: LinearOperator) -> str:

@@ -7,7 +7,6 @@ are computed in float64 (`induced.operators.matrices`).
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from induced._validate import require_finite
@@ -16,7 +15,7 @@ from induced.operators.checked import checked, held
 from induced.operators.linalg import inverse
 from induced.operators.lowrank import identity
 from induced.operators.matrices import analytic_function, exponential, logarithm
-from induced.operators.rules import Scalar
+from induced.operators.rules import Scalar, kind
 
 
 @checked("the exponential", square=True)
@@ -137,8 +136,7 @@ def resolvent(A: LinearOperator, s: Scalar) -> LinearOperator:
     Law:
         `resolvent(A, s) - resolvent(A, t) == (t - s) * resolvent(A, s) @ resolvent(A, t)` (laws/test_functions.py)
     """
-    like = A.reference()
-    number = identity(A.shape[0], torch.zeros(()) if like is None else like)._scaled(A.multiplier(s))
+    number = identity(A.shape[0], kind(A))._scaled(A.multiplier(s))
     return inverse(A._scaled(-1.0)._plus(number))  # torch.compile traces no signs between operators made in its graph
 
 

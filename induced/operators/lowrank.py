@@ -1,7 +1,6 @@
 """Operators U V^T and c I + U V^T: closed under sum, product, adjoint and functions at O(n r^2) (docs/theory/linearizer.md)."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import final
 
@@ -155,9 +154,6 @@ class LowRank(_Factored):
 
     plain = True
 
-    def __init__(self, U: Tensor, V: Tensor) -> None:
-        super().__init__(U, V)
-
     def forward(self, z: Tensor) -> Tensor:
         return _apply(z, self.U, self.V)
 
@@ -306,15 +302,17 @@ class ScaledIdentityPlusLowRank(_Factored):
         if 2 * self.U.shape[-1] >= self.shape[0]:
             return self._reduction().pinv(zero)
         woodbury, bound = self._woodbury()
-        follows = tracked(*self.parts())
-        if zero is None and (float(bound) <= WELL if eager(self.U) else follows):
+        follows, looked = tracked(*self.parts()), eager(self.U)
+        if zero is None and (float(bound) <= WELL if looked else follows):
             return woodbury
         reduction = self._reduction()
-        if follows and eager(self.U) and reduction.regular(zero):
+        if not (follows and looked):
+            return reduction.pinv(zero)
+        if reduction.regular(zero):
             return woodbury
-        with torch.no_grad() if follows and eager(self.U) else nullcontext():
+        with torch.no_grad():
             X = reduction.pinv(zero)
-        return followed(self, X) if follows and eager(self.U) else X
+        return followed(self, X)
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
@@ -354,14 +352,10 @@ class ScaledIdentityPlusLowRank(_Factored):
             return Dense(self.matrix(self.shape[0]))._phi(phi)
         c, U, V = (part.double() for part in self.parts())
         value = phi.of_scalars(c)
-        if phi.cut and not self.batch and eager(U) and self._nearly_singular():
+        if phi.cut and not self.batch and eager(U) and (bool(c == 0) or not self._reduction().regular(None)):  # A may be singular
             return super()._phi(phi)
         psi = divided_difference(c, V.mT @ U, lambda M: phi.of_matrix(M, 0.0))
         return ScaledIdentityPlusLowRank(value.to(self.U), (U @ psi).to(self.U), self.V)
-
-    def _nearly_singular(self) -> bool:
-        """Whether c I + V^T U, and so A, may be singular at its precision."""
-        return bool(self.c == 0) or not self._reduction().regular(None)
 
     def _real_power(self, p: float) -> LinearOperator:
         if not self.batch and eager(self.c) and bool(self.c == 0):

@@ -18,6 +18,7 @@ from induced.operators.diagonal import Selection
 from induced.operators.lowrank import ScaledIdentityPlusLowRank, factored, identity
 from induced.operators.matrices import Phi
 from induced.operators.reduction import Reduction, SignLogDet
+from induced.operators.rules import kind
 
 
 class OrthogonalOperator(LinearOperator):
@@ -41,20 +42,16 @@ class OrthogonalOperator(LinearOperator):
         """No block at all: c = 1 between Q and the identity. Functions of Q want its matrix."""
         if same_frames:
             return super().reduced(True)
-        one = self._one()
+        one = kind(self).new_ones(())
         empty = one.new_zeros(self.shape[0], 0, dtype=torch.float64)
         frame = Columns(Basis(empty, empty[:0], empty[:0]), factored, one.dtype)
         return Reduction(frame, frame, empty.new_zeros(1, 0, 0), one, one.dtype, torch.finfo(one.dtype).eps, left=self)
 
-    def _one(self) -> Tensor:
-        like = self.reference()
-        return torch.ones((), dtype=None if like is None else like.dtype, device=None if like is None else like.device)
-
     def _polar(self) -> tuple[LinearOperator, LinearOperator]:
-        return self, identity(self.shape[0], self._one())
+        return self, identity(self.shape[0], kind(self))
 
     def _slogdet(self) -> SignLogDet:
-        return SignLogDet(self.sign(), 0 * self._one())
+        return SignLogDet(self.sign(), kind(self).new_zeros(()))
 
     def _det(self) -> Tensor:
         return self.sign()

@@ -58,6 +58,12 @@ def per_matrix(a: Scalar, trailing: int = 2) -> Scalar:
     return a[(..., *(None,) * trailing)] if isinstance(a, Tensor) and a.dim() > 0 else a
 
 
+def kind(A: Any) -> Tensor:
+    """A tensor of the dtype and device of what an operator or family holds; of torch's default ones where it holds nothing."""
+    like: Tensor | None = A.reference()
+    return torch.zeros(()) if like is None else like
+
+
 def is_zero(start: object) -> bool:
     """Whether this is the number 0, with which Python's `sum` starts: 0 + A is A."""
     return isinstance(start, Real) and start == 0
@@ -183,8 +189,7 @@ class OfScaled(OfOne):
 
     def _number(self) -> Tensor:
         """a as a tensor of the operator's kind."""
-        like = self.operator.reference()
-        like = torch.zeros(()) if like is None else like
+        like = kind(self.operator)
         return torch.as_tensor(self.a, dtype=like.dtype, device=like.device)
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:

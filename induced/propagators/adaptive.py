@@ -8,9 +8,9 @@ from torch import Tensor
 
 from induced._validate import require_finite
 from induced.errors import DomainError, NotConverged
+from induced.operators.rules import kind
 from induced.propagators.families import OperatorFamily
-from induced.propagators.propagate import METHODS, require_single_times
-from induced.propagators.steps import Interval, Method, walk
+from induced.propagators.propagate import METHODS, integrate, intervals
 
 PROBES = 16
 """Fixed random states whose errors stand for that of the operator; all n unit vectors where n is smaller."""
@@ -80,11 +80,8 @@ def adaptive_grid(
         >>> grid.error < 1e-6
         True
     """
-    if method not in METHODS:
-        raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
-    require_single_times(t0, t1)
-    like = family.reference()
-    like = torch.zeros(()) if like is None else like
+    intervals(t0, t1, 1, method)  # raises for all but single times and a known method
+    like = kind(family)
     floor = 100 * torch.finfo(like.dtype).eps
     tolerance = max(1e-8, floor) if tolerance is None else tolerance
     if not tolerance >= floor:
@@ -101,7 +98,7 @@ def _attempt(
     family: OperatorFamily, t0: float, t1: float, *, tolerance: float, method: str, max_steps: int, like: Tensor
 ) -> AdaptiveGrid:
     """Steps whose local errors, each relative to the states it meets, add up to the tolerance."""
-    chosen, length = METHODS[method], t1 - t0
+    order, length = METHODS[method].order, t1 - t0
     times, rejected, h = [t0], 0, length / 10
     Y = _probes(family.dim, like)
     D = torch.zeros_like(Y)
@@ -110,16 +107,19 @@ def _attempt(
             start = times[-1]
             end = t1 if abs(t1 - start) <= 1.01 * abs(h) else start + h
             h = end - start
-            fine, difference, carried = _doubled(family, chosen, Y, D, start, end)
+            middle, both = start + h / 2, torch.cat([Y, D])  # the errors are carried on beside the states
+            whole = integrate(family, Y, start, end, steps=(start, end), method=method)
+            fine, carried = torch.split(integrate(family, both, start, end, steps=(start, middle, end), method=method), len(Y))
+            difference = (whole - fine) / (2**order - 1)  # the error of the half steps
             size = torch.linalg.vector_norm(fine)
             local = float(torch.linalg.vector_norm(difference) / size)
             allowed = tolerance * abs(h / length)
             if local <= allowed:
-                times += [start + h / 2, end]
+                times += [middle, end]
                 Y, D = fine / size, (carried + difference) / size
             else:
                 rejected += 1
-            scale = (allowed / local) ** (1 / chosen.order) if local > 0 else _GROW
+            scale = (allowed / local) ** (1 / order) if local > 0 else _GROW
             h *= min(_GROW, max(_SHRINK, _SAFETY * scale)) if math.isfinite(local) else _SHRINK
             if abs(h) < _SHORTEST * abs(length) and times[-1] != t1:
                 require_finite(fine, f"a {method} step at t = {times[-1]:g}", "A_t is not finite there")
@@ -142,18 +142,3 @@ def _probes(n: int, like: Tensor) -> Tensor:
     columns: Tensor = torch.linalg.qr(random)[0]
     states: Tensor = columns.mT.to(like) / min(n, PROBES) ** 0.5
     return states
-
-
-def _doubled(
-    family: OperatorFamily, method: Method, Y: Tensor, D: Tensor, start: float, end: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The states Y after two half steps, their error by the difference to one whole step, and the earlier errors D carried on."""
-    middle = start + (end - start) / 2
-    whole, both = Y, torch.cat([Y, D])
-    for step in walk(family, [Interval(start, end, end - start)], method):
-        whole = step.apply(whole)
-    for step in walk(family, [Interval(start, middle, middle - start), Interval(middle, end, end - middle)], method):
-        both = step.apply(both)
-    fine, carried = both[: len(Y)], both[len(Y) :]
-    # the difference is (2^p - 1) times the error of the half steps
-    return fine, (whole - fine) / (2**method.order - 1), carried

@@ -1,5 +1,6 @@
 """Propagators of z' = A_t z: integrator steps are matrices; T of them collapse into one (docs/theory/flow_matching.md)."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
@@ -15,7 +16,7 @@ from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import compress
 from induced.operators.lowrank import ScaledIdentityPlusLowRank, identity
 from induced.operators.reduction import Triplets as Parts
-from induced.operators.rules import Scalar
+from induced.operators.rules import kind
 from induced.propagators.families import OperatorFamily, Restriction
 from induced.propagators.magnus import MAGNUS4
 from induced.propagators.steps import EULER, MIDPOINT, RK4, Interval, Method, Step, walk
@@ -141,7 +142,7 @@ class Stepwise(LinearOperator):
         method: str = "rk4",
     ) -> None:
         super().__init__((family.dim, family.dim))
-        self.family, self.grid, self.method = family, _grid(t0, t1, steps, method), method
+        self.family, self.grid, self.method = family, intervals(t0, t1, steps, method), method
 
     def reference(self) -> Tensor | None:
         return self.family.reference()
@@ -158,24 +159,20 @@ class Stepwise(LinearOperator):
 
     def _in_one_basis(self) -> LinearOperator | None:
         """The same steps multiplied out in the family's basis of p <= n/2 columns; None where it has none."""
-        like, n, method = self._like(), self.family.dim, METHODS[self.method]
+        like, n, method = kind(self.family), self.family.dim, METHODS[self.method]
         times = torch.tensor(
             [[interval.time(node) for node in method.nodes] for interval in self.grid], dtype=torch.float64, device=like.device
         )
         restricted = self.family.restricted(times.flatten(), n // 2)
         return None if restricted is None else _embedded(restricted, times, self.grid, method, like.dtype)
 
-    def _like(self) -> Tensor:
-        like = self.family.reference()
-        return torch.zeros(()) if like is None else like
-
     def _product(self) -> LinearOperator:
         """The steps multiplied one after the other, as n x n operators."""
-        like, n, method = self._like(), self.family.dim, METHODS[self.method]
+        like, n = kind(self.family), self.family.dim
         precise = torch.promote_types(like.dtype, torch.float64)
         rtol = max(torch.finfo(precise).eps, torch.finfo(like.dtype).eps / len(self.grid))
         B = identity(n, like.to(precise))
-        walked = walk(self.family, self.grid, method)
+        walked = walk(self.family, self.grid, METHODS[self.method])
         for taken, step in enumerate(walked, 1):
             parts, before = step.parts(precise), B.U.shape[-1]
             if parts is None:
@@ -191,20 +188,16 @@ class Stepwise(LinearOperator):
         return f"shape={self.shape}, {len(self.grid)} {self.method} steps from {self.grid[0].start:g} to {self.grid[-1].end:g}"
 
 
-def require_single_times(*times: Scalar) -> None:
-    """Raise ShapeError where a time is a tensor of several."""
-    for t in times:
+def intervals(t0: float, t1: float, steps: int | Sequence[float], method: str) -> list[Interval]:
+    """The steps; raises where there is no such method, or none from t0 to t1."""
+    if method not in METHODS:
+        raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
+    for t in (t0, t1):
         if isinstance(t, Tensor) and t.dim():
             raise ShapeError(
                 f"t0 and t1 are one number each, for all samples, got a tensor of shape {tuple(t.shape)}: take the samples "
                 f"of each pair of times by themselves"
             )
-
-
-def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> list[Interval]:
-    if method not in METHODS:
-        raise DomainError(f"unknown integrator {method!r}; known are {', '.join(sorted(METHODS))}")
-    require_single_times(t0, t1)
     if isinstance(steps, int | Real):
         if not isinstance(steps, Integral) or (count := int(steps)) < 1:
             raise DomainError(f"the number of steps is a whole number of at least 1, got {steps}")
@@ -212,7 +205,7 @@ def _grid(t0: float, t1: float, steps: int | Sequence[float], method: str) -> li
         return [Interval(t0 + k * h, t0 + (k + 1) * h, h) for k in range(count)]
     times = [float(t) for t in steps]
     grid = [Interval(a, b, b - a) for a, b in pairwise(times)]
-    if not grid or (times[0], times[-1]) != (t0, t1) or not all(step.h * (t1 - t0) > 0 for step in grid):
+    if not grid or (times[0], times[-1]) != (t0, t1) or not all(math.copysign(1.0, t1 - t0) * step.h > 0 for step in grid):
         raise DomainError(f"the times of the steps must lead from t0={t0} to t1={t1} in one direction, got {times}")
     return grid
 

@@ -694,6 +694,12 @@ def test_no_states(name: str, method: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- one by one, grids
+def test_the_times_of_steps_may_lie_in_an_interval_whose_square_underflows() -> None:
+    family = Constant(Dense(1e200 * torch.diag(torch.tensor([1.0, -1.0]).double())))
+    given = propagator(family, 0.0, 1e-200, steps=[0.0, 5e-201, 1e-200])
+    agree(given.matrix(), propagator(family, 0.0, 1e-200, steps=2).matrix())
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
