@@ -308,13 +308,13 @@ class PrincipalComponents:
     def coords(self, x: Tensor) -> Tensor:
         """The scores of points: coordinates (*batch, k) along the directions, from the mean; of points off them, as projected."""
         space = self.subspace.space
-        return (space.coords(x) - space.coords(self.mean)) @ self.subspace.Q
+        return self.subspace.frame.H(space.coords(x) - space.coords(self.mean))
 
     def point(self, z: Tensor) -> Tensor:
         """The points mean (+) sum_i z_i (.) q_i of scores (*batch, k)."""
         require_shape(z, (self.subspace.dim,), "the scores")
         space = self.subspace.space
-        return space.point(space.coords(self.mean) + z @ self.subspace.Q.mT)
+        return space.point(space.coords(self.mean) + self.subspace.frame(z))
 
     def __repr__(self) -> str:
         return f"PrincipalComponents({len(self.variances)} of {self.subspace.space.dim}, {self.subspace.space!r})"

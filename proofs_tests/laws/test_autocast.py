@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from induced import EuclideanSpace, InducedError, InducedSpace, Linearizer
+from induced import EuclideanSpace, InducedError, InducedSpace, Linearizer, Subspace
 from induced.bijections import AffineCoupling, PositiveDefinite, real_nvp
 from induced.bijections.networks import MLP
 from induced.operators import (
@@ -34,6 +34,7 @@ from induced.operators import (
     trace,
 )
 from induced.propagators import LowRankFamily, integrate, propagator
+from induced.subspaces import principal_components
 from proofs_tests.registry import CORES, CoreCase
 
 FUNCTIONS: dict[str, Callable[[LinearOperator], object]] = {
@@ -132,6 +133,28 @@ def test_geometry_of_spaces() -> None:
         same(compute)
     with torch.autocast("cpu", torch.bfloat16):
         assert E.gram(x.bfloat16()).dtype == torch.float32
+
+
+def test_subspaces_and_components() -> None:
+    E, x = EuclideanSpace(8), torch.randn(3, 8)
+    W, V = Subspace.span(E, x), Subspace.span(E, torch.randn(4, 8))
+    components = principal_components(E, torch.randn(20, 8), 2)
+    for compute in (
+        lambda: Subspace.span(E, x).Q,
+        lambda: W.coords(x),
+        lambda: W.project(x),
+        lambda: W.residual(x),
+        lambda: W.contains(x),
+        lambda: W.projector(),
+        lambda: W.complement().Q,
+        lambda: W.angles(V),
+        lambda: (W + V).Q,
+        lambda: (W.complement() & V).Q,
+        lambda: components.coords(x),
+        lambda: components.point(components.coords(x)),
+        lambda: principal_components(E, x, 1).subspace.Q,
+    ):
+        same(compute)
 
 
 def test_the_networks_of_a_chart_still_run_in_the_lower_precision() -> None:
