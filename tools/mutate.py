@@ -2,28 +2,31 @@
 
     make mutation            # 200 mutants; or python tools/mutate.py --mutants 10 --seed 1
 
+    make mutation ONLY="induced/operators/blocks.py induced/operators/rules.py"
+
 cosmic-ray makes the mutants; each is tested in a temporary copy, so that the working tree is never touched. Its own runner has
-one test command for all modules, which would take hours here: this one has the tests of each module, the quickest first.
-Annotations are left alone: a mutant there fails at import or means nothing. A mutant that takes three times as long as the tests
-is killed.
+one test command for all modules, which would take hours here: this one has the tests of each module, those that kill soonest
+first, and runs them in a fork of a process that has imported torch. Annotations are left alone: a mutant there fails at import or
+means nothing. A mutant that takes three times as long as the tests is killed.
 """
 
 import argparse
 import ast
+import multiprocessing
 import os
 import queue
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
@@ -37,6 +40,7 @@ ERRORS = "units/test_errors.py"
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
 REDUCED = "laws/test_reductions.py"
+STRUCTURES = "laws/test_structures.py"
 TESTS = {
     "induced/checks": (REJECT, ERRORS, "laws/test_spaces.py"),
     "induced/linearizer.py": (ERRORS, "laws/test_linearizer.py", "laws/test_analysis.py", QUICK),
@@ -62,7 +66,24 @@ TESTS = {
         "laws/test_scales.py",
     ),
     "induced/operators/matrices.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
-    "induced/operators/reduction.py": (ERRORS, REDUCED, "laws/test_scales.py", "laws/test_cutoffs.py", "laws/test_spectral.py"),
+    "induced/operators/blocks.py": (STRUCTURES, REDUCED, ERRORS, "laws/test_spectral.py", "laws/test_cutoffs.py"),
+    "induced/operators/diagonal.py": (STRUCTURES, REDUCED, ERRORS, "laws/test_operators.py"),
+    "induced/operators/orthogonal.py": (STRUCTURES, REDUCED, ERRORS, "laws/test_invariants.py", "laws/test_subspaces.py"),
+    "induced/operators/reduction.py": (
+        REDUCED,
+        ERRORS,
+        "laws/test_spectral.py",
+        "laws/test_cutoffs.py",
+        "laws/test_scales.py",
+        "laws/test_compiled.py",
+    ),
+    "induced/operators/rules.py": (
+        REDUCED,
+        "laws/test_invariants.py",
+        ERRORS,
+        "laws/test_operators.py",
+        "laws/test_solutions.py",
+    ),
     "induced/operators/schur.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
     "induced/operators/spectral.py": (ERRORS, "laws/test_spectral.py"),
     "induced/operators/triangular.py": (ERRORS, "laws/test_structures.py"),
@@ -79,8 +100,8 @@ class Mutant(NamedTuple):
     line: int
 
 
-def sources() -> list[Path]:
-    return sorted(path for name in MUTATED for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).glob("*.py")))
+def sources(names: Sequence[str]) -> list[Path]:
+    return sorted(path for name in names for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).glob("*.py")))
 
 
 def annotated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -89,10 +110,10 @@ def annotated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return [((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0)) for n in nodes if n is not None]
 
 
-def mutants() -> Iterator[Mutant]:
-    """All mutants of all modules."""
+def mutants(names: Sequence[str]) -> Iterator[Mutant]:
+    """All mutants of some modules or folders."""
     operators = [(name, get_operator(name)) for name in sorted(operator_names()) if not name.endswith("/NoOp")]
-    for path in sources():
+    for path in sources(names):
         source = path.read_text(encoding="utf-8")
         tree, spans = get_ast(source), annotated(source)
         for name, operator in operators:
@@ -120,40 +141,60 @@ def copy(parent: Path) -> Path:
     return place
 
 
+FORKS = multiprocessing.get_context("forkserver")
+PRELOADED = ("__main__", "pytest", "hypothesis", "scipy.linalg", "scipy.optimize", "torch")
+ENVIRONMENT = {"HYPOTHESIS_PROFILE": "dev", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_tests(place: Path, tests: tuple[str, ...]) -> None:
+    """Exit with pytest's status."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    os.chdir(place)
+    sys.path.insert(0, str(place))  # the copy, before the installed library
+    sys.exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--assert=plain", *tests])))
+
+
 def passes(place: Path, tests: tuple[str, ...], timeout: float | None) -> bool:
     """Whether the tests pass in a copy; without bytecode, which is stale where a file changes twice in a second."""
-    env = {**os.environ, "HYPOTHESIS_PROFILE": "dev", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    env["PYTHONPATH"] = str(place)  # the copy, before the installed library
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
-    try:
-        done = subprocess.run(command, cwd=place, env=env, capture_output=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    process = FORKS.Process(target=run_tests, args=(place, tests))
+    process.start()
+    process.join(timeout)
+    process.kill()
+    process.join()
+    return process.exitcode == 0
 
 
-def mutated(mutant: Mutant) -> tuple[str, str]:
-    source = (ROOT / mutant.module).read_text(encoding="utf-8")
+def mutated(place: Path, mutant: Mutant) -> tuple[str, str]:
+    """The source of a module in a copy, before and after."""
+    source = (place / mutant.module).read_text(encoding="utf-8")
     return source, mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
 
 
-def shown(mutant: Mutant) -> str:
+def shown(mutant: Mutant, texts: tuple[str, str]) -> str:
     """The line that a mutant changes, before and after."""
-    before, after = (text.splitlines() for text in mutated(mutant))
+    before, after = (text.splitlines() for text in texts)
     where = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), mutant.line - 1)
-    return f"{mutant.module}:{where + 1}\n    - {before[where].strip()}\n    + {after[where].strip()}"
+    place = f"{mutant.operator.removeprefix('core/')} {mutant.module}:{where + 1}"
+    return f"{place}\n    - {before[where].strip()}\n    + {after[where].strip()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30.0, help="no mutant is begun after this many minutes")
+    parser.add_argument("--only", nargs="+", default=MUTATED, metavar="FILE", help="modules or folders of modules; else all")
+    parser.add_argument("--minutes", type=float, default=30.0, help="no mutant is begun this long after the first")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    start, population = time.monotonic(), list(mutants())
+    os.environ.update(ENVIRONMENT)
+    FORKS.set_forkserver_preload(list(PRELOADED))
+    population = list(mutants(options.only))
     sample = random.Random(options.seed).sample(population, min(options.mutants, len(population)))
     print(f"{len(sample)} of {len(population)} mutants, seed {options.seed}", flush=True)
+    total: Counter[str] = Counter()
+    killed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="mutants-") as parent, ThreadPoolExecutor(options.workers) as pool:
         copies: queue.Queue[Path] = queue.Queue()
         for _ in range(options.workers):
@@ -172,29 +213,32 @@ def main() -> None:
         seconds = dict(zip(suites, pool.map(unchanged, suites), strict=True))
         for suite, taken in seconds.items():
             print(f"{taken:6.1f} s unchanged: {' '.join(suite)}", flush=True)
+        start = time.monotonic()
 
-        def survives(mutant: Mutant) -> bool | None:
+        def survivor(mutant: Mutant) -> str | None:
+            """What it changes, '' where it is killed, None where time is up."""
             if time.monotonic() - start > 60 * options.minutes:
                 return None
             place, tests = copies.get(), tests_of(mutant.module)
-            original, changed = mutated(mutant)
+            original, changed = mutated(place, mutant)
             try:
                 (place / mutant.module).write_text(changed, encoding="utf-8")
-                return passes(place, tests, 3 * seconds[tests] + 20)
+                return shown(mutant, (original, changed)) if passes(place, tests, 3 * seconds[tests] + 20) else ""
             finally:
                 (place / mutant.module).write_text(original, encoding="utf-8")
                 copies.put(place)
 
-        verdicts = list(zip(sample, pool.map(survives, sample), strict=True))
-    judged = [(mutant, verdict) for mutant, verdict in verdicts if verdict is not None]
-    total, killed = Counter(m.module for m, _ in judged), Counter(m.module for m, survived in judged if not survived)
-    for mutant, survived in judged:
-        if survived:
-            print(f"SURVIVED {mutant.operator.removeprefix('core/')} {shown(mutant)}")
+        for mutant, text in zip(sample, pool.map(survivor, sample), strict=True):
+            if text:
+                print(f"SURVIVED {text}", flush=True)
+            if text is not None:
+                total[mutant.module] += 1
+                killed[mutant.module] += not text
     for module in sorted(total):
         print(f"{killed[module]:4} of {total[module]:4}  {module}")
-    share = killed.total() / max(1, len(judged))
-    print(f"killed {killed.total()} of {len(judged)} = {share:.0%}; {len(sample) - len(judged)} not judged; seed {options.seed}")
+    judged = total.total()
+    share = killed.total() / max(1, judged)
+    print(f"killed {killed.total()} of {judged} = {share:.0%}; {len(sample) - judged} not judged; seed {options.seed}")
 
 
 if __name__ == "__main__":

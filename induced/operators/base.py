@@ -35,7 +35,7 @@ class LinearOperator(Algebra):
 
     shape: tuple[int, int]
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         if len(shape) != 2 or min(shape) < 0:
             raise ShapeError(f"an operator has the shape (m, n) of its matrix, got {shape}")

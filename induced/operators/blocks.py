@@ -45,7 +45,10 @@ class Segments(Frame):
         return Dense(self.columns(j, y))
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
-        return beside([Dense(blocks)] if blocks.dim() == 3 else [Dense(block) for block in blocks.unbind(-3)])
+        if blocks.dim() == 3:
+            return BlockDiagonal(Dense(blocks))
+        eye = torch.eye(self.groups, dtype=blocks.dtype, device=blocks.device)[:, None, :, None]
+        return Dense((blocks.unsqueeze(-2) * eye).flatten(-2).flatten(-3, -2))
 
 
 @final
@@ -103,10 +106,9 @@ class DirectSum(NamedTuple):
         found = [part.svd(min(k, _least(part))) for part in self.parts]
         U, V = (torch.block_diag(*(triplets[i] for triplets in found)) for i in (0, 2))  # type: ignore[no-untyped-call]
         values = torch.cat([s for _, s, _ in found])
-        if k > len(values):
-            more = k - len(values)
-            U, V = torch.cat([U, complement(U, more)], -1), torch.cat([V, complement(V, more)], -1)
-            values = torch.cat([values, values.new_zeros(more)])
+        more = max(0, k - len(values))
+        U, V = (torch.cat([X, complement(X, more)], -1) for X in (U, V))
+        values = torch.cat([values, values.new_zeros(more)])
         order = values.argsort(descending=True, stable=True)[:k]
         U, V = U.index_select(-1, order), V.index_select(-1, order)
         U = U if self.left is None else self.left(U.mT).mT
@@ -144,8 +146,8 @@ class DirectSum(NamedTuple):
 
 
 def beside(parts: Sequence[LinearOperator]) -> LinearOperator:
-    """The direct sum; of batches (but for one of blocks), as a batch of matrices."""
-    if len(parts) == 1 or not any(part.batch for part in parts):
+    """The direct sum; of batches, as a batch of matrices."""
+    if not any(part.batch for part in parts):
         return BlockDiagonal(*parts)
     n, start, rows = sum(part.shape[1] for part in parts), 0, []
     for part in parts:
@@ -280,7 +282,7 @@ class Pairs(Frame):
         return placed.reshape(2 * k, self.dim).mT
 
     def span(self, j: Tensor, y: Tensor) -> LinearOperator:
-        return Selection(torch.stack([2 * j, 2 * j + 1], -1).flatten(), self.dim, dtype=y.real.dtype).H
+        return Selection(torch.cat([2 * j, 2 * j + 1]), self.dim, dtype=y.real.dtype).H
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
         return RotationScaling(blocks[..., 0, 0].real, blocks[..., 0, 0].imag)

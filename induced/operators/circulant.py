@@ -12,7 +12,7 @@ from induced._numerics import scaled_norm
 from induced.errors import ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
-from induced.operators.reduction import Frame, Reduction, Triplets
+from induced.operators.reduction import Frame, Reduction, Triplets, single
 from induced.operators.rules import Scalar, is_number, per_matrix
 
 
@@ -188,7 +188,7 @@ class Fourier(Frame):
     def factors(self, K: Tensor) -> Triplets:
         """Real where the block is, so that the vectors are."""
         U, s, Vh = super().factors(K)
-        if K.shape[-2:] == (1, 1):
+        if single(K):
             return U, s, Vh
         alone = super().factors(K[..., self.real, :, :].real)
         at = self.real.nonzero()[:, 0]

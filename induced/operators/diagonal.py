@@ -59,13 +59,13 @@ class OnEntries(LinearOperator):
         return self
 
     def matrix(self, limit: int = 4096) -> Tensor:
-        if self.shape[0] > limit:
-            raise ShapeError(f"a {self.shape} matrix exceeds limit={limit}; pass matrix(limit={self.shape[0]}) to allow it")
+        if max(self.shape) > limit:
+            raise ShapeError(f"a {self.shape} matrix exceeds limit={limit}; pass matrix(limit={max(self.shape)}) to allow it")
         return torch.diag_embed(self.diagonal())
 
     def reduced(self, same_frames: bool = False) -> Reduction:
         d = self.diagonal()
-        frame = Entries(self.shape[0], d.dtype)
+        frame = Entries(d.shape[-1], d.dtype)
         return Reduction(frame, frame, d[..., None, None], None, d.dtype, torch.finfo(d.dtype).eps)
 
     def _plus(self, other: LinearOperator) -> LinearOperator:

@@ -1,5 +1,6 @@
 """Orthogonal operators: the inverse is the adjoint, every singular value is 1; products of them are orthogonal again."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
@@ -61,7 +62,7 @@ class OrthogonalOperator(LinearOperator):
         return sum(t.numel() for tensors in (self.parameters(), self.buffers()) for t in tensors)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if isinstance(other, OrthogonalOperator) and self._numbers() + other._numbers() >= self.shape[0] ** 2:
+        if isinstance(other, OrthogonalOperator) and self._numbers() + other._numbers() >= math.prod(self.shape):
             return Orthogonal(self._columns(other.matrix(max(other.shape)).mT).mT, check=False)
         if isinstance(other, Dense) and not other.batch:
             return Dense(self._columns(other.A.mT).mT)
@@ -96,7 +97,7 @@ class Orthogonal(OrthogonalOperator):
         require_matrix(Q, "an orthogonal matrix", square=True)
         if isinstance(Q, nn.Parameter):
             raise DomainError("a trained matrix does not stay orthogonal: use Householder(V) or SkewExponential(S)")
-        super().__init__((Q.shape[0], Q.shape[1]))
+        super().__init__(Q.shape)
         register(self, "Q", Q)
         if check and Q.numel() and eager(Q):
             deviation = float((Q.mT @ Q - torch.eye(len(Q), dtype=Q.dtype, device=Q.device)).detach().abs().max())
@@ -171,7 +172,7 @@ class Householder(OrthogonalOperator):
         return W, torch.linalg.solve_triangular(M.mT if transposed else M, W, upper=not transposed)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
-        if isinstance(other, Householder) and len(self.V) + len(other.V) <= self.shape[0]:
+        if isinstance(other, Householder) and len(self.V) + len(other.V) <= self.V.shape[-1]:
             return Householder(torch.cat([self.V, other.V]))
         return super()._times(other)
 
@@ -212,7 +213,7 @@ class SkewExponential(OrthogonalOperator):
 
     def __init__(self, S: Tensor) -> None:
         require_matrix(S, "the generator of an orthogonal operator", square=True)
-        super().__init__((S.shape[0], S.shape[1]))
+        super().__init__(S.shape)
         register(self, "S", S)
 
     def matrix(self, limit: int = 4096) -> Tensor:
@@ -297,7 +298,5 @@ def off(Q: Tensor) -> LinearOperator:
     """What is orthogonal to the orthonormal columns Q (n, p), as an operator with n - p orthonormal columns, held in O(n p)."""
     n, p = Q.shape
     rest = Selection(torch.arange(p, n, device=Q.device), n, dtype=Q.dtype).H
-    if p == 0:
-        return rest
     packed, _ = torch.geqrf(Q)
     return Householder((torch.tril(packed, -1) + torch.eye(n, p, dtype=Q.dtype, device=Q.device)).mT) @ rest

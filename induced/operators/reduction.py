@@ -42,6 +42,11 @@ if TYPE_CHECKING:  # its module lies above this one
 Triplets = tuple[Tensor, Tensor, Tensor]
 
 
+def single(K: Tensor) -> bool:
+    """Whether blocks are single numbers, which need no factorisation."""
+    return K.shape[-2:].numel() == 1
+
+
 class Frame(ABC):
     """Orthonormal vectors of R^dim, in groups.
 
@@ -79,7 +84,7 @@ class Frame(ABC):
 
     def factors(self, K: Tensor) -> Triplets:
         """Singular triplets (*batch, J, p, s), (*batch, J, s), (*batch, J, s, q) of the blocks."""
-        if K.shape[-2:] == (1, 1):
+        if single(K):
             return torch.where(K == 0, torch.ones_like(K), K.sgn()), K[..., 0].abs(), torch.ones_like(K)
         U, s, Vh = torch.linalg.svd(precise(K), full_matrices=False)
         return U, s, Vh
@@ -199,7 +204,7 @@ class Reduction(NamedTuple):
     def values(self) -> Tensor:
         """The singular values (*batch, J, k) of the blocks."""
         K = self.blocks
-        return K[..., 0].abs() if K.shape[-2:] == (1, 1) else torch.linalg.svdvals(precise(K))
+        return K[..., 0].abs() if single(K) else torch.linalg.svdvals(precise(K))
 
     def singular_values(self, zeros: bool = True) -> SingularValues:
         """All of them, and what counts as zero among them, if that is asked for."""
@@ -227,19 +232,20 @@ class Reduction(NamedTuple):
         """Whether no singular value of a block, nor |c|, counts as zero."""
         s = self.values().detach()
         regular = bool((s > self.zero(s, given)).all())
-        return regular and (self.c is None or not self.repeated or bool((self.c.abs() > self.zero_of_c(given)).all()))
+        return regular and (self.c is None or bool((self.c.abs() > self.zero_of_c(given)).all()))
 
     def svd(self, k: int) -> Triplets:
         """The k largest singular triplets: U (m, k), values (k,) descending, V (n, k)."""
         u, s, vh = self.W.factors(watched(self.blocks))
+        flat, left, right = s.flatten(), u.mT.flatten(0, 1), vh.conj().flatten(0, 1)
         if len(s) == 1:  # one block, whose values descend
-            values, j, left, right = s[0, :k], s.new_zeros(min(k, s.shape[-1]), dtype=torch.int64), u[0].mT[:k], vh[0].conj()[:k]
+            values, j, left, right = flat[:k], flat.new_zeros(min(k, len(flat)), dtype=torch.int64), left[:k], right[:k]
         else:
-            flat, each = s.flatten(), max(s.shape[-1], 1)
+            each = s.shape[-1]
             if (times := self.W.times) is not None:
                 flat = flat.masked_fill(times.repeat_interleave(each, output_size=len(flat)) == 0, -1.0)
             order = flat.argsort(descending=True, stable=True)[:k]
-            values, j, left, right = flat[order], order // each, u.mT.flatten(0, 1)[order], vh.conj().flatten(0, 1)[order]
+            values, j, left, right = flat[order], order // each, left[order], right[order]
         if self.W.times is not None:  # two columns of each complex vector, of which the second may be none
             values = torch.stack([values, torch.where(self.W.times[j] == 2, values, -torch.ones_like(values))], -1).flatten()
         c = self.number()
@@ -249,13 +255,12 @@ class Reduction(NamedTuple):
         others = self.Z.rest(more) if more else None
         U, V = self.W.columns(j, left), self.Z.columns(j, right)
         if others is not None:
-            turned = self.W.rest(more) if self.c is None else torch.where(c < 0, -1.0, 1.0).to(others) * others
+            turned = self.W.rest(more) if self.c is None else torch.copysign(torch.ones_like(c), c).to(others) * others
             values = torch.cat([values, c.abs().to(values).expand(more)])
             U, V = torch.cat([U, turned], -1), torch.cat([V, others], -1)
         if more or self.W.times is not None:
-            values, order = values.sort(descending=True, stable=True)
-            U, V = (X.index_select(-1, order[:k]) for X in (U, V))
-        U, values, V = U[:, :k], values[:k], V[:, :k]
+            values, order = (X[:k] for X in values.sort(descending=True, stable=True))
+            U, V = (X.index_select(-1, order) for X in (U, V))
         U = U if self.left is None else self.left(U.mT).mT
         V = V if self.right is None else self.right.apply_adjoint(V.mT).mT
         return U.to(self.dtype), values.to(self.dtype), V.to(self.dtype)
@@ -263,7 +268,7 @@ class Reduction(NamedTuple):
     def pinv(self, given: Tensor | None) -> "LinearOperator":
         """A+ = R^H Z (K+ + c+ I) W^H L^H; singular values up to `given` (*batch,) count as zero, or by rounding."""
         K = self.blocks
-        if K.shape[-2:] == (1, 1):
+        if single(K):
             inverse = reciprocal(K, self.zero(K[..., 0].detach().abs(), given).unsqueeze(-1))
         elif K.is_complex() and torch.compiler.is_compiling():  # there torch's own is wrong for complex matrices
             u, s, vh = self.W.factors(K)
@@ -280,7 +285,7 @@ class Reduction(NamedTuple):
         """A^-1, likewise; raises where a singular value counts as zero."""
         require_regular(self.singular_values(), self.dtype, A)
         K = self.blocks
-        inverse = 1.0 / K if K.shape[-2:] == (1, 1) else torch.linalg.inv_ex(K).inverse
+        inverse = 1.0 / K if single(K) else torch.linalg.inv_ex(K).inverse
         return self.adjoint().made(inverse, None if self.c is None else 1.0 / self.c)
 
     def polar(self) -> "tuple[LinearOperator, LinearOperator]":
@@ -306,7 +311,7 @@ class Reduction(NamedTuple):
     def slogdet(self) -> SignLogDet:
         """Of the blocks, of c and of L and R, for W = Z: L and R are signs, and so would be W and Z if they differed."""
         K = self.blocks
-        if K.shape[-2:] == (1, 1):
+        if single(K):
             sign, logabs = K[..., 0, 0].sgn(), K[..., 0, 0].abs().log()
         else:
             sign, logabs = torch.linalg.slogdet(K)
@@ -320,12 +325,11 @@ class Reduction(NamedTuple):
 
     def det(self) -> Tensor:
         K = self.blocks
-        values = K[..., 0, 0] if K.shape[-2:] == (1, 1) else torch.linalg.det(K)
+        values = K[..., 0, 0] if single(K) else torch.linalg.det(K)
         if self.W.times is not None:
             pairs = torch.where(self.W.times == 2, (values * values.conj()).real, torch.ones_like(values.real))
             values = torch.where(self.W.times == 1, values.real, pairs)
-        value = values.prod(-1) * sign_of(self.left, self.right)
-        return (value * self.number() ** self.repeated if self.repeated else value).to(self.dtype)
+        return (values.prod(-1) * self.number() ** self.repeated * sign_of(self.left, self.right)).to(self.dtype)
 
     def one(self) -> "LinearOperator":
         """The identity, in the structure of A."""
@@ -335,18 +339,19 @@ class Reduction(NamedTuple):
 
     def eigenvalues(self) -> Tensor:
         K = self.blocks
-        w = K[..., 0].to(torch.promote_types(K.dtype, torch.complex64)) if K.shape[-2:] == (1, 1) else torch.linalg.eigvals(K)
+        kind = torch.promote_types(self.dtype, torch.complex64)
+        w = K[..., 0].to(kind) if single(K) else torch.linalg.eigvals(K)
         found = [w.flatten(-2)]
         if (times := self.W.times) is not None:
             found = [w[..., times > 0, :].flatten(-2), w[..., times == 2, :].conj().flatten(-2)]
         if self.repeated:
             found.append(self.number().unsqueeze(-1).expand(*w.shape[:-2], self.repeated).to(w.dtype))
-        return torch.cat(found, -1).to(torch.promote_types(self.dtype, torch.complex64))
+        return torch.cat(found, -1).to(kind)
 
     def phi(self, phi: Phi) -> "LinearOperator":
         """phi(A) = W (phi(K_1) + ... + phi(c) I) W^H."""
         K = self.blocks
-        if K.shape[-2:] == (1, 1) and not K.is_complex():
+        if single(K) and not K.is_complex():
             image = phi.of_scalars(K[..., 0, 0].double())[..., None, None]
         else:
             # what is peeled is what counts as zero; what is refused, what the rounding of the data leaves

@@ -220,7 +220,7 @@ class OfSum(Functions):
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         numbers: list[Any] = [A for A in self.operators if is_number(A)]
-        if len(self.operators) == 2 and len(numbers) == 1:
+        if len(self.operators) == 2 and numbers:
             other = self.operators[1 if numbers[0] is self.operators[0] else 0]
             reduction: Reduction | None = other.reduced(True)
             return None if reduction is None else reduction.shifted(numbers[0].parts()[0])

@@ -9,6 +9,7 @@ import scipy.linalg
 import scipy.optimize
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from induced.errors import DomainError, SingularOperator
 from induced.operators import (
@@ -52,7 +53,7 @@ from induced.operators import (
     svd,
     trace,
 )
-from induced.operators.base import Adjoint, Product, Scaled
+from induced.operators.base import Adjoint, Product, Scaled, Sum
 from induced.operators.blocks import DirectSum
 from induced.operators.reduction import Frame, Reduction
 from proofs_tests.registry import convolution_matrix
@@ -193,6 +194,12 @@ def blur(dtype: torch.dtype) -> Made:
     return Convolution(K, (1, 6), mode="circular"), N(convolution_matrix(K.double(), (1, 6), ((1, 1),), "circular"))
 
 
+def differences(dtype: torch.dtype) -> Made:
+    """x[i, j] - x[i - 1, j - 1] on a torus: 0 at frequencies before and behind those that their twins stand for."""
+    K = torch.tensor([[[[1.0, 0.0], [0.0, -1.0]]]], dtype=dtype)
+    return Convolution(K, (1, 4, 4), mode="circular"), N(convolution_matrix(K.double(), (1, 4, 4), ((0, 1), (0, 1)), "circular"))
+
+
 def block_circulant(dtype: torch.dtype) -> Made:
     R = drawn(dtype, 2, 2, 3, 4, size=0.2)  # y[o, p] = sum R[o, i, m] x[i, p - m]
     M = np.zeros((2, 3, 4, 2, 3, 4))
@@ -225,6 +232,14 @@ def plus(c: float, made: Made) -> Made:
     assert like is not None
     n = len(made[1])
     return made[0] + c * identity(n, like), float(torch.tensor(c, dtype=like.dtype)) * np.eye(n) + made[1]
+
+
+def number(dtype: torch.dtype, c: float, n: int) -> Made:
+    return near_identity(dtype, c, n, 0)
+
+
+def total(*made: Made) -> Made:
+    return Sum(*(A for A, _ in made)), sum(M for _, M in made)  # type: ignore[return-value]
 
 
 def tall_selection(dtype: torch.dtype) -> Made:
@@ -296,6 +311,7 @@ CASES: dict[str, Make] = {
     "Convolution 1-D odd": lambda t: convolution(t, 2, (2, 5), (2,)),
     "Convolution 2-D": lambda t: convolution(t, 1, (1, 4, 3), (3, 2)),
     "Convolution 2-D even": lambda t: convolution(t, 2, (2, 4, 2), (3, 1)),
+    "Convolution 2-D, differences": differences,
     "Convolution to more channels": lambda t: convolution(t, 3, (2, 5), (3,)),
     "Convolution to fewer channels": lambda t: convolution(t, 1, (2, 4), (3,)),
     "Convolution, blur": blur,
@@ -303,6 +319,7 @@ CASES: dict[str, Make] = {
     "BlockCirculant": block_circulant,
     "Scaled(Householder)": lambda t: scaled(2.5, householder(t, 2)),
     "Scaled(LU) < 0": lambda t: scaled(-0.5, lu(t)),
+    "Scaled(Diagonal singular)": lambda t: scaled(-2.0, diagonal(t, 3.0, 0.0, 2.0)),
     "Scaled by 0": lambda t: scaled(0.0, householder(t, 2)),
     "Adjoint(LU)": lambda t: adjoint(lu(t)),
     "Adjoint(Householder)": lambda t: adjoint(householder(t, 2)),
@@ -320,6 +337,14 @@ CASES: dict[str, Make] = {
     ),
     "Householder @ Convolution": lambda t: product(householder(t, 2, 6), convolution(t, 1, (1, 6), (3,))),
     "Householder @ LowRank": lambda t: product(householder(t, 2, 8), low_rank(t, 8, 6, 2)),
+    "Householder @ Permutation @ (c I + U V^T)": lambda t: product(householder(t, 1), permutation(t), near_identity(t, 1.5, 7)),
+    "(c I + U V^T) @ Permutation @ Householder": lambda t: product(near_identity(t, 1.5, 7), permutation(t), householder(t, 2)),
+    "Permutation @ Householder @ BlockDiagonal @ Permutation @ Householder": lambda t: product(
+        permutation(t), householder(t, 1), blocks(t, (2, 2), (5, 5)), permutation(t), householder(t, 2)
+    ),
+    "Householder @ wide @ tall @ Householder": lambda t: product(
+        householder(t, 1, 3), dense(t, 3, 8), dense(t, 8, 3), householder(t, 2, 3)
+    ),
     "Permutation @ Householder": lambda t: product(permutation(t), householder(t, 2)),
     "Diagonal @ (c I + U V^T)": lambda t: product(diagonal(t, *range(1, 10)), near_identity(t, 1.5)),
     "c I + Householder": lambda t: plus(1.5, householder(t, 1)),
@@ -328,6 +353,8 @@ CASES: dict[str, Make] = {
     "c I + Convolution": lambda t: plus(1.5, convolution(t, 1, (1, 6), (3,))),
     "c I + RotationScaling": lambda t: plus(0.5, turned_pairs(t)),
     "c I + LU": lambda t: plus(1.5, lu(t)),
+    "c I + Dense + Householder": lambda t: total(number(t, 1.5, 7), dense(t, 7, 7), householder(t, 1)),
+    "Dense + c I": lambda t: total(dense(t, 7, 7), number(t, 1.5, 7)),
     "c I + Product": lambda t: plus(2.0, product(householder(t, 2), near_identity(t, 1.5, 7))),
 }
 
@@ -519,7 +546,7 @@ def check_slogdet(A: LinearOperator, M: Array, eps: float) -> None:
         assert float(sign.detach()) == expected[0]
         close(logabs, expected[1], eps, condition(M))
     else:
-        assert float(logabs.detach()) < np.log(eps)
+        assert float(logabs.detach()) < np.log(eps) and abs(float(sign.detach())) <= 1
 
 
 def check_eigenvalues(A: LinearOperator, M: Array, eps: float) -> None:
@@ -674,6 +701,74 @@ def test_the_blocks_in_their_frames_are_the_operator(name: str) -> None:
             R: Any = A.reduced(True)
             assert same_frames(R)
             close(torch.from_numpy(rebuilt(R, eps)), M, eps)
+
+
+SHIFTED = ("Diagonal", "BlockDiagonal", "RotationScaling", "c I + U V^T", "Householder 2", "Convolution 2-D", "BlockCirculant")
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shift_keeps_the_blocks(name: str) -> None:
+    """c I + A, in either order, costs what A costs."""
+    A, M = CASES[name](F64)
+    R: Any = A.reduced(True)
+    for S in (Sum(number(F64, 1.5, len(M))[0], A), Sum(A, number(F64, 1.5, len(M))[0])):
+        shifted: Any = S.reduced(True)
+        assert type(shifted) is type(R)
+        for mine, its in zip(getattr(shifted, "parts", [shifted]), getattr(R, "parts", [R]), strict=True):
+            assert type(mine.W) is type(its.W) and mine.blocks.shape == its.blocks.shape
+        close(torch.from_numpy(rebuilt(shifted, torch.finfo(F64).eps)), 1.5 * np.eye(len(M)) + M, torch.finfo(F64).eps)
+
+
+@pytest.mark.parametrize("name", ["c I + U V^T", "BlockDiagonal of structures", "Diagonal"])
+def test_what_counts_as_zero_scales_with_the_operator(name: str) -> None:
+    A, M = CASES[name](F64)
+    n = len(M)
+    zero = singular_values(A).zero.max()
+    for a in (1e-12, -3.0, 1e12):
+        close(singular_values(Scaled(a, A)).zero.max() / abs(a) / zero, 1.0, 1e-15)
+    P, H = Permutation(torch.arange(n).flip(0), dtype=F64), householder(F64, 1, n)[0]
+    for same in (Adjoint(A), Product(P, A), Product(A, P), Product(H, P, A, P, H)):
+        close(singular_values(same).zero.max() / zero, 1.0, 1e-15)
+    for a in (1e6, -1e9):  # c I + A is as large as c
+        S: Any = Sum(number(F64, a, n)[0], A).reduced(True)
+        assert 1 <= float(S.singular_values().zero.max() / (abs(a) * float(zero) / scale(M))) * scale(M) < 10 * n
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 5, 9])
+@pytest.mark.parametrize("c", [0.1, 1.0, 9.0])
+def test_a_few_singular_vectors_need_no_more_of_the_rest_than_are_among_them(c: float, k: int) -> None:
+    A, M = near_identity(F64, c)
+    R: Any = A.reduced()
+    asked = []
+    R.W.rest = lambda more: (asked.append(more), type(R.W).rest(R.W, more))[1]
+    _, s, _ = R.svd(k)
+    close(s, values_of(M)[:k], torch.finfo(F64).eps)
+    assert sum(asked) == min(R.repeated, k - int((R.values() > c).sum().clamp(max=k)))
+
+
+class Factorising(TorchDispatchMode):
+    """Names the factorisations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += [str(func)] if "linalg" in str(func) and "vector_norm" not in str(func) else []
+        return func(*args, **(kwargs or {}))
+
+
+NUMBERS = ("Diagonal", "Projection", "Selection", "BlockDiagonal of numbers", "RotationScaling", "Convolution, blur")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_functions_of_numbers_factorise_nothing(name: str) -> None:
+    A, M = CASES[name](F64)
+    square = [det, slogdet, eigenvalues, lambda A: A**-1] if regular(M) else []
+    with Factorising() as seen:
+        for f in (singular_values, norm, rank, cond, pinv, polar, image, lambda A: svd(A, 2), *square):
+            f(A)
+    assert seen.found == []
 
 
 def test_the_gradient_of_the_singular_values_of_a_circulant_reaches_its_response() -> None:

@@ -1,6 +1,7 @@
 """Structured operators, direct sums, projections and selections: what they promise. Oracles: numpy and scipy."""
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ from induced.operators import (
     sqrt,
     svd,
 )
+from induced.operators.base import Product
 from induced.operators.convolution import Mode
 from induced.operators.invariants import cond, det, norm, rank, singular_values, slogdet, trace
 from proofs_tests.registry import CONDITION, CORES, CoreCase, Pads, agree, convolution_matrix
@@ -183,6 +185,20 @@ def test_permutations_move_entries_exactly(order: list[int]) -> None:
     assert det(P) == round(float(np.linalg.det(np.eye(7)[order])))
 
 
+def test_the_sign_of_a_permutation_is_known_where_its_values_are_not() -> None:
+    orders = torch.tensor(list(permutations(range(4))))
+    signs = tensor(np.linalg.det(np.eye(4)[orders.numpy()])).round()
+    assert torch.equal(torch.func.vmap(lambda order: det(Permutation(order, torch.float64)))(orders), signs)
+
+
+def test_products_of_orthogonal_operators_are_formed_where_their_factors_hold_no_fewer_numbers() -> None:
+    P, V = Permutation([1, 2, 0, 3], torch.float64), double(5, 4)
+    assert isinstance(Householder(V[:2]) @ Householder(V[2:4]), Householder)
+    for n, k, kind in ((4, 2, Product), (4, 3, Orthogonal), (4, 5, Orthogonal)):  # n k + n numbers against n^2
+        assert isinstance(Householder(V[:k]) @ P, kind) and isinstance(P @ Householder(V[:k, :n]), kind)
+    assert isinstance(Householder(V[:2]) @ Householder(V[2:]), Orthogonal)
+
+
 @given(st.integers(1, 6), st.integers(0, 8), st.floats(-30, 30))
 def test_reflections_are_orthogonal_at_every_size_of_their_vectors(n: int, k: int, exponent: float) -> None:
     V = double(k, n) * 10.0**exponent
@@ -192,6 +208,14 @@ def test_reflections_are_orthogonal_at_every_size_of_their_vectors(n: int, k: in
     agree(Householder(V).matrix(), tensor(expected), 100)
     Q = Householder(V.float()).matrix()
     agree(Q @ Q.mT, torch.eye(n))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_may_be_off_orthogonal_by_10_n_eps(dtype: torch.dtype) -> None:
+    Q, bound = torch.eye(64, dtype=dtype), 640 * torch.finfo(dtype).eps  # by d where an entry of the diagonal is 1 + d / 2
+    Orthogonal(Q + torch.diag(torch.full((64,), 0.49 * bound, dtype=dtype)))
+    with pytest.raises(DomainError, match="not orthogonal"):
+        Orthogonal(Q + torch.diag(torch.full((64,), 0.51 * bound, dtype=dtype)))
 
 
 def test_nearly_parallel_reflections_stay_orthogonal() -> None:
@@ -304,10 +328,19 @@ def test_products_of_projections_keep_what_both_keep() -> None:
 
 
 def test_a_batch_of_projections_meets_the_batch_of_coordinates() -> None:
-    P = Projection(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    assert P(torch.ones(5, 2, 2))[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    assert P.matrix().shape == (2, 2, 2)
-    assert (P @ P).batch == (2,) and (P @ Dense(torch.eye(2)))(torch.ones(2, 2)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    masks = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    P, M = Projection(masks), torch.randn(2, 2)
+    assert P(torch.ones(5, 3, 2))[0].tolist() == masks.tolist()
+    assert P.shape == (2, 2) and P.matrix().shape == (3, 2, 2) and (P @ P).batch == (3,)
+    for A in (Dense(M), Dense(M.expand(3, 2, 2))):
+        assert torch.equal((P @ A).matrix(), masks[..., None] * M)
+        assert torch.equal((Projection(masks[0]) @ A).matrix().expand(3, 2, 2), (masks[0, :, None] * M).expand(3, 2, 2))
+
+
+def test_a_mask_that_is_computed_passes_its_gradients_on() -> None:
+    q = torch.tensor([2.0, -1.0, 0.3]).requires_grad_()
+    Projection(q.sigmoid())(torch.tensor([5.0, 6.0, 7.0])).sum().backward()
+    agree(q.grad, (torch.tensor([5.0, 6.0, 7.0]) * q.sigmoid() * (1 - q.sigmoid())).detach())
 
 
 def test_a_mask_that_training_moves_out_of_0_1_counts_as_its_nearest_end_and_stops_there() -> None:
@@ -613,6 +646,32 @@ def test_turning_and_scaling_is_multiplication_by_complex_numbers() -> None:
     pairs = sorted(np.concatenate([numbers, numbers.conj()]), key=lambda v: (abs(v), v.imag))
     np.testing.assert_allclose(sorted(eigenvalues(A).numpy(), key=lambda v: (round(abs(v), 9), v.imag)), pairs, rtol=1e-12)
     agree(det(A), torch.tensor(np.prod(np.abs(numbers) ** 2)), 10)
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(3, 3), (2, 2, 2), (1, 1)], [(2, 2), (1, 3, 3)], [(1, 3, 3)], [(4, 2, 2)], [(0, 2, 2)]], ids=str
+)
+def test_a_direct_sum_has_a_time_for_each(shapes: list[tuple[int, ...]]) -> None:
+    S, t = BlockDiagonal(*(double(*shape) for shape in shapes)), double(3, 2) / 3
+    found, multiples = exp(S, t), t * S
+    assert found.shape == multiples.shape == S.shape
+    for i, j in np.ndindex(3, 2):
+        M = float(t[i, j]) * S.matrix()
+        agree(found.matrix()[i, j], tensor(scipy.linalg.expm(M.numpy())), 10)
+        agree(multiples.matrix()[i, j], M)
+
+
+def test_direct_sums_of_other_segments_are_added_and_multiplied_all_the_same() -> None:
+    S, T = BlockDiagonal(double(2, 3), double(3, 1)), BlockDiagonal(double(3, 1), double(2, 3))
+    R = BlockDiagonal(double(2, 2), double(3, 3), Diagonal(double(0)))
+    for made, expected in (
+        (S + T, S.matrix() + T.matrix()),
+        (T + S, S.matrix() + T.matrix()),
+        (S @ T.H, S.matrix() @ T.matrix().mT),
+        (R @ T, R.matrix() @ T.matrix()),
+        (S + Dense(T.matrix()), S.matrix() + T.matrix()),
+    ):
+        agree(made.matrix(), expected)
 
 
 def test_a_turn_by_half_has_no_real_logarithm_nor_root() -> None:
