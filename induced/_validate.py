@@ -17,6 +17,17 @@ def eager(x: Tensor) -> bool:
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def require_one_forward() -> None:
+    """Raise where forward mode is nested in forward mode: there torch drops the tangents of a custom function, without a word."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    kinds = "".join(level.key().name[0] for level in stack if level.key().name != "Vmap")
+    if "JJ" in kinds:
+        raise DomainError(
+            "forward mode within forward mode has no second derivative here, as torch drops it: take one of the two in reverse "
+            "mode, torch.func.jacfwd(torch.func.jacrev(f)), which is torch.func.hessian"
+        )
+
+
 def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
     """Raise ShapeError unless x has the trailing dimensions `shape`."""
     if not isinstance(x, Tensor):

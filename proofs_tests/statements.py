@@ -318,14 +318,19 @@ STATEMENTS = (
     ),
     Statement(
         "least squares",
-        "A = argmin sum |A g_x(x_i) - g_y(y_i)|^2 + ridge |A|^2",
+        "A = argmin sum w_i |A g_x(x_i) - g_y(y_i)|^2 + |(A - A_0) P^1/2|^2",
         ("proofs/test_least_squares.py",),
         (
             "laws/test_fitting.py::test_the_core_solves_the_normal_equations",
+            "laws/test_fitting.py::test_the_core_is_that_of_the_stacked_problem",
+            "laws/test_fitting.py::test_batches_in_any_order_and_number_of_problems_give_the_fit_of_all_data",
             "laws/test_fitting.py::test_no_core_of_the_allowed_rank_is_better",
             "laws/test_fitting.py::test_the_fit_is_extended_dmd_with_the_chart_as_its_dictionary",
         ),
-        (f"{REJECT_OTHER}the_normal_equations_reject",),
+        (
+            f"{REJECT_OTHER}the_normal_equations_reject",
+            "laws/test_fitting.py::test_a_triangle_keeps_the_digits_that_the_normal_equations_lose",
+        ),
     ),
     Statement(
         "invariance",

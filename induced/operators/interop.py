@@ -9,6 +9,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from induced._validate import require_one_forward
 from induced.errors import DtypeError, MissingAdjoint, ShapeError
 from induced.operators.base import Dense, LinearOperator
 
@@ -170,6 +171,7 @@ class _Applied(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        require_one_forward()
         return _applied(tangent, ctx.operator, ctx.adjoint)
 
     @staticmethod

@@ -14,7 +14,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from induced._validate import eager, require_finite
+from induced._validate import eager, require_finite, require_one_forward
 from induced.errors import DomainError
 from induced.operators import schur
 from induced.operators.schur import Array, Scalars
@@ -197,6 +197,7 @@ class _OfMatrix(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        require_one_forward()
         A, zeros = ctx.saved_tensors
         return _derivative(A, tangents[0], zeros, *ctx.arguments)
 

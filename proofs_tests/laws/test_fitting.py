@@ -1,5 +1,11 @@
 """Fitting: closed-form cores against numpy and perturbations; the constructive Theorem H.5 and what no Linearizer can do."""
 
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -12,8 +18,8 @@ from induced.bijections import Flatten, Log, real_nvp
 from induced.bijections.interpolating import Shear
 from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
 from induced.errors import DomainError, NotInvertible
-from induced.fitting import interpolate, least_squares
-from induced.operators import LowRank
+from induced.fitting import LeastSquares, interpolate, least_squares
+from induced.operators import BlockDiagonal, Dense, LowRank
 from proofs_tests.registry import DTYPES, agree, shaken
 
 DOUBLE = torch.float64
@@ -36,16 +42,314 @@ def loss(A: Tensor, Z: Tensor, W: Tensor, ridge: float = 0.0, weights: Tensor | 
 
 
 # -------------------------------------------------------------------------------------------------------------- the core
-@pytest.mark.parametrize("ridge", [0.0, 0.3])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_core_solves_the_normal_equations(ridge: float, weighted: bool) -> None:
+def stacked(z: Tensor, w: Tensor, ridge: Tensor, prior: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+    """A and the condition of the problem, by numpy's lstsq on [sqrt(weights) z; sqrt(ridge)], row by row of A, in float64."""
+    Z, W, penalty, A_0, entries = (t.double().numpy() for t in (z, w, ridge, prior, weights))
+    n, m = Z.shape[1], W.shape[1]
+    penalty = np.broadcast_to(penalty, (m, n))
+    entries = np.broadcast_to(entries if entries.ndim == 2 else entries[:, None], W.shape)
+    A, condition = np.empty((m, n)), 1.0
+    for k in range(m):
+        root = np.sqrt(entries[:, k])
+        G = np.vstack([root[:, None] * Z, np.diag(np.sqrt(penalty[k]))])
+        t = np.concatenate([root * (W[:, k] - Z @ A_0[k]), np.zeros(n)])
+        s = np.linalg.svd(G, compute_uv=False)
+        A[k] = A_0[k] + np.linalg.lstsq(G, t, rcond=1e-6)[0]
+        condition = max(condition, s[0] / s[s > 1e-6 * s[0]][-1] if s[0] else 1.0)
+    return torch.from_numpy(A), condition * (1 + float(w.norm()) + float(prior.norm()))
+
+
+def well_conditioned(count: int, dim: int, rank: int) -> Tensor:
+    """Coordinates (count, dim) of this rank, or the most there is, with singular values from 1 to 2."""
+    rank = min(count, dim, rank)
+    U, V = (torch.linalg.qr(torch.randn(k, k, dtype=DOUBLE))[0][:, :rank] for k in (count, dim))
+    return (U * torch.linspace(2, 1, rank, dtype=DOUBLE)) @ V.mT
+
+
+PENALTIES = ("none", "a number", "some coordinates", "all coordinates", "some entries")
+WEIGHTS = ("none", "pairs", "entries")
+
+
+def penalties(kind: str, m: int, n: int) -> Tensor:
+    p = torch.rand(m, n, dtype=DOUBLE) + 0.1
+    some = p * (torch.rand(m, n) < 0.6)
+    return {
+        "none": torch.tensor(0.0, dtype=DOUBLE),
+        "a number": p[0, 0],
+        "some coordinates": some[0],
+        "all coordinates": p[0],
+        "some entries": some,
+    }[kind]
+
+
+def weighting(kind: str, count: int, m: int) -> Tensor | None:
+    w = (torch.rand(count, m, dtype=DOUBLE) + 0.1) * (torch.rand(count, m) < 0.8)
+    return {"none": None, "pairs": w[:, 0], "entries": w}[kind]
+
+
+problems = given(
+    count=st.integers(1, 9),
+    n=st.integers(1, 5),
+    m=st.integers(1, 4),
+    rank=st.integers(1, 5),
+    penalty=st.sampled_from(PENALTIES),
+    weight=st.sampled_from(WEIGHTS),
+    shrinks=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+
+
+@problems
+def test_the_core_is_that_of_the_stacked_problem(
+    count: int, n: int, m: int, rank: int, penalty: str, weight: str, shrinks: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, y = well_conditioned(count, n, rank), torch.randn(count, m, dtype=DOUBLE)
+    ridge, weights, prior = penalties(penalty, m, n), weighting(weight, count, m), torch.randn(m, n, dtype=DOUBLE) * shrinks
+    expected, condition = stacked(x, y, ridge, prior, torch.ones(count) if weights is None else weights)
+    X, Y = EuclideanSpace(n), EuclideanSpace(m)
+    fit = least_squares(X, Y, x, y, ridge=ridge, prior=prior if shrinks else None, weights=weights)
+    agree(fit.core.matrix(), expected, condition**2)
+    rough = least_squares(X, Y, x.float(), y.float(), ridge=ridge, prior=prior.float(), weights=weights).core.matrix()
+    agree(rough, expected.float(), condition**2)
+
+
+@pytest.mark.parametrize("ridge", PENALTIES)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_core_solves_the_normal_equations(ridge: str, weight: str) -> None:
     X, Y = curved(3), curved(5)
     x, y = pairs(20, 3, 5)
-    w = torch.rand(20, dtype=DOUBLE) if weighted else None
-    A = least_squares(X, Y, x, y, ridge=ridge, weights=w).core.matrix().detach()
+    p, w, A_0 = penalties(ridge, 5, 3), weighting(weight, 20, 5), torch.randn(5, 3, dtype=DOUBLE)
+    A = least_squares(X, Y, x, y, ridge=p, weights=w, prior=A_0).core.matrix().detach()
     Z, W = X.coords(x).detach(), Y.coords(y).detach()
-    residual = (A @ Z.mT - W.mT) * (1.0 if w is None else w) @ Z + ridge * A
+    entries = torch.ones(20, 1) if w is None else w.reshape(20, -1)
+    residual = (entries * (Z @ A.mT - W)).mT @ Z + p * (A - A_0)
     agree(residual, torch.zeros_like(A), float(Z.square().sum() * (1 + A.norm())))
+
+
+@pytest.mark.parametrize("count", [20, 2])
+def test_the_core_follows_the_scales_of_the_data(count: int) -> None:
+    x, y = pairs(count, 3, 2)
+    A_0, ridge = torch.randn(2, 3, dtype=DOUBLE), torch.tensor([0.5, 0.0, 2.0], dtype=DOUBLE)
+    X, Y = EuclideanSpace(3), EuclideanSpace(2)
+    for weights in (None, torch.rand(count, 2, dtype=DOUBLE)):
+        A = least_squares(X, Y, x, y, ridge=ridge, prior=A_0, weights=weights).core.matrix()
+        for a in (1e-30, 1e-10, 1e30):
+            for b in (1e-30, 1e30):
+                scaled = least_squares(X, Y, a * x, b * y, ridge=a**2 * ridge, prior=b / a * A_0, weights=weights)
+                agree(scaled.core.matrix() * (a / b), A, 1e3)
+
+
+def exactly(x: Tensor, y: Tensor, penalty: list[float]) -> Tensor:
+    """(Z^T Z + P)^-1 Z^T W in 80 digits."""
+    with mpmath.workdps(80):
+        Z, W = mpmath.matrix(x.tolist()), mpmath.matrix(y.tolist())
+        B = (Z.T * Z + mpmath.diag(penalty)) ** -1 * (Z.T * W)
+        return torch.tensor([[float(B[j, k]) for j in range(B.rows)] for k in range(B.cols)], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [[r] * 3 for r in (1e-300, 1e-12, 1.0, 1e12, 1e300)]
+    + [[1e-20, 1.0, 1e20], [1e20, 1e-20, 1.0], [1.0, 1.0, 1e-12], [1e12, 0.0, 1.0], [0.0, 1e-20, 1e20], [0.0, 0.0, 1e-12]],
+    ids=str,
+)
+def test_every_coefficient_keeps_its_digits_under_any_penalties(penalty: list[float]) -> None:
+    x, y = pairs(20, 3, 2)
+    A = least_squares(R3, EuclideanSpace(2), x, y, ridge=torch.tensor(penalty, dtype=DOUBLE)).core.matrix()
+    expected = exactly(x, y, penalty)
+    assert ((A - expected) / expected).abs().max() < 1e-13
+    # float32 data are these numbers, up to their rounding
+    A = least_squares(R3, EuclideanSpace(2), x.float(), y.float(), ridge=torch.tensor(penalty, dtype=DOUBLE)).core.matrix()
+    expected = exactly(x.float().double(), y.float().double(), penalty).float()
+    assert ((A - expected).abs() <= 1e-6 * expected.abs()).all()
+    if penalty == [1e-20, 1.0, 1e20]:  # the counterexample: one factorisation of [Z; sqrt(p)]
+        stack, _ = stacked(x, y, torch.tensor(penalty, dtype=DOUBLE), torch.zeros(2, 3), torch.ones(20))
+        assert ((stack - expected) / expected).abs().max() > 1e-7
+
+
+@every_dtype
+def test_a_small_penalty_leaves_no_trace_in_directions_that_were_not_seen(dtype: torch.dtype) -> None:
+    x, y = torch.randn(20, 3, dtype=DOUBLE), torch.randn(20, 2, dtype=DOUBLE)
+    x[:, 2] = x[:, 0] + x[:, 1]
+    x, y = x.to(dtype), y.to(dtype)
+    plain = least_squares(R3, EuclideanSpace(2), x, y).core.matrix()
+    for ridge in (1e-300, 1e-20, 1e-16):
+        A = least_squares(R3, EuclideanSpace(2), x, y, ridge=ridge).core.matrix()
+        agree(A, plain, 10)
+        G = np.vstack([x.double().numpy(), ridge**0.5 * np.eye(3)])
+        if dtype == DOUBLE and ridge == 1e-20:  # the counterexample: 1e-16 / 1e-20 of the residual
+            stack = np.linalg.pinv(G) @ np.vstack([y.numpy(), np.zeros((3, 2))])
+            assert np.abs(stack).max() > 100 * float(plain.abs().max())
+    # kernel (1, 1, -1): of all fits, the one with the least p_1 b_1^2 + p_2 b_2^2 + p_3 b_3^2, for small p
+    p = torch.tensor([1.0, 2.0, 5.0], dtype=DOUBLE)
+    kernel = torch.tensor([1.0, 1.0, -1.0], dtype=DOUBLE)
+    least = plain.double() - (plain.double() @ (p * kernel) / (p * kernel * kernel).sum())[:, None] * kernel
+    agree(least_squares(R3, EuclideanSpace(2), x, y, ridge=1e-12 * p).core.matrix(), least.to(dtype), 10)
+    # a coordinate without a penalty does what it can before one with a penalty
+    p = torch.tensor([0.0, 0.0, 1e-12], dtype=DOUBLE)
+    least = plain.double() + plain.double()[:, 2:] * kernel
+    agree(least_squares(R3, EuclideanSpace(2), x, y, ridge=p).core.matrix(), least.to(dtype), 10)
+
+
+def test_a_penalty_shrinks_to_the_prior_and_without_one_the_nearest_fit_is_taken() -> None:
+    x, y = pairs(2, 5, 3)
+    A_0 = torch.randn(3, 5, dtype=DOUBLE)
+    near = least_squares(R5, R3, x, y, prior=Dense(A_0)).core.matrix()
+    agree(near @ x.mT, y.mT, 10)
+    kernel = torch.linalg.svd(x)[2][2:]
+    agree((near - A_0) @ kernel.mT, torch.zeros(3, 3, dtype=DOUBLE), 10)
+    for far in (1e12, torch.full((3, 5), 1e12, dtype=DOUBLE)):
+        agree(least_squares(R5, R3, x, y, prior=A_0, ridge=far).core.matrix(), A_0, 1e5)
+    assert torch.equal(least_squares(R5, R3, x[:0], y[:0], prior=A_0, ridge=0.1).core.matrix(), A_0)
+    assert torch.equal(
+        LeastSquares(R5, R3).solve(prior=A_0.float(), blocks=[(1, 2), (2, 3)]).core.cores[0].A, A_0.float()[:1, :2]
+    )
+
+
+def test_an_entry_of_weight_zero_is_not_looked_at() -> None:
+    x, y = pairs(30, 3, 5)
+    seen = torch.rand(30, 5) < 0.7
+    A = least_squares(R3, R5, x, y, weights=seen).core.matrix()
+    for k in range(5):
+        rows = seen[:, k]
+        agree(A[k : k + 1], least_squares(R3, EuclideanSpace(1), x[rows], y[rows, k : k + 1]).core.matrix(), 10)
+    agree(least_squares(R3, R5, x, torch.where(seen, y, 1e6), weights=seen).core.matrix(), A, 1e3)
+    assert not torch.allclose(A, least_squares(R3, R5, x, y).core.matrix(), rtol=1e-2)
+
+
+# ------------------------------------------------------------------------------------------------------------ in batches
+@problems
+def test_batches_in_any_order_and_number_of_problems_give_the_fit_of_all_data(
+    count: int, n: int, m: int, rank: int, penalty: str, weight: str, shrinks: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    count *= 4
+    x, y = well_conditioned(count, n, rank), torch.randn(count, m, dtype=DOUBLE)
+    ridge, weights, prior = penalties(penalty, m, n), weighting(weight, count, m), torch.randn(m, n, dtype=DOUBLE) * shrinks
+    for dtype in DTYPES:
+        X, Y = EuclideanSpace(n), EuclideanSpace(m)
+        one, other = LeastSquares(X, Y), LeastSquares(X, Y)
+        for batch in torch.randperm(count).tensor_split(torch.randint(count, (5,)).sort().values.tolist()):
+            problem = one if torch.rand(()) < 0.5 else other
+            w = None if weights is None else weights[batch]
+            problem.update(x[batch].to(dtype), y[batch].to(dtype), weights=w)
+            if problem.pairs:
+                problem.solve(ridge=1.0)
+        one.merge(other)
+        expected = least_squares(X, Y, x.to(dtype), y.to(dtype), ridge=ridge, prior=prior, weights=weights).core.matrix()
+        _, condition = stacked(x, y, ridge, prior, torch.ones(count) if weights is None else weights)
+        agree(one.solve(ridge=ridge, prior=prior).core.matrix(), expected, condition**2)
+        assert one.pairs == count
+
+
+def test_weights_of_pairs_and_of_entries_meet_in_one_problem() -> None:
+    x, y = pairs(30, 3, 5)
+    entries, of_pairs = torch.rand(10, 5, dtype=DOUBLE), torch.rand(10, dtype=DOUBLE)
+    weights = torch.cat([of_pairs[:, None].expand(10, 5), entries, torch.ones(10, 5, dtype=DOUBLE)])
+    expected = least_squares(R3, R5, x, y, weights=weights).core.matrix()
+    batches = list(zip(x.split(10), y.split(10), (of_pairs, entries, None), strict=True))
+    for order in itertools.permutations(range(3)):
+        problem, rest = LeastSquares(R3, R5), LeastSquares(R3, R5)
+        for k in order:
+            (problem if k != order[-1] else rest).update(*batches[k][:2], weights=batches[k][2])
+        problem.merge(rest)
+        agree(problem.solve().core.matrix(), expected, 10)
+
+
+def test_what_is_held_does_not_grow_and_a_batch_may_be_overwritten() -> None:
+    problem, x, y = LeastSquares(R3, R5), torch.empty(7, 3), torch.empty(7, 5)
+    everything, sizes = [], []
+    for _ in range(400):
+        x.normal_(), y.normal_()
+        everything.append((x.clone(), y.clone()))
+        problem.update(x, y)
+        sizes.append(len(pickle.dumps(problem)))
+    assert max(sizes[200:]) <= max(sizes[:200])  # up to 1024 pairs are held as they are
+    X, Y = (torch.cat(part) for part in zip(*everything, strict=True))
+    agree(pickle.loads(pickle.dumps(problem)).solve(rank=2).core.matrix(), least_squares(R3, R5, X, Y, rank=2).core.matrix(), 10)
+
+
+def test_a_triangle_keeps_the_digits_that_the_normal_equations_lose() -> None:
+    U, V = (torch.linalg.qr(torch.randn(k, 6, dtype=DOUBLE))[0] for k in (1000, 6))
+    x = (U * torch.logspace(0, -7, 6, dtype=DOUBLE)) @ V.mT
+    A = torch.randn(2, 6, dtype=DOUBLE)
+    y = x @ A.mT
+    problem = LeastSquares(EuclideanSpace(6), EuclideanSpace(2))
+    gram, cross = torch.zeros(6, 6, dtype=DOUBLE), torch.zeros(6, 2, dtype=DOUBLE)
+    for some, images in zip(x.split(10), y.split(10), strict=True):
+        problem.update(some, images)
+        gram, cross = gram + some.mT @ some, cross + some.mT @ images
+    agree(problem.solve().core.matrix(), A, 1e7)
+    assert (torch.linalg.solve(gram, cross).mT - A).norm() > 1e-4
+
+
+def test_batches_pass_through_charts_and_keep_no_graph() -> None:
+    X, Y = curved(3), curved(5)
+    x, y = pairs(40, 3, 5)
+    problem = LeastSquares(X, Y)
+    for some, images in zip(x.split(9), y.split(9), strict=True):
+        problem.update(some, images)
+    fit = problem.solve(ridge=0.1)
+    agree(fit.core.matrix(), least_squares(X, Y, x, y, ridge=0.1).core.matrix().detach(), 100)
+    assert not fit.core.matrix().requires_grad and fit(x).shape == (40, 5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- blocks
+SHAPES = [(2, 1), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("ridge", PENALTIES)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_each_block_is_the_fit_of_its_own_coordinates(ridge: str, weight: str) -> None:
+    x, y = pairs(15, 5, 5)
+    p, w, A_0 = penalties(ridge, 5, 5), weighting(weight, 15, 5), torch.randn(5, 5, dtype=DOUBLE)
+    fit = least_squares(R5, R5, x, y, ridge=p, weights=w, prior=A_0, blocks=SHAPES)
+    alone, i, j = [], 0, 0
+    for height, width in SHAPES:
+        K, J = slice(i, i + height), slice(j, j + width)
+        mine = p if p.dim() == 0 else p[..., J] if p.dim() == 1 else p[K, J]
+        weights = w[:, K] if w is not None and w.dim() == 2 else w
+        X, Y = EuclideanSpace(width), EuclideanSpace(height)
+        alone.append(least_squares(X, Y, x[:, J], y[:, K], ridge=mine, weights=weights, prior=A_0[K, J]).core.matrix())
+        i, j = i + height, j + width
+    assert isinstance(fit.core, BlockDiagonal)
+    agree(fit.core.matrix(), torch.block_diag(*alone), 1e3)
+    same = least_squares(R5, R5, x, y, ridge=p, weights=w, prior=A_0, blocks=BlockDiagonal(*alone)).core.matrix()
+    agree(same, fit.core.matrix())
+
+
+def test_blocks_of_one_shape_are_a_stack() -> None:
+    x, y = pairs(50, 6, 6)
+    X = EuclideanSpace(6)
+    for blocks in ([2, 2, 2], [(2, 2)] * 3, BlockDiagonal(torch.zeros(3, 2, 2))):
+        core = least_squares(X, X, x, y, blocks=blocks).core
+        assert isinstance(core, BlockDiagonal) and core.cores[0].batch == (3,)
+    assert [core.shape for core in least_squares(X, X, x, y, blocks=[6]).core.cores] == [(6, 6)]
+
+
+def test_a_rank_is_shared_out_among_blocks_in_the_best_way() -> None:
+    x, y = pairs(20, 5, 5)
+    y = y * torch.tensor([1.0, 1.0, 3.0, 0.3, 0.3], dtype=DOUBLE)
+    ridge = torch.tensor([0.5, 0.0, 1.0, 0.2, 0.0], dtype=DOUBLE)
+
+    def cost(A: Tensor) -> float:
+        return float((x @ A.mT - y).square().sum() + (ridge * A.square()).sum())
+
+    for rank in range(5):
+        fit = least_squares(R5, R5, x, y, ridge=ridge, rank=rank, blocks=SHAPES)
+        assert fit.rank() == rank
+        best = []
+        for ranks in itertools.product(*(range(min(shape) + 1) for shape in SHAPES)):
+            if sum(ranks) == rank:
+                blocks, i, j = [], 0, 0
+                for (height, width), r in zip(SHAPES, ranks, strict=True):
+                    X, Y = EuclideanSpace(width), EuclideanSpace(height)
+                    J, K = slice(j, j + width), slice(i, i + height)
+                    blocks.append(least_squares(X, Y, x[:, J], y[:, K], ridge=ridge[J], rank=r).core.matrix())
+                    i, j = i + height, j + width
+                best.append(cost(torch.block_diag(*blocks)))
+        assert abs(cost(fit.core.matrix()) - min(best)) <= 1e-12 * min(best)
 
 
 def test_the_fit_is_extended_dmd_with_the_chart_as_its_dictionary() -> None:
@@ -155,6 +459,74 @@ def test_gradients_reach_the_chart_and_are_right(rank: int | None) -> None:
     numeric = torch.tensor((values[0] - values[1]) / (2 * h), dtype=DOUBLE)
     assert abs(numeric) > 1e-6
     assert abs((gradient * direction).sum() - numeric) <= 1e-6 * max(1.0, abs(numeric))  # h^2 and eps / h are below 1e-9
+
+
+@pytest.mark.parametrize("count", [7, 2])
+@pytest.mark.parametrize(
+    "case", ["plain", "pairs", "a number", "coordinates", "entries", "blocks", "rank 1", "rank 2 and a ridge", "rank and blocks"]
+)
+def test_first_and_second_derivatives_are_right(case: str, count: int) -> None:
+    x, y = pairs(count, 3, 3)
+    A_0, w, p = torch.randn(3, 3, dtype=DOUBLE), torch.rand(count, 3, dtype=DOUBLE) + 0.2, torch.rand(3, 3, dtype=DOUBLE) + 0.2
+    X, blocks = EuclideanSpace(3), [(1, 2), (2, 1)]
+
+    def core(x: Tensor, y: Tensor, A_0: Tensor, w: Tensor, p: Tensor) -> Tensor:
+        keywords: dict[str, Any] = {
+            "plain": {},
+            "pairs": {"weights": w[:, 0], "ridge": torch.tensor([0.0, 0.5, 1.0], dtype=DOUBLE), "prior": A_0},
+            "a number": {"ridge": p[0, 0], "prior": A_0, "weights": w[:, 0]},
+            "coordinates": {"ridge": p[0], "prior": A_0, "weights": w[:, 0]},
+            "entries": {"ridge": p, "prior": A_0, "weights": w},
+            "blocks": {"ridge": p, "prior": A_0, "weights": w, "blocks": blocks},
+            "rank 1": {"rank": 1},
+            "rank 2 and a ridge": {"rank": 2, "ridge": p[0], "prior": A_0, "weights": w[:, 0]},
+            "rank and blocks": {"rank": 1, "ridge": p[0], "prior": A_0, "blocks": blocks},
+        }[case]
+        return least_squares(X, X, x, y, **keywords).core.matrix()
+
+    inputs = [t.requires_grad_() for t in (x, y, A_0, w, p)]
+    assert torch.autograd.gradcheck(core, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(core, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_derivatives_have_every_order_in_both_modes(rank: int | None) -> None:
+    x, y = pairs(9, 3, 3)
+
+    def value(s: Tensor) -> Tensor:
+        return least_squares(R3, R3, x * s, y.sin() + s**2, rank=rank, ridge=0.2).core.matrix().square().sum()
+
+    s = torch.tensor([1.1, 0.9, 1.2], dtype=DOUBLE)
+    reverse, forward, both = torch.func.jacrev, torch.func.jacfwd, torch.func.hessian
+
+    def differences(f: Callable[[Tensor], Tensor], h: float = 1e-4) -> Tensor:
+        return torch.stack([(f(s + h * e) - f(s - h * e)) / (2 * h) for e in torch.eye(3, dtype=DOUBLE)], -1)
+
+    gradient, hessian = reverse(value)(s), both(value)(s)
+    agree(forward(value)(s), gradient, 1e3)
+    for of_second_order in (torch.autograd.functional.hessian(value, s), reverse(forward(value))(s), reverse(reverse(value))(s)):
+        agree(of_second_order, hessian, 1e3)
+    for exact, numeric in ((hessian, differences(reverse(value))), (reverse(both(value))(s), differences(both(value)))):
+        assert (exact - numeric).abs().max() < 1e-6 * exact.abs().max()
+    with pytest.raises(DomainError, match="forward mode within forward mode"):
+        forward(forward(value))(s)
+
+
+def test_autocast_changes_no_bit() -> None:
+    x, y = torch.randn(200, 3), torch.randn(200, 5)
+    weights, blocks = torch.rand(200, 5), [(2, 1), (3, 2)]
+    kinds: list[dict[str, Any]] = [{}, {"ridge": 0.1, "prior": LowRank(torch.randn(5, 2), torch.randn(3, 2))}, {"rank": 2}]
+    kinds += [{"weights": weights, "ridge": torch.rand(5, 3)}, {"blocks": blocks, "rank": 2}]
+    for keywords in kinds:
+        expected = least_squares(R3, R5, x, y, **keywords).core.matrix()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = least_squares(R3, R5, x, y, **keywords).core
+            problem = LeastSquares(R3, R5)
+            problem.update(x, y, weights=keywords.pop("weights", None))
+            streamed = problem.solve(**keywords).core
+            half = least_squares(R3, R5, x.bfloat16(), y.bfloat16()).core
+        assert torch.equal(found.matrix(), expected) and torch.equal(streamed.matrix(), expected)
+        assert half.matrix().dtype == torch.float32
 
 
 def test_gradients_stay_finite_where_the_data_have_less_rank_than_allowed() -> None:

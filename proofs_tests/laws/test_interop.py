@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from induced import EuclideanSpace, Linearizer
-from induced.errors import MissingAdjoint
+from induced.errors import DomainError, MissingAdjoint
 from induced.operators import Dense, ForeignOperator, LinearOperator, as_operator, from_scipy, to_scipy
 from proofs_tests.registry import CORES, DTYPES, CoreCase, agree
 
@@ -94,8 +94,14 @@ def test_gradients_of_every_order_pass_through_a_foreign_operator(name: str) -> 
     agree(torch.func.jacrev(A)(z[0].detach()), M)
     agree(torch.func.jacfwd(A)(z[0].detach()), M)
     agree(torch.vmap(A, in_dims=1)(z.detach().mT), z.detach() @ M.mT)
-    curvature = torch.func.hessian(lambda x: A(x).pow(2).sum())(z[0].detach())
-    agree(curvature, 2 * M.mT @ M)
+
+    def square(x: Tensor) -> Tensor:
+        return A(x).pow(2).sum()
+
+    agree(torch.func.hessian(square)(z[0].detach()), 2 * M.mT @ M)
+    if isinstance(A, ForeignOperator):
+        with pytest.raises(DomainError, match="forward mode within forward mode"):  # torch would give 0
+            torch.func.jacfwd(torch.func.jacfwd(square))(z[0].detach())
 
 
 @foreign

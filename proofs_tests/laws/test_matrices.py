@@ -223,6 +223,8 @@ def test_derivatives_of_the_exponential() -> None:
     M = torch.randn(4, 3, 3).double()
     agree(torch.func.vmap(expm, in_dims=1)(M.transpose(0, 1)), expm(M))
     agree(torch.func.jacfwd(expm)(M[0]), torch.func.jacrev(expm)(M[0]))
+    with pytest.raises(DomainError, match="forward mode within forward mode"):  # torch would give 0
+        torch.func.jacfwd(torch.func.jacfwd(expm))(M[0])
     compiled = torch.compile(expm, backend="eager", fullgraph=True)
     agree(compiled(M), expm(M), 100)
 

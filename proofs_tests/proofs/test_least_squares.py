@@ -1,16 +1,18 @@
-"""Least squares (linearizer.md, §6): (A Z - W) D Z^T + ridge A = 0 makes A a minimum of sum_i w_i |A z_i - w_i|^2 + ridge
-|A|_F^2.
+"""Least squares (linearizer.md, §6): (A Z - W) D Z^T + (A - A_0) P = 0 makes A a minimum of sum_i w_i |A z_i - w_i|^2 +
+|(A - A_0) S|^2.
 
-Assumed: Z, W hold coordinates in their columns, D = R R^T is the diagonal of weights, ridge >= 0, tr(X) = tr(X^T), tr(XY) =
-tr(YX). Proved: the cost at A + E exceeds that at A by |E Z R|_F^2 + ridge |E|_F^2 >= 0, for every E and all dimensions.
+Assumed: Z, W hold coordinates in their columns, D = R R^T is the diagonal of weights, P = S S^T that of penalties, tr(X) =
+tr(X^T), tr(XY) = tr(YX). Proved: the cost at A + E exceeds that at A by |E Z R|_F^2 + |E S|_F^2 >= 0, for every E and all
+dimensions. One row of A is a problem of its own, with weights and penalties of its own. And where (Z R)^T = Q U, Q^T Q = I, the
+cost is |A U^T - W R Q|^2 + |(A - A_0) S|^2 and a number: U and W R Q are all that is kept of the data.
 """
 
-from sympy import Expr, Integer, Mul, Symbol, expand
+from sympy import Expr, Integer, Mul, expand
 
 from proofs_tests.proofs.symbols import T, matrices, reduce, word
 
-A, E, Z, W, R = matrices("A E Z W R")
-D, ridge = R * T(R), Symbol("ridge", nonnegative=True)
+A, E, Z, W, R, S, A_0, Q, U = matrices("A E Z W R S A_0 Q U")
+D, P = R * T(R), S * T(S)
 
 
 def trace(expression: Expr) -> Expr:
@@ -23,13 +25,16 @@ def trace(expression: Expr) -> Expr:
     return expand(total)
 
 
+def square(M: Expr) -> Expr:
+    return M * T(M)
+
+
 def cost(A: Expr) -> Expr:
-    residual = (A * Z - W) * R
-    return residual * T(residual) + ridge * A * T(A)
+    return square((A * Z - W) * R) + square((A - A_0) * S)
 
 
 def normal(A: Expr) -> Expr:
-    return expand((A * Z - W) * D * T(Z) + ridge * A)
+    return expand((A * Z - W) * D * T(Z) + (A - A_0) * P)
 
 
 def excess(gradient: Expr) -> Expr:
@@ -37,12 +42,27 @@ def excess(gradient: Expr) -> Expr:
     return trace(cost(A + E) - cost(A) - 2 * gradient * T(E))
 
 
+SQUARES = trace(square(E * Z * R) + square(E * S))
+
+
 def test_the_cost_grows_by_squares_from_a_solution_of_the_normal_equations() -> None:
-    squares = E * Z * R * T(E * Z * R) + ridge * E * T(E)
-    assert reduce(excess(normal(A)) - trace(squares)) == 0
+    assert reduce(excess(normal(A)) - SQUARES) == 0
 
 
-def test_normal_equations_without_the_ridge_or_the_weights_are_refuted() -> None:
-    squares = trace(E * Z * R * T(E * Z * R) + ridge * E * T(E))
-    assert reduce(excess(normal(A) - ridge * A) - squares) != 0
-    assert reduce(excess((A * Z - W) * T(Z) + ridge * A) - squares) != 0
+def test_normal_equations_without_the_penalty_the_prior_or_the_weights_are_refuted() -> None:
+    assert reduce(excess(normal(A) - (A - A_0) * P) - SQUARES) != 0
+    assert reduce(excess(normal(A) + A_0 * P) - SQUARES) != 0
+    assert reduce(excess((A * Z - W) * T(Z) + (A - A_0) * P) - SQUARES) != 0
+
+
+def of_triangle(A: Expr) -> Expr:
+    """The cost of the data, of which Q and U are known."""
+    return square(A * T(U) * T(Q) - W * R)
+
+
+def test_the_triangle_and_the_turned_targets_are_all_that_is_kept_of_the_data() -> None:
+    orthonormal = {T(Q) * Q: 1}
+    kept = square(A * T(U) - W * R * Q)
+    rest = square(W * R) - square(W * R * Q)  # what no A explains
+    assert reduce(trace(reduce(of_triangle(A), orthonormal) - kept - rest)) == 0
+    assert reduce(trace(of_triangle(A) - kept - rest)) != 0  # it needs Q^T Q = I

@@ -1,23 +1,85 @@
 """Errors of fitting."""
 
+from functools import partial
+
 import torch
 
 from induced import EuclideanSpace
-from induced.errors import DomainError, NotInvertible, ShapeError
-from induced.fitting import interpolate, least_squares
+from induced.errors import DomainError, DtypeError, NotInvertible, ShapeError, SpaceMismatch
+from induced.fitting import LeastSquares, interpolate, least_squares
 from proofs_tests.units.case import Case
 
 R2, R3 = EuclideanSpace(2), EuclideanSpace(3)
 X, Y = torch.ones(4, 2), torch.ones(4, 3)
 CLOSE = 1e4 * torch.tensor([[1.0, 1.0], [1.0 + 1e-7, 1.0 + 2e-7]])
 LINE = torch.tensor([[0.0], [1.0], [2.0]])
+GAP = torch.where(torch.arange(4)[:, None] == 2, torch.nan, Y)
+fit = partial(least_squares, R2, R3)
+
+
+def twice_forward() -> None:
+    def norm(t: torch.Tensor) -> torch.Tensor:
+        return fit(t * X, Y, ridge=1.0).core.matrix().square().sum()
+
+    torch.func.jacfwd(torch.func.jacfwd(norm))(torch.ones(()))
+
+
+def batches(*x: torch.Tensor) -> None:
+    problem = LeastSquares(R2, R3)
+    for batch in (X, *x):
+        problem.update(batch, Y)
+
 
 CASES = [
-    Case(ShapeError, r"as many x as y, at least one pair; got 4 and 3", lambda: least_squares(R2, R3, X, Y[:3])),
-    Case(ShapeError, r"the rank of a core from .* lies in 0\.\.2, got 3", lambda: least_squares(R2, R3, X, Y, rank=3)),
-    Case(DomainError, r"the ridge must be a finite number >= 0, got -1", lambda: least_squares(R2, R3, X, Y, ridge=-1.0)),
-    Case(ShapeError, r"got 2 weights for 4 pairs", lambda: least_squares(R2, R3, X, Y, weights=torch.ones(2))),
-    Case(DomainError, r"weights must be finite numbers >= 0", lambda: least_squares(R2, R3, X, Y, weights=-torch.ones(4))),
+    Case(DomainError, r"forward mode within forward mode .* torch\.func\.hessian", twice_forward),
+    Case(ShapeError, r"x and y are pairs of one batch; got the batch \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
+    Case(ShapeError, r"at least one pair, or a prior", lambda: fit(X[:0], Y[:0])),
+    Case(ShapeError, r"at least one pair, or a prior", lambda: LeastSquares(R2, R3).solve()),
+    Case(ShapeError, r"the rank of a core from .* lies in 0\.\.2 here, got 3", lambda: fit(X, Y, rank=3)),
+    Case(
+        ShapeError,
+        r"has a closed form only where .* f\.svd\(\)\.truncate\(rank\)",
+        lambda: fit(X, Y, rank=1, ridge=torch.ones(3, 2)),
+    ),
+    Case(ShapeError, r"has a closed form only where", lambda: fit(X, Y, rank=1, weights=torch.ones(4, 3))),
+    Case(DomainError, r"the ridge must be finite and >= 0, got -1", lambda: fit(X, Y, ridge=-1.0)),
+    Case(DomainError, r"the ridge must be finite and >= 0, got nan", lambda: fit(X, Y, ridge=torch.tensor([1.0, torch.nan]))),
+    Case(
+        ShapeError,
+        r"the ridge is a number, \(2,\) for one a coordinate or \(3, 2\); got \(3,\)",
+        lambda: fit(X, Y, ridge=torch.ones(3)),
+    ),
+    Case(
+        DomainError,
+        r"a gradient passes through the square root of the ridge, which must be > 0 there",
+        lambda: fit(X, Y, ridge=torch.zeros((), requires_grad=True)),
+    ),
+    Case(
+        ShapeError,
+        r"weights are one a pair, \(4,\), or one a coordinate of y, \(4, 3\); got \(2,\)",
+        lambda: fit(X, Y, weights=torch.ones(2)),
+    ),
+    Case(DomainError, r"weights must be finite and >= 0, got -1", lambda: fit(X, Y, weights=-torch.ones(4))),
+    Case(ShapeError, r"the prior is one matrix or operator of shape \(3, 2\), got Dense", lambda: fit(X, Y, prior=torch.eye(2))),
+    Case(
+        ShapeError,
+        r"the blocks of a core of shape \(3, 2\) have that shape together, got \[\(2, 2\)\]",
+        lambda: fit(X, Y, blocks=[2]),
+    ),
+    Case(
+        DomainError,
+        r"1 of the points y hold nan or inf, the first at the index \(1, 0\) of the batch \(2, 2\)",
+        lambda: fit(X.reshape(2, 2, 2), GAP.reshape(2, 2, 3)),
+    ),
+    Case(
+        DomainError,
+        r"2 of the points x hold nan or inf, the first at the index \(0,\)",
+        lambda: fit(X / torch.tensor([[0.0], [1.0], [0.0], [1.0]]), Y),
+    ),
+    Case(DtypeError, r"the coordinates of x beside those of earlier batches: got torch.float64", lambda: batches(X.double())),
+    Case(
+        SpaceMismatch, r"problems that are merged have the same spaces", lambda: LeastSquares(R2, R3).merge(LeastSquares(R3, R3))
+    ),
     Case(
         ShapeError,
         r"the targets y must have shape \(N, dim\), as many of both; got \(4, 2\) and \(3, 3\)",

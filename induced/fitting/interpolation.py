@@ -1,4 +1,4 @@
-"""Fitting: the core of a Linearizer for fixed charts, in closed form, and a Linearizer through given pairs of points."""
+"""Theorem H.5, constructively: a Linearizer through given pairs of points."""
 
 import torch
 from torch import Tensor
@@ -8,107 +8,12 @@ from induced.bijections import Affine, Composition
 from induced.bijections.interpolating import FEW, PiecewiseLinear, Shear, least_distances
 from induced.errors import DomainError, NotInvertible, ShapeError
 from induced.linearizer import Linearizer
-from induced.operators import Dense, LowRank
+from induced.operators import LowRank
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace
-
-__all__ = ["interpolate", "least_squares"]
 
 DRAWS = 8  # random frames of few columns, of which the one that tells the points apart best is taken
 
 
-# ------------------------------------------------------------------------------------------------------- the core
-def least_squares(
-    domain: HilbertSpace,
-    codomain: HilbertSpace,
-    x: Tensor,
-    y: Tensor,
-    *,
-    ridge: float = 0.0,
-    rank: int | None = None,
-    weights: Tensor | None = None,
-) -> Linearizer:
-    """The core A = argmin sum_i w_i |A g_x(x_i) - g_y(y_i)|^2 + ridge |A|_F^2, over all matrices or those of a given rank.
-
-    This is dynamic mode decomposition with an invertible dictionary, the chart: y_i the successor of x_i. Solved in float64, the
-    solution of least norm where there are many. It minimises the error in coordinates, not that of the points. Gradients reach
-    the charts; with a rank limit first derivatives only, where the singular values of the fit at the limit differ.
-
-    Arguments:
-        domain: the space of the points x.
-        codomain: the space of the points y; `domain` again for a dynamical system.
-        x: points (*batch, *domain.shape), N in all.
-        y: their images (*batch, *codomain.shape).
-        ridge: the penalty, >= 0.
-        rank: the largest rank of A, in 0..min(m, n); the core is then a `LowRank`.
-        weights: w_i >= 0, of shape (*batch,), all 1 by default.
-
-    Returns:
-        The Linearizer from `domain` to `codomain`; its core does not train.
-
-    Raises:
-        ShapeError: no pairs, not as many x as y or as weights, or a rank out of range.
-        DomainError: a negative or non-finite ridge or weight.
-
-    Example:
-        >>> from induced.bijections import Log
-        >>> X = InducedSpace(Log((2,)))
-        >>> x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]])
-        >>> least_squares(X, X, x, x**2)(torch.tensor([3.0, 4.0]))
-        tensor([ 9., 16.])
-
-    Law:
-        the normal equations `(A Z - W) D Z^T + ridge A = 0` (laws/test_fitting.py)
-    """
-    Z, W = domain.coords(x).reshape(-1, domain.dim), codomain.coords(y).reshape(-1, codomain.dim)
-    if len(Z) != len(W) or len(Z) == 0:
-        raise ShapeError(f"least squares needs as many x as y, at least one pair; got {len(Z)} and {len(W)}")
-    largest = min(domain.dim, codomain.dim)
-    if rank is not None and not 0 <= rank <= largest:
-        raise ShapeError(f"the rank of a core from {domain!r} to {codomain!r} lies in 0..{largest}, got {rank}")
-    if not 0.0 <= ridge < float("inf"):
-        raise DomainError(f"the ridge must be a finite number >= 0, got {ridge}")
-    dtype, root = Z.dtype, _root_weights(weights, Z)
-    Z, W = root * Z.double(), root * W.double()
-    if ridge:
-        eye = torch.eye(domain.dim, dtype=Z.dtype, device=Z.device)
-        Z = torch.cat([Z, ridge**0.5 * eye])
-        W = torch.cat([W, W.new_zeros(domain.dim, codomain.dim)])
-    # The data round each of dim directions, however many samples there are; the factorisation errs with its rows, in float64.
-    rtol = torch.finfo(Z.dtype if ridge else dtype).eps * domain.dim + torch.finfo(Z.dtype).eps * len(Z) ** 0.5
-    A = (torch.linalg.pinv(Z, rtol=rtol) @ W).mT
-    if rank is None:
-        return Linearizer(Dense(A.to(dtype)), domain, codomain)
-    U = _leading(Z @ A.mT, rank)
-    return Linearizer(LowRank(U.to(dtype), (A.mT @ U).to(dtype)), domain, codomain)
-
-
-def _root_weights(weights: Tensor | None, Z: Tensor) -> Tensor:
-    """The square roots of the weights, as a column in float64."""
-    if weights is None:
-        return Z.new_ones(1, 1, dtype=torch.float64)
-    if weights.numel() != len(Z):
-        raise ShapeError(f"one weight a pair: got {weights.numel()} weights for {len(Z)} pairs")
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise DomainError("weights must be finite numbers >= 0")
-    return weights.reshape(-1, 1).to(Z.device, torch.float64).sqrt()
-
-
-def _leading(F: Tensor, rank: int) -> Tensor:
-    """The first right singular vectors (m, rank) of F, with the derivative of the space that they span."""
-    S = F.mT @ F
-    with torch.no_grad():
-        _, s, Vh = torch.linalg.svd(torch.linalg.qr(F, mode="r").R, full_matrices=True)
-        values = s.new_zeros(F.shape[1]).index_copy(0, torch.arange(len(s), device=s.device), s.square())
-        U, rest = Vh[:rank].mT, Vh[rank:].mT
-        gap = values[:rank] - values[rank:, None]
-        inverse_gap = torch.where(gap > 0, 1 / gap.clamp(min=torch.finfo(gap.dtype).tiny), 0.0)
-    # Zero in value: dU = rest (rest^T dS U) / gap. The derivative of an SVD would have 1/0 at repeated values.
-    turn = rest.mT @ S @ U * inverse_gap
-    leading: Tensor = U + rest @ (turn - turn.detach())
-    return leading
-
-
-# ----------------------------------------------------------------------------------------------- Theorem H.5, constructively
 def interpolate(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer:
     """A Linearizer with |f(x_i) - y_i| <= eps for all pairs of distinct points x_i of R^n and any points y_i of R^m (Thm H.5).
 
