@@ -33,8 +33,6 @@ class LinearOperator(Algebra):
         `A(z) == z @ A.matrix().mT` and `(w * A(z)).sum(-1) == (A.H(w) * z).sum(-1)` (laws/test_operators.py)
     """
 
-    shape: tuple[int, int]
-
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         if len(shape) != 2 or min(shape) < 0:
@@ -80,27 +78,14 @@ class LinearOperator(Algebra):
         """A applied to each row of a matrix (k, n), of shape (*batch, k, m): the rows must not meet the operator's batch."""
         return self(rows.reshape(rows.shape[0], *(1,) * len(self.batch), rows.shape[1])).movedim(0, -2)
 
-    # ------------------------------------------------------------------------------------------------- functions of A
-    def reduced(self, same_frames: bool = False) -> Reduction | None:
-        """A as small blocks in orthonormal frames, on which every function of an operator works (induced.operators.reduction).
-
-        By default one dense block: the matrix.
-
-        Arguments:
-            same_frames: ask for W = Z, so that functions of A are those of its blocks; A is square.
-
-        Returns:
-            The reduction; None where A has no structure and more than 4096^2 entries: it is not formed.
-
-        Law:
-            `L W (K + c I) Z^H R` is A (laws/test_reductions.py)
-        """
-        return None if self.shape[0] * self.shape[1] > LIMIT**2 else self._dense()
-
     def _dense(self) -> Reduction:
-        if self.shape[0] * self.shape[1] > LIMIT**2:
-            raise TooLarge(f"this needs the matrix, which has more than {LIMIT}^2 entries: {self}")
-        return Dense(self.matrix(max(self.shape))).reduced()
+        m, n = self.shape
+        if m * n > LIMIT**2:
+            raise TooLarge(
+                f"this function has no closed form for this operator, and its {m} x {n} matrix has more than {LIMIT}^2 entries; "
+                f"if it fits, pass Dense(A.matrix(limit={max(m, n)})): {self}"
+            )
+        return Dense(self.matrix(max(m, n))).reduced()
 
     # ------------------------------------------------------------------------------------------------------- algebra
     def _adjoint(self) -> "LinearOperator":

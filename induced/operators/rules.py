@@ -93,22 +93,28 @@ class Functions(Module, ABC):
         return False
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        """A as small blocks in orthonormal frames; None where there are none."""
-        return None
+        """A as small blocks in orthonormal frames, on which every function of an operator works (induced.operators.reduction).
+
+        By default one dense block: the matrix.
+
+        Arguments:
+            same_frames: ask for W = Z, so that functions of A are those of its blocks; A is square.
+
+        Returns:
+            The reduction; None where A has no structure and more than 4096^2 entries: it is not formed.
+
+        Law:
+            `L W (K + c I) Z^H R` is A (laws/test_reductions.py)
+        """
+        return None if self.shape[0] * self.shape[1] > LIMIT**2 else self._dense()
 
     def _reduction(self, same_frames: bool = False) -> Reduction:
         reduction = self.reduced(same_frames)
-        if reduction is None:
-            m, n = self.shape
-            raise TooLarge(
-                f"this function has no closed form for this operator, and its {m} x {n} matrix has more than {LIMIT}^2 entries; "
-                f"if it fits, pass Dense(A.matrix(limit={max(m, n)})): {self}"
-            )
-        return reduction
+        return self._dense() if reduction is None else reduction
 
     @abstractmethod
     def _dense(self) -> Reduction:
-        """The matrix as one block."""
+        """The matrix as one block; raises where it is too large to be formed unasked."""
 
     def _whole(self, same_frames: bool = False) -> Reduction:
         """The reduction; the matrix, where vectors or operators that are made of frames would lack a part of their derivative."""
