@@ -10,6 +10,7 @@ from torch import Tensor
 from induced._validate import eager
 
 F = TypeVar("F", bound=Callable[..., Any])
+HALVES = (torch.float16, torch.bfloat16)
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -28,14 +29,15 @@ def full_precision(function: F) -> F:
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 with torch.autocast(kind, enabled=False):
-                    return outside(*map(_wide, arguments), **{name: _wide(value) for name, value in keywords.items()})
+                    return outside(*map(widened, arguments), **{name: widened(value) for name, value in keywords.items()})
         return function(*arguments, **keywords)
 
     return cast(F, outside)
 
 
-def _wide(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+def widened(value: Any) -> Any:
+    """A tensor in half precision as float32; anything else as it is."""
+    half = isinstance(value, Tensor) and value.dtype in HALVES
     return value.float() if half else value
 
 

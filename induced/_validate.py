@@ -40,7 +40,11 @@ def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
 
 
 def require_floating(x: Tensor, what: str) -> None:
-    """Raise DtypeError unless x is a floating point tensor."""
+    """Raise DtypeError unless x is a dense floating point tensor."""
+    if x.layout is not torch.strided:
+        raise DtypeError(
+            f"{what} must be a dense tensor, got one of layout {x.layout}: use x.to_dense(), or as_operator(x) of a sparse matrix"
+        )
     if not x.is_floating_point():
         raise DtypeError(f"{what} must be a floating point tensor, got {x.dtype}: convert it, e.g. with x.float()")
 
@@ -53,6 +57,12 @@ def require_like(x: Tensor, reference: Tensor | None, what: str) -> None:
         f"{what}: got {x.dtype} on {x.device}, expected {reference.dtype} on {reference.device} as the parameters it meets: "
         f"convert one of them (x.to(...) or module.to(...)); nothing is copied silently"
     )
+
+
+def require_precision(dtype: object, what: str) -> None:
+    """Raise DtypeError unless dtype is torch.float32 or torch.float64: products take half precision, factorisations do not."""
+    if dtype not in (torch.float32, torch.float64):
+        raise DtypeError(f"{what} is {dtype}, but this needs a real dtype, float32 or float64: convert it first")
 
 
 def require_finite(x: Tensor, what: str, hint: str = "look for overflow or missing values upstream") -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
-from induced._validate import eager, require_domain, require_finite, require_floating
+from induced._validate import eager, require_domain, require_finite, require_floating, require_precision
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
 
@@ -136,6 +136,7 @@ class PositiveDefinite(Bijection):
 
     @full_precision
     def inverse(self, z: Tensor) -> Tensor:
+        require_precision(z.dtype, "the coordinate vector of a PositiveDefinite chart")
         X = _symmetric(torch.linalg.matrix_exp(self._logarithm(z)))
         if eager(X):
             inside = self._keeps_digits(X.detach(), z.detach()).unsqueeze(-1).expand_as(z)
@@ -175,6 +176,7 @@ class PositiveDefinite(Bijection):
     def _with_eigenvalues(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates, and the eigenvalues of x."""
         require_floating(x, "a point of a PositiveDefinite chart")
+        require_precision(x.dtype, "the point of a PositiveDefinite chart")
         require_finite(x, "a point of a PositiveDefinite chart")
         if eager(x):
             _require_symmetric(x.detach())

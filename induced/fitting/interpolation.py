@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from induced._validate import require_finite, require_like, require_shape
+from induced._validate import require_finite, require_like, require_precision, require_shape
 from induced.bijections import Affine, Composition
 from induced.bijections.interpolating import FEW, PiecewiseLinear, Shear, least_distances
 from induced.errors import DomainError, NotInvertible, ShapeError
@@ -51,6 +51,7 @@ def interpolate(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer
             raise ShapeError(f"{what} must have shape (N, dim), as many of both; got {tuple(x.shape)} and {tuple(y.shape)}")
         require_finite(value, what)
     require_like(y, x, "the targets y beside the points x")
+    require_precision(x.dtype, "the data of an interpolation")
     x, y = x.detach(), y.detach()
     points, images = _function_of(x, y) if len(x) else (x.new_zeros(1, x.shape[1]), y.new_zeros(1, y.shape[1]))
     if bool((images == images[0]).all()):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor, nn
 
 from induced._numerics import full_precision
-from induced._validate import require_floating
+from induced._validate import require_floating, require_precision
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
 from induced.operators.rules import Functions, Scalar, is_zero, require_fit
 
@@ -111,6 +112,9 @@ class Algebra(Functions):
             raise NotSquare(f"a power needs a square operator, got shape {self.shape}: {self}")
         if not isinstance(p, Real) or not math.isfinite(p):
             raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
+        if p < 0 or p != int(p):
+            like = self.reference()
+            require_precision(torch.float32 if like is None else like.dtype, f"the operator whose power {p:g} is asked for")
         if p != int(p):
             return self._real_power(float(p))
         k = int(p)

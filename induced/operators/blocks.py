@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced._numerics import scaled_norm
+from induced._numerics import scaled_norm, widened
 from induced._validate import require_like, require_shape
 from induced.errors import ShapeError
 from induced.operators.algebra import holding, register
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import complement
 from induced.operators.diagonal import Selection
+from induced.operators.lowrank import ScaledIdentityPlusLowRank
 from induced.operators.matrices import Phi
 from induced.operators.reduction import (
     Frame,
@@ -26,7 +27,7 @@ from induced.operators.reduction import (
     require_regular,
     sign_of,
 )
-from induced.operators.rules import Scalar, per_matrix
+from induced.operators.rules import Scalar, is_number, per_matrix
 
 
 # -------------------------------------------------------------------------------------------------------------- direct sum
@@ -242,6 +243,12 @@ class BlockDiagonal(LinearOperator):
         return [(A, B) for (A, _), (B, _) in zip(self._each, other._each, strict=True)]
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
+        if is_number(other) and not other.batch and all(core.shape[0] == core.shape[1] for core, _ in self._each):
+            number: Any = other
+            c = number.parts()[0]
+            sizes = {core.shape[0] for core, _ in self._each}
+            numbers = {n: ScaledIdentityPlusLowRank(c, c.new_zeros(n, 0), c.new_zeros(n, 0)) for n in sizes}
+            return BlockDiagonal(*(core._plus(numbers[core.shape[0]]) for core, _ in self._each))
         pairs = self._paired(other)
         if pairs and all(A.shape == B.shape for A, B in pairs):
             return BlockDiagonal(*(A + B for A, B in pairs))
@@ -334,7 +341,7 @@ class RotationScaling(LinearOperator):
 
     def numbers(self) -> Tensor:
         """a + i b, complex, (*batch, k)."""
-        return torch.complex(self.a, self.b)
+        return torch.complex(widened(self.a), widened(self.b))
 
     def _turn(self, z: Tensor, b: Tensor) -> Tensor:
         x, y = z.reshape(*z.shape[:-1], z.shape[-1] // 2, 2).unbind(-1)
@@ -351,9 +358,13 @@ class RotationScaling(LinearOperator):
         return Reduction(frame, frame, self.numbers()[..., None, None], None, self.a.dtype, torch.finfo(self.a.dtype).eps)
 
     def _of(self, numbers: Tensor) -> LinearOperator:
-        return RotationScaling(numbers.real, numbers.imag)
+        return RotationScaling(numbers.real.to(self.a.dtype), numbers.imag.to(self.a.dtype))
 
     def _plus(self, other: LinearOperator) -> LinearOperator:
+        if is_number(other):
+            number: Any = other
+            a = self.a + per_matrix(number.parts()[0], 1)
+            return RotationScaling(a, self.b.expand_as(a))
         return self._of(self.numbers() + other.numbers()) if isinstance(other, RotationScaling) else super()._plus(other)
 
     def _times(self, other: LinearOperator) -> LinearOperator:

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from induced._numerics import scaled_norm
+from induced._numerics import scaled_norm, widened
 from induced.errors import ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
@@ -69,6 +69,7 @@ class BlockCirculant(ShiftInvariant):
         symbol: S on the frequencies of `torch.fft.rfftn`, complex, of shape (*batch, *half, C_out, C_in); kept as pairs of real
             numbers, so that the operator follows `.to(dtype)`. Where a frequency is its own negative S is real.
         size: the sides of the grid.
+        dtype: of the pairs; that of the symbol by default.
 
     Raises:
         ShapeError: the symbol is not complex, or does not have the frequencies of the grid.
@@ -85,7 +86,7 @@ class BlockCirculant(ShiftInvariant):
 
     blocks: Tensor
 
-    def __init__(self, symbol: Tensor, size: Sequence[int]) -> None:
+    def __init__(self, symbol: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -> None:
         size = tuple(int(n) for n in size)
         half = (*size[:-1], size[-1] // 2 + 1)
         d = len(half)
@@ -97,17 +98,17 @@ class BlockCirculant(ShiftInvariant):
         N = torch.Size(size).numel()
         super().__init__((symbol.shape[-2] * N, symbol.shape[-1] * N))
         self.size = size
-        register(self, "blocks", torch.view_as_real(symbol.resolve_conj()))
+        register(self, "blocks", torch.view_as_real(symbol.resolve_conj()).to(dtype or symbol.real.dtype))
 
     @classmethod
     def of(cls, response: Tensor, axes: int) -> "BlockCirculant":
         """y[o, p] = sum_(i, m) response[o, i, m] x[i, p - m], for a response (*batch, C_out, C_in, *size) of so many axes."""
-        return cls(_symbol(response, axes), response.shape[-axes:])
+        return cls(_symbol(widened(response), axes), response.shape[-axes:], response.dtype)
 
     @property
     def symbol(self) -> Tensor:
         """S, complex, of shape (*batch, *half, C_out, C_in)."""
-        return torch.view_as_complex(self.blocks.contiguous())
+        return torch.view_as_complex(widened(self.blocks).contiguous())
 
     @property
     def batch(self) -> torch.Size:
@@ -117,7 +118,7 @@ class BlockCirculant(ShiftInvariant):
         return self
 
     def _of(self, symbol: Tensor) -> "BlockCirculant":
-        return BlockCirculant(symbol, self.size)
+        return BlockCirculant(symbol, self.size, self.blocks.dtype)
 
     def _number(self, a: Tensor) -> "BlockCirculant":
         """a I."""
@@ -136,10 +137,10 @@ class BlockCirculant(ShiftInvariant):
         batch = torch.broadcast_shapes(z.shape[:-1], self.batch)  # type: ignore[no-untyped-call]
         if 0 in batch:  # MKL refuses it
             return empty_batch(z, batch, symbol.shape[-2] * torch.Size(self.size).numel())
-        grid = z.reshape(*z.shape[:-1], symbol.shape[-1], *self.size)
+        grid = widened(z).reshape(*z.shape[:-1], symbol.shape[-1], *self.size)
         spectrum = torch.einsum("...oi,...i->...o", symbol, _symbol(grid, d, channels=1))
         y: Tensor = torch.fft.irfftn(spectrum.movedim(-1, -d - 1), s=self.size, dim=tuple(range(-d, 0)))
-        return y.flatten(-d - 1)
+        return y.flatten(-d - 1).to(z.dtype)
 
     def _adjoint(self) -> LinearOperator:
         return self._of(self.symbol.mH)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced._numerics import full_precision, scaled_norm
+from induced._numerics import HALVES, full_precision, scaled_norm
 from induced._validate import eager
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.factors import tracked
@@ -132,6 +132,9 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Trip
     n, r = U.shape[-2], U.shape[-1]
     if r == 0 or U.dim() > 2 or tracked(U, V) or not eager(U):
         return c, U, V
+    rtol = torch.finfo(U.dtype).eps if rtol is None else rtol
+    if U.dtype in HALVES:
+        return tuple(part.to(U.dtype) for part in compress(c.float(), U.float(), V.float(), rtol))  # type: ignore[return-value]
     if r > max(n, V.shape[-2]):
         left, s, right = torch.linalg.svd(U @ V.mT, full_matrices=False)
     else:
@@ -139,7 +142,6 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Trip
         QV, RV = torch.linalg.qr(V)
         left, s, right = torch.linalg.svd(RU @ RV.mT, full_matrices=False)
         left, right = QU @ left, right @ QV.mT
-    rtol = torch.finfo(s.dtype).eps if rtol is None else rtol
     keep = int((s > rtol * (c.abs() + s[:1])).sum())
     return c, left[:, :keep] * s[:keep], right[:keep].mT
 

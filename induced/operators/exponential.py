@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from induced._numerics import scaled_norm
-from induced._validate import eager, require_finite, require_like, require_shape
+from induced._validate import eager, require_finite, require_like, require_precision, require_shape
 from induced.errors import DomainError, NotSquare
 from induced.operators.base import LinearOperator
-from induced.operators.interop import require_precision
 from induced.operators.krylov import Convergence
 from induced.operators.rules import Scalar, per_matrix, per_sample
 

@@ -1,5 +1,8 @@
 """Operators to and from scipy and whatever else has a shape and products: pylops, CoLA, linear_operator, sparse matrices."""
 
+import operator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -9,7 +12,8 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from induced._validate import require_one_forward
+from induced._numerics import widened
+from induced._validate import require_one_forward, require_precision
 from induced.errors import DtypeError, MissingAdjoint, ShapeError
 from induced.operators.base import Dense, LinearOperator
 
@@ -68,11 +72,13 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
     """obj as an operator: itself, `Dense` of a tensor or array, `from_scipy` of anything else with a shape and products.
 
     Arguments:
-        obj: a LinearOperator, a tensor (an `nn.Parameter` trains), a numpy array, or what `from_scipy` takes.
+        obj: a LinearOperator, a tensor (an `nn.Parameter` trains; a sparse one stays sparse, and no gradient reaches its
+            entries), a numpy array, or what `from_scipy` takes.
         like: the dtype and device of an operator made from something that is no tensor.
 
     Raises:
-        DtypeError: obj is none of these, or is complex, half precision or no number. ShapeError: its shape is not (m, n).
+        DtypeError: obj is none of these, or is complex, half precision or no number, or a sparse tensor that requires a
+            gradient. ShapeError: its shape is not (m, n).
 
     Example:
         >>> as_operator(scipy.sparse.csr_array([[0.0, 2.0]]))(torch.tensor([1.0, 3.0], dtype=torch.float64))
@@ -80,7 +86,7 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
     """
     if isinstance(obj, LinearOperator):
         return obj
-    if isinstance(obj, Tensor):
+    if isinstance(obj, Tensor) and obj.layout is torch.strided:
         return Dense(obj)
     if isinstance(obj, np.ndarray):
         return Dense(_tensor(obj, _kind(obj, like)))
@@ -106,9 +112,10 @@ class ForeignOperator(LinearOperator):
                 f"a {type(obj).__name__} is no operator: expected a matrix, or an object with `shape` and matvec/rmatvec"
             )
         super().__init__(tuple(obj.shape))
-        self.obj: Any = obj
-        self.takes_tensors = isinstance(getattr(obj, "dtype", None), torch.dtype)
-        self.register_buffer("like", _kind(obj, like), persistent=False)
+        kind = _kind(obj, like)
+        self.obj: Any = _sparse(obj, kind) if isinstance(obj, Tensor) and obj.layout is not torch.strided else obj
+        self.takes_tensors = isinstance(getattr(self.obj, "dtype", None), torch.dtype)
+        self.register_buffer("like", kind, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         return _applied(z, self, False)
@@ -126,16 +133,32 @@ class ForeignOperator(LinearOperator):
         if vector is None and block is None:
             if adjoint and (hasattr(self.obj, "matvec") or not hasattr(self.obj, "T")):
                 raise MissingAdjoint(missing)
-            return (self.obj.T if adjoint else self.obj) @ X
-        # scipy hands columns (n, 1) to a product that may be written for vectors (n,) alone
-        single = X.shape[1] == 1 or getattr(self.obj, f"_CustomLinearOperator__{side}matmat_impl", block) is None
+            vector = partial(operator.matmul, self.obj.T if adjoint else self.obj)
+            # what has no more than `@` may be written for vectors alone
+            block = vector if scipy.sparse.issparse(self.obj) or _has(self.obj, "matmul", "_matmat") else None
         try:
-            return _each(vector, X) if vector is not None and single else block(X)  # type: ignore[misc]
+            if vector is not None and (block is None or X.shape[1] == 1 or _for_vectors(self.obj, (side,))):
+                return _each(vector, X)
+            return block(X)  # type: ignore[misc]
         except NotImplementedError as error:
             raise MissingAdjoint(missing) from error
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, {type(self.obj).__module__}.{type(self.obj).__name__}"
+
+
+def _has(obj: object, *names: str) -> bool:
+    return any(hasattr(obj, name) for name in names)
+
+
+def _for_vectors(obj: Any, sides: Sequence[str]) -> bool:
+    """Whether scipy would hand columns (n, 1) to a product that may be written for vectors (n,): of obj, or of its factors."""
+    if not isinstance(obj, scipy.sparse.linalg.LinearOperator):
+        return False
+    if any(_for_vectors(part, ("", "r")) for part in getattr(obj, "args", ())):
+        return True
+    default = type(obj)._matmat is scipy.sparse.linalg.LinearOperator._matmat  # type: ignore[attr-defined]
+    return default or any(getattr(obj, f"_CustomLinearOperator__{side}matmat_impl", True) is None for side in sides)
 
 
 def _each(product: Any, X: Any) -> Any:
@@ -153,13 +176,14 @@ class _Applied(torch.autograd.Function):
     @staticmethod
     def forward(z: Tensor, operator: ForeignOperator, adjoint: bool) -> Tensor:
         size = operator.shape[adjoint]
-        rows = z.detach().reshape(-1, z.shape[-1])
-        X = rows.mT if operator.takes_tensors else rows.cpu().numpy().T
+        rows = widened(z.detach()).reshape(-1, z.shape[-1])
+        obj = operator.obj
+        X = rows.mT.to(obj.dtype).to(getattr(obj, "device", z.device)) if operator.takes_tensors else rows.cpu().numpy().T
         Y = operator.columns(X, adjoint)
         if tuple(Y.shape) != (size, rows.shape[0]):
             expected = f"of shape {operator.shape} with {rows.shape[0]} column(s) must have shape {(size, rows.shape[0])}"
             raise ShapeError(f"a product of {type(operator.obj).__name__} {expected}, got {tuple(Y.shape)}")
-        return _tensor(Y, z).mT.reshape(*z.shape[:-1], size)
+        return _tensor(Y, rows).to(z.dtype).mT.reshape(*z.shape[:-1], size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ForeignOperator, bool], output: Tensor) -> None:
@@ -206,10 +230,14 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
     _matvec, _rmatvec = _matmat, _rmatmat
 
 
-def require_precision(dtype: Any, what: str) -> None:
-    """Raise DtypeError unless dtype is torch.float32 or torch.float64."""
-    if dtype not in (torch.float32, torch.float64):
-        raise DtypeError(f"{what} is {dtype}, but this needs a real dtype, float32 or float64: convert it first")
+def _sparse(S: Tensor, kind: Tensor) -> Any:
+    """A sparse tensor: on the CPU as scipy's, at a tenth of the time of torch's, elsewhere in the layout that has a transpose."""
+    if S.requires_grad:
+        raise DtypeError(f"no gradient reaches the entries of a {S.layout} tensor: pass S.detach(), or train S.to_dense()")
+    S = S.to(kind.dtype).to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+    if S.device.type != "cpu":
+        return S
+    return scipy.sparse.csr_array((S.values().numpy(), S.indices().numpy()), shape=(S.shape[0], S.shape[1]))
 
 
 def _kind(obj: object, like: Tensor | None) -> Tensor:
@@ -220,7 +248,8 @@ def _kind(obj: object, like: Tensor | None) -> Tensor:
     kind: Any = torch.get_default_dtype() if whole else _PRECISIONS.get(name, name)
     kind = kind if like is None or name.startswith("complex") else like.dtype
     require_precision(kind, f"the {type(obj).__name__}")
-    return torch.zeros((), dtype=kind, device=None if like is None else like.device)
+    device = getattr(obj, "device", None) if isinstance(dtype, torch.dtype) else None
+    return torch.zeros((), dtype=kind, device=device if like is None else like.device)
 
 
 def _tensor(Y: Any, kind: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ Each is written once, on reductions (`induced.operators.reduction`), or in the c
 | c I + U V^T | Dense | Product | U V^T | c I + U V^T | c I + U V^T | Product |
 | other | Product | Product | U V^T | scaled | Product | Product |
 
-Products of two classes alike keep them (blocks, permutations, reflections, convolutions). Orthogonal, Selection or Projection @
-Dense is Dense. A batch of operators without a closed form of its own gives a Sum or a Product. Sums and products of U V^T and
-c I + U V^T recompress: what is dropped has operator norm at most eps * (|c| + ||U V^T||).
+Products of two classes alike keep them (blocks, permutations, reflections, convolutions); so do the sums of blocks, and of
+RotationScaling, with c I. Orthogonal, Selection or Projection @ Dense is Dense. A batch of operators without a closed form of its
+own gives a Sum or a Product. Sums and products of U V^T and c I + U V^T recompress: what is dropped has operator norm at most
+eps * (|c| + ||U V^T||). Operators in half precision apply, add and multiply, in float32 where torch has no other way; functions
+of them need float32 or float64, and say so.
 """
 
 from typing import NamedTuple, final

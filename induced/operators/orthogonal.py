@@ -10,6 +10,7 @@ import scipy.sparse.csgraph
 import torch
 from torch import Tensor, nn
 
+from induced._numerics import widened
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError
 from induced.operators.algebra import register, require_matrix
@@ -166,10 +167,11 @@ class Householder(OrthogonalOperator):
     def _compact(self, *, transposed: bool) -> tuple[Tensor, Tensor]:
         """W and X (k, n) with Q = I - W^T X, or Q^T."""
         largest = self.V.detach().abs().amax(-1, keepdim=True)  # no overflow, nor underflow, of |v|^2
-        W = self.V / largest
+        W = widened(self.V / largest)
         W = W / W.norm(dim=-1, keepdim=True)
         M = torch.triu(W @ W.mT, 1) + torch.diag(W.new_full((len(W),), 0.5))
-        return W, torch.linalg.solve_triangular(M.mT if transposed else M, W, upper=not transposed)
+        X = torch.linalg.solve_triangular(M.mT if transposed else M, W, upper=not transposed)
+        return W.to(self.V.dtype), X.to(self.V.dtype)
 
     def _times(self, other: LinearOperator) -> LinearOperator:
         if isinstance(other, Householder) and len(self.V) + len(other.V) <= self.V.shape[-1]:
@@ -217,7 +219,7 @@ class SkewExponential(OrthogonalOperator):
         register(self, "S", S)
 
     def matrix(self, limit: int = 4096) -> Tensor:
-        Q: Tensor = torch.linalg.matrix_exp((self.S - self.S.mT) / 2)
+        Q: Tensor = torch.linalg.matrix_exp(widened((self.S - self.S.mT) / 2)).to(self.S.dtype)
         return Q
 
     def forward(self, z: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import induced.bijections as b
 import induced.bijections.networks as n
 import induced.operators as o
 import induced.propagators as p
+from induced._numerics import widened
 from induced.bijections.conditional import _Bound, _ChannelAffine, _Same
 from induced.bijections.interpolating import PiecewiseLinear, Shear
 from induced.errors import CheckpointError
@@ -200,7 +201,7 @@ register(
 register(
     o.BlockCirculant,
     describe=lambda A: {"blocks": A.blocks, "size": A.size},
-    build=lambda blocks, size: o.BlockCirculant(torch.view_as_complex(blocks.contiguous()), size),
+    build=lambda blocks, size: o.BlockCirculant(torch.view_as_complex(widened(blocks).contiguous()), size, blocks.dtype),
     name="operators.BlockCirculant",
 )
 for _family in (p.LowRankFamily, p.SharedBasisFamily):

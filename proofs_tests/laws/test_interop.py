@@ -1,5 +1,7 @@
 """Operators cross to scipy and back, and foreign operators obey the laws of ours. The oracle is the matrix they are made of."""
 
+import copy
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -43,11 +45,38 @@ class Transposable:
         return Transposable(self.M.T)
 
 
+class Vectors(Transposable):
+    """A product by `@` of vectors alone: of columns it makes something else."""
+
+    def __matmul__(self, x: np.ndarray) -> np.ndarray:
+        return (self.M * x).sum(-1)
+
+    @property
+    def T(self) -> "Vectors":
+        return Vectors(self.M.T)
+
+
+def of_vectors(M: np.ndarray) -> scipy.sparse.linalg.LinearOperator:
+    """scipy's operator of products that take vectors alone."""
+    return scipy.sparse.linalg.LinearOperator(
+        M.shape, matvec=lambda x: (M * x).sum(-1), rmatvec=lambda y: (M.T * y).sum(-1), dtype=M.dtype
+    )
+
+
+def compressed(M: np.ndarray, layout: torch.layout) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own: these layouts are in beta
+        return torch.from_numpy(M).to_sparse(layout=layout, blocksize=(1, 1) if layout is torch.sparse_bsc else None)
+
+
 FOREIGN: dict[str, Callable[[np.ndarray], object]] = {
     "scipy LinearOperator": scipy.sparse.linalg.aslinearoperator,
     "scipy with no matmat": lambda M: scipy.sparse.linalg.LinearOperator(
         M.shape, matvec=lambda x: M @ x, rmatvec=lambda y: M.T @ y, dtype=M.dtype
     ),
+    "scipy product": lambda M: of_vectors(M) @ of_vectors(np.eye(M.shape[1], dtype=M.dtype)),
+    "scipy sum": lambda M: of_vectors(M / 2) + of_vectors(M / 2),
+    "scipy adjoint": lambda M: of_vectors(M.T).H,
     "scipy sparse array": scipy.sparse.csr_array,
     "scipy sparse matrix": scipy.sparse.coo_matrix,
     "pylops": lambda M: pytest.importorskip("pylops").MatrixMult(M, dtype=M.dtype),
@@ -55,6 +84,10 @@ FOREIGN: dict[str, Callable[[np.ndarray], object]] = {
     "linear_operator": lambda M: pytest.importorskip("linear_operator").to_linear_operator(torch.from_numpy(M)),
     "matvec and rmatvec alone": Duck,
     "@ and .T alone": Transposable,
+    "@ of vectors alone": Vectors,
+    "torch COO": lambda M: torch.from_numpy(M).to_sparse(),
+    "torch CSR": lambda M: compressed(M, torch.sparse_csr),
+    "torch BSC": lambda M: compressed(M, torch.sparse_bsc),
     "numpy": lambda M: M,
     "tensor": torch.from_numpy,
 }
@@ -122,6 +155,20 @@ def test_a_foreign_operator_moves_to_another_dtype_as_a_module_does() -> None:
     A = from_scipy(scipy.sparse.csr_array(M.numpy())).float()
     agree(A(torch.ones(4)), M.float() @ torch.ones(4))
     assert not A.state_dict()
+
+
+def test_a_foreign_operator_that_takes_tensors_moves_to_another_dtype() -> None:
+    M = drawn()
+    A = from_scipy(pytest.importorskip("linear_operator").to_linear_operator(M)).float()
+    agree(A(torch.eye(4)), M.float().mT)
+
+
+def test_an_operator_of_a_sparse_tensor_is_copied_and_keeps_its_size() -> None:
+    places, values = torch.tensor([[0, 9999, 0], [5, 7, 5]]), torch.tensor([2.0, 3.0, 4.0])
+    S = torch.sparse_coo_tensor(places, values, (10000, 10000), check_invariants=True)
+    A = copy.deepcopy(as_operator(S))
+    z = torch.arange(10000.0)
+    assert (A(z)[0], A(z)[9999], A(z).count_nonzero(), A.H(z)[7]) == (30.0, 21.0, 2, 3 * 9999.0)
 
 
 def test_like_names_the_dtype() -> None:

@@ -5,17 +5,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from induced.errors import SingularOperator
 from induced.operators import (
+    BlockDiagonal,
     Dense,
     Diagonal,
     Inverse,
+    LinearOperator,
     LowRank,
+    Permutation,
+    RotationScaling,
     ScaledIdentityPlusLowRank,
     identity,
     image,
+    inverse,
     kernel,
     pinv,
     rank,
+    resolvent,
     solve,
 )
 from induced.operators.base import Sum
@@ -43,6 +50,47 @@ def test_kernel_and_range_are_orthonormal_and_make_their_spaces(case: CoreCase, 
     agree(Q @ (Q.mT @ M), M, CONDITION)
     # the range is the complement of the kernel of the adjoint
     agree(Q.mT @ kernel(A.H).matrix(), torch.zeros(r, M.shape[0] - r, dtype=dtype), CONDITION)
+
+
+SMALL, LARGE = 1e-9 * torch.tensor([[2.0, 1.0], [1.0, 1.0]]), 1e9 * torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+ENTRIES, ORDER = torch.tensor([1e-9, 1.0, -3.0, 1e9]), Permutation([2, 0, 3, 1])
+TURNS = RotationScaling(torch.tensor([1e-9, 1e9]), torch.tensor([-2e-9, 0.0]))
+SPREAD: dict[str, LinearOperator] = {
+    "Diagonal": Diagonal(ENTRIES),
+    "BlockDiagonal": BlockDiagonal(SMALL, LARGE),
+    "BlockDiagonal of a batch": BlockDiagonal(torch.stack([SMALL, LARGE])),
+    "BlockDiagonal of structures": BlockDiagonal(Diagonal(ENTRIES), TURNS, SMALL),
+    "RotationScaling": TURNS,
+    "permuted": ORDER @ Diagonal(ENTRIES),
+    "permuted blocks": BlockDiagonal(SMALL, LARGE) @ ORDER,
+    "adjoint": BlockDiagonal(SMALL, LARGE).H,
+    "multiple": 2 * BlockDiagonal(torch.stack([SMALL, LARGE])),
+    "c I + Diagonal": identity(4, ENTRIES) * 1e-9 + Diagonal(ENTRIES),
+    "c I + BlockDiagonal": BlockDiagonal(torch.stack([SMALL, LARGE])) + identity(4, ENTRIES) * 1e-9,
+    "c I + RotationScaling": identity(4, ENTRIES) * 1e-9 + TURNS,
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_each_block_is_inverted_as_if_it_stood_alone(name: str) -> None:
+    # the condition of the whole, 1e18, is none of its blocks'
+    A = SPREAD[name]
+    exact = torch.from_numpy(np.linalg.inv(A.matrix().double().numpy()))
+    b = torch.ones(len(exact))
+    found = {"inverse": inverse(A), "pinv": pinv(A), "A ** -1": A**-1}
+    if "permuted" not in name:
+        found["resolvent"] = -1.0 * resolvent(A, 0.0)
+    for what, X in found.items():  # a row of the inverse lies in one block
+        assert ((X.matrix() - exact).abs() <= 1e-5 * exact.abs().amax(-1, keepdim=True)).all(), what
+    assert torch.allclose(solve(A, b).double(), exact @ b.double(), rtol=1e-5, atol=0)
+    assert rank(A) == len(b)
+
+
+def test_a_singular_block_beside_a_large_one_is_singular() -> None:
+    A = BlockDiagonal(torch.stack([1e-9 * torch.ones(2, 2), LARGE]))
+    with pytest.raises(SingularOperator):
+        inverse(A)
+    assert rank(A) == 3 and rank(pinv(A)) == 3
 
 
 def test_small_singular_values_count_as_zero_up_to_rtol() -> None:

@@ -4,7 +4,7 @@ import torch
 
 from induced.bijections import DirectSum, LatticeCoupling, LogExpm1, PixelShuffle, PositiveDefinite, RandomSplit, Simplex, Squeeze
 from induced.bijections.networks import MLP
-from induced.errors import DomainError, ShapeError
+from induced.errors import DomainError, DtypeError, ShapeError
 from proofs_tests.units.case import Case
 
 SIMPLEX, MATRICES = Simplex(3), PositiveDefinite(2)
@@ -12,6 +12,12 @@ LATTICE = LatticeCoupling((2,), MLP(1, 1, 4), bits=12)
 IN_FLOAT32 = r"a lattice coupling with bits=12 is exact for \|z\| < 2\^\(24 - 12\) = 4096 in torch.float32, got a value of size "
 
 CASES = [
+    Case(DtypeError, "the point of a PositiveDefinite chart is torch.bfloat16", lambda: MATRICES(torch.eye(2).bfloat16())),
+    Case(
+        DtypeError,
+        "a PositiveDefinite chart is torch.float16",
+        lambda: MATRICES.inverse(torch.ones(3).half()),
+    ),
     Case(
         ShapeError,
         r"a direct sum takes charts of vectors .*, got Squeeze of \(1, 2, 2\) -> \(4, 1, 1\); Flatten makes vectors",

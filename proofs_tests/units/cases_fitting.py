@@ -31,6 +31,7 @@ def batches(*x: torch.Tensor) -> None:
 
 
 CASES = [
+    Case(DtypeError, "the data of an interpolation is torch.float16", lambda: interpolate(X.half(), Y.half())),
     Case(DomainError, r"forward mode within forward mode .* torch\.func\.hessian", twice_forward),
     Case(ShapeError, r"x and y are pairs of one batch; got the batch \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: fit(X[:0], Y[:0])),

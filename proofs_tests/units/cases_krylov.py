@@ -4,6 +4,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from induced import EuclideanSpace
 from induced.errors import DomainError, DtypeError, MissingAdjoint, NotConverged, NotSquare, ShapeError
 from induced.operators import Dense, Diagonal, LinearOperator, as_operator, exp_multiply, to_scipy
 from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
@@ -15,6 +16,7 @@ WIDE = Dense(torch.ones(2, 3))
 NAN, INF = torch.nan, torch.inf
 BAD = Dense(torch.eye(3).index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(NAN)))
 MATRIX = Dense(torch.randn(40, 40, generator=torch.Generator().manual_seed(0)))
+SPARSE = torch.eye(3).to_sparse()
 HALF = Dense(torch.eye(3, dtype=torch.bfloat16))
 TURN = Dense(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
 FAMILY = LowRankFamily(4, 1)
@@ -67,6 +69,14 @@ CASES = [
         "csr_array is complex128|dia_array is complex128",
         lambda: as_operator(scipy.sparse.eye_array(2, dtype=complex)),
     ),
+    Case(DtypeError, r"must be a dense tensor, got one of layout torch.sparse_coo: .*as_operator", lambda: Dense(SPARSE)),
+    Case(DtypeError, r"must be a dense tensor, got one of layout torch.sparse_coo", lambda: EuclideanSpace(3).coords(SPARSE)),
+    Case(
+        DtypeError,
+        r"no gradient reaches the entries of a torch.sparse_coo tensor: .*S.to_dense\(\)",
+        lambda: as_operator(SPARSE.clone().requires_grad_()),
+    ),
+    Case(DtypeError, "whose power -1 is asked for is torch.bfloat16, .* float32 or float64", lambda: HALF**-1),
     Case(DtypeError, "the ndarray is float16", lambda: as_operator(np.eye(2, dtype=np.float16))),
     Case(DtypeError, "the ndarray is object", lambda: as_operator(np.eye(2, dtype=object))),
     Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: to_scipy(HALF)),
