@@ -25,7 +25,7 @@ from induced.operators.reduction import (
     Triplets,
     composed,
     require_regular,
-    sign_of,
+    signed,
 )
 from induced.operators.rules import Scalar, is_number, per_matrix
 
@@ -137,10 +137,10 @@ class DirectSum(NamedTuple):
 
     def slogdet(self) -> SignLogDet:
         signs, logs = zip(*(part.slogdet() for part in self.parts), strict=True)
-        return SignLogDet(reduce(torch.mul, signs) * sign_of(self.left, self.right), sum(logs))
+        return SignLogDet(signed(reduce(torch.mul, signs), self.left, self.right), sum(logs))
 
     def det(self) -> Tensor:
-        return reduce(torch.mul, (part.det() for part in self.parts)) * sign_of(self.left, self.right)
+        return signed(reduce(torch.mul, (part.det() for part in self.parts)), self.left, self.right)
 
     def eigenvalues(self) -> Tensor:
         return torch.cat([part.eigenvalues() for part in self.parts], -1)

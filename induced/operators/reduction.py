@@ -321,7 +321,7 @@ class Reduction(NamedTuple):
         s, x = sign.prod(-1).real.sign(), logabs.sum(-1)
         if self.repeated:
             s, x = s * self.number().sign() ** self.repeated, x + self.repeated * self.number().abs().log()
-        return SignLogDet((s * sign_of(self.left, self.right)).to(self.dtype), x.to(self.dtype))
+        return SignLogDet(signed(s, self.left, self.right).to(self.dtype), x.to(self.dtype))
 
     def det(self) -> Tensor:
         K = self.blocks
@@ -329,7 +329,8 @@ class Reduction(NamedTuple):
         if self.W.times is not None:
             pairs = torch.where(self.W.times == 2, (values * values.conj()).real, torch.ones_like(values.real))
             values = torch.where(self.W.times == 1, values.real, pairs)
-        return (values.prod(-1) * self.number() ** self.repeated * sign_of(self.left, self.right)).to(self.dtype)
+        value = signed(values.prod(-1), self.left, self.right)
+        return (value * self.number() ** self.repeated if self.repeated else value).to(self.dtype)
 
     def one(self) -> "LinearOperator":
         """The identity, in the structure of A."""
@@ -367,9 +368,9 @@ def composed(*factors: Any) -> Any:
     return reduce(lambda A, B: B if A is None else A if B is None else A._times(B), factors)
 
 
-def sign_of(*factors: "LinearOperator | None") -> Tensor | float:
-    """The determinant of orthogonal operators, None being the identity."""
-    return reduce(mul, [Q._slogdet().sign for Q in factors if Q is not None], 1.0)
+def signed(value: Tensor, *factors: "LinearOperator | None") -> Tensor:
+    """A number times the determinants of orthogonal operators, None being the identity."""
+    return reduce(mul, [Q._slogdet().sign for Q in factors if Q is not None], value)
 
 
 def require_regular(s: SingularValues, dtype: torch.dtype, A: "LinearOperator") -> None:
