@@ -1,21 +1,68 @@
-"""What every module of the library that holds tensors promises beyond nn.Module."""
+"""The nn.Module that charts, operators, spaces and maps are: each module in it has one name, and it can be copied."""
 
 import copy
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from induced.errors import InducedError
+
+
+class Unset:
+    """Stands in a class for an attribute that `__init__` sets; to read it before is an error that no property hides."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        raise InducedError(
+            f"{owner.__name__}.__init__ has not called {owner.first_call} yet: "  # type: ignore[attr-defined]
+            f"make it the first line of {owner.__name__}.__init__"
+        )
+
+
+def unset() -> Any:
+    """An `Unset` of whatever type the attribute has."""
+    return Unset()
 
 
 class Module(nn.Module):
-    """An nn.Module whose deep copy holds computed tensors by value.
+    """An nn.Module in which each module has one name: that of the first way to it.
 
-    Tensors without a graph, parameters among them, are copied as torch copies them. One that was computed from others, as the
-    core of `f.H` or `f.pinv()` of a map that trains, is copied detached: the copy keeps its values, and follows nothing.
+    Maps and expressions share what they are built of: both sides of f : X -> X are one space, and A D A holds A twice. Torch
+    would list and save such a module under each of its names, and `torch.func.functional_call` would leave its arguments in it.
+
+    A deep copy holds computed tensors by value. Tensors without a graph, parameters among them, are copied as torch copies them.
+    One that was computed from others, as the core of `f.H` or `f.pinv()` of a map that trains, is copied detached.
 
     Law:
-        `torch.equal(copy.deepcopy(A)(z), A(z))` (laws/test_capabilities.py)
+        `functional_call(f, params, x)` leaves f as it was, and no two entries of `f.state_dict()` are one tensor unless two
+        modules hold it (laws/test_state.py); `torch.equal(copy.deepcopy(A)(z), A(z))` (laws/test_capabilities.py)
     """
+
+    first_call: ClassVar[str] = "super().__init__()"
+    """What the `__init__` of a subclass has to call first."""
+
+    # what torch reads first of a module that is called, listed or moved
+    _parameters: dict[str, nn.Parameter | None] = unset()
+    _buffers: dict[str, Tensor | None] = unset()
+    _modules: dict[str, nn.Module | None] = unset()
+    _backward_hooks: dict[int, Callable[..., Any]] = unset()
+
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """All modules within, each once, whatever `remove_duplicate` says."""
+        memo = set() if memo is None else memo
+        if id(self) in memo:  # not `self in memo`: equal spaces may be two modules
+            return
+        memo.add(id(self))
+        yield prefix, self
+        for name, child in self._modules.items():
+            if child is not None:
+                yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name, True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         for tensor in chain(self.parameters(), self.buffers()):
@@ -24,3 +71,59 @@ class Module(nn.Module):
         made = memo[id(self)] = type(self).__new__(type(self))
         made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
         return made
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Call fn on each module once, on what a module holds before the module itself."""
+        for module in _leaves_first(self, set()):
+            fn(module)
+        return self
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        """Parameters and persistent buffers by name, those of each module once."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        prefix = prefix or (args[1] if len(args) > 1 else "")
+        for other, _, _ in _other_names(self, "", {}):
+            for key in [key for key in state if key.startswith(prefix + other)]:
+                del state[key]
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # torch looks a module up under each of its names
+        for other, first, module in _other_names(self, "", {}):
+            for key, tensor in module.state_dict(keep_vars=True).items():
+                state_dict.setdefault(prefix + other + key, state_dict.get(prefix + first + key, tensor))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def in_double(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x) evaluated in float64; the module stays as it is, whatever its parts share."""
+    state = {
+        f"{name}.{leaf}" if name else leaf: tensor.double() if tensor.is_floating_point() else tensor
+        for name, part in module.named_modules()
+        for leaf, tensor in (*part._parameters.items(), *part._buffers.items())
+        if tensor is not None
+    }
+    # each tensor has its one name here: by its own ties torch would put a shared module's back under another one
+    result: Tensor = torch.func.functional_call(module, state, (x.double(),), tie_weights=False)
+    return result
+
+
+def _leaves_first(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
+    seen.add(id(module))
+    for child in module._modules.values():
+        if child is not None and id(child) not in seen:
+            yield from _leaves_first(child, seen)
+    yield module
+
+
+def _other_names(module: nn.Module, prefix: str, first: dict[int, str]) -> Iterator[tuple[str, str, nn.Module]]:
+    """(other name, first name, module) for each way to a module but the first; names end with a dot."""
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        path = f"{prefix}{name}."
+        if id(child) in first:
+            yield path, first[id(child)], child
+        else:
+            first[id(child)] = path
+            yield from _other_names(child, path, first)

@@ -6,9 +6,10 @@ from numbers import Real
 from typing import final, overload
 
 import scipy.sparse.linalg
-from torch import Tensor, nn
+from torch import Tensor
 
 import induced.operators as ops
+from induced._module import Module
 from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
@@ -23,7 +24,7 @@ from induced.spectrum import Spectrum
 from induced.subspaces import Subspace
 
 
-class LinearizerOperator(nn.Module, ABC):
+class LinearizerOperator(Module, ABC):
     """A map f : X -> Y between Hilbert spaces that is `Y.point(A(X.coords(x)))` for a linear core A.
 
     The obligations are the properties `domain`, `codomain` and `core`. Every operation below acts on the core and swaps
@@ -327,8 +328,7 @@ class Linearizer(LinearizerOperator, Pretrained):
             require_one_kind("the core", operator.reference(), f"the {side}'s chart", space.reference())
         if operator.shape != (expected := (codomain.dim, domain.dim)):
             raise ShapeError(f"a core from {domain!r} to {codomain!r} has shape {expected}, got {operator.shape}")
-        for name, module in (("core", operator), ("domain", domain), ("codomain", codomain)):
-            nn.Module.__setattr__(self, name, module)
+        self._modules.update(core=operator, domain=domain, codomain=domain if codomain == domain else codomain)  # one module
 
     @staticmethod
     def inclusion(subspace: Subspace) -> "Linearizer":

@@ -202,8 +202,8 @@ written by `python -m proofs_tests.capabilities`.
 Each is tested in both directions: a chart and its inverse, an operator and its adjoint. What is compiled or exported is made
 beforehand; `torch.compile` also traces `f.pinv()`, `f.svd(k)`, `f.inv`, `f.exp()`, `f ** k` and `f.solve` inside
 the compiled function (`proofs_tests/laws/test_compiled.py`).
-A map of one space whose chart has no parameters, such as `Sinh`, exports with `strict=True`; without it
-torch loses one of two equal spaces.
+What is shared has one name (`proofs_tests/laws/test_state.py`): a map of one space, `A @ D @ A` or two
+contexts of one chart under `torch.func.functional_call`, `torch.export`, `state_dict`, copies and `apply`.
 
 ```python
 import torch

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from induced._module import Module
+from induced._module import Module, unset
 from induced.errors import InducedError, ShapeError
 
 Shape = tuple[int, ...]
@@ -27,12 +27,16 @@ class Bijection(Module, ABC):
         `g.inverse(g(x)) == x` and `g(g.inverse(z)) == z` up to the chart's rounding amplification (laws/test_bijections.py)
     """
 
-    shape: Shape
-    coord_shape: Shape
+    first_call = "super().__init__(shape)"
+    shape: Shape = unset()
+    coord_shape: Shape = unset()
     exact: bool = False
     """Whether the chart only moves entries, and so never rounds."""
     resolution: float = 0.0
     """The step of the lattice onto which the chart rounds its points and coordinates; 0 where it is defined on all of them."""
+    _origin: tuple[object, ...] | None = unset()
+    # how points are cut into the pieces that `_step` takes; None for not at all
+    _cut: Shape | None = unset()
 
     def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -40,9 +44,8 @@ class Bijection(Module, ABC):
         self.coord_shape = self.shape if coord_shape is None else tuple(int(n) for n in coord_shape)
         if not all(n >= 1 for n in self.shape + self.coord_shape):
             raise ShapeError(f"the sides of a chart are at least 1, got {self.shape} -> {self.coord_shape}")
-        self._origin: tuple[object, ...] | None = None
-        # how points are cut into the pieces that `_step` takes; None for not at all
-        self._cut: Shape | None = None
+        self._origin = None
+        self._cut = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import Module
 from induced._numerics import full_precision
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.coupling import AffineCoupling, Coupling
@@ -17,7 +18,7 @@ from induced.errors import ShapeError
 Context = float | Tensor
 
 
-class ConditionalBijection(nn.Module, ABC):
+class ConditionalBijection(Module, ABC):
     """c -> g_c, a chart for each context. Subclasses implement `bind`; callers use `at`, which also names the chart.
 
     Two charts `parent.at(c)` with equal c are the same chart, and so are the spaces they make. A tensor context is compared by

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import in_double
 from induced._validate import eager
 from induced.bijections.base import Pieces
 from induced.bijections.coupling import Coupling
@@ -40,10 +41,8 @@ class _OnLattice(nn.Module):
         self.conditioner, self.step = conditioner, step
 
     def forward(self, a: Tensor) -> Tensor:
-        tensors = [*self.conditioner.named_parameters(), *self.conditioner.named_buffers()]
-        state = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors}
         # autocast leaves float64 alone
-        shift: Tensor = torch.func.functional_call(self.conditioner, state, (a.double(),))
+        shift: Tensor = in_double(self.conditioner, a)
         return rounded(shift, self.step).to(a.dtype)
 
 

@@ -138,11 +138,10 @@ def _require_same_kind(A: Functions, B: Functions, sign: str) -> None:
         )
 
 
-def holding(module: nn.Module, operators: "Sequence[LinearOperator]") -> "tuple[LinearOperator, ...]":
-    """The operators, as submodules named 0, 1, ...; torch.compile can make no nn.ModuleList in its graph."""
+def hold(module: nn.Module, operators: "Sequence[LinearOperator]") -> None:
+    """Make the operators submodules named 0, 1, ...; torch.compile can make no nn.ModuleList in its graph."""
     for i, A in enumerate(operators):
         module.add_module(str(i), A)
-    return tuple(operators)
 
 
 def register(module: nn.Module, name: str, value: Tensor) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import DomainError, DtypeError, ShapeError
-from induced.operators.algebra import Algebra, holding, register, require_matrix
+from induced.operators.algebra import Algebra, hold, register, require_matrix
 from induced.operators.factors import counted
 from induced.operators.reduction import Frame, Reduction, require_regular
-from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSum, Scalar, TooLarge, kind, per_matrix
+from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSeveral, OfSum, Scalar, TooLarge, kind, per_matrix
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
@@ -246,15 +246,12 @@ class Adjoint(OfAdjoint, LinearOperator):
         return brief(self.operator)
 
 
-class _Several(LinearOperator):
+class _Several(OfSeveral, LinearOperator):
     """What sums and products share: operators in a row, of which those of the same class are joined into one row."""
-
-    operators: Sequence[LinearOperator]
 
     def __init__(self, shape: tuple[int, int], operators: Sequence[LinearOperator]) -> None:
         super().__init__(shape)
-        joined = [B for A in operators for B in (A.operators if isinstance(A, _Several) and type(A) is type(self) else [A])]
-        self.operators = holding(self, joined)
+        hold(self, [B for A in operators for B in (A.operators if isinstance(A, _Several) and type(A) is type(self) else [A])])
 
     @property
     def batch(self) -> torch.Size:

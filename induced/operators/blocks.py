@@ -11,7 +11,7 @@ from torch import Tensor
 from induced._numerics import scaled_norm, widened
 from induced._validate import require_like, require_shape
 from induced.errors import ShapeError
-from induced.operators.algebra import holding, register
+from induced.operators.algebra import hold, register
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import complement
 from induced.operators.diagonal import Selection
@@ -167,6 +167,10 @@ def _least(part: Reduction | DirectSum) -> int:
     return min(_shape(part))
 
 
+def _copies(core: LinearOperator) -> int:
+    return core.batch[0] if core.batch else 1
+
+
 @final
 class BlockDiagonal(LinearOperator):
     """The direct sum of operators: each maps a segment of the coordinates to a segment of its own.
@@ -198,10 +202,19 @@ class BlockDiagonal(LinearOperator):
                 raise ShapeError(f"the cores of a direct sum are operators without a batch, or tensors (k, m, n); got {core}")
             if (mine := core.reference()) is not None:
                 require_like(mine, made[0].reference(), "a core of a direct sum")
-        copies = [core.batch[0] if core.batch else 1 for core in made]
-        m, n = (sum(k * core.shape[i] for k, core in zip(copies, made, strict=True)) for i in (0, 1))
+        m, n = (sum(_copies(core) * core.shape[i] for core in made) for i in (0, 1))
         super().__init__((m, n))
-        self.cores, self._each = holding(self, made), tuple(zip(made, copies, strict=True))
+        hold(self, made)
+
+    @property
+    def cores(self) -> tuple[LinearOperator, ...]:
+        """The cores in order."""
+        return tuple(self._modules.values())  # type: ignore[arg-type]
+
+    @property
+    def _each(self) -> list[tuple[LinearOperator, int]]:
+        """Each core, and how many blocks it stands for."""
+        return [(core, _copies(core)) for core in self.cores]
 
     def _split(self, z: Tensor, adjoint: bool) -> Tensor:
         found, start = [], 0

@@ -39,6 +39,7 @@ from induced.operators.blocks import BlockDiagonal, DirectSum
 from induced.operators.checked import checked, held
 from induced.operators.diagonal import Entries, Selection
 from induced.operators.factors import tracked
+from induced.operators.kept import Mark
 from induced.operators.krylov import iterative_solve, truncated_svd, whole
 from induced.operators.orthogonal import off
 from induced.operators.reduction import Reduction, SignLogDet, SVDFactors
@@ -295,9 +296,16 @@ def _spanned(R: Reduction | DirectSum, zero: Tensor | None, *, kernel: bool) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------- lazy inverse
+def _all_fit(marks: list[Mark], tensors: list[Tensor]) -> bool:
+    return len(marks) == len(tensors) and all(mark.fits(t) for mark, t in zip(marks, tensors, strict=True))
+
+
 @final
 class Inverse(OfOne, LinearOperator):
     """A^-1, factorised on first use and again whenever the tensors of A have changed; never stale.
+
+    Each use compares the tensors of A with what they were (`induced.operators.kept`), which costs as much as a product of A with
+    one vector, and on a GPU waits for it. `inverse(A)` is the inverse of A as it is now, and compares nothing.
 
     Raises:
         NotSquare: A is not square. SingularOperator, on use: A has no inverse at its precision.
@@ -308,8 +316,8 @@ class Inverse(OfOne, LinearOperator):
             raise NotSquare(f"the inverse needs a square operator, got shape {operator.shape}: {operator}")
         super().__init__(operator.shape)
         self.operator = operator
-        self._seen: tuple[tuple[int, int], ...] | None = None
-        self._factors: list[LinearOperator] = []  # in a list: not a submodule, so never saved or trained
+        # what was factorised, its marks, and the inverse; in a tuple: no submodule, so never saved or trained
+        self._kept: tuple[LinearOperator, list[Mark], LinearOperator] | None = None
 
     @property
     def orthogonal(self) -> bool:
@@ -317,20 +325,17 @@ class Inverse(OfOne, LinearOperator):
 
     def factorised(self) -> LinearOperator:
         """A^-1 as an operator of the cheapest structure."""
-        if torch.compiler.is_compiling():  # no version counters there, nor in inference mode
-            return inverse(self.operator)
-        tensors = (*self.operator.parameters(), *self.operator.buffers())
-        inferred = any(t.is_inference() for t in tensors)
-        if inferred or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return inverse(self.operator)
-        seen = tuple((id(t), t._version) for t in tensors)
-        if self._seen != seen:
-            self._factors, self._seen = [inverse(self.operator)], seen
-        return self._factors[0]
+        tensors, kept, recorded = list(held(self.operator)), self._kept, torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or not all(
+            eager(t) and not t.is_inference() and not (recorded and t.requires_grad) for t in tensors
+        ):
+            return inverse(self.operator)  # where gradients are recorded, or values not looked at or not counted
+        if kept is None or kept[0] is not self.operator or not _all_fit(kept[1], tensors):
+            kept = self._kept = self.operator, [Mark.of(t) for t in tensors], inverse(self.operator)
+        return kept[2]
 
     def __getstate__(self) -> dict[str, object]:
-        # a copy has tensors of its own, whose ids may be those seen here
-        return {**super().__getstate__(), "_seen": None, "_factors": []}
+        return {**super().__getstate__(), "_kept": None}
 
     def forward(self, z: Tensor) -> Tensor:
         return self.factorised()(z)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from induced._module import Module
+from induced._module import Module, unset
 from induced._validate import eager
 from induced.errors import ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
@@ -76,7 +76,8 @@ class TooLarge(ShapeError):
 class Functions(Module, ABC):
     """The functions of an operator, on its reduction; a class overrides those of which it knows more."""
 
-    shape: tuple[int, int]
+    first_call = "super().__init__((m, n))"
+    shape: tuple[int, int] = unset()
 
     @property
     def batch(self) -> torch.Size:
@@ -219,10 +220,16 @@ class OfScaled(OfOne):
         return self._number() ** self.shape[0] * self.operator._det()
 
 
-class OfSum(Functions):
-    """Functions of A + B + ...: c I + A shifts the blocks of A, where its frames are the same."""
+class OfSeveral(Functions):
+    """What is made of operators in a row, its submodules 0, 1, ..."""
 
-    operators: "Sequence[LinearOperator]"
+    @property
+    def operators(self) -> "tuple[LinearOperator, ...]":
+        return tuple(self._modules.values())  # type: ignore[arg-type]
+
+
+class OfSum(OfSeveral):
+    """Functions of A + B + ...: c I + A shifts the blocks of A, where its frames are the same."""
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
         numbers: list[Any] = [A for A in self.operators if is_number(A)]
@@ -236,10 +243,8 @@ class OfSum(Functions):
         return reduce(torch.add, (A._trace() for A in self.operators))
 
 
-class OfProduct(Functions):
+class OfProduct(OfSeveral):
     """Functions of A B ...: orthogonal factors at either end go around the reduction of the others; square factors one by one."""
-
-    operators: "Sequence[LinearOperator]"
 
     @abstractmethod
     def without(self, i: int) -> "LinearOperator":

@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from induced._module import Module, in_double, unset
 from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator
@@ -28,10 +29,11 @@ class Restriction(NamedTuple):
     core: Callable[[Tensor], Parts]
 
 
-class OperatorFamily(nn.Module, ABC):
+class OperatorFamily(Module, ABC):
     """A map t -> A_t into the operators on R^dim; `at` is the one obligation."""
 
-    dim: int
+    first_call = "super().__init__(dim)"
+    dim: int = unset()
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -95,8 +97,7 @@ class _NetworkFamily(OperatorFamily):
 
     def precise(self, times: Tensor) -> Tensor:
         """(1, h(t)) of shape (k, features + 1), in float64."""
-        weights = {name: p.double() for name, p in self.hidden.named_parameters()}
-        h = torch.func.functional_call(self.hidden, weights, (times.double().unsqueeze(-1),))
+        h = in_double(self.hidden, times.unsqueeze(-1))
         return torch.cat([torch.ones_like(h[:, :1]), h], -1)
 
     def rates(self, time: Tensor) -> tuple[Tensor, Tensor]:

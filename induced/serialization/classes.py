@@ -75,7 +75,7 @@ def _sequence(cls: type[nn.Module], attribute: str, name: str) -> None:
     """A class built from modules that are its arguments, one after the other."""
 
     def describe(module: nn.Module) -> Mapping[str, Any]:
-        return {attribute: list(getattr(module, attribute) if attribute != "layers" else module.children())}
+        return {attribute: list(module._modules.values() if attribute == "layers" else getattr(module, attribute))}
 
     register(cls, describe=describe, build=lambda **given: cls(*given[attribute]), name=name)
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from induced._module import Module
 from induced.bijections.normalize import DataDependent
 from induced.errors import CheckpointError, InducedError
 from induced.serialization.registry import named, recipe
@@ -303,7 +304,7 @@ class _Reader:
         raise CheckpointError(f"{self.path}: {value} is neither a reference to an object nor to a tensor it holds")
 
 
-class Pretrained(nn.Module):
+class Pretrained(Module):
     """`save` and `load` as methods."""
 
     def save_pretrained(self, folder: Folder, *, overwrite: bool = False) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,12 @@ class InducedSpace(HilbertSpace):
             )
         super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
         self.chart = chart
-        self._spread = len(chart.coord_shape) != 1
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "chart":  # another chart makes another space of it
+            self.shape, self.dim, self._key = value.shape, math.prod(value.coord_shape), ("induced", *value.identity())
+            self._spread = len(value.coord_shape) != 1
 
     def coords(self, x: Tensor) -> Tensor:
         require_shape(x, self.shape, "a point of the space")
@@ -114,6 +119,7 @@ class ProductSpace(HilbertSpace):
     def __init__(self, *factors: HilbertSpace) -> None:
         if not factors:
             raise ShapeError("a product of spaces needs at least one factor")
+        factors = tuple(factors[factors.index(factor)] for factor in factors)  # one space is one module
         self._entries = [math.prod(factor.shape) for factor in factors]
         self._dims = [factor.dim for factor in factors]
         super().__init__((sum(self._entries),), sum(self._dims), ("product", *(factor._key for factor in factors)))

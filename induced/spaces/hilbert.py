@@ -7,8 +7,9 @@ from numbers import Real
 from typing import cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from induced._module import Module, unset
 from induced._numerics import full_precision, scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import Span, orthonormal_columns
@@ -28,7 +29,7 @@ def require_alike(*points: Tensor) -> None:
         raise DtypeError(f"points that meet have one dtype and device, got {' and '.join(kinds)}: convert them with x.to(...)")
 
 
-class HilbertSpace(nn.Module, ABC):
+class HilbertSpace(Module, ABC):
     """A set of points that is a Hilbert space through coordinates in R^dim.
 
     Subclasses give `shape` and `dim` to `__init__` and implement `coords` and `point`, inverse to each other; every operation is
@@ -38,8 +39,10 @@ class HilbertSpace(nn.Module, ABC):
         the nine axioms of a vector space (Prop 2.3) and those of an inner product (Prop 2.7; laws/test_spaces.py)
     """
 
-    shape: tuple[int, ...]
-    dim: int
+    first_call = "super().__init__(shape, dim)"
+    shape: tuple[int, ...] = unset()
+    dim: int = unset()
+    _key: tuple[object, ...] = unset()
 
     def __init__(self, shape: Sequence[int], dim: int, key: tuple[object, ...] | None = None) -> None:
         """`key` says when two spaces are the same one; without it a space equals itself alone."""
