@@ -139,7 +139,7 @@ class LeastSquares:
             z, w, root = (part[start : start + size].double() for part in rows)
             for k, group in enumerate(self._groups):
                 scale = root[:, k : k + 1] if root.shape[1] > 1 else root
-                group.add(scale * z, scale * (w if len(self._groups) == 1 else w[:, k : k + 1]), most)
+                group.add(scale * z, scale * (w if len(self._groups) == 1 else w[:, k : k + 1]), weights is not None, most)
 
     def merge(self, other: "LeastSquares") -> None:
         """Join the data of another problem between the same two spaces, such as that of another process.
@@ -156,12 +156,12 @@ class LeastSquares:
         require_like(other._like, self._like, "the data of a merged problem")
         groups = other._groups
         if not self._groups:
-            self._groups = [Rows(*group.reduced()) for group in groups]
+            self._groups = [Rows(*group.reduced(), group.uneven) for group in groups]
         else:
             if len(self._groups) != len(groups):
                 self._groups, groups = _split(self._groups), _split(groups)
             for rows, more in zip(self._groups, groups, strict=True):
-                rows.add(*more.reduced())
+                rows.add(*more.reduced(), more.uneven)
         self.pairs += other.pairs
 
     @full_precision
@@ -250,7 +250,7 @@ def _split(groups: list[Rows]) -> list[Rows]:
     if len(groups) > 1:
         return groups
     Z, W = groups[0].reduced()
-    return [Rows(Z, W[:, k : k + 1]) for k in range(W.shape[1])]
+    return [Rows(Z, W[:, k : k + 1], groups[0].uneven) for k in range(W.shape[1])]
 
 
 def _coordinates(space: HilbertSpace, x: Tensor, what: str) -> Tensor:

@@ -15,14 +15,15 @@ from induced.operators.factors import tracked
 
 # ------------------------------------------------------------------------------------------------------------ the rows
 class Rows:
-    """Rows [Z | W] of a problem, in pieces; where no gradient is asked of them, a QR leaves n."""
+    """Rows [Z | W] of a problem, in pieces; where no gradient is asked of them, a QR leaves n. Weights make them uneven."""
 
-    def __init__(self, Z: Tensor, W: Tensor) -> None:
-        self.pieces = [(Z, W)]
+    def __init__(self, Z: Tensor, W: Tensor, uneven: bool = False) -> None:
+        self.pieces, self.uneven = [(Z, W)], uneven
 
-    def add(self, Z: Tensor, W: Tensor, most: int = 0) -> None:
+    def add(self, Z: Tensor, W: Tensor, uneven: bool = False, most: int = 0) -> None:
         """More rows (k, n), (k, m); fewer than `most` are held as they are."""
         self.pieces.append((Z, W))
+        self.uneven = self.uneven or uneven
         if sum(piece.shape[0] for piece, _ in self.pieces) >= most:
             self.pieces = [self.reduced()]
 
@@ -31,6 +32,9 @@ class Rows:
         Z, W = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*self.pieces, strict=True))
         if len(Z) <= Z.shape[1] or tracked(Z, W) or not (eager(Z) and eager(W)):
             return Z, W
+        if self.uneven:  # light rows keep their digits below heavy ones, and lose them above
+            order = torch.linalg.vector_norm(Z, dim=1).argsort(descending=True)
+            Z, W = Z[order], W[order]
         packed, tau = torch.geqrf(Z)  # Q is applied, and never formed
         n = Z.shape[1]
         return packed[:n].triu(), torch.ormqr(packed, tau, W, True, True)[:n].clone()
@@ -120,7 +124,7 @@ def leading(F: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     SVD would have 1/0 at repeated values.
     """
     _, s, Vh = torch.linalg.svd(torch.linalg.qr(F.detach(), mode="r").R, full_matrices=True)
-    size = s[0] if len(s) and bool(s[0] > 0) else s.new_ones(())
+    size = torch.where(s[0] > 0, s[0], 1.0)
     s = torch.where(s > torch.finfo(s.dtype).eps * max(F.shape) * size, s / size, 0.0)
     values = torch.nn.functional.pad(s.square(), (0, F.shape[1] - len(s)))
     U, rest = Vh[:rank].mT, Vh[rank:].mT
