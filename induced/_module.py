@@ -1,7 +1,7 @@
 """The nn.Module that charts, operators, spaces and maps are: each module in it has one name, and it can be copied."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, ClassVar, Self
 
@@ -28,18 +28,38 @@ def unset() -> Any:
     return Unset()
 
 
-class Module(nn.Module):
+class ByValue:
+    """An object whose deep copy holds computed tensors by value.
+
+    Tensors without a graph, parameters among them, are copied as torch copies them. One that was computed from others, as the
+    core of `f.H` or `f.pinv()` of a map that trains, is copied detached: the copy keeps its values, and follows nothing.
+
+    Law:
+        `torch.equal(copy.deepcopy(A)(z), A(z))` (laws/test_capabilities.py)
+    """
+
+    def _tensors(self) -> Iterable[Tensor]:
+        return (value for value in vars(self).values() if isinstance(value, Tensor))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        for tensor in self._tensors():
+            if not tensor.is_leaf:
+                memo.setdefault(id(tensor), tensor.detach().clone())
+        made = memo[id(self)] = type(self).__new__(type(self))
+        state: Any = self.__getstate__()
+        made.__dict__.update(copy.deepcopy(state, memo))
+        return made
+
+
+class Module(ByValue, nn.Module):
     """An nn.Module in which each module has one name: that of the first way to it.
 
     Maps and expressions share what they are built of: both sides of f : X -> X are one space, and A D A holds A twice. Torch
     would list and save such a module under each of its names, and `torch.func.functional_call` would leave its arguments in it.
 
-    A deep copy holds computed tensors by value. Tensors without a graph, parameters among them, are copied as torch copies them.
-    One that was computed from others, as the core of `f.H` or `f.pinv()` of a map that trains, is copied detached.
-
     Law:
         `functional_call(f, params, x)` leaves f as it was, and no two entries of `f.state_dict()` are one tensor unless two
-        modules hold it (laws/test_state.py); `torch.equal(copy.deepcopy(A)(z), A(z))` (laws/test_capabilities.py)
+        modules hold it (laws/test_state.py)
     """
 
     first_call: ClassVar[str] = "super().__init__()"
@@ -64,13 +84,8 @@ class Module(nn.Module):
             if child is not None:
                 yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name, True)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        for tensor in chain(self.parameters(), self.buffers()):
-            if not tensor.is_leaf:
-                memo.setdefault(id(tensor), tensor.detach().clone())
-        made = memo[id(self)] = type(self).__new__(type(self))
-        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
-        return made
+    def _tensors(self) -> Iterable[Tensor]:
+        return chain(self.parameters(), self.buffers())
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
         """Call fn on each module once, on what a module holds before the module itself."""

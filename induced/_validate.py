@@ -28,10 +28,16 @@ def require_one_forward() -> None:
         )
 
 
+def require_tensor(x: object, what: str) -> None:
+    """Raise DtypeError unless x is a tensor."""
+    if not isinstance(x, Tensor):
+        array = ", torch.tensor(a) makes one of an array" if type(x).__module__ == "numpy" else ""
+        raise DtypeError(f"{what} must be a torch.Tensor, got {type(x).__name__}{array}")
+
+
 def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
     """Raise ShapeError unless x has the trailing dimensions `shape`."""
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"{what} must be a torch.Tensor, got {type(x).__name__}")
+    require_tensor(x, what)
     expected = tuple(shape)
     if tuple(x.shape[x.dim() - len(expected) :]) != expected:
         trailing = ", ".join(map(str, expected))

@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 from torch import Tensor
 
 import induced.operators as ops
-from induced._module import Module
+from induced._module import ByValue, Module
 from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
@@ -365,12 +365,11 @@ register(Linearizer, "core", "domain", "codomain", name="Linearizer")
 
 
 @final
-class SVD:
+class SVD(ByValue):
     """f = sum_i s_i (.) u_i <v_i, .>; `values` (k,) descend, U (m, k) and V (n, k) are coordinates, decoded when asked for."""
 
     def __init__(self, U: Tensor, values: Tensor, V: Tensor, domain: HilbertSpace, codomain: HilbertSpace) -> None:
-        self.U, self.values, self.V = U, values, V
-        self.domain, self.codomain = domain, codomain
+        self.U, self.values, self.V, self.domain, self.codomain = U, values, V, domain, codomain
 
     def _first(self, factor: Tensor, k: int | None) -> Tensor:
         count = self.values.shape[0] if k is None else k

@@ -4,13 +4,14 @@ from typing import final
 
 from torch import Tensor
 
+from induced._module import ByValue
 from induced.operators import LinearOperator, invariant_subspaces
 from induced.spaces import HilbertSpace
 from induced.subspaces import Subspace
 
 
 @final
-class Spectrum:
+class Spectrum(ByValue):
     """The eigenvalues of an operator of one space, and its real invariant subspaces.
 
     Attributes:

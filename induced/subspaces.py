@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import ByValue
 from induced._numerics import full_precision, scaled_norm
 from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
@@ -293,7 +294,7 @@ def _deviation(Q: Tensor) -> float:
 
 
 @final
-class PrincipalComponents:
+class PrincipalComponents(ByValue):
     """Points in the induced geometry as mean (+) sum_i a_i (.) q_i, the directions q_i by descending variance.
 
     Attributes:
@@ -341,7 +342,8 @@ def principal_components(space: HilbertSpace, points: Tensor, k: int | None = No
     _, s, Vh = torch.linalg.svd(centred, full_matrices=False)
     variances = s[:count] ** 2 / max(len(z) - 1, 1)
     # the rounding of the coordinates, over what tells these directions from the next
-    gap = float(s[count - 1] - (s[count] if count < len(s) else 0.0)) if count else 1.0
-    noise = torch.finfo(z.dtype).eps * float(torch.linalg.vector_norm(z.double()))
+    sizes = s.tolist()
+    gap = sizes[count - 1] - (sizes[count] if count < len(s) else 0.0) if count else 1.0
+    noise = torch.finfo(z.dtype).eps * float(torch.linalg.vector_norm(z.detach().double()))
     subspace = Subspace(space, Vh[:count].mT.to(z), min(1.0, noise / gap) if gap > 0 else 1.0)
     return PrincipalComponents(mean, subspace, variances.to(z))

@@ -32,7 +32,18 @@ def accelerator_for(device: Literal["auto", "cpu"]) -> Accelerator:
                 "folder; launch without it, and give --shard to spread the optimiser's state over the processes"
             )
     # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
-    return Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available(), mixed_precision="no")
+    return Accelerator(cpu=device == "cpu" or not has_accelerator(), mixed_precision="no")
+
+
+def has_accelerator() -> bool:
+    """Whether there is an accelerator with float64, in which lattices, small matrices and constants lie; Apple's has none."""
+    if not torch.accelerator.is_available():
+        return False
+    try:
+        torch.zeros((), dtype=torch.float64, device=torch.accelerator.current_accelerator())
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def accumulate(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, overload
 
+import numpy as np
 from torch import nn
 
 from induced.bijections.base import Bijection, Composition
@@ -115,7 +116,7 @@ def glow(
     Raises:
         ShapeError: the sides cannot be halved so often, or blocks, levels and widths do not fit each other.
     """
-    widths = [width] * levels if isinstance(width, int) else list(width)
+    widths = [width] * levels if isinstance(width, int | np.integer) else list(width)
     if len(shape) != 3 or levels < 1 or blocks < levels or len(widths) != levels:
         raise ShapeError(
             f"glow needs a shape (C, H, W), levels >= 1, blocks >= levels and one width a level, "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -323,7 +324,7 @@ def _sizes(blocks: Blocks | None, m: int, n: int) -> list[tuple[int, int]]:
         for core in blocks.cores:
             sizes += [core.shape] * (core.batch[0] if core.batch else 1)
     else:
-        sizes = [(block, block) if isinstance(block, int) else block for block in blocks]
+        sizes = [(block, block) if isinstance(block, int | np.integer) else block for block in blocks]
     if (sum(k for k, _ in sizes), sum(j for _, j in sizes)) != (m, n) or min(map(min, sizes)) < 1:
         raise ShapeError(f"the blocks of a core of shape ({m}, {n}) have that shape together, got {sizes}")
     return sizes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._numerics import full_precision
-from induced._validate import require_floating, require_precision
+from induced._validate import require_floating, require_precision, require_tensor
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
 from induced.operators.rules import Functions, Scalar, is_zero, require_fit
 
@@ -154,8 +154,9 @@ def register(module: nn.Module, name: str, value: Tensor) -> None:
 
 def require_matrix(a: Tensor, what: str, *, square: bool = False) -> None:
     """Raise unless a is a floating point matrix: possibly with leading batch dimensions, or one `square` matrix."""
-    if not isinstance(a, Tensor) or a.dim() < 2:
-        raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(getattr(a, 'shape', ()))}")
+    require_tensor(a, what)
+    if a.dim() < 2:
+        raise ShapeError(f"{what} must be a tensor of shape (*batch, m, n), got {tuple(a.shape)}")
     require_floating(a, what)
     if square and (a.dim() != 2 or a.shape[0] != a.shape[1]):
         raise ShapeError(f"{what} has the shape (n, n), got {tuple(a.shape)}")

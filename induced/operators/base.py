@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced._validate import eager
+from induced._validate import eager, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, hold, register, require_matrix
 from induced.operators.factors import counted
@@ -48,6 +48,8 @@ class LinearOperator(Algebra):
         """A^T w, of shape (*batch, n), for w of shape (*batch, m)."""
 
     def __call__(self, z: Tensor) -> Tensor:
+        if not isinstance(z, Tensor):
+            require_tensor(z, f"coordinates that {self} takes")
         if z.shape[-1:] != self.shape[1:]:
             raise ShapeError(f"{self} takes coordinates of shape (*batch, {self.shape[1]}), got {tuple(z.shape)}")
         like = self.reference()

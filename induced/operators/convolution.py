@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -169,7 +170,7 @@ def _pads(padding: str | int | Sequence[tuple[int, int]], k: Sequence[int]) -> t
     """(before, after) for each axis."""
     if padding == "same":
         return tuple(((j - 1) // 2, j - 1 - (j - 1) // 2) for j in k)
-    if isinstance(padding, int):
+    if isinstance(padding, int | np.integer):
         return ((padding, padding),) * len(k)
     pairs = () if isinstance(padding, str) else tuple((int(b), int(a)) for b, a in padding)
     if len(pairs) != len(k):

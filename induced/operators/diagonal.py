@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from induced._validate import eager, require_finite, require_shape
+from induced._validate import eager, require_finite, require_shape, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Dense, LinearOperator
@@ -88,8 +89,9 @@ class Diagonal(OnEntries):
     d: Tensor
 
     def __init__(self, d: Tensor) -> None:
-        if not isinstance(d, Tensor) or d.dim() < 1:
-            raise ShapeError(f"the diagonal must be a tensor of shape (*batch, n), got {tuple(getattr(d, 'shape', ()))}")
+        require_tensor(d, "the diagonal")
+        if d.dim() < 1:
+            raise ShapeError("the diagonal must be a tensor of shape (*batch, n), got ()")
         require_shape(d, d.shape[-1:], "the diagonal")
         super().__init__((d.shape[-1], d.shape[-1]))
         register(self, "d", d)
@@ -188,6 +190,11 @@ class Projection(OnEntries):
         return self
 
 
+def places(index: Tensor | Sequence[int]) -> Tensor:
+    """An index as a tensor; also of an array of numpy, whatever its strides."""
+    return torch.as_tensor(np.ascontiguousarray(index) if isinstance(index, np.ndarray) else index, dtype=torch.int64)
+
+
 @final
 class Selection(LinearOperator):
     """(S z)_i = z_index[i]: rows of the identity, exact. Its adjoint puts coordinates at their places among zeros.
@@ -214,7 +221,7 @@ class Selection(LinearOperator):
     like: Tensor
 
     def __init__(self, index: Tensor | Sequence[int], dim: int, dtype: torch.dtype | None = None) -> None:
-        index = torch.as_tensor(index, dtype=torch.int64)
+        index = places(index)
         if index.dim() != 1 or (
             eager(index)
             and index.numel()

@@ -16,7 +16,7 @@ from induced.errors import DomainError, ShapeError
 from induced.operators.algebra import register, require_matrix
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import Basis, Columns
-from induced.operators.diagonal import Selection
+from induced.operators.diagonal import Selection, places
 from induced.operators.lowrank import ScaledIdentityPlusLowRank, factored, identity
 from induced.operators.matrices import Phi
 from induced.operators.reduction import Reduction, SignLogDet
@@ -256,7 +256,7 @@ class Permutation(OrthogonalOperator):
     _like: Tensor
 
     def __init__(self, order: Tensor | Sequence[int], dtype: torch.dtype | None = None) -> None:
-        order = torch.as_tensor(order, dtype=torch.int64)
+        order = places(order)
         n = order.numel()
         if order.dim() != 1 or (eager(order) and order.sort().values.tolist() != list(range(n))):
             raise DomainError(f"a permutation of {n} coordinates holds each of 0..{n - 1} once, got {order.tolist()}")

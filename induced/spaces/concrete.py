@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class EuclideanSpace(HilbertSpace):
     """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        sides = (shape,) if isinstance(shape, int) else tuple(shape)
+        sides = (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
         if any(side < 0 for side in sides):
             raise ShapeError(f"the points of a EuclideanSpace have sides >= 0, got the shape {sides}")
         super().__init__(sides, math.prod(sides), ("euclidean", sides))

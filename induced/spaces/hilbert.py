@@ -9,7 +9,7 @@ from typing import cast, final
 import torch
 from torch import Tensor
 
-from induced._module import Module, unset
+from induced._module import ByValue, Module, unset
 from induced._numerics import full_precision, scaled_norm
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import Span, orthonormal_columns
@@ -298,7 +298,7 @@ def difference(one: HilbertSpace, other: HilbertSpace) -> str:
 
 
 @final
-class Vector:
+class Vector(ByValue):
     """A point of a space with its algebra; immutable, its coordinates and its point computed at most once each.
 
     `(2 * u + v - w).point` encodes each leaf once and decodes once. `u @ v` is the inner product.
@@ -306,8 +306,6 @@ class Vector:
     Raises:
         SpaceMismatch: two vectors of different spaces are joined.
     """
-
-    __slots__ = ("_coords", "_point", "space")
 
     space: HilbertSpace
     _point: Tensor | None

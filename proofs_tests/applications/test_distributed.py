@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file
 
-from applications.common.parallel import accumulate, distribute
+from applications.common.parallel import accumulate, distribute, has_accelerator
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
@@ -219,3 +219,19 @@ def test_a_launcher_that_would_shard_by_itself_is_refused(tmp_path: Path, monkey
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize(("device", "taken"), [("mps", False), ("meta", True)])
+def test_an_accelerator_is_taken_if_it_has_float64(monkeypatch: pytest.MonkeyPatch, device: str, taken: bool) -> None:
+    zeros = torch.zeros
+
+    def like_apple(*shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        if device.type == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        return zeros(*shape, dtype=dtype, device=device)
+
+    assert not has_accelerator() or torch.accelerator.is_available()
+    monkeypatch.setattr(torch, "zeros", like_apple)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
+    assert has_accelerator() is taken

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from induced import EuclideanSpace, InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, ConditionalCoupling, Conv1x1, Flatten, Sinh, glow, real_nvp
 from induced.export import materialized
 from induced.operators import Dense, ForeignOperator, Inverse
+from induced.subspaces import principal_components
 from proofs_tests.capabilities import (
     CAPABILITIES,
     CHART_ROWS,
@@ -156,6 +158,26 @@ def test_a_deep_copy_keeps_what_was_computed_by_value(row: Row) -> None:
         if leaves and not isinstance(A, ForeignOperator):  # the original still trains
             found = torch.autograd.grad(f(x).sum(), leaves, allow_unused=True, retain_graph=True)
             assert any(g is not None for g in found)
+
+
+RECORDS: dict[str, tuple[Callable[[Linearizer, torch.Tensor], object], Callable[..., torch.Tensor]]] = {
+    "Vector": (lambda f, x: f(2 * f.domain(x)), lambda v: v.point),
+    "SVD": (lambda f, x: f.svd(), lambda s: s.truncate(2)(torch.ones(3, 4))),
+    "Spectrum": (lambda f, x: f.spectrum(), lambda s: s.values),
+    "PrincipalComponents": (lambda f, x: principal_components(f.domain, f(x), 2), lambda p: p.coords(torch.ones(3, 4))),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, copy.copy, lambda a: pickle.loads(pickle.dumps(a))], ids=["deep", "flat", "pickle"]
+)
+def test_records_are_copied(name: str, how: Callable[[object], object]) -> None:
+    make, value = RECORDS[name]
+    f = Linearizer(nn.Parameter(torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0]))), InducedSpace(shaken(real_nvp(4, 1, 4))))
+    a = make(f, torch.randn(5, 4))
+    assert torch.equal(value(how(a)), value(a))
+    assert copy.deepcopy(a) is not a and value(a).requires_grad
 
 
 def test_a_copy_of_an_adjoint_is_not_the_adjoint_of_what_it_came_from() -> None:

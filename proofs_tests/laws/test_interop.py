@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from induced import EuclideanSpace, Linearizer
+from induced.bijections import glow, real_nvp
 from induced.errors import DomainError, MissingAdjoint
-from induced.operators import Dense, ForeignOperator, LinearOperator, as_operator, from_scipy, to_scipy
+from induced.operators import Dense, ForeignOperator, LinearOperator, Permutation, Selection, as_operator, from_scipy, to_scipy
+from induced.propagators import LowRankFamily, propagator
 from proofs_tests.registry import CORES, DTYPES, CoreCase, agree
 
 
@@ -203,6 +205,24 @@ def test_arrays_of_every_layout(layout: str) -> None:
     product = LAYOUTS[layout](np.tile((laid.astype(float) @ np.ones(4))[:, None], 2))[:, 0]
     agree(as_operator(Laid(laid.astype(float)))(torch.ones(4).double()), torch.from_numpy(product.astype(float)))
     agree(as_operator(Transposable(laid), like=torch.zeros(()))(torch.eye(4)), exact.float().mT)
+
+
+def test_numbers_and_indices_of_numpy() -> None:
+    two, E = np.int64(2), EuclideanSpace(np.int64(3))
+    assert E == EuclideanSpace(3) and EuclideanSpace((two, two)) == EuclideanSpace((2, 2))
+    M = drawn(3, 3)
+    f, v = Linearizer(M, E), E(torch.ones(3).double())
+    agree((f**two).core.matrix(), M @ M)
+    for a in (np.float32(0.5), np.float64(0.5), np.array([0.5])[0]):
+        agree((f * a).core.matrix(), M / 2)
+        agree((v * a).coords, torch.full((3,), 0.5).double())
+        agree((a * v).coords, torch.full((3,), 0.5).double())
+    agree(f.svd(two).values, torch.linalg.svdvals(M)[:2])
+    backwards = np.arange(3)[::-1]
+    assert Permutation(backwards)(torch.arange(3.0)).tolist() == Selection(backwards, 3)(torch.arange(3.0)).tolist() == [2, 1, 0]
+    assert real_nvp(two, two, two).shape == (2,)
+    assert glow((1, two, two), blocks=1, width=two).shape == (1, 2, 2)
+    assert propagator(LowRankFamily(3, 1), steps=two).shape == (3, 3)
 
 
 def test_a_product_of_vectors_is_not_given_columns() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, final, overload
 
+import numpy as np
 from torch import Tensor, nn
 
 from induced.bijections.adapters.base import is_from, require_from
@@ -114,7 +115,7 @@ def from_freia(module: Any, shape: Sequence[int] | None = None, context: Context
     require_from(module, "a FrEIA InvertibleModule", "FrEIA", "InvertibleModule")
     if shape is None:
         dims: Any = module.dims_in
-        shape = tuple(dims) if isinstance(dims[0], int) else tuple(dims[0])
+        shape = tuple(dims) if isinstance(dims[0], int | np.integer) else tuple(dims[0])
     parts = list(module.module_list) if is_from(module, "FrEIA", "SequenceINN") else [module]
     counts = [len(conditions(part)) for part in parts]
     if max(counts, default=0) > 1 or len(set(getattr(module, "conditions", ())) - {None}) > 1:
