@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from induced._validate import eager, require_finite, require_shape, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -119,8 +119,8 @@ class Diagonal(OnEntries):
 class Projection(OnEntries):
     """P = diag(l), l = round(p) + (p - stop_gradient(p)): 0 or 1 forward, and through p, held to [0, 1], backward.
 
-    A masked coordinate is +0 whatever it held, inf and nan included. In training mode, where p is an `nn.Parameter`, gradients
-    reach p and z; in eval mode z alone. H, pinv and powers are P itself, P @ P' keeps what both keep, and all other functions are
+    A masked coordinate is +0 whatever it held, inf and nan included. In training mode, where p tracks gradients, they reach p
+    and z; in eval mode z alone. H, pinv and powers are P itself, P @ P' keeps what both keep, and all other functions are
     those of `Diagonal(l)` (docs/theory/idempotent.md).
 
     Arguments:
@@ -168,7 +168,7 @@ class Projection(OnEntries):
 
     def forward(self, z: Tensor) -> Tensor:
         kept = torch.where(self.mask(), z, torch.zeros_like(z))
-        if not (self.training and (self.p.requires_grad or isinstance(self.p, nn.Parameter))):
+        if not (self.training and (self.p.requires_grad or not eager(self.p))):
             return kept
         p = self.p.clamp(0, 1)
         return kept + (p - p.detach()) * torch.where(z.isfinite(), z, torch.zeros_like(z))

@@ -746,6 +746,32 @@ def test_a_few_singular_vectors_need_no_more_of_the_rest_than_are_among_them(c: 
     assert sum(asked) == min(R.repeated, k - int((R.values() > c).sum().clamp(max=k)))
 
 
+@pytest.mark.parametrize("what", ["svd", "pinv", "inverse", "polar", "solve", "kernel", "image", "rank"])
+def test_c_of_rounding_counts_as_zero(what: str) -> None:
+    for dtype in DTYPES:
+        CHECKS[what](*near_identity(dtype, 1e-20), torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("rtol", [None, 0.4])
+@pytest.mark.parametrize("c", [None, 0.7, 1e-20, -2.0])
+@pytest.mark.parametrize("singular", [False, True])
+def test_factors_that_train_have_the_pseudoinverse_of_the_others(c: float | None, singular: bool, rtol: float | None) -> None:
+    U, V = (columns(F64, 9, 2, seed).requires_grad_() for seed in (0, 1))
+    if singular:  # c I + U V^T along v, or U V^T in its second column
+        V = torch.linalg.qr(V.detach())[0]
+        U = torch.stack([-V[:, 0], V[:, 1]], 1).mul(c or 1.0).mul(torch.tensor([1.0, 1.0 if c else 0.0])).requires_grad_()
+    A = LowRank(U, V) if c is None else ScaledIdentityPlusLowRank(c, U, V)
+    M = (c or 0.0) * np.eye(9) + N(U) @ N(V).T
+    close(pinv(A, rtol).matrix(), np.linalg.pinv(M, rcond=rtol or 1e-9), torch.finfo(F64).eps, 10.0)
+
+
+def test_the_pseudoinverse_of_complex_blocks_is_right_in_a_compiled_graph() -> None:
+    A, M = CASES["Convolution 1-D even"](F64)
+    torch.compiler.reset()
+    found = torch.compile(lambda w: pinv(A)(w), fullgraph=True, backend="eager")(torch.eye(len(M)).double())
+    close(found, pinv_of(M).T, torch.finfo(F64).eps, condition(M))
+
+
 class Factorising(TorchDispatchMode):
     """Names the factorisations."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,6 +317,14 @@ def test_gradients_of_a_projection_pass_straight_through_the_rounding() -> None:
     agree(z.grad, w * torch.tensor([1.0, 0.0, 1.0, 1.0]))
     agree(p.grad, torch.tensor([0.25, 0.25, 0.25, 0.0]).double())
     assert not P.complement().training
+
+
+@pytest.mark.parametrize("jacobian", [torch.func.jacfwd, torch.func.jacrev], ids=["forward", "reverse"])
+@pytest.mark.parametrize("training", [True, False])
+def test_both_modes_of_differentiation_pass_through_the_rounding(jacobian: Callable[..., Any], training: bool) -> None:
+    P, z = Projection(double(4).sigmoid()).train(training), double(4)
+    found = jacobian(lambda p: torch.func.functional_call(P, {"p": p}, (z,)))(P.p)
+    agree(found, training * torch.diag(z))
 
 
 def test_products_of_projections_keep_what_both_keep() -> None:
