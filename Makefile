@@ -50,9 +50,9 @@ bench-quick: $(INSTALLED) ## the same once at small sizes, to runs/benchmarks/: 
 measured = mkdir -p runs; BENCHMARKS=$(1) $(BIN)/python -m pytest benchmarks --benchmark-json=$(2); status=$$?; \
 	$(BIN)/python benchmarks/report.py $(2) --out $(3) && exit $$status
 
-mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators: which do the tests miss?
+mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators (or ONLY="files"): which do the tests miss?
 	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/mutation cosmic-ray==8.7.0
-	PYTHONPATH=$(VENV)/mutation $(BIN)/python tools/mutate.py --workers $(WORKERS)
+	PYTHONPATH=$(VENV)/mutation $(BIN)/python tools/mutate.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 # torch goes first and by its pinned version: any other would be a download of gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt
