@@ -107,25 +107,35 @@ class Subspace(HilbertSpace):
     def coords(self, x: Tensor) -> Tensor:
         """<x, q_i> for the basis vectors q_i: the coordinates (*batch, k) of the projection of points (*batch, *shape)."""
         require_like(x, self.reference(), "the point")
-        return self.frame.H(self.space.coords(x))
+        return self._along(self.space.coords(x))
+
+    @full_precision
+    def _along(self, z: Tensor) -> Tensor:
+        """Q^T z."""
+        return self.frame.apply_adjoint(z)
 
     def point(self, z: Tensor) -> Tensor:
         """The points sum_i z_i (.) q_i of coordinates (*batch, k)."""
         require_shape(z, (self.dim,), "coordinates of the subspace")
         return self.space.point(self.frame(z))
 
-    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
+        # a product with Q or Q^T rounds coordinates by sqrt(n) |z|
+        products = math.sqrt(self.space.dim) * scaled_norm(self.space.coords(x), -1)
+        if against is None:
+            return self.space.roundings(x) + products
+        return self.space.roundings(x, self.frame(against)) + scaled_norm(against, -1).max() * products
+
+    def point_roundings(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            points, coords = self.space.roundings(x, None if against is None else self.frame(against))
             z = self.space.coords(x)
-            # a product with Q or Q^T rounds coordinates by sqrt(n) |z|, and the point by what g^-1 makes of that
-            length, n = scaled_norm(z, -1), self.space.dim
-            signs = torch.randint(0, 2, (PROBES, *(1,) * length.dim(), n), generator=torch.Generator().manual_seed(0)) * 2 - 1
-            tangents = signs.to(z) * length.unsqueeze(-1)
-            shifts = torch.func.jvp(self.space.point, (z.expand(tangents.shape).clone(),), (tangents,))[1]
-            carried = scaled_norm(shifts.reshape(PROBES, *length.shape, -1), -1).amax(0)
-        reach = 1.0 if against is None else scaled_norm(against, -1).max()
-        return points + carried, coords + reach * math.sqrt(n) * length
+            batch = z.dim() - 1
+            signs = torch.randint(0, 2, (PROBES, z.shape[-1]), generator=torch.Generator().manual_seed(0)) * 2 - 1
+            products = signs.reshape(PROBES, *(1,) * batch, -1).to(z) * scaled_norm(z, -1).unsqueeze(-1)
+            # g^-1 carries what the products round to the point
+            shifts = torch.func.jvp(self.space.point, (z.expand(products.shape).clone(),), (products,))[1]
+            carried = scaled_norm(shifts.reshape(PROBES, *z.shape[:-1], -1), -1).amax(0)
+        return self.space.point_roundings(x) + carried
 
     def basis(self) -> Tensor:
         """Orthonormal points (k, *shape)."""
@@ -145,7 +155,7 @@ class Subspace(HilbertSpace):
         return self.space.point(self._off(self.space.coords(x)))
 
     def _off(self, z: Tensor) -> Tensor:
-        return z - self.frame(self.frame.H(z))
+        return z - self.frame(self._along(z))
 
     def distance_to(self, x: Tensor) -> Tensor:
         """||x (-) project(x)||, the distance from points to the subspace, of shape (*batch,)."""
@@ -162,7 +172,7 @@ class Subspace(HilbertSpace):
         z = self.space.coords(x)
         norms = scaled_norm(z, -1)
         if tolerance is None:
-            known = self.space.roundings(x)[1] + math.sqrt(self.space.dim) * norms
+            known = self.space.roundings(x) + math.sqrt(self.space.dim) * norms
             allowed = FACTOR * torch.finfo(z.dtype).eps * known + self.accuracy * norms
         else:
             allowed = tolerance * norms

@@ -1,7 +1,7 @@
 """The laws as functions: each takes an object and samples, and returns Reports with a derived tolerance.
 
 A residual is normalised by the size of what is compared. The tolerance is 10 * eps * (what rounding may do) / size: the
-roundings of the charts at every point that the law visits (`HilbertSpace.rounding`), each carried through the operators
+roundings of the charts at every point that the law visits (`HilbertSpace.roundings`), each carried through the operators
 that follow it. A tolerance above 1e-2 makes a report not ok: too ill-conditioned to judge at its precision.
 """
 

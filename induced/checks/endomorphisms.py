@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from induced.checks.maps import gain_and_reach, sums
-from induced.checks.report import FACTOR, Report, compare, require_samples
+from induced.checks.report import FACTOR, Report, compare, require_samples, worst
 from induced.linearizer import LinearizerOperator
 
 
@@ -24,7 +24,7 @@ def check_powers(f: LinearizerOperator, x: Tensor) -> list[Report]:
             "f^2 f^3 = f^5": (5, (f**2)(cube(x)), (f**5)(x)),
         }
         gain, reach = gain_and_reach(f, x, orbit[1])
-        known = X.rounding(torch.cat([*orbit, *(side for _, *sides in pairs.values() for side in sides)]))[1]
+        known = worst(X.roundings(torch.cat([*orbit, *(side for _, *sides in pairs.values() for side in sides)])))
         start = float(X.norm(x).max())
 
         def law(name: str, k: int, left: Tensor, right: Tensor) -> Report:
@@ -54,7 +54,7 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
         gain, _ = gain_and_reach(f, x, fx)
         size = X.norm(x).max()
         # a map that rounding cannot tell from zero sets no time scale
-        noise = 10 * FACTOR * torch.finfo(x.dtype).eps * X.rounding(torch.cat([x, fx]))[1]
+        noise = 10 * FACTOR * torch.finfo(x.dtype).eps * worst(X.roundings(torch.cat([x, fx])))
         scale = gain if gain * float(size) > noise else 1.0
         s, t = 0.3 / scale if s is None else s, 0.5 / scale if t is None else t
         h = torch.finfo(x.dtype).eps ** 0.2 / scale
@@ -62,13 +62,14 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
         xt = flow[t](x)
         images = {time: flow[time](x) for time in (0.0, s + t)}
         joined, back = flow[s](xt), flow[-t](xt)
-        error = X.rounding(torch.cat([x, xt, joined, back, *images.values()]))[1] * float(torch.tensor(scale * (s + 2 * t)).exp())
+        visited = torch.cat([x, xt, joined, back, *images.values()])
+        error = worst(X.roundings(visited)) * float(torch.tensor(scale * (s + 2 * t)).exp())
 
         def law(name: str, left: Tensor, right: Tensor) -> Report:
             return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + sums(f) * float(size), x)
 
         near = [f.exp(k * h)(x) for k in (-2, -1, 1, 2)]
-        at_near, steps = X.rounding(torch.cat([x, *near]))[1], [X.coords(point) for point in near]
+        at_near, steps = worst(X.roundings(torch.cat([x, *near]))), [X.coords(point) for point in near]
         difference = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h) - X.coords(fx)
         truncation = (scale * h) ** 4 / torch.finfo(x.dtype).eps
         return [
@@ -102,9 +103,9 @@ def check_idempotent(f: LinearizerOperator, x: Tensor, *, exact: bool = False) -
         if exact:
             bits = torch.int32 if x.element_size() == 4 else torch.int64
             different = (once.view(bits) != twice.view(bits)).flatten(1).any(-1)
-            worst = x[int(different.int().argmax())]
-            return [Report("f(f(x)) = f(x), bit for bit", "Lemma 4.2", float(different.sum()), 0.0, worst)]
+            sample = x[int(different.int().argmax())]
+            return [Report("f(f(x)) = f(x), bit for bit", "Lemma 4.2", float(different.sum()), 0.0, sample)]
         gain, reach = gain_and_reach(f, x, once)
-        error = (1 + gain) * X.rounding(torch.cat([once, twice]))[1] + sums(f) * gain * reach
+        error = (1 + gain) * worst(X.roundings(torch.cat([once, twice]))) + sums(f) * gain * reach
         difference = X.coords(twice) - X.coords(once)
         return [compare("f(f(x)) = f(x)", "Lemma 4.2", difference, reach, error, x, zero_size=X.norm(x).max())]

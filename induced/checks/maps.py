@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from induced.checks.report import Report, compare, finite_gradients, require_samples
+from induced.checks.report import Report, compare, finite_gradients, require_samples, worst
 from induced.linearizer import LinearizerOperator
 from induced.spaces import HilbertSpace
 
@@ -26,7 +26,7 @@ def check_linear(f: LinearizerOperator, points: Tensor) -> list[Report]:
         mixed, scaled = X.combine((a, b), (u, v)), X.scale(b, u)
         gain, reach = gain_and_reach(f, u, fu)
         images = torch.cat([fu, Y.scale(b, fu), Y.combine((a, b), (fu, fv)), f(zero)])
-        error = gain * X.rounding(torch.cat([u, mixed, scaled, zero]))[1] + Y.rounding(images)[1] + sums(f) * reach
+        error = gain * worst(X.roundings(torch.cat([u, mixed, scaled, zero]))) + worst(Y.roundings(images)) + sums(f) * reach
 
         def coords(law: str, difference: Tensor) -> Report:
             return compare(law, "Prop 2.4", difference, reach, error, u, zero_size=X.norm(u).max())
@@ -48,8 +48,8 @@ def check_adjoint(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         fx, Hy = f(x), H(y)
         gain, reach = gain_and_reach(f, x, fx)
         size_x, size_y = float(X.norm(x).max()), float(Y.norm(y).max())
-        at_fx = gain * X.rounding(x)[1] + Y.rounding(fx)[1]
-        at_Hy = gain * Y.rounding(y)[1] + X.rounding(Hy)[1]
+        at_fx = gain * worst(X.roundings(x)) + worst(Y.roundings(fx))
+        at_Hy = gain * worst(Y.roundings(y)) + worst(X.roundings(Hy))
         difference = Y.inner(fx, y) - X.inner(x, Hy)
         return [
             compare(
@@ -80,12 +80,12 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
         known = condition * sums(f)
         v, w = x.roll(1, 0), y.roll(1, 0)
         # An inner product sees what an error has along the other vector: <A e, w> = <e, A^T w>.
-        along_y = Y.rounding(torch.cat([y, fpy]), Y.coords(y))[1] + X.rounding(py, X.coords(f.H(y)))[1]
-        along_x = X.rounding(torch.cat([x, pfx]), X.coords(x))[1] + Y.rounding(fx, Y.coords(p.H(x)))[1]
+        along_y = worst(Y.roundings(torch.cat([y, fpy]), Y.coords(y))) + worst(X.roundings(py, X.coords(f.H(y))))
+        along_x = worst(X.roundings(torch.cat([x, pfx]), X.coords(x))) + worst(Y.roundings(fx, Y.coords(p.H(x))))
         fpfx, pfpy = f(pfx), p(fpy)
         ffp, pfp = Y.coords(fpfx) - Y.coords(fx), X.coords(pfpy) - X.coords(py)
-        at_ffp = Y.rounding(torch.cat([fx, fpfx]))[1] + norm_f * (X.rounding(torch.cat([x, pfx]))[1] + known * size_x)
-        at_pfp = X.rounding(torch.cat([py, pfpy]))[1] + norm_p * (Y.rounding(torch.cat([y, fpy]))[1] + known * size_y)
+        at_ffp = worst(Y.roundings(torch.cat([fx, fpfx]))) + norm_f * (worst(X.roundings(torch.cat([x, pfx]))) + known * size_x)
+        at_pfp = worst(X.roundings(torch.cat([py, pfpy]))) + norm_p * (worst(Y.roundings(torch.cat([y, fpy]))) + known * size_y)
         sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
         sym_x = X.inner(pfx, v) - X.inner(x, p(f(v)))
         return [
@@ -107,9 +107,9 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
         fv, Hu, top = f(v), f.H(u), float(s[0])
         zu, zv = Y.coords(u), X.coords(v)
         # <u_i, u_j> sees only what the error of one has along the other
-        along_x, along_y = X.rounding(v, zv)[1], Y.rounding(u, zu)[1]
+        along_x, along_y = worst(X.roundings(v, zv)), worst(Y.roundings(u, zu))
         known = sums(f)  # A V = U S, and U^T U = I of a product of reflections
-        at_uv = top * (X.rounding(v)[1] + Y.rounding(u)[1] + known)
+        at_uv = top * (worst(X.roundings(v)) + worst(Y.roundings(u)) + known)
         eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
         disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
         return [
@@ -118,7 +118,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 Y.coords(fv) - s[:, None] * zu,
                 top,
-                Y.rounding(fv)[1] + at_uv,
+                worst(Y.roundings(fv)) + at_uv,
                 v,
                 zero_size=1.0,
             ),
@@ -127,7 +127,7 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
                 "Prop 2.9",
                 X.coords(Hu) - s[:, None] * zv,
                 top,
-                X.rounding(Hu)[1] + at_uv,
+                worst(X.roundings(Hu)) + at_uv,
                 u,
                 zero_size=1.0,
             ),

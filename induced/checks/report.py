@@ -62,6 +62,11 @@ def norms(x: Tensor, batch: int = 1) -> Tensor:
     return x.flatten(batch).norm(dim=-1) if x.dim() > batch else x.abs()
 
 
+def worst(roundings: Tensor) -> float:
+    """The largest of the roundings of some points."""
+    return float(roundings.max())
+
+
 def compare(
     law: str,
     statement: str,

@@ -62,10 +62,12 @@ class InducedSpace(HilbertSpace):
     def reference(self) -> Tensor | None:
         return self.chart.reference()
 
-    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            z = self.chart(x)
-        return roundings(self.chart, x.detach()), roundings(self.chart.inv, z, against=against)
+            return roundings(self.chart.inv, self.chart(x), against=against)
+
+    def point_roundings(self, x: Tensor) -> Tensor:
+        return roundings(self.chart, x.detach())
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"
@@ -171,12 +173,15 @@ class ProductSpace(HilbertSpace):
         pieces = torch.split_with_sizes(z, self._dims, -1)
         return self.join(*(space.point(piece) for piece, space in zip(pieces, self._spaces(), strict=True)))
 
-    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         along = [None] * len(self._dims) if against is None else list(torch.split_with_sizes(against, self._dims, -1))
-        each = [F.roundings(part, w) for F, part, w in zip(self._spaces(), self.split(x), along, strict=True)]
-        points, coords = (torch.stack(part) for part in zip(*each, strict=True))
+        each = torch.stack([F.roundings(part, w) for F, part, w in zip(self._spaces(), self.split(x), along, strict=True)])
         # errors along vectors add up, lengths of errors as the hypotenuse
-        return scaled_norm(points, 0), scaled_norm(coords, 0) if against is None else coords.sum(0)
+        return scaled_norm(each, 0) if against is None else each.sum(0)
+
+    def point_roundings(self, x: Tensor) -> Tensor:
+        each = [F.point_roundings(part) for F, part in zip(self._spaces(), self.split(x), strict=True)]
+        return scaled_norm(torch.stack(each), 0)
 
     def __repr__(self) -> str:
         return f"ProductSpace({', '.join(map(repr, self._spaces()))})"

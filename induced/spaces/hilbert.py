@@ -18,7 +18,7 @@ from induced.operators.rules import Scalar, is_zero, per_sample, require_fit
 FACTOR = 10.0
 """Roundings, in multiples of what is estimated, that decisions about points forgive."""
 
-SOME = 256
+SOME = 64
 """So many points tell the rounding of all points that span a subspace."""
 
 
@@ -73,20 +73,18 @@ class HilbertSpace(Module, ABC):
         """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
         return next(self.parameters(), None)
 
-    def rounding(self, x: Tensor, against: Tensor | None = None) -> tuple[float, float]:
-        """The worst of `roundings` over the points x; 0 where there are none."""
-        points, coords = self.roundings(x, against)
-        return (float(points.max()), float(coords.max())) if points.numel() else (0.0, 0.0)
+    def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
+        """Norms of the errors of the coordinates of x there and back, `coords(point(z))`, in multiples of eps; (*batch,).
 
-    def roundings(self, x: Tensor, against: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Norms of the errors, in multiples of eps, of `point(coords(x))` and of the coordinates there and back; (*batch,) each.
-
-        Those of a point do not depend on the others. With `against`, coordinates (m, dim), the second is the largest inner
-        product of the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
+        That of a point does not depend on the others. With `against`, coordinates (m, dim), it is the largest inner product of
+        the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
         """
-        points = x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1)
         reach = 1.0 if against is None else scaled_norm(against, -1).max()
-        return scaled_norm(points, -1), reach * scaled_norm(self.coords(x), -1)
+        return reach * scaled_norm(self.coords(x), -1)
+
+    def point_roundings(self, x: Tensor) -> Tensor:
+        """Likewise of the points, `point(coords(x))`."""
+        return scaled_norm(x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1), -1)
 
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
@@ -244,7 +242,7 @@ class HilbertSpace(Module, ABC):
         """The norm of what the chart adds to the rounding of coordinates (k, dim), of all points as of some of them."""
         some = slice(None, None, max(1, len(points) // SOME))
         with torch.no_grad():
-            added = self.roundings(points[some].detach())[1] - scaled_norm(z[some], -1)
+            added = self.roundings(points[some].detach()) - scaled_norm(z[some], -1)
         size = float(torch.linalg.vector_norm(added.double().clamp(min=0)))
         return float(FACTOR * torch.finfo(z.dtype).eps * size * math.sqrt(len(z) / max(1, len(z[some]))))
 

@@ -107,12 +107,11 @@ def test_the_geometry_is_that_of_the_coordinates(case: SpaceCase) -> None:
 def test_the_rounding_of_a_point_does_not_depend_on_the_others(case: SpaceCase, dtype: torch.dtype) -> None:
     X = case.make(dtype)
     x = case.points(X, (5,), dtype)
-    together = torch.stack(X.roundings(x))
-    assert together.shape == (2, 5)
-    alone = torch.stack([torch.stack(X.roundings(p)) for p in x], -1)
-    agree(together, alone, 100)  # kernels differ with the size of a batch
-    agree(torch.stack(X.roundings(x.flip(0))).flip(-1), together, 100)
-    assert X.rounding(x) == tuple(together.amax(-1).tolist())
+    for roundings in (X.roundings, X.point_roundings):
+        together = roundings(x)
+        agree(together, torch.stack([roundings(p) for p in x]), 100)  # kernels differ with the size of a batch
+        agree(roundings(x.flip(0)).flip(0), together, 100)
+        assert together.shape == (5,) and roundings(x[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -522,8 +522,8 @@ def test_products_of_equal_factors_are_equal() -> None:
 def test_the_rounding_of_a_product_sees_each_factor() -> None:
     bad = InducedSpace(Affine((1,), shift=-1e6) @ Affine((1,), shift=1e6))
     x = torch.ones(3, 2).double()
-    assert ProductSpace(EuclideanSpace(1), bad).rounding(x)[0] > 1e5
-    assert ProductSpace(EuclideanSpace(1), bad).rounding(x, torch.tensor([[1.0, 0.0]]).double())[1] < 10
+    assert ProductSpace(EuclideanSpace(1), bad).point_roundings(x).min() > 1e5
+    assert ProductSpace(EuclideanSpace(1), bad).roundings(x, torch.tensor([[1.0, 0.0]]).double()).max() < 10
 
 
 # ------------------------------------------------------------------------------------------------------ principal components
