@@ -37,13 +37,13 @@ class Subspace(HilbertSpace):
     Arguments:
         space: the Hilbert space.
         Q: coordinates (space.dim, k) of k orthonormal vectors, as columns; k = 0 is the zero subspace. Or an operator from R^k
-            with orthonormal columns, as `kernel` and `image` of an operator return it. It does not train.
+            with orthonormal columns, as `kernel` and `image` of an operator return it.
         accuracy: the sine of the angle by which the span of Q may be off the subspace it stands for; by default what rounding
             leaves of orthonormal columns. `+`, `&` and `contains` count no angle that it explains.
 
     Raises:
         ShapeError: Q has not `space.dim` rows, or more columns than rows. DtypeError: its dtype is not that of the space.
-        DomainError: its columns are not orthonormal, or train.
+        DomainError: its columns are not orthonormal, or are an `nn.Parameter`, which does not stay so.
 
     Law:
         `check_space(W, points)`; `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0`;
@@ -62,11 +62,13 @@ class Subspace(HilbertSpace):
         tensor([4., 4.])
     """
 
+    made_of = "basis"
+
     def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator, accuracy: float | None = None) -> None:
         shape = tuple(Q.shape)
         if len(shape) != 2 or shape[0] != space.dim or shape[1] > shape[0]:
             raise ShapeError(f"a basis of a subspace of {space!r} has shape ({space.dim}, k), k <= {space.dim}, got {shape}")
-        if any(isinstance(q, nn.Parameter) for q in ([Q] if isinstance(Q, Tensor) else Q.parameters())):
+        if isinstance(Q.A if isinstance(Q, Dense) else Q, nn.Parameter):
             raise DomainError("a trained basis does not stay orthonormal: give its values, Q.detach(), and train the chart")
         known = _deviation(Q) if isinstance(Q, Tensor) else 0.0
         frame = Dense(Q) if isinstance(Q, Tensor) else Q
@@ -134,7 +136,7 @@ class Subspace(HilbertSpace):
             products = signs.reshape(PROBES, *(1,) * batch, -1).to(z) * scaled_norm(z, -1).unsqueeze(-1)
             # g^-1 carries what the products round to the point
             shifts = torch.func.jvp(self.space.point, (z.expand(products.shape).clone(),), (products,))[1]
-            carried = scaled_norm(shifts.reshape(PROBES, *z.shape[:-1], -1), -1).amax(0)
+            carried = scaled_norm(shifts.reshape(PROBES, *z.shape[:-1], math.prod(self.shape)), -1).amax(0)
         return self.space.point_roundings(x) + carried
 
     def basis(self) -> Tensor:

@@ -43,6 +43,8 @@ class HilbertSpace(Module, ABC):
     shape: tuple[int, ...] = unset()
     dim: int = unset()
     _key: tuple[object, ...] = unset()
+    made_of = "chart"
+    """What tells two spaces of one class and shape apart."""
 
     def __init__(self, shape: Sequence[int], dim: int, key: tuple[object, ...] | None = None) -> None:
         """`key` says when two spaces are the same one; without it a space equals itself alone."""
@@ -292,7 +294,8 @@ def difference(one: HilbertSpace, other: HilbertSpace) -> str:
     """The names of two spaces, and in what they differ."""
     if repr(one) != repr(other):
         return f"{one!r} and {other!r}, which differ"
-    return f"two spaces that both print as {one!r} but hold different chart objects: use the same chart object in both"
+    part = f"{one.made_of} object"
+    return f"two spaces that both print as {one!r} but hold different {part}s: use the same {part} in both"
 
 
 @final

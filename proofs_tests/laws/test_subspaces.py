@@ -15,6 +15,7 @@ from induced import EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, Prod
 from induced.bijections import Affine, Arctanh, Log, Simplex, Sinh, real_nvp
 from induced.checks import check_adjoint, check_linear, check_penrose, check_powers, check_space, check_svd, require
 from induced.errors import LawViolation
+from induced.operators import Dense, Diagonal, Householder
 from induced.operators.bases import orthonormal_columns
 from induced.strategies import points
 from induced.subspaces import principal_components
@@ -223,6 +224,15 @@ def test_the_state_of_a_subspace_is_that_of_its_space_and_its_basis() -> None:
     assert len(list(W.parameters())) == len(list(X.parameters())) and not W.frame.A.requires_grad
     W.float()
     assert W.Q.dtype == W.zero().dtype == W.sample(2).dtype == torch.float32 and W.accuracy >= 1e-7
+
+
+def test_the_image_of_a_map_with_trained_reflections_is_a_space() -> None:
+    V = torch.nn.Parameter(torch.randn(2, 4).double())
+    W = Linearizer(Householder(V) @ Dense(torch.randn(4, 2).double()), EuclideanSpace(2), EuclideanSpace(4)).image()
+    U = Linearizer(Householder(V) @ Diagonal(torch.tensor([1.0, 0, 1, 0]).double()), EuclideanSpace(4)).image()
+    with torch.no_grad():
+        require(check_space(W, W.sample(4)), check_space(U, U.sample(4)))
+        assert W.dim == U.dim == 2 and (U.complement() & U).dim == 0 and (U + U.complement()).dim == 4
 
 
 def test_check_space_rejects_points_off_the_subspace() -> None:

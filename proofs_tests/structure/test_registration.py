@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
+import torch
 from torch import nn
 
 import induced.bijections
@@ -11,7 +12,7 @@ import induced.bijections.networks
 import induced.operators
 import induced.propagators
 import induced.spaces
-from proofs_tests.registry import CHARTS, CORES
+from proofs_tests.registry import CHARTS, CORES, SPACES
 
 PACKAGES = (induced.bijections, induced.bijections.networks, induced.operators, induced.propagators, induced.spaces)
 
@@ -27,10 +28,6 @@ EXCUSED = {
     "LowRankFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
     "SharedBasisFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
     "Vector": "a point with its space: laws/test_spaces.py",
-    "HilbertSpace": "abstract; InducedSpace of every chart is under its laws: laws/test_spaces.py",
-    "InducedSpace": "a space is made of every chart of the registry: laws/test_spaces.py",
-    "EuclideanSpace": "the codomain of every chart's law: laws/test_linearizer.py",
-    "ProductSpace": "a pair of spaces: laws/test_subspaces.py",
 }
 
 
@@ -45,7 +42,7 @@ def public() -> Iterator[tuple[str, type]]:
 def enrolled() -> set[type]:
     """The classes of the registry's objects, of the modules inside them, and of what these descend from."""
     objects: list[nn.Module] = [case.make() for case in CHARTS]
-    objects += [case.make(case.matrix()) for case in CORES]
+    objects += [case.make(case.matrix()) for case in CORES] + [case.make(torch.float64) for case in SPACES]
     classes = {type(module) for obj in objects for module in obj.modules()}
     return {base for cls in classes for base in cls.__mro__}
 

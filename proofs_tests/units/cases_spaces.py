@@ -6,6 +6,7 @@ from torch import nn
 from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import Log, real_nvp
 from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
+from induced.operators import Dense
 from induced.operators.bases import orthonormal_columns
 from induced.subspaces import principal_components
 from proofs_tests.units.case import Case
@@ -60,6 +61,12 @@ CASES = [
         r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size 1;.*span",
         lambda: Subspace(R2, torch.ones(2, 1)),
     ),
+    Case(
+        SpaceMismatch,
+        r"two spaces that both print as Subspace.* but hold different basis objects: use the same basis object in both",
+        lambda: LINE(torch.ones(2)) + Subspace(R2, LINE.Q)(torch.ones(2)),
+    ),
+    Case(DomainError, r"a trained basis does not stay orthonormal", lambda: Subspace(R2, Dense(nn.Parameter(torch.eye(2))))),
     Case(
         DomainError,
         r"a trained basis does not stay orthonormal: give its values, Q.detach\(\)",
