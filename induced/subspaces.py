@@ -71,7 +71,7 @@ class Subspace(HilbertSpace):
         if isinstance(Q.A if isinstance(Q, Dense) else Q, nn.Parameter):
             raise DomainError("a trained basis does not stay orthonormal: give its values, Q.detach(), and train the chart")
         known = _deviation(Q) if isinstance(Q, Tensor) else 0.0
-        frame = Dense(Q) if isinstance(Q, Tensor) else Q
+        frame = Dense(Q.contiguous()) if isinstance(Q, Tensor) else Q
         require_one_kind("the basis of the subspace", frame.reference(), "its space", space.reference())
         super().__init__(space.shape, shape[1], ("subspace", space._key, frame))
         self.space, self.frame = space, frame
@@ -193,7 +193,7 @@ class Subspace(HilbertSpace):
     def _beside(self, Q: Tensor, accuracy: float) -> "Subspace":
         """What is orthogonal to columns Q (n, p), held by the fewer vectors: its own, or those."""
         rest = off(Q.detach().double())
-        frame = Dense(rest.matrix(len(Q))) if 2 * Q.shape[1] >= len(Q) else rest
+        frame = Dense(rest.matrix(len(Q)).contiguous()) if 2 * Q.shape[1] >= len(Q) else rest
         return Subspace(self.space, frame.to(self._dtype()), accuracy)
 
     def _precise(self) -> LinearOperator:

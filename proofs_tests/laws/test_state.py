@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace
+from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Subspace
 from induced.bijections import (
     AffineCoupling,
     Bijection,
@@ -105,6 +105,15 @@ def a_conditioner_with_a_layer_twice() -> nn.Module:
     return LatticeCoupling((4,), nn.Sequential(layer, act, nn.Linear(2, 2), act, layer))
 
 
+def a_map_of_a_subspace() -> nn.Module:
+    W = Subspace(InducedSpace(chart()), torch.linalg.qr(torch.randn(4, 4))[0])
+    return Linearizer(matrix(), W)
+
+
+def a_subspace_in_its_space() -> nn.Module:
+    return Linearizer.inclusion(Subspace(InducedSpace(chart()), torch.linalg.qr(torch.randn(4, 4))[0]))
+
+
 CASES = [
     one_space,
     two_spaces_of_one_chart,
@@ -117,6 +126,8 @@ CASES = [
     a_map_and_its_inverse,
     a_layer_twice,
     a_conditioner_with_a_layer_twice,
+    a_map_of_a_subspace,
+    a_subspace_in_its_space,
 ]
 every_case = pytest.mark.parametrize("build", CASES, ids=lambda build: build.__name__)
 
