@@ -95,7 +95,7 @@ CASES = [
     _forgets("Conditional", "", lambda: Conditional(2).at(0.0)),
     _forgets("Space", "shape, dim", lambda: Linearizer(torch.eye(2), Space(2))),
     _forgets("Space", "shape, dim", lambda: Space(2) == EuclideanSpace(2)),
-    _forgets("Space", "shape, dim", lambda: Space(2).rounding(x)),
+    _forgets("Space", "shape, dim", lambda: Space(2).point_roundings(x)),
     _forgets("Doubling", r"\(m, n\)", lambda: Doubling(2.0)(x)),
     _forgets("Doubling", r"\(m, n\)", lambda: Doubling(2.0).H),
     _forgets("Doubling", r"\(m, n\)", lambda: Linearizer(Doubling(2.0), EuclideanSpace(2))),
