@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
-from induced._validate import eager, require_like, require_shape
+from induced._validate import eager, require_like, require_precision, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.fitting.solvers import Rows, leading, minimum
 from induced.linearizer import Linearizer
 from induced.operators import BlockDiagonal, Dense, LinearOperator, LowRank, as_operator
 from induced.operators.factors import tracked
+from induced.operators.kept import Mark
 from induced.spaces import HilbertSpace
 from induced.spaces.hilbert import difference
 
@@ -61,6 +62,7 @@ def least_squares(
     Raises:
         ShapeError: no pairs and no prior, x and y of different batches, or another argument of a shape not named above; or a
             rank beside weights or penalties that differ between the rows of A, for which there is no closed form.
+        DtypeError: the coordinates of x are in half precision.
         DomainError: x, y, weights or ridge hold a value that is not finite, or a weight or penalty is negative.
 
     Example:
@@ -88,7 +90,7 @@ class LeastSquares:
     With the QR factorisation sqrt(w) Z = Q R the cost of A is |R A^T - Q^T sqrt(w) W|^2 and a constant. A batch is joined by
     the QR of [R; batch], so that no digit is lost; the normal equations would square the condition number. At most 4 n rows
     (1024 where n is small) are held, whatever N is. With weights per coordinate of y there is a triangle for each. Ridge, prior,
-    rank and blocks are chosen in `solve`, again and again. The charts must not change between batches. No gradients are kept;
+    rank and blocks are chosen in `solve`, again and again. The charts must stay as they are. No gradients are kept;
     `least_squares` has them.
 
     Arguments:
@@ -97,6 +99,9 @@ class LeastSquares:
 
     Attributes:
         pairs: how many pairs have been given.
+
+    Raises:
+        SpaceMismatch, on use: a parameter or buffer of the charts has changed since the first batch.
 
     Law:
         batches in any sizes and order, or in problems that are merged, give the fit of all data at once (laws/test_fitting.py)
@@ -114,17 +119,34 @@ class LeastSquares:
         self.domain, self.codomain, self.pairs = domain, codomain, 0
         self._groups: list[Rows] = []  # one, or one for each coordinate of the codomain
         self._like: Tensor | None = None
+        self._marks: list[Mark] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_marks": []}  # a copy has tensors of its own
 
     @full_precision
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor, *, weights: Tensor | None = None) -> None:
         """Join a batch of pairs: x (*batch, *domain.shape), y and weights as in `least_squares`, which raises the same."""
+        self._require_same_charts()
         self._add(x, y, weights)
+        self._marks = self._marks or [Mark.of(t) for t in self._tensors()]
+
+    def _tensors(self) -> list[Tensor]:
+        return [t for space in (self.domain, self.codomain) for t in (*space.parameters(), *space.buffers())]
+
+    def _require_same_charts(self) -> None:
+        tensors = self._tensors() if self._marks else []
+        if len(tensors) != len(self._marks) or not all(mark.fits(t) for mark, t in zip(self._marks, tensors, strict=True)):
+            raise SpaceMismatch(
+                "a chart has changed since the first batch, whose coordinates are of another space now: start a new LeastSquares"
+            )
 
     def _add(self, x: Tensor, y: Tensor, weights: Tensor | None) -> None:
         Z, W = _coordinates(self.domain, x, "x"), _coordinates(self.codomain, y, "y")
         if Z.shape[:-1] != W.shape[:-1]:
             raise ShapeError(f"x and y are pairs of one batch; got the batch {tuple(Z.shape[:-1])} and {tuple(W.shape[:-1])}")
+        require_precision(Z.dtype, "the dtype of the coordinates of x")
         require_like(Z, self._like, "the coordinates of x beside those of earlier batches")
         n, m, roots = self.domain.dim, self.codomain.dim, _roots(weights, W)
         self._like = Z.detach().new_empty(0)
@@ -143,13 +165,13 @@ class LeastSquares:
                 group.add(scale * z, scale * (w if len(self._groups) == 1 else w[:, k : k + 1]), weights is not None, most)
 
     def merge(self, other: "LeastSquares") -> None:
-        """Join the data of another problem between the same two spaces, such as that of another process.
+        """Join the data of another problem between the same two spaces, or copies of them: that of another process.
 
         Raises:
             SpaceMismatch: a space differs. DtypeError: the dtype or device of the data does.
         """
         for mine, theirs in ((self.domain, other.domain), (self.codomain, other.codomain)):
-            if mine != theirs:
+            if not _alike(mine, theirs):
                 raise SpaceMismatch(f"problems that are merged have the same spaces, got {difference(mine, theirs)}")
         if other._like is None:
             return
@@ -175,6 +197,7 @@ class LeastSquares:
         blocks: Blocks | None = None,
     ) -> Linearizer:
         """The fit of all data so far; arguments and errors are those of `least_squares`. More batches may follow."""
+        self._require_same_charts()
         n, m = self.domain.dim, self.codomain.dim
         if not self.pairs and prior is None:
             raise ShapeError("least squares needs at least one pair, or a prior that stands where there is none")
@@ -252,6 +275,14 @@ def _split(groups: list[Rows]) -> list[Rows]:
         return groups
     Z, W = groups[0].reduced()
     return [Rows(Z, W[:, k : k + 1], groups[0].uneven) for k in range(W.shape[1])]
+
+
+def _alike(one: HilbertSpace, other: HilbertSpace) -> bool:
+    """Whether both are one space, or copies whose charts have the same values."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return one == other or (
+        repr(one) == repr(other) and mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    )
 
 
 def _coordinates(space: HilbertSpace, x: Tensor, what: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Fitting: closed-form cores against numpy and perturbations; the constructive Theorem H.5 and what no Linearizer can do."""
 
+import copy
 import itertools
 import pickle
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from induced import EuclideanSpace, InducedSpace, Linearizer
 from induced.bijections import Flatten, Log, real_nvp
 from induced.bijections.interpolating import Shear
 from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
-from induced.errors import DomainError, NotInvertible
+from induced.errors import DomainError, NotInvertible, SpaceMismatch
 from induced.fitting import LeastSquares, interpolate, least_squares
 from induced.operators import BlockDiagonal, Dense, LowRank
 from proofs_tests.registry import DTYPES, agree, shaken
@@ -311,6 +312,38 @@ def test_batches_pass_through_charts_and_keep_no_graph() -> None:
     fit = problem.solve(ridge=0.1)
     agree(fit.core.matrix(), least_squares(X, Y, x, y, ridge=0.1).core.matrix().detach(), 100)
     assert not fit.core.matrix().requires_grad and fit(x).shape == (40, 5)
+
+
+def test_problems_of_other_processes_are_merged_and_copies_go_on() -> None:
+    X, Y = curved(3), curved(5)
+    x, y = pairs(40, 3, 5)
+    mine, theirs = LeastSquares(X, Y), LeastSquares(X, Y)
+    mine.update(x[:15], y[:15])
+    theirs = pickle.loads(pickle.dumps(theirs))  # with charts of its own, of the same values
+    theirs.update(x[15:30], y[15:30])
+    mine.merge(pickle.loads(pickle.dumps(theirs)))
+    expected = least_squares(X, Y, x, y).core.matrix().detach()
+    for problem in (copy.deepcopy(mine), mine):
+        problem.update(x[30:], y[30:])
+        agree(problem.solve().core.matrix(), expected, 100)
+    theirs.domain.chart.get_parameter(next(name for name, _ in theirs.domain.chart.named_parameters())).data.add_(0.1)
+    with pytest.raises(SpaceMismatch, match="hold different chart objects"):
+        mine.merge(theirs)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_batches_through_a_chart_that_trains_meanwhile_are_refused(counted: bool) -> None:
+    X = curved(3)
+    x, y = pairs(10, 3, 3)
+    problem = LeastSquares(X, X)
+    problem.update(x, y)
+    problem.update(x, y)
+    weight = next(X.parameters())
+    with torch.no_grad():
+        (weight if counted else weight.data).mul_(1.01)
+    for use in (lambda: problem.update(x, y), problem.solve):
+        with pytest.raises(SpaceMismatch, match="a chart has changed since the first batch"):
+            use()
 
 
 # ---------------------------------------------------------------------------------------------------------------- blocks

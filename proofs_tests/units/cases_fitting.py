@@ -4,7 +4,8 @@ from functools import partial
 
 import torch
 
-from induced import EuclideanSpace
+from induced import EuclideanSpace, InducedSpace
+from induced.bijections import Affine
 from induced.errors import DomainError, DtypeError, NotInvertible, ShapeError, SpaceMismatch
 from induced.fitting import LeastSquares, interpolate, least_squares
 from proofs_tests.units.case import Case
@@ -24,6 +25,14 @@ def twice_forward() -> None:
     torch.func.jacfwd(torch.func.jacfwd(norm))(torch.ones(()))
 
 
+def changed() -> None:
+    space = InducedSpace(Affine((2,), 2.0))
+    problem = LeastSquares(space, R3)
+    problem.update(X, Y)
+    next(space.buffers()).mul_(2)
+    problem.solve()
+
+
 def batches(*x: torch.Tensor) -> None:
     problem = LeastSquares(R2, R3)
     for batch in (X, *x):
@@ -31,6 +40,12 @@ def batches(*x: torch.Tensor) -> None:
 
 
 CASES = [
+    Case(
+        DtypeError,
+        r"the dtype of the coordinates of x is torch.bfloat16, but this needs",
+        lambda: fit(X.bfloat16(), Y.bfloat16()),
+    ),
+    Case(SpaceMismatch, r"a chart has changed since the first batch, .* start a new LeastSquares", changed),
     Case(DtypeError, "the data of an interpolation is torch.float16", lambda: interpolate(X.half(), Y.half())),
     Case(DomainError, r"forward mode within forward mode .* torch\.func\.hessian", twice_forward),
     Case(ShapeError, r"x and y are pairs of one batch; got the batch \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
