@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim
 
 __all__ = ["materialized"]
 
@@ -13,12 +14,14 @@ __all__ = ["materialized"]
 def materialized(module: nn.Module, *example: Tensor) -> fx.GraphModule:
     """The graph of a module in inference, where the inverse of a convolution, of an LU or of reflections has become a constant.
 
-    What is left needs no linear algebra that other runtimes miss: pass it to `torch.onnx.export` or `torch.export.export`. The
-    weights are those of the moment, and do not train.
+    What is left needs no linear algebra that other runtimes miss: pass it to `torch.onnx.export` or `torch.export.export`, with
+    `dynamic_shapes=({0: torch.export.Dim("batch")},)` for a free number of points. The weights are those of the moment, and do
+    not train.
 
     Arguments:
         module: a chart, a map or an operator; `g.inv` for the inverse of a chart, `f.pinv()` for that of a map.
-        example: an input of the shape, dtype and device that the graph is for.
+        example: an input of the shape, dtype and device that the graph is for. The length of its first dimension is free in the
+            graph where it is at least 2 and the module takes others.
 
     Returns:
         A module of the same values for inputs of that shape.
@@ -32,11 +35,13 @@ def materialized(module: nn.Module, *example: Tensor) -> fx.GraphModule:
         True
 
     Law:
-        `materialized(m, x)(y) == m(y)` (laws/test_capabilities.py)
+        `materialized(m, x)(y) == m(y)`, for more points y too (laws/test_capabilities.py)
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its pytrees
-        graph_module: Any = torch.export.export(module, example, strict=False).run_decompositions({}).module()
+        free = tuple({0: Dim.AUTO} if x.dim() else None for x in example)
+        exported = torch.export.export(module, example, dynamic_shapes=free, strict=False)
+        graph_module: Any = exported.run_decompositions({}).module()
         values: dict[fx.Node, Any] = {}
         for node in graph_module.graph.nodes:
             if node.op == "get_attr":

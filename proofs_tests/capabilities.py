@@ -46,16 +46,27 @@ def compiled(both: Both) -> None:
         agree(torch.compile(f, fullgraph=True, backend="eager")(x).detach(), f(x).detach(), 10)
 
 
+FREE = ({0: torch.export.Dim("batch", min=1, max=4096)},)
+"""The first dimension of the one input as a free one."""
+
+
 def exported(both: Both) -> None:
     for f, x in both:
-        agree(torch.export.export(f, (x,), strict=False).module()(x).detach(), f(x).detach(), 10)
+        program = torch.export.export(f, (x,), dynamic_shapes=FREE, strict=False).module()
+        for points in batches(x):
+            agree(program(points).detach(), f(points).detach(), 10)
 
 
 def frozen(both: Both) -> None:
     for f, x in both:
-        graph, other = materialized(f, x), x.flip(0)
-        agree(graph(x), f(x).detach(), 1000)
-        agree(graph(other), f(other).detach(), 1000)
+        graph = materialized(f, x)
+        for points in batches(x):
+            agree(graph(points), f(points).detach(), 1000)
+
+
+def batches(x: Tensor) -> Iterator[Tensor]:
+    """These points, one of them, and five."""
+    yield from (x, x[:1], torch.cat([x.flip(0), x, x[:1]]))
 
 
 def meta(both: Both) -> None:
@@ -79,12 +90,13 @@ def onnx(both: Both) -> None:
 
     for f, x in both:
         file = io.BytesIO()
-        program = torch.onnx.export(materialized(f, x), (x,), dynamo=True, verbose=False)
+        program = torch.onnx.export(materialized(f, x), (x,), dynamo=True, dynamic_shapes=FREE, verbose=False)
         assert program is not None
         program.save(file)
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-        result = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-        agree(torch.as_tensor(result), f(x).detach(), 100)
+        for points in batches(x):
+            result = session.run(None, {session.get_inputs()[0].name: points.numpy()})[0]
+            agree(torch.as_tensor(result), f(points).detach(), 100)
 
 
 CAPABILITIES: dict[str, Callable[[Both], None]] = {
@@ -193,12 +205,13 @@ written by `python -m proofs_tests.capabilities`.
 |---|---|
 | vmap, jvp, jacrev | `torch.func` gives what a batch, and ordinary autograd, give |
 | compile | `torch.compile(fullgraph=True)`: one graph, the values of eager mode; inductor is tested on `real_nvp` |
-| export | `torch.export.export(strict=False)`: the values of eager mode |
+| export | `torch.export.export(strict=False)` with a free number of points: the values of eager mode |
 | materialized | `induced.export.materialized`: the graph with all that depends on the weights alone computed beforehand |
 | meta | a forward pass on the meta device: no constant is made on the CPU |
 | deepcopy, pickle | the copy gives the same bits |
 | ONNX | `torch.onnx.export` of the materialized graph, in float32, against onnxruntime (`pip install induced[onnx]`) |
 
+A graph is tested on 1, 2 and 5 points.
 Each is tested in both directions: a chart and its inverse, an operator and its adjoint. What is compiled or exported is made
 beforehand; `torch.compile` also traces `f.pinv()`, `f.svd(k)`, `f.inv`, `f.exp()`, `f ** k` and `f.solve` inside
 the compiled function (`proofs_tests/laws/test_compiled.py`).

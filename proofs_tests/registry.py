@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 import torch
 from torch import Tensor, nn
-from torch.distributions.transforms import AffineTransform, TanhTransform
+from torch.distributions.transforms import AffineTransform
 
 from induced import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import (
@@ -256,7 +256,11 @@ CHARTS = [
     ChartCase("U-Net coupling", lambda: AffineCoupling((3, 4, 6), shaken(UNet((2, 4, 6), 2, 4), 0.05), flip=True)),
     ChartCase("conditional glow of U-Nets", _conditional_unet_glow),
     ChartCase("torch transform", lambda: from_transform(AffineTransform(torch.tensor([1.0, 2.0]), -0.5), (2,))),
-    ChartCase("inverse of a torch transform", lambda: from_transform(TanhTransform().inv, (3,)), -0.6, 0.6, is_inverse=True),
+    ChartCase(
+        "inverse of a torch transform",
+        lambda: from_transform(AffineTransform(0.5, torch.tensor([2.0, -3.0])).inv, (2,)),
+        is_inverse=True,
+    ),
     ChartCase("callables", lambda: from_callables(torch.sinh, torch.asinh, (2,), log_abs_det=lambda x: x.cosh().log().sum(-1))),
 ]
 

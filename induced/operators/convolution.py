@@ -1,5 +1,6 @@
 """Convolutions with their exact adjoint for any padding, and their Fourier form where they commute with cyclic shifts."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -126,8 +127,8 @@ class Convolution(ShiftInvariant):
         """Coordinates as a batch of images in which each kernel of a batch has channels of its own, and the kernels as one."""
         batch = tuple(torch.broadcast_shapes(z.shape[:-1], self.batch))  # type: ignore[no-untyped-call]
         split = len(batch) - len(self.batch)
-        kernels = torch.Size(batch[split:]).numel()
-        x = z.expand(*batch, z.shape[-1]).reshape(torch.Size(batch[:split]).numel(), kernels * shape[0], *shape[1:])
+        kernels = math.prod(batch[split:])
+        x = z.expand(*batch, z.shape[-1]).reshape(math.prod(batch[:split]), kernels * shape[0], *shape[1:])
         own = self.kernel.shape[len(self.batch) :]
         kernel = self.kernel.expand(*batch[split:], *own).reshape(kernels * own[0], *own[1:])
         return x, kernel, batch, kernels * self.groups

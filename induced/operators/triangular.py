@@ -1,5 +1,6 @@
 """The triangular factors of a matrix as its parameters: always invertible, with a determinant at O(n)."""
 
+import math
 from typing import final
 
 import torch
@@ -123,6 +124,6 @@ class Solve(LinearOperator):
 
 def _solve(T: Tensor, b: Tensor, *, upper: bool) -> Tensor:
     """T^-1 b for coordinates b of shape (*batch, n), by one solve for the whole batch."""
-    rows = b.reshape(b.shape[:-1].numel(), b.shape[-1])
+    rows = b.reshape(math.prod(b.shape[:-1]), b.shape[-1])
     solved: Tensor = torch.linalg.solve_triangular(T.mT, rows, upper=not upper, left=False)
     return solved.reshape(b.shape)
