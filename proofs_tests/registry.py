@@ -50,6 +50,7 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import MLP, ConvNet, UNet
+from induced.bijections.reshape import Blocks
 from induced.operators import (
     LU,
     BlockCirculant,
@@ -233,6 +234,9 @@ CHARTS = [
     ChartCase("RandomSplit", lambda: RandomSplit((2, 4, 2)), only_moves_entries=True),
     ChartCase("Flatten", lambda: Flatten((2, 3)), only_moves_entries=True),
     ChartCase("Flatten of numbers", lambda: Flatten(()), only_moves_entries=True),
+    ChartCase("Blocks", lambda: Blocks([(2, 1, 2), (2, 3, 2)], 1), only_moves_entries=True),
+    ChartCase("Blocks of a stack", lambda: Blocks([(2, 3), (2, 3)], 2, stacked=True), only_moves_entries=True),
+    ChartCase("DirectSum of simplices", lambda: DirectSum(Simplex(3), Simplex(4)), spread=0.7),
     ChartCase("Composition", lambda: shaken(real_nvp(4, 2, 8)) @ Flatten((2, 2)) @ Logit((2, 2)), 0.2, 0.8),
     ChartCase("Composition of compositions", lambda: Composition(Sinh((2,)) @ Affine((2,), -0.5), shaken(real_nvp(2, 2, 8)))),
     ChartCase("DirectSum", lambda: DirectSum(shaken(real_nvp(3, 2, 8)), Identity((2,)), Sinh((1,)))),

@@ -107,6 +107,34 @@ class Flatten(Rearrangement):
         return z.reshape((*z.shape[:-1], *self.shape))
 
 
+@final
+class Blocks(Rearrangement):
+    """The blocks of one axis of a point, each as a vector, one after the other: what a `DirectSum` of charts of blocks acts on.
+
+    Arguments:
+        blocks: the shapes of the blocks, which differ along `axis` alone; of a stack they lack it, and are slices of length 1.
+        axis: the axis of a point that is cut, counted from the front.
+        stacked: whether the blocks lack the axis.
+    """
+
+    def __init__(self, blocks: Sequence[Sequence[int]], axis: int, stacked: bool = False) -> None:
+        self.blocks, self.axis, self.stacked = [tuple(block) for block in blocks], axis, stacked
+        first = self.blocks[0]
+        self._lengths = [1 if stacked else block[axis] for block in self.blocks]
+        self._at = axis - len(first) - stacked
+        shape = (*first[:axis], sum(self._lengths), *first[axis if stacked else axis + 1 :])
+        super().__init__(shape, (sum(map(math.prod, self.blocks)),))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split_with_sizes(x, self._lengths, self._at)
+        return torch.cat([part.flatten(x.dim() - len(self.shape)) for part in parts], -1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        parts = torch.split_with_sizes(z, [math.prod(block) for block in self.blocks], -1)
+        points = [part.reshape((*z.shape[:-1], *block)) for part, block in zip(parts, self.blocks, strict=True)]
+        return torch.stack(points, self._at) if self.stacked else torch.cat(points, self._at)
+
+
 def _gather(x: Tensor, f: int) -> Tensor:
     """(*batch, C, f H, f W) -> (*batch, f^2 C, H, W): the pixels of each patch, row by row, as channels."""
     C, H, W = x.shape[-3], x.shape[-2] // f, x.shape[-1] // f

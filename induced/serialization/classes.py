@@ -14,6 +14,7 @@ import induced.propagators as p
 from induced._numerics import widened
 from induced.bijections.conditional import _Bound, _ChannelAffine, _Same
 from induced.bijections.interpolating import PiecewiseLinear, Shear
+from induced.bijections.reshape import Blocks
 from induced.errors import CheckpointError
 from induced.operators import base, triangular
 from induced.propagators import magnus, steps
@@ -26,6 +27,7 @@ _CHARTS: dict[type[nn.Module], tuple[str, ...]] = {
     b.AdditiveCoupling: ("shape", "conditioner", "flip"),
     b.Affine: ("shape", "scale", "shift"),
     b.AffineCoupling: ("shape", "conditioner", "flip", "max_log_scale"),
+    Blocks: ("blocks", "axis", "stacked"),
     b.Inverse: ("bijection",),
     b.Linear: ("operator", "shape"),
     b.PixelShuffle: ("shape", "factor"),

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from induced.bijections import Bijection, ConditionalBijection, Reversible
 from induced.bijections.adapters.base import Adapted
+from induced.bijections.adapters.layer import ConditionalFlow
 from induced.errors import CheckpointError
 from induced.operators import ForeignOperator
 
@@ -74,10 +76,19 @@ def recipe(module: nn.Module) -> Recipe:
     kind = type(module).__name__
     if isinstance(module, Bijection) and not isinstance(module, Reversible) and is_bound(module):
         return _by_name[BOUND]
-    if isinstance(module, Adapted | ForeignOperator):
+    if isinstance(module, Adapted | ConditionalFlow | ForeignOperator):
         raise CheckpointError(
             f"a {kind} cannot be saved: it runs foreign code, which config.json cannot name. Save the weights of what it wraps "
             f"(safetensors.torch.save_file of its state_dict) and wrap it anew, or write a class and register it"
+        )
+    if is_parametrized(module):
+        raise CheckpointError(
+            f"a {kind} cannot be saved: its weights are computed from others by torch.nn.utils.parametrize (weight_norm, "
+            f"spectral_norm, ...); call remove_parametrizations(module, name) of it for each of them, and save then"
+        )
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        raise CheckpointError(
+            f"a {kind} of torch.compile cannot be saved: save what it compiles, its `_orig_mod`, and compile what is loaded"
         )
     if type(module) not in _by_class:
         raise CheckpointError(

@@ -82,6 +82,16 @@ CASES = [
     ),
     Case(
         CheckpointError,
+        r"a OptimizedModule of torch.compile cannot be saved: save what it compiles, its `_orig_mod`",
+        _unsaved(torch.compile(AffineCoupling((2,), nn.Linear(1, 2)), backend="eager")),
+    ),
+    Case(
+        CheckpointError,
+        r"a ParametrizedLinear cannot be saved: .*weight_norm, .* remove_parametrizations",
+        _unsaved(AffineCoupling((2,), nn.utils.parametrizations.weight_norm(nn.Linear(1, 2)))),
+    ),
+    Case(
+        CheckpointError,
         r"a Bilinear cannot be saved: its class is not registered; call induced.serialization.register\(Bilinear",
         _unsaved(AffineCoupling((2,), nn.Bilinear(1, 1, 2))),
     ),

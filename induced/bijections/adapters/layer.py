@@ -136,7 +136,7 @@ def _waits_for_data(module: nn.Module) -> bool:
 
 
 @final
-class _ConditionalFlow(ConditionalBijection):
+class ConditionalFlow(ConditionalBijection):
     """The charts of the layers of a foreign flow, one chart a context of length k."""
 
     def __init__(self, layers: Sequence[Layer], k: int, embedding: nn.Module) -> None:
@@ -180,7 +180,7 @@ def chain(
     layers: list[Layer] = []
     for module, takes in modules:
         layers.append(kind(module, layers[-1].coord_shape if layers else shape, bound if takes else None))
-    return _ConditionalFlow(layers, context, embedding) if isinstance(context, int) else composed(layers)
+    return ConditionalFlow(layers, context, embedding) if isinstance(context, int) else composed(layers)
 
 
 def depends_on_context(module: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, r
 from induced.bijections.base import Bijection, Identity
 from induced.bijections.direct_sum import DirectSum, on_vectors
 from induced.bijections.elementwise import Arctanh, Log, LogExpm1, Logit
-from induced.bijections.reshape import Rearrangement
+from induced.bijections.reshape import Blocks
 from induced.errors import DomainError, InducedError, NotInvertible, ShapeError
 from induced.operators.algebra import register
 
@@ -244,28 +244,6 @@ def _chart_of_one(part: Transform, shape: tuple[int, ...]) -> Bijection:
     return _Transform(original, _shape_after(part, shape)).inv if inverted else _Transform(part, shape)
 
 
-@final
-class _Blocks(Rearrangement):
-    """The blocks of one axis of a point, each as a vector, one after the other; those of a stack are slices without the axis."""
-
-    def __init__(self, blocks: Sequence[tuple[int, ...]], axis: int, stacked: bool) -> None:
-        self.blocks, self.axis, self.stacked = list(blocks), axis - len(blocks[0]) - stacked, stacked
-        first, at = blocks[0], axis
-        length = len(blocks) if stacked else sum(block[at] for block in blocks)
-        shape = (*first[:at], length, *first[at if stacked else at + 1 :])
-        super().__init__(shape, (sum(map(math.prod, blocks)),))
-
-    def forward(self, x: Tensor) -> Tensor:
-        sizes = [1 if self.stacked else block[self.axis] for block in self.blocks]
-        parts = torch.split_with_sizes(x, sizes, self.axis)
-        return torch.cat([part.flatten(x.dim() - len(self.shape)) for part in parts], -1)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        parts = torch.split_with_sizes(z, list(map(math.prod, self.blocks)), -1)
-        points = [part.reshape((*z.shape[:-1], *block)) for part, block in zip(parts, self.blocks, strict=True)]
-        return torch.stack(points, self.axis) if self.stacked else torch.cat(points, self.axis)
-
-
 def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], inverted: bool) -> Bijection:
     """Transforms of the blocks of an axis, as a direct sum; torch's own joins only those that keep the length of a block."""
     axis, stacked = len(shape) + whole.dim, isinstance(whole, StackTransform)
@@ -278,7 +256,7 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
     blocks = [(*before, *after) if stacked else (*before, n, *after) for n in getattr(whole, "lengths", transforms)]
     if inverted and not stacked:
         blocks = [_shape_after(t, block) for t, block in zip(whole.transforms, blocks, strict=True)]
-    cut = _Blocks(blocks, axis, stacked)
+    cut = Blocks(blocks, axis, stacked)
     if cut.shape != shape:
         raise ShapeError(f"{whole} takes points of shape {cut.shape}, got {shape}")
     charts = [_chart(list(_parts(t)), block) for t, block in zip(transforms, blocks, strict=True)]
@@ -286,7 +264,7 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
     sum_of_charts = DirectSum(*map(on_vectors, charts)) @ cut
     alike = {end if stacked else (*end[:axis], *end[axis + 1 :]) for end in ends}
     # where their shapes do not fit each other any more, the coordinates stay a vector
-    return _Blocks(ends, axis, stacked).inv @ sum_of_charts if len(alike) == 1 else sum_of_charts
+    return Blocks(ends, axis, stacked).inv @ sum_of_charts if len(alike) == 1 else sum_of_charts
 
 
 def _require_there_and_back(chart: Bijection, transform: Transform) -> None:
