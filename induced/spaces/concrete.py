@@ -40,8 +40,8 @@ class InducedSpace(HilbertSpace):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "chart":  # another chart makes another space of it
-            self.shape, self.dim, self._key = value.shape, math.prod(value.coord_shape), ("induced", *value.identity())
-            self._spread = len(value.coord_shape) != 1
+            sides, key = value.coord_shape, ("induced", *value.identity())
+            self.__dict__.update(shape=value.shape, dim=math.prod(sides), _key=key, _spread=len(sides) != 1)
 
     def coords(self, x: Tensor) -> Tensor:
         require_shape(x, self.shape, "a point of the space")

@@ -416,6 +416,23 @@ def test_an_inverse_is_kept_while_nothing_writes() -> None:
             assert B.factorised() is B.factorised()
 
 
+@pytest.mark.parametrize("n", [3, 90])
+def test_a_kept_inverse_is_used_under_transforms(n: int) -> None:
+    z, A = torch.randn(5, n), Dense(new(n))
+    B, wanted = Inverse(A), torch.linalg.inv(A.A.double())
+    np.testing.assert_allclose(torch.func.vmap(B)(z).numpy(), z.double() @ wanted.mT, atol=1e-4)
+    kept = B.factorised()
+    np.testing.assert_allclose(torch.func.jacrev(B)(z[0]).numpy(), wanted, atol=1e-4)
+    np.testing.assert_allclose(
+        torch.func.vmap(torch.func.grad(lambda z: B(z).sum()))(z).numpy(), wanted.sum(0).expand(5, n), atol=1e-4
+    )
+    assert B.factorised() is kept
+    stacked = torch.stack([new(n), new(n)])
+    each = torch.func.vmap(lambda M: functional_call(B, {"operator.A": M}, (z,)))(stacked)
+    np.testing.assert_allclose(each.numpy(), z.double() @ torch.linalg.inv(stacked.double()).mT, atol=1e-3)
+    assert B.factorised() is kept
+
+
 def test_the_inverse_of_another_operator_is_not_that_of_the_first() -> None:
     A, C = Householder(torch.randn(1, 3)) @ Diagonal(torch.rand(3) + 1), Diagonal(torch.rand(3) + 1)
     B = Inverse(A)
