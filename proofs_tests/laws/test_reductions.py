@@ -434,6 +434,16 @@ Check = Callable[[LinearOperator, Array, float], None]
 SQUARE: set[str] = set()
 
 
+def check_action(A: LinearOperator, M: Array, eps: float) -> None:
+    like = A.reference()
+    assert like is not None and A.shape == M.shape
+    z, w = (np.sin(np.arange(2.0 * n)).reshape(2, n) for n in reversed(M.shape))
+    close(A.matrix(), M, eps)
+    close(A(torch.from_numpy(z).to(like.dtype)), z @ M.T, eps, max(1.0, scale(M)))
+    for apply in (A.apply_adjoint, A.H):
+        close(apply(torch.from_numpy(w).to(like.dtype)), w @ M, eps, max(1.0, scale(M)))
+
+
 def check_svd(A: LinearOperator, M: Array, eps: float) -> None:
     s = values_of(M)
     for k in range(min(M.shape) + 1):
