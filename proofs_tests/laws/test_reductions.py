@@ -1,6 +1,8 @@
 """Every structure is its reduction, and every function of it is that of its matrix. Oracles: numpy and scipy in float64."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import product as product_of
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from induced.errors import DomainError, SingularOperator
+from induced.errors import DomainError, ShapeError, SingularOperator
 from induced.operators import (
     LU,
     BlockCirculant,
@@ -56,6 +58,7 @@ from induced.operators import (
 from induced.operators.base import Adjoint, Product, Scaled, Sum
 from induced.operators.blocks import DirectSum
 from induced.operators.reduction import Frame, Reduction
+from induced.operators.rules import per_sample
 from proofs_tests.registry import convolution_matrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -739,9 +742,9 @@ def test_what_counts_as_zero_scales_with_the_operator(name: str) -> None:
     P, H = Permutation(torch.arange(n).flip(0), dtype=F64), householder(F64, 1, n)[0]
     for same in (Adjoint(A), Product(P, A), Product(A, P), Product(H, P, A, P, H)):
         close(singular_values(same).zero.max() / zero, 1.0, 1e-15)
-    for a in (1e6, -1e9):  # c I + A is as large as c
+    for a in (1e-6, 1e6, -1e9):  # c I + A is as large as the larger of both
         S: Any = Sum(number(F64, a, n)[0], A).reduced(True)
-        assert 1 <= float(S.singular_values().zero.max() / (abs(a) * float(zero) / scale(M))) * scale(M) < 10 * n
+        assert 0.5 <= float(S.singular_values().zero.max() / zero) / max(abs(a) / scale(M), 1) < n
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, 5, 9])
@@ -856,6 +859,18 @@ def batches(dtype: torch.dtype) -> dict[str, tuple[LinearOperator, Array]]:
         ),
         "Inverse": (Inverse(Dense(A)), np.linalg.inv(N(A))),
     }
+
+
+def test_scalars_fit_a_batch_in_as_many_dimensions_or_where_one_shape_is_that_of_the_result() -> None:
+    shapes = [shape for k in range(3) for shape in product_of(range(4), repeat=k)]
+    for mine, batch in product_of(shapes, repeat=2):
+        try:
+            both = np.broadcast_shapes(mine, batch)
+            fits = not mine or len(mine) == len(batch) or both in (mine, batch)
+        except ValueError:
+            fits = False
+        with nullcontext() if fits else pytest.raises(ShapeError, match="one scalar per sample"):
+            per_sample(torch.ones(mine), batch)
 
 
 def each(f: Callable[[Array], Any], M: Array) -> Array:
