@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from induced.bijections import Bijection, rounding
+from induced.bijections import Bijection, Inverse, rounding
 from induced.checks.report import Report, compare, finite_gradients, norms, require_samples, worst
 from induced.spaces import HilbertSpace
 
 
 def check_bijection(g: Bijection, x: Tensor) -> list[Report]:
-    """g^-1 g = id, g g^-1 = id, the same bits in train and eval mode, log|det J|, and finite gradients.
+    """g^-1 g = id, g g^-1 = id, the same bits in train and eval mode, log|det J| of both directions, and finite gradients.
 
     Arguments:
         g: the chart.
@@ -34,7 +34,7 @@ def check_bijection(g: Bijection, x: Tensor) -> list[Report]:
         deterministic,
         finite_gradients(lambda p: g.inverse(2 * g(p)), x),
     ]
-    if z[(0,) * k].numel() <= 64 and type(g).forward_and_log_abs_det is not Bijection.forward_and_log_abs_det:
+    if z[(0,) * k].numel() <= 64 and all(map(_has_determinant, g.layers())):
         reports.append(_check_log_abs_det(g, x, k))
     return reports
 
@@ -97,6 +97,11 @@ def _mode_difference(g: Bijection, x: Tensor) -> float:
     return max(float((outcomes[0] - other).abs().max()) for other in outcomes[1:])
 
 
+def _has_determinant(layer: Bijection) -> bool:
+    g = layer.inv if isinstance(layer, Inverse) else layer
+    return type(g).forward_and_log_abs_det is not Bijection.forward_and_log_abs_det
+
+
 def _check_log_abs_det(g: Bijection, x: Tensor, k: int) -> Report:
     points = x.flatten(0, k - 1)
     # A chart of a constrained set has its derivative along the tangent space alone, which that of its inverse spans.
@@ -104,6 +109,8 @@ def _check_log_abs_det(g: Bijection, x: Tensor, k: int) -> Report:
     f, at = (g.inverse, g(points).detach()) if tangent else (g, points)
     J = torch.stack([torch.func.jacrev(f)(p) for p in at]).detach().double().reshape(len(at), -1, at[0].numel())
     s = torch.linalg.svdvals(J)
-    difference = g.log_abs_det(points).detach().double() - (-1 if tangent else 1) * s.log().sum(-1)
+    volume = (-1 if tangent else 1) * s.log().sum(-1)
+    there, back = g.log_abs_det(points), g.inv.log_abs_det(g(points).detach())
+    difference = torch.stack([there.detach().double() - volume, back.detach().double() + volume]).abs().amax(0)
     n = s.shape[-1]
     return compare("log|det J|", "Jacobian", difference, n, n * float((s[:, 0] / s[:, -1]).max()), x, k)

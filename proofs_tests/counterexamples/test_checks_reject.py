@@ -72,6 +72,22 @@ class WrongDeterminant(Bijection):
         return 2 * x, torch.full_like(x[..., 0], 2.0).log()
 
 
+class WrongDeterminantBack(Bijection):
+    """2 x, whose inverse has the log-determinant of the chart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / 2
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, x.shape[-1] * torch.full_like(x[..., 0], 2.0).log()
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z / 2, self.forward_and_log_abs_det(z)[1]
+
+
 def cube_root(z: Tensor) -> Tensor:
     return z.sign() * z.abs() ** (1 / 3)
 
@@ -85,6 +101,7 @@ BROKEN_CHARTS: dict[str, tuple[Callable[[], Bijection], str]] = {
         "g is deterministic in train and eval mode",
     ),
     "a wrong log-determinant": (lambda: WrongDeterminant(SHAPE), "log|det J|"),
+    "a wrong log-determinant of the inverse": (lambda: WrongDeterminantBack(SHAPE), "log|det J|"),
     "the cube, whose inverse has no slope at 0": (lambda: Chart(lambda x: x**3, cube_root), "gradients are finite"),
 }
 

@@ -18,6 +18,7 @@ from torch.distributions import transforms as T
 
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
+    Affine,
     Bijection,
     Composition,
     from_callables,
@@ -717,6 +718,7 @@ def test_callables_may_change_the_shape_and_have_no_determinant() -> None:
     g = from_callables(lambda x: x.flatten(1), lambda z: z.reshape(-1, 2, 3), (2, 3), (6,))
     require(check_bijection(g, torch.randn(4, 2, 3)))
     assert g(torch.randn(2, 3)).shape == (6,) and g.inverse(torch.randn(3, 2, 6)).shape == (3, 2, 2, 3)
+    require(check_bijection(g.inv, torch.randn(4, 6)), check_bijection(g @ Affine((2, 3), 2.0), torch.randn(4, 2, 3)))
     with pytest.raises(InducedError, match=r"has no log\|det J\|"):
         g.log_abs_det(torch.randn(2, 3))
 
