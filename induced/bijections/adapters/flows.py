@@ -200,7 +200,7 @@ def from_nflows(flow: Any, shape: Sequence[int], context: Context = None) -> Bij
     """The chart of an nflows `Flow` or `Transform`, from data to noise.
 
     Arguments:
-        flow: the flow; its `embedding_net` is applied to contexts.
+        flow: the flow; its `embedding_net` is applied to a context when that is bound, and trains through `.at(c)`.
         shape: shape of a point.
         context: as for `from_zuko`.
 
