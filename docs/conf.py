@@ -61,6 +61,7 @@ nitpick_ignore_regex = [
     # other projects: their inventories are on the network, and the build asks nothing of it
     (r"py:.*", r"(torch|nn|np|numpy|scipy|os|collections|types|typing|hypothesis|huggingface_hub|matplotlib|pathlib)\b.*"),
     (r"py:.*", r"(Tensor|Module|Parameter|Callable|Iterable|Iterator|Sequence|Mapping|Path|ndarray|Axes|SearchStrategy)"),
+    (r"py:.*", r"induced\._module\.Module"),  # an nn.Module
     # what annotations name and nobody imports: private classes, type variables
     (r"py:.*", r"induced\.[\w.]*\.(_\w+|[A-Z])"),
 ]

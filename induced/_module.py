@@ -14,6 +14,9 @@ from induced.errors import InducedError
 class Unset:
     """Stands in a class for an attribute that `__init__` sets; to read it before is an error that no property hides."""
 
+    def __init__(self) -> None:
+        self.__doc__ = None  # of an attribute, whose class says what it means
+
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             return self
