@@ -11,10 +11,21 @@ from induced.errors import DomainError, DtypeError, ShapeError
 
 
 def eager(x: Tensor) -> bool:
-    """Whether the values of x may be looked at: not while compiling, exporting, under vmap or on the meta device."""
-    if torch.compiler.is_compiling() or x.is_meta:
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    """Whether the values of x may be looked at: not while compiling, exporting, under torch.func or on the meta device."""
+    return visible(x) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def visible(*tensors: Tensor) -> bool:
+    """`eager`, or within torch.func.grad and its like, which keep values in sight, and not under vmap."""
+    return not torch.compiler.is_compiling() and all(map(_visible, tensors))
+
+
+def _visible(x: Tensor) -> bool:
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return False
+        x = torch._C._functorch.get_unwrapped(x)
+    return not x.is_meta
 
 
 def require_one_forward() -> None:

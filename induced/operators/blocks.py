@@ -91,9 +91,11 @@ class DirectSum(NamedTuple):
     def turned(self, left: LinearOperator | None = None, right: LinearOperator | None = None) -> "DirectSum":
         return self._replace(left=composed(left, self.left), right=composed(self.right, right))
 
-    def singular_values(self, zeros: bool = True) -> SingularValues:
+    def singular_values(self, zeros: bool = True, all: bool = True) -> SingularValues:
         """Those of the parts; and zeros, where wide and tall parts leave more of them."""
-        values, times, zero = (list(found) for found in zip(*(part.singular_values(zeros) for part in self.parts), strict=True))
+        values, times, zero = (
+            list(found) for found in zip(*(part.singular_values(zeros, all) for part in self.parts), strict=True)
+        )
         missing = min(self.shape) - sum(map(_least, self.parts))
         if missing:
             none = values[0].new_zeros(*values[0].shape[:-1], 1)

@@ -1,4 +1,4 @@
-"""Orthonormal bases of a few directions, in float64, as frames; and first derivatives through them."""
+"""Orthonormal bases of a few directions, in float64, as frames."""
 
 from collections.abc import Callable
 from typing import NamedTuple, final
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._numerics import HALVES, full_precision, scaled_norm
-from induced._validate import eager
+from induced._validate import visible
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.factors import tracked
 from induced.operators.reduction import Frame, Triplets
@@ -22,17 +22,13 @@ class Basis(NamedTuple):
     T: Tensor
     R: Tensor
 
-    def coordinates(self, X: Tensor) -> Tensor:
-        """Q^T X."""
-        return self.T.mT @ (self.Y.mT @ X.double())
-
 
 def basis(W: Tensor, eps: float) -> Basis:
     """A basis of the span of the columns of W (*batch, n, k) in float64, orthonormal to `eps`, the precision of the operator.
 
     That of the Gram matrix costs a third of a QR, and loses rounding over its least eigenvalue; it is taken where that suffices.
     """
-    if W.numel() and eager(W):
+    if W.numel() and visible(W):
         X, largest = W, torch.ones_like(W[..., :1, :])
         if eps <= torch.finfo(W.dtype).eps:  # squares of float32 numbers neither overflow nor vanish in float64
             size = W.abs().amax(-2, keepdim=True)
@@ -52,13 +48,14 @@ def basis(W: Tensor, eps: float) -> Basis:
 
 @final
 class Columns(Frame):
-    """The columns of one basis, as one block; they carry no gradient.
+    """The columns of one basis, as one block.
 
     Arguments:
         basis: the basis.
         factored: makes U V^T of (None, U, V), and c I + U V^T of (c, U, V).
         dtype: that of the operator.
-        follows: whether what the basis was made of tracks gradients.
+        moving: Q as a function of what the basis was made of, if that has derivatives. Then singular values and vectors have them
+            too, and operators that `join` makes do not.
     """
 
     groups = 1
@@ -69,19 +66,22 @@ class Columns(Frame):
         basis: Basis,
         factored: Callable[[Tensor | None, Tensor, Tensor], LinearOperator],
         dtype: torch.dtype,
-        follows: bool = False,
+        moving: Tensor | None = None,
     ) -> None:
-        self.basis, self.factored, self.dtype, self.follows = basis, factored, dtype, follows
-        self.dim, self._Q = basis.Y.shape[-2], None
+        self.basis, self.factored, self.dtype, self.follows = basis, factored, dtype, moving is not None
+        self.dim, self._Q, self._moving = basis.Y.shape[-2], None, moving
 
     @property
     def Q(self) -> Tensor:
         """The basis in the dtype of the operator, made once."""
         if self._Q is None:
-            self._Q = (self.basis.Y @ self.basis.T).to(self.dtype)
+            Q = self.basis.Y @ self.basis.T if self._moving is None else self._moving
+            self._Q = Q.to(self.dtype)
         return self._Q
 
     def columns(self, j: Tensor, y: Tensor) -> Tensor:
+        if self._moving is not None:
+            return (self._moving @ y.mT).to(self.dtype)
         if self._Q is None:
             return (self.basis.Y @ (self.basis.T @ y.mT)).to(self.dtype)
         return self._Q @ y.mT.to(self.dtype)
@@ -91,10 +91,6 @@ class Columns(Frame):
 
     def rest(self, k: int) -> Tensor:
         return complement(self.Q, k)
-
-    def off(self, X: Tensor) -> Tensor:
-        """(I - Q Q^T) X."""
-        return (X.double() - self.basis.Y @ (self.basis.T @ self.basis.coordinates(X))).to(X.dtype)
 
     def join(self, other: Frame, blocks: Tensor, c: Tensor | None) -> LinearOperator:
         assert isinstance(other, Columns)
@@ -108,8 +104,8 @@ class Columns(Frame):
 def complement(Q: Tensor, k: int) -> Tensor:
     """k orthonormal columns orthogonal to those of Q (n, p), p + k <= n, at O(n p k); they carry no gradient."""
     n, p = Q.shape
-    with torch.no_grad():
-        E = F.pad(torch.eye(k, dtype=Q.dtype, device=Q.device), (0, 0, p, n - p - k))
+    with torch.no_grad():  # which does not end forward derivatives
+        Q, E = Q.detach(), F.pad(torch.eye(k, dtype=Q.dtype, device=Q.device), (0, 0, p, n - p - k))
         return E if k == 0 or p == 0 else torch.ormqr(*torch.geqrf(Q), E)
 
 
@@ -130,7 +126,7 @@ def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Trip
     does not exist at repeated singular values.
     """
     n, r = U.shape[-2], U.shape[-1]
-    if r == 0 or U.dim() > 2 or tracked(U, V) or not eager(U):
+    if r == 0 or U.dim() > 2 or tracked(U, V) or not visible(U):
         return c, U, V
     rtol = torch.finfo(U.dtype).eps if rtol is None else rtol
     if U.dtype in HALVES:

@@ -1,7 +1,7 @@
 """Numbers that belong to an operator: singular values, rank, norms, condition, trace, determinant and eigenvalues.
 
-All but `rank` take a batch of operators, and have gradients. Those made of singular values of c I + U V^T and U V^T have a first
-derivative only: a second one raises.
+All but `rank` take a batch of operators, and have gradients. A second derivative through singular values raises where they
+repeat, or where the columns of c I + U V^T or U V^T depend on one another.
 """
 
 from typing import Literal
@@ -85,7 +85,7 @@ def norm(A: LinearOperator, kind: Norm = "spectral") -> Tensor:
         return spectral_norm(A)
     if kind == "frobenius":
         return _finite(reduction.frobenius(), "the Frobenius norm", "")
-    values, times, _ = reduction.singular_values(zeros=False)
+    values, times, _ = reduction.singular_values(zeros=False, all=kind != "spectral")
     size = values.amax(-1) if kind == "spectral" and values.shape[-1] else (times * values).sum(-1)
     return _finite(size.to(reduction.dtype), f"the {kind} norm", "")
 
@@ -104,7 +104,7 @@ def cond(A: LinearOperator) -> Tensor:
         `cond(A) == norm(A) * norm(inverse(A))` (laws/test_invariants.py)
     """
     reduction = A._reduction()
-    values, times, _ = reduction.singular_values(zeros=False)
+    values, times, _ = reduction.singular_values(zeros=False, all=False)
     if not values.shape[-1]:
         return values.sum(-1)
     largest = values.amax(-1)

@@ -21,6 +21,7 @@ from induced._numerics import scaled_norm
 from induced._validate import require_finite, require_like, require_shape
 from induced.errors import DomainError, NotConverged, NotSquare, ShapeError
 from induced.operators.base import LinearOperator, Scaled
+from induced.operators.factors import first
 from induced.operators.interop import to_scipy
 from induced.operators.reduction import SVDFactors
 
@@ -28,6 +29,8 @@ Array = npt.NDArray[Any]
 
 OVERSAMPLE = 10
 """Columns that the randomized method carries beyond those asked for."""
+
+FIRST = "singular values found by products have first derivatives only; those of Dense(A.matrix(limit)) have more"
 
 _PARTS: dict[str, Callable[[Array], Array]] = {"M": np.abs, "R": np.real, "I": lambda w: np.abs(w.imag)}
 
@@ -88,7 +91,8 @@ def truncated_svd(
 
     Returns:
         The factors, values descending, and what was done; the residual is max_i ||A^T u_i - s_i v_i|| / s_1, while
-        A v_i = s_i u_i holds to rounding. Gradients reach the values (ds_i = u_i^T dA v_i); the vectors are constants.
+        A v_i = s_i u_i holds to rounding. The values have a first derivative (ds_i = u_i^T dA v_i; a second one raises); the
+        vectors are constants.
 
     Raises:
         ShapeError: A is a batch, or `rank` is no integer in 0..min(m, n). DomainError: unknown method, or A holds nan or inf.
@@ -118,7 +122,7 @@ def truncated_svd(
         U, s, V, residual, passes = _iterate(B, V, rank, target, 3 if lanczos else limit)
     s = s * scale
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*A.parameters(), *A.buffers())):
-        s = (U * A(V.mT).mT).sum(0)
+        s = (U * first(A(V.mT).mT, FIRST)).sum(0)
     report = Convergence(method, products + passes, residual, residual <= target)
     return SVDFactors(U, s, V), report.checked(target, strict)
 

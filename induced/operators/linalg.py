@@ -74,7 +74,7 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
     """The `rank` largest singular triplets of A, or all min(m, n) of them; `(U, values, V)` with A = U diag(values) V^T.
 
     Gradients through the values are finite always. Those through the vectors exist where the values are distinct and not zero;
-    elsewhere the backward pass raises. Those of c I + U V^T and U V^T are first derivatives only: a second one raises. An
+    elsewhere the backward pass raises. So do second derivatives of c I + U V^T and U V^T with dependent columns. An
     operator without a closed form that is too large to form (4096^2 entries) is decomposed by its products, if `rank` is given.
 
     Raises:
@@ -138,8 +138,8 @@ def polar(A: LinearOperator) -> Polar:
         A: an operator of any shape (m, n).
 
     Returns:
-        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. Gradients
-        are first derivatives only, finite at repeated singular values too; where A is singular, that of Q is taken along
+        `(Q, P)`, of shapes (m, n) and (n, n), in the structure of A; Dense where c I + U V^T or U V^T track gradients. Their
+        derivatives, of every order, are finite at repeated singular values too; where A is singular, they are taken along
         operators of the same rank.
 
     Raises:
@@ -185,7 +185,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
     require_shape(b, A.shape[:1], "the right-hand side")
     require_like(b, A.reference(), "the right-hand side")
     try:
-        if rtol is None and A.shape[0] == A.shape[1] and eager(b):
+        if rtol is None and A.shape[0] == A.shape[1] and all(map(eager, (b, *held(A)))):
             try:
                 inverted = A._inverse()
                 if isinstance(A, Dense) and not A.batch:  # a solution by LU is more accurate than a product with the inverse

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced._validate import eager
+from induced._validate import visible
 from induced.errors import DomainError, ShapeError, SingularOperator
 from induced.operators.algebra import register, require_matrix
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.columns import Columns, basis, compress, dual, spectral, spread
-from induced.operators.derivatives import followed, moved, once
+from induced.operators.derivatives import blocks, halves, independent, moves
 from induced.operators.diagonal import Diagonal, OnEntries
-from induced.operators.factors import counted, tracked
+from induced.operators.factors import REPEATED, counted, determinant, tracked, watched
 from induced.operators.matrices import Phi, divided_difference, real_power
 from induced.operators.reduction import Reduction, SignLogDet, Triplets, require_regular
 from induced.operators.rules import Scalar, per_matrix
@@ -55,15 +55,15 @@ class _Factored(LinearOperator):
         """(c, U, V) of c I + U V^T."""
         return self.U.new_zeros(()), self.U, self.V
 
+    def _fixed(self) -> Reduction:
+        """The reduction without derivatives."""
+        c, U, V = (part.detach() for part in self.parts())
+        return self.of_kind(c, U, V)._reduction()
+
     def _capacitance(self) -> tuple[Tensor, Tensor]:
         """c and c I_r + V^T U, in float64: det(c I + U V^T) = c^(n - r) det(c I_r + V^T U)."""
         c, U, V = (part.double() for part in self.parts())
         return c, per_matrix(c) * torch.eye(U.shape[-1], dtype=U.dtype, device=U.device) + V.mT @ U
-
-    def _svd(self, k: int) -> Triplets:
-        reduction = self._reduction()
-        triplets = reduction.svd(k)
-        return moved(self, *triplets) if reduction.follows else triplets
 
     def _trace(self) -> Tensor:
         c, U, V = self.parts()
@@ -74,7 +74,7 @@ class _Factored(LinearOperator):
         if others <= 0:
             return super()._eigenvalues()
         c, small = self._capacitance()
-        found = [torch.linalg.eigvals(small), c.unsqueeze(-1).expand(*small.shape[:-2], others)]
+        found = [torch.linalg.eigvals(watched(small, REPEATED)), c.unsqueeze(-1).expand(*small.shape[:-2], others)]
         return torch.cat(found, -1).to(torch.promote_types(self.U.dtype, torch.complex64))
 
     def compressed(self, rtol: float | None = None) -> "LinearOperator":
@@ -173,26 +173,23 @@ class LowRank(_Factored):
     def reduced(self, same_frames: bool = False) -> Reduction:
         if same_frames:
             return ScaledIdentityPlusLowRank(0.0, self.U, self.V)._reduction(True)
-        follows = tracked(self.U, self.V) and eager(self.U)
-        U, V = (X.detach() if follows else X for X in (self.U, self.V))
-        left, right = (basis(X.double(), torch.finfo(X.dtype).eps) for X in (U, V))
-        K, r = left.R @ right.R.mT, U.shape[-1]
+        U, V = self.U.double(), self.V.double()
+        follows, dtype = moves(*self.parts()), self.U.dtype
+        left, right = (basis(X.detach() if follows else X, torch.finfo(dtype).eps) for X in (U, V))
+        K, moving = left.R @ right.R.mT, [None, None]
         if follows:
-            K = once(left.coordinates(self.U) @ right.coordinates(self.V).mT)
-        W, Z = (Columns(B, factored, U.dtype, follows) for B in (left, right))
-        return Reduction(
-            W, Z, K.unsqueeze(-3), None, U.dtype, counted(2 * r, max(self.shape), U.dtype), partial(spread, left.R, right.R)
-        )
+            K, *moving, _ = blocks(None, U, V, K, left, right)  # type: ignore[assignment]
+        W, Z = (Columns(Q, factored, dtype, X) for Q, X in zip((left, right), moving, strict=True))
+        rounding = counted(2 * U.shape[-1], max(self.shape), dtype)
+        return Reduction(W, Z, K.unsqueeze(-3), None, dtype, rounding, partial(spread, left.R, right.R))
 
     def _pinv(self, zero: Tensor | None) -> LinearOperator:
-        if not (tracked(self.U, self.V) and eager(self.U)):
+        if self.batch or not (tracked(self.U, self.V) and visible(*self.parts())):
             return super()._pinv(zero)
-        reduction, r = self._reduction(), self.U.shape[-1]
-        if reduction.blocks.shape[-2:] == (r, r) and reduction.regular(zero):
-            return LowRank(dual(self.V.double()).to(self.V), dual(self.U.double()).to(self.U))
-        with torch.no_grad():
-            X = reduction.pinv(zero)
-        return followed(self, X)
+        fixed, U, V = self._fixed(), self.U.double(), self.V.double()
+        if fixed.blocks.shape[-2:] != (U.shape[-1],) * 2 or not fixed.regular(zero):
+            U, V = independent(U, V, fixed, zero)
+        return LowRank(dual(V).to(self.V), dual(U).to(self.U))
 
     def _inverse(self) -> LinearOperator:
         if self.U.shape[-1] < self.shape[0]:
@@ -215,7 +212,7 @@ class LowRank(_Factored):
 
     def _real_power(self, p: float) -> LinearOperator:
         """A^p = U M^(p - 1) V^T, M = V^T U."""
-        if p < 0 or self.batch or not eager(self.U):
+        if p < 0 or self.batch or not visible(*self.parts()):
             return super()._real_power(p)
         _, U, V = compress(*self.parts())
         M = V.double().mT @ U.double()
@@ -266,23 +263,27 @@ class ScaledIdentityPlusLowRank(_Factored):
 
     def reduced(self, same_frames: bool = False) -> Reduction:
         """A = Q K Q^T + c (I - Q Q^T), Q an orthonormal basis of span[U V]."""
-        follows = tracked(*self.parts()) and eager(self.U)
-        c, U, V = (part.detach() if follows else part for part in self.parts())
-        n, r = U.shape[-2:]
-        core = U.detach(), V.detach()
+        n, r = self.U.shape[-2:]
+        follows, dtype, core = moves(*self.parts()), self.U.dtype, (self.U.detach(), self.V.detach())
 
         def mixed() -> Tensor:
             return self.c.detach().abs() + spread(*core)
 
-        if 2 * r >= n:
-            return Dense(self.matrix(n)).reduced()._replace(relative=counted(2 * r, n, U.dtype), mixed=mixed)
-        W = torch.cat(torch.broadcast_tensors(U.double(), V.double()), -1)  # type: ignore[no-untyped-call]
-        Q = basis(W, torch.finfo(U.dtype).eps)
-        core = Q.R[..., :r], Q.R[..., r:]
-        c, few = (self.c.double(), (Q.coordinates(self.U), Q.coordinates(self.V))) if follows else (c.double(), core)
-        K = per_matrix(c) * torch.eye(Q.R.shape[-2], dtype=W.dtype, device=W.device) + few[0] @ few[1].mT
-        frame = Columns(Q, factored, U.dtype, follows)
-        return Reduction(frame, frame, once(K).unsqueeze(-3), c.expand(K.shape[:-2]), U.dtype, counted(2 * r, n, U.dtype), mixed)
+        if 2 * r >= n or (follows and same_frames):
+            return self._dense()._replace(relative=counted(2 * r, n, dtype), mixed=mixed)
+        c, U, V = parts = [part.double() for part in self.parts()]
+        fixed, *both = [part.detach() if follows else part for part in parts]
+        both = both[:1] if self.U is self.V else torch.broadcast_tensors(*both)  # type: ignore[no-untyped-call]
+        Q = basis(torch.cat(both, -1), torch.finfo(dtype).eps)
+        core = Q.R[..., :r], Q.R[..., Q.R.shape[-1] - r :]
+        K = per_matrix(fixed) * torch.eye(Q.R.shape[-2], dtype=U.dtype, device=U.device) + core[0] @ core[1].mT
+        c = c.expand(K.shape[:-2])
+        if follows:
+            K, *moving, c = blocks(c, U, V, K, Q, Q)
+            W, Z = (Columns(Q, factored, dtype, X) for X in moving)
+        else:
+            W = Z = Columns(Q, factored, dtype)
+        return Reduction(W, Z, K.unsqueeze(-3), c, dtype, counted(2 * r, n, dtype), mixed)
 
     def _woodbury(self) -> "tuple[LinearOperator, Tensor]":
         """A^-1 = (I - U S^-1 V^T) / c, S = c I_r + V^T U, smooth in c, U and V; and a bound of ||A|| ||A^-1||, over a batch.
@@ -294,7 +295,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         with torch.no_grad():
             bound = _bound(self, X, partial(torch.linalg.vector_norm, dim=(-2, -1)))
             # |U|_F <= sqrt(r) |U|: with spectral norms it may be smaller by up to r^2
-            if eager(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
+            if visible(X) and WELL < float(bound) <= WELL * self.U.shape[-1] ** 2:
                 bound = _bound(self, X, spectral)
         return ScaledIdentityPlusLowRank((1.0 / c).to(self.c), X, self.V), bound
 
@@ -302,23 +303,29 @@ class ScaledIdentityPlusLowRank(_Factored):
         if 2 * self.U.shape[-1] >= self.shape[0]:
             return self._reduction().pinv(zero)
         woodbury, bound = self._woodbury()
-        follows, looked = tracked(*self.parts()), eager(self.U)
-        if zero is None and (float(bound) <= WELL if looked else follows):
+        follows = tracked(*self.parts())
+        if zero is None and (float(bound) <= WELL if visible(*self.parts()) else follows):
             return woodbury
-        reduction = self._reduction()
-        if not (follows and looked):
-            return reduction.pinv(zero)
-        if reduction.regular(zero):
+        if self.batch or not (follows and visible(*self.parts())):
+            return super()._pinv(zero)
+        if (fixed := self._fixed()).regular(zero):
             return woodbury
-        with torch.no_grad():
-            X = reduction.pinv(zero)
-        return followed(self, X)
+        if bool(self.c.abs() <= fixed.zero_of_c(zero)):
+            return super()._pinv(zero)
+        # B = A + P Q^T is regular for bases P and Q of the kernels of A^T and A, which move as B^-T Q and B^-1 P at fixed rank
+        c, U, V = (part.double() for part in self.parts())
+        _, _, P, Q = halves(fixed, zero)
+        B, _ = ScaledIdentityPlusLowRank(c, torch.cat([U, c.detach() * P], -1), torch.cat([V, Q], -1))._woodbury()
+        right, left = B._columns(P.mT).mT, B.H._columns(Q.mT).mT
+        off = (ScaledIdentityPlusLowRank(1.0, -X, dual(X)) for X in (right, left))
+        found: LinearOperator = next(off)._times(B)._times(next(off))
+        return ScaledIdentityPlusLowRank(*(part.to(self.U) for part in found.parts()))  # type: ignore[operator]
 
     def _inverse(self) -> LinearOperator:
         if 2 * self.U.shape[-1] >= self.shape[0]:
             return self._reduction().inverse(self)
         woodbury, bound = self._woodbury()
-        if float(bound) <= WELL if eager(self.U) else tracked(*self.parts()):
+        if float(bound) <= WELL if visible(*self.parts()) else tracked(*self.parts()):
             return woodbury
         if tracked(*self.parts()):
             require_regular(self._reduction().singular_values(), self.U.dtype, self)
@@ -338,7 +345,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         if others <= 0:
             return Dense(self.matrix(self.shape[0]))._det()
         c, small = self._capacitance()
-        value: Tensor = (c**others * torch.linalg.det(small)).to(self.U.dtype)
+        value: Tensor = (c**others * determinant(small)).to(self.U.dtype)
         return value
 
     def _power(self, k: int) -> LinearOperator:
@@ -352,13 +359,13 @@ class ScaledIdentityPlusLowRank(_Factored):
             return Dense(self.matrix(self.shape[0]))._phi(phi)
         c, U, V = (part.double() for part in self.parts())
         value = phi.of_scalars(c)
-        if phi.cut and not self.batch and eager(U) and (bool(c == 0) or not self._reduction().regular(None)):  # A may be singular
+        if phi.cut and not self.batch and visible(*self.parts()) and (bool(c == 0) or not self._reduction().regular(None)):
             return super()._phi(phi)
         psi = divided_difference(c, V.mT @ U, lambda M: phi.of_matrix(M, 0.0))
         return ScaledIdentityPlusLowRank(value.to(self.U), (U @ psi).to(self.U), self.V)
 
     def _real_power(self, p: float) -> LinearOperator:
-        if not self.batch and eager(self.c) and bool(self.c == 0):
+        if not self.batch and visible(self.c) and bool(self.c == 0):
             return LowRank(self.U, self.V)._real_power(p)
         return super()._real_power(p)
 

@@ -179,7 +179,7 @@ class Householder(OrthogonalOperator):
         return super()._times(other)
 
     def reduced(self, same_frames: bool = False) -> Reduction | None:
-        return self.near_identity().reduced() if same_frames else super().reduced()
+        return self.near_identity().reduced(True) if same_frames else super().reduced()
 
     def near_identity(self) -> ScaledIdentityPlusLowRank:
         """The same operator as I + U V^T."""

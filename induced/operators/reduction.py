@@ -33,7 +33,7 @@ from torch import Tensor
 from induced._numerics import scaled_norm
 from induced._validate import eager
 from induced.errors import SingularOperator
-from induced.operators.factors import PolarFactor, precise, reciprocal, watched
+from induced.operators.factors import REPEATED, PolarFactor, determinant, precise, reciprocal, svd_of, tracked, undefined, watched
 from induced.operators.matrices import Phi
 
 if TYPE_CHECKING:  # its module lies above this one
@@ -55,7 +55,7 @@ class Frame(ABC):
         groups: how many groups there are, those of complex pairs counted twice.
         times: (J,) how often each block stands: twice for one of a complex pair, 0 for the other where both are listed; None
             where all stand once.
-        follows: whether the vectors move with tensors that track gradients, and are constants here all the same.
+        follows: whether the vectors move with tensors that track gradients; what `join` makes of them then lacks derivatives.
     """
 
     dim: int
@@ -86,8 +86,7 @@ class Frame(ABC):
         """Singular triplets (*batch, J, p, s), (*batch, J, s), (*batch, J, s, q) of the blocks."""
         if single(K):
             return torch.where(K == 0, torch.ones_like(K), K.sgn()), K[..., 0].abs(), torch.ones_like(K)
-        U, s, Vh = torch.linalg.svd(precise(K), full_matrices=False)
-        return U, s, Vh
+        return svd_of(precise(K))
 
 
 class SingularValues(NamedTuple):
@@ -144,7 +143,7 @@ class Reduction(NamedTuple):
 
     @property
     def follows(self) -> bool:
-        """Whether the blocks alone have derivatives, so that those of vectors and operators made of them lack a part."""
+        """Whether frames move, so that operators made of them lack a part of their derivatives."""
         return self.W.follows or self.Z.follows
 
     @property
@@ -201,14 +200,16 @@ class Reduction(NamedTuple):
         """The cut-off (*batch,) for all blocks, None where each has its own."""
         return self.relative * self.mixed().detach() if given is None and self.mixed is not None else given
 
-    def values(self) -> Tensor:
-        """The singular values (*batch, J, k) of the blocks."""
+    def values(self, all: bool = True) -> Tensor:
+        """The singular values (*batch, J, k) of the blocks; some of them, if not `all`, are then used."""
         K = self.blocks
-        return K[..., 0].abs() if single(K) else torch.linalg.svdvals(precise(K))
+        if single(K):
+            return K[..., 0].abs()
+        return svd_of(precise(K), all)[1] if tracked(K) else torch.linalg.svdvals(precise(K))
 
-    def singular_values(self, zeros: bool = True) -> SingularValues:
+    def singular_values(self, zeros: bool = True, all: bool = True) -> SingularValues:
         """All of them, and what counts as zero among them, if that is asked for."""
-        s = self.values()
+        s = self.values(all)
         zero = self.zero(s.detach(), None).expand(s.shape).flatten(-2) if zeros else s.new_zeros(0)
         times = torch.ones(s.shape[-2], dtype=torch.int64, device=s.device) if self.W.times is None else self.W.times
         times, values = times.repeat_interleave(s.shape[-1]), s.flatten(-2)
@@ -236,7 +237,7 @@ class Reduction(NamedTuple):
 
     def svd(self, k: int) -> Triplets:
         """The k largest singular triplets: U (m, k), values (k,) descending, V (n, k)."""
-        u, s, vh = self.W.factors(watched(self.blocks))
+        u, s, vh = self.W.factors(self.blocks)
         flat, left, right = s.flatten(), u.mT.flatten(0, 1), vh.conj().flatten(0, 1)
         if len(s) == 1:  # one block, whose values descend
             values, j, left, right = flat[:k], flat.new_zeros(min(k, len(flat)), dtype=torch.int64), left[:k], right[:k]
@@ -252,10 +253,14 @@ class Reduction(NamedTuple):
         more = min(self.repeated, k)
         if more and eager(values):
             more = min(more, max(0, k - int((values > c.abs()).sum())))
-        others = self.Z.rest(more) if more else None
+        others = undefined(self.Z.rest(more), self.blocks) if more else None
         U, V = self.W.columns(j, left), self.Z.columns(j, right)
         if others is not None:
-            turned = self.W.rest(more) if self.c is None else torch.copysign(torch.ones_like(c), c).to(others) * others
+            turned = (
+                undefined(self.W.rest(more), self.blocks)
+                if self.c is None
+                else torch.copysign(torch.ones_like(c), c).to(others) * others
+            )
             values = torch.cat([values, c.abs().to(values).expand(more)])
             U, V = torch.cat([U, turned], -1), torch.cat([V, others], -1)
         if more or self.W.times is not None:
@@ -292,7 +297,7 @@ class Reduction(NamedTuple):
         """Q and P = (A^T A)^(1/2) with A = Q P."""
         K, zero = self.blocks, self._absolute(None)
         cut = self.relative if zero is None else zero[..., None, None].to(K.real)
-        Q: Tensor = PolarFactor.apply(precise(K), cut, self.W)[0]  # type: ignore[no-untyped-call]
+        Q: Tensor = PolarFactor.apply(precise(K), cut, self.W)  # type: ignore[no-untyped-call]
         P = Q.mH @ precise(K)
         P = (P + P.mH) / 2
         c = sign = None
@@ -325,7 +330,7 @@ class Reduction(NamedTuple):
 
     def det(self) -> Tensor:
         K = self.blocks
-        values = K[..., 0, 0] if single(K) else torch.linalg.det(K)
+        values = K[..., 0, 0] if single(K) else determinant(K)
         if self.W.times is not None:
             pairs = torch.where(self.W.times == 2, (values * values.conj()).real, torch.ones_like(values.real))
             values = torch.where(self.W.times == 1, values.real, pairs)
@@ -341,7 +346,7 @@ class Reduction(NamedTuple):
     def eigenvalues(self) -> Tensor:
         K = self.blocks
         kind = torch.promote_types(self.dtype, torch.complex64)
-        w = K[..., 0].to(kind) if single(K) else torch.linalg.eigvals(K)
+        w = K[..., 0].to(kind) if single(K) else torch.linalg.eigvals(watched(K, REPEATED))
         found = [w.flatten(-2)]
         if (times := self.W.times) is not None:
             found = [w[..., times > 0, :].flatten(-2), w[..., times == 2, :].conj().flatten(-2)]

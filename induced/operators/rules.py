@@ -118,12 +118,12 @@ class Functions(Module, ABC):
         """The matrix as one block; raises where it is too large to be formed unasked."""
 
     def _whole(self, same_frames: bool = False) -> Reduction:
-        """The reduction; the matrix, where vectors or operators that are made of frames would lack a part of their derivative."""
+        """The reduction; the matrix, where operators that are made of frames would lack a part of their derivatives."""
         reduction = self._reduction(same_frames)
         return self._dense() if reduction.follows else reduction
 
     def _svd(self, k: int) -> Triplets:
-        return self._whole().svd(k)
+        return self._reduction().svd(k)
 
     def _pinv(self, zero: Tensor | None) -> "LinearOperator":
         """A+; singular values up to `zero` (*batch,) count as zero, by default those that rounding cannot tell from it."""

@@ -1,4 +1,4 @@
-"""First derivatives of functions of structured operators are whole; second ones are right or raise; so under torch.func.
+"""First derivatives of functions of structured operators are right, second ones right or refused; so under torch.func.
 
 The oracles are central differences of numpy and scipy functions of the dense matrix, along one direction of all parameters.
 """
@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from induced.errors import DomainError
 from induced.operators import (
     BlockDiagonal,
+    Dense,
     Householder,
     LinearOperator,
     LowRank,
@@ -271,19 +274,27 @@ FEW = (
 )
 """The structures of the slower tests in `make test`; all of them in `make thorough`."""
 
-NO_VECTORS = "singular vectors have no derivative where values repeat, are zero, or columns depend on one another"
-DENSE = {"direct sum", "direct sum, singular", "Scaled", "Adjoint", "Q A", "A Q", "c I + direct sum"}
-"""Structures that are one dense block where they train: their vectors have no derivative beside values that repeat."""
+VALUES = {"spectral norm", "nuclear norm", "condition", "singular values", "svd values"}
+DEPENDENT = {"U V^T, dependent", "c I + U V^T, dependent", "c I + U V^T at V = U", "c I + U V^T at V = 0"}
+REPEATED = {"exp(Householder)", "direct sum", "Scaled", "Adjoint", "c I + direct sum"}
+"""Structures of which a block has singular values that repeat, or columns that depend on one another."""
+
+
+def refused(which: str, name: str) -> str | None:
+    """How an error starts that may stand for a second derivative."""
+    if name == "eigenvalues" and which in {"c I + U V^T at V = 0", "direct sum, singular", "A Q", *REPEATED}:
+        return "eigenvalues have no derivative"
+    if which in DEPENDENT and name in {"Frobenius norm", "svd vectors", *VALUES}:
+        return "second derivatives of singular values"
+    return "singular vectors have no derivative" if which in REPEATED and name in {"svd vectors", *VALUES} else None
 
 
 def pairs(names: Iterable[str] = STRUCTURES) -> list[tuple[str, str]]:
     return [(which, name) for which in names for name, f in FUNCTIONS.items() if f.applies(STRUCTURES[which])]
 
 
-def named(*cells: tuple[str, ...], wrong: Iterable[tuple[str, ...]] = ()) -> list[Any]:
-    """Parameters; those that are `wrong` today are marked so."""
-    found = pytest.mark.xfail(strict=True, reason="wrong today")
-    return [pytest.param(*cell, id=" of ".join(cell[::-1]), marks=[found] if cell in set(wrong) else []) for cell in cells]
+def named(*cells: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(*cell, id=" of ".join(cell[::-1])) for cell in cells]
 
 
 # --------------------------------------------------------------------------------------------------------------- oracles
@@ -332,11 +343,7 @@ def test_first_derivatives_are_those_of_differences(which: str, name: str) -> No
     leaves = tracking(structure.leaves)
     value = f.of(structure.make(*leaves))
     assert near(value.detach(), f.oracle(structure.matrix(*structure.leaves).numpy()), 1e-9)
-    try:
-        gradients = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
-    except DomainError as error:
-        assert str(error) == NO_VECTORS and name == "svd vectors" and (which in DENSE or which == "c I + U V^T, dependent")
-        return
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
     assert near(along(gradients, leaves), first(structure, f), 1e-7)
 
 
@@ -378,34 +385,69 @@ def by_hessian(f: Callable[..., Tensor], leaves: Leaves) -> Tensor:
     return contracted(torch.autograd.functional.hessian(f, leaves), leaves)  # type: ignore[no-untyped-call]
 
 
-TWICE = {"trace", "determinant", "log |det|", "inverse", "pinv", "exp", "log", "sqrt", "A^3", "resolvent", "sin", "solve"}
-"""Functions of which c I + U V^T and reflections have second derivatives too."""
-
-VALUES = {"spectral norm", "nuclear norm", "condition", "singular values", "eigenvalues"}
-
-
-def no_number(which: str, name: str) -> bool:
-    """Whether torch's own second derivative is nan: of values that repeat, and of determinants of singular dense matrices."""
-    repeated = which in ("exp(Householder)", "A Q", "c I + U V^T at V = 0") and name in VALUES
-    return repeated or (which, name) == ("direct sum, singular", "determinant")
-
-
 @pytest.mark.filterwarnings("ignore:Using backward")  # with create_graph=True, which is the point
 @pytest.mark.parametrize("differentiate", [by_grad, by_backward, by_hessian])
-@pytest.mark.parametrize(("which", "name"), named(*pairs(STRUCTURES if THOROUGH else FEW), wrong=[("A Q", "svd vectors")]))
-def test_second_derivatives_are_right_or_raise(
+@pytest.mark.parametrize(("which", "name"), named(*pairs(STRUCTURES if THOROUGH else FEW)))
+def test_second_derivatives_are_right_or_refused(
     which: str, name: str, differentiate: Callable[[Callable[..., Tensor], Leaves], Tensor]
 ) -> None:
     structure, f = STRUCTURES[which], FUNCTIONS[name]
     try:
         found = differentiate(lambda *leaves: f.of(structure.make(*leaves)), structure.leaves)
     except DomainError as error:
-        assert "first derivative only" in str(error) or str(error) == NO_VECTORS
-        assert name not in TWICE or which not in ("c I + U V^T", "c I + U V^T, V trains", "c I + U V^T at V = U", "Householder")
-        return
-    if no_number(which, name) and bool(found.isnan()):
+        assert (why := refused(which, name)) and str(error).startswith(why)
         return
     assert near(found.detach(), second(structure, f), 1e-5)
+
+
+MADE: dict[str, Callable[..., LinearOperator]] = {
+    "LowRank": lambda c, X, Y: LowRank(X, Y),
+    "c I + U V^T": shifted,
+    "c I + U U^T": lambda c, X, Y: shifted(c, X, X),
+    "Dense": lambda c, X, Y: Dense(c * eye(len(X)) + X @ X.mT + torch.diag(torch.arange(len(X))).double()),
+}
+
+
+@given(st.sampled_from(list(MADE)), st.sampled_from(list(FUNCTIONS)), st.integers(4, 9), st.integers(1, 3), st.integers(0, 99))
+@settings(deadline=None)
+def test_hessians_are_differences_of_gradients(which: str, name: str, n: int, r: int, seed: int) -> None:
+    """Where they exist: of operators drawn at random, along two directions."""
+    f = FUNCTIONS[name]
+    assume(which != "LowRank" or f.applies(STRUCTURES["U V^T"]))
+    leaves = (NUMBER, *(drawn(n, r, seed=seed + i) for i in (0, 1)))
+    assume(which == "Dense" or 2 * r < n)
+
+    def gradient(*at: Tensor) -> Tensor:
+        at = tuple(leaf if leaf.requires_grad else leaf.clone().requires_grad_() for leaf in at)
+        value = f.of(MADE[which](*at))
+        if not value.requires_grad:
+            return value * 0
+        return along(torch.autograd.grad(value, at, create_graph=True, allow_unused=True), at)
+
+    leaves = tracking(leaves)
+    slope = gradient(*leaves)
+    found = torch.autograd.grad(slope, leaves, allow_unused=True) if slope.requires_grad else [None] * 3
+    h = 1e-4
+    for i, leaf in enumerate(leaves):
+        step = drawn(*leaf.shape, seed=31)
+        ahead, behind = (
+            gradient(*(x.detach() + sign * h * step if j == i else x for j, x in enumerate(leaves))) for sign in (1, -1)
+        )
+        expected = float((ahead - behind).detach()) / (2 * h)
+        assert near(torch.zeros(()) if found[i] is None else (found[i] * step).sum(), expected, 1e-4)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("nullity", [1, 2, 3])
+def test_the_determinant_of_a_singular_matrix_has_its_minors_for_derivatives(nullity: int) -> None:
+    """torch's own gradient is 0 there."""
+    M = torch.cat([drawn(5 - nullity, 5), torch.zeros(nullity, 5).double()])
+    leaf = M.clone().requires_grad_()
+    (found,) = torch.autograd.grad(det(Dense(leaf)), leaf, create_graph=True)
+    cofactors = [
+        [(-1) ** (i + j) * np.linalg.det(np.delete(np.delete(M.numpy(), i, 0), j, 1)) for j in range(5)] for i in range(5)
+    ]
+    assert np.allclose(found.detach(), cofactors, atol=1e-14)
+    assert (nullity == 1) == bool(found.detach().abs().max() > 1e-8)
 
 
 # ------------------------------------------------------------------------------------------------------------ torch.func
@@ -427,59 +469,17 @@ TRANSFORMS: dict[str, Callable[[Callable[..., Tensor], Leaves], Tensor]] = {
     "vmap": by_vmap,
     "hessian": lambda f, leaves: contracted(torch.func.hessian(f, every(leaves))(*leaves), leaves),
 }
-POLAR, TRIPLETS = {"polar Q", "polar P"}, {"svd values", "svd vectors"}
-RAISES = {"grad": POLAR, "jacrev": POLAR, "jvp": POLAR | TRIPLETS, "vmap": set(FUNCTIONS), "hessian": set(FUNCTIONS)}
-"""Functions of which a transform may be refused by torch, for some structures."""
-
-
-REPEATED = "spectral norm, nuclear norm, condition, singular values"
-AT_0 = "Frobenius norm, nuclear norm, singular values"
-DEPENDENT = {
-    "c I + U V^T, dependent": "svd vectors",
-    "c I + U V^T at V = U": "svd vectors, polar Q, polar P",
-    "c I + U V^T at V = 0": f"{AT_0}, polar Q, polar P",
-}
-WRONG: dict[str, dict[str, str]] = {
-    "grad": DEPENDENT,
-    "jacrev": DEPENDENT,
-    "vmap": DEPENDENT,
-    "jvp": {
-        "c I + U V^T at V = U": "pinv, solve",
-        "c I + U V^T at V = 0": f"{AT_0}, pinv, inverse, resolvent, solve",
-    },
-    "hessian": {
-        "c I + U V^T, V trains": f"{REPEATED}, Frobenius norm, svd values, svd vectors",
-        "c I + U V^T, dependent": REPEATED,
-        "c I + U V^T at V = U": f"{REPEATED}, Frobenius norm",
-        "c I + U V^T at V = 0": f"{AT_0}, determinant, eigenvalues",
-        "exp(Householder)": f"{REPEATED}, svd values, determinant",
-        "direct sum": f"{REPEATED}, determinant, eigenvalues",
-        "direct sum, singular": "determinant, eigenvalues, exp, sin",
-        "Scaled": f"{REPEATED}, determinant, eigenvalues",
-        "Adjoint": f"{REPEATED}, determinant, eigenvalues",
-        "A Q": "eigenvalues",
-        "c I + direct sum": "nuclear norm, condition, singular values, determinant, eigenvalues",
-    },
-}
-"""Wrong today: frames of dependent columns are differentiated through their QR, and second derivatives lack a part."""
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's own, for what vmap takes one by one
 @pytest.mark.parametrize(
     ("which", "name", "transform"),
-    named(
-        *[(*cell, transform) for cell in pairs(STRUCTURES if THOROUGH else FEW) for transform in TRANSFORMS],
-        wrong=[(A, f, by) for by, cells in WRONG.items() for A, names in cells.items() for f in names.split(", ")],
-    ),
+    named(*[(*cell, transform) for cell in pairs(STRUCTURES if THOROUGH else FEW) for transform in TRANSFORMS]),
 )
-def test_under_torch_func_derivatives_are_right_or_raise(which: str, name: str, transform: str) -> None:
+def test_under_torch_func_derivatives_are_right_or_nan(which: str, name: str, transform: str) -> None:
+    """First ones are right; the second ones that eager mode refuses are nan."""
     structure, f = STRUCTURES[which], FUNCTIONS[name]
-    try:
-        found = TRANSFORMS[transform](lambda *leaves: f.of(structure.make(*leaves)), structure.leaves).detach()
-    except (RuntimeError, NotImplementedError):
-        assert name in RAISES[transform]
-        return
-    if name == "svd vectors" and which in DENSE:  # nothing can look at the values and raise
-        assert bool(found.isnan()) or near(found, first(structure, f), 1e-6)
+    found = TRANSFORMS[transform](lambda *leaves: f.of(structure.make(*leaves)), structure.leaves).detach()
+    if transform == "hessian" and refused(which, name) and bool(found.isnan()):
         return
     assert near(found, second(structure, f) if transform == "hessian" else first(structure, f), 1e-5)

@@ -29,6 +29,7 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Product, Scaled, Sum
+from induced.operators.krylov import truncated_svd
 from induced.operators.rules import TooLarge
 from proofs_tests.units.case import Case
 
@@ -55,10 +56,10 @@ def too_large() -> LinearOperator:
     return Product(Householder(torch.ones(1, 4097)), ScaledIdentityPlusLowRank(1.0, U, torch.ones(4097, 1) / 100))
 
 
-def second_derivative(A: LinearOperator) -> None:
+def second_derivative(A: LinearOperator, f: Callable[[LinearOperator], torch.Tensor] = norm) -> None:
     """Ask for the derivative of the derivative of a function of A, at the first parameter of A."""
     (U,) = A.parameters()
-    (gradient,) = torch.autograd.grad(svd(A).values[0], U, create_graph=True)
+    (gradient,) = torch.autograd.grad(f(A), U, create_graph=True)
     gradient.sum().backward()
 
 
@@ -85,8 +86,18 @@ CASES = [
     Case(TooLarge, r"no closed form .* more than 4096\^2 entries; .*: Product", lambda: polar(too_large())),
     Case(
         DomainError,
-        r"this function of an operator has a first derivative only; Dense\(A.matrix\(\)\) may have a second",
-        lambda: second_derivative(trained()),
+        r"second derivatives of singular values and vectors need independent columns \[U V\]",
+        lambda: second_derivative(ScaledIdentityPlusLowRank(1.0, torch.nn.Parameter(torch.ones(6, 1)), torch.ones(6, 1))),
+    ),
+    Case(
+        DomainError,
+        r"eigenvalues have no derivative where they repeat",
+        lambda: second_derivative(Dense(torch.nn.Parameter(torch.eye(3))), lambda A: eigenvalues(A).real.pow(3).sum()),
+    ),
+    Case(
+        DomainError,
+        r"singular values found by products have first derivatives only",
+        lambda: second_derivative(Dense(torch.nn.Parameter(torch.eye(3))), lambda A: truncated_svd(A, 1)[0].values.sum()),
     ),
     Case(DomainError, r"the operator given to the svd holds 1 non-finite value\(s\) out of 4", lambda: svd(NAN)),
     Case(DomainError, r"the operator given to the rank holds 1 non-finite value\(s\) out of 4", lambda: rank(NAN)),
@@ -141,7 +152,7 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"the singular vectors of a repeated value are any basis of their span",
+        r"singular vectors have no derivative where values repeat, are zero",
         lambda: through_vectors(trained(), 2),
     ),
 ]
