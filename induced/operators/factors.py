@@ -80,7 +80,7 @@ REPEATED = "eigenvalues have no derivative where they repeat"
 
 def undefined(x: Tensor, of: Tensor, why: str = NO_VECTORS) -> Tensor:
     """x as a function of a tensor along which it has no derivative: a backward one raises if used, or is nan under vmap."""
-    armed: Tensor = _Undefined.apply(x, of, why)  # type: ignore[no-untyped-call]
+    armed: Tensor = _Undefined.apply(x, of, why) if tracked(of) else x  # type: ignore[no-untyped-call]
     return armed
 
 
