@@ -863,6 +863,7 @@ def batches(dtype: torch.dtype) -> dict[str, tuple[LinearOperator, Array]]:
 
 def test_a_sum_without_structure_is_formed_at_a_moderate_size() -> None:
     made = total(diagonal(F64, *range(1, 129)), low_rank(F64, 128, 128, 2))
+    assert made[0].reduced() is not None
     check_singular_values(*made, torch.finfo(F64).eps)
 
 
