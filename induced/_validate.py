@@ -42,7 +42,7 @@ def require_one_forward() -> None:
 def require_tensor(x: object, what: str) -> None:
     """Raise DtypeError unless x is a tensor."""
     if not isinstance(x, Tensor):
-        array = ", torch.tensor(a) makes one of an array" if type(x).__module__ == "numpy" else ""
+        array = ": convert it, e.g. with torch.tensor(a)" if type(x).__module__ == "numpy" else ""
         raise DtypeError(f"{what} must be a torch.Tensor, got {type(x).__name__}{array}")
 
 

@@ -299,8 +299,8 @@ def _deviation(Q: Tensor) -> float:
     deviation = float((exact.mT @ exact - torch.eye(Q.shape[1], dtype=exact.dtype, device=Q.device)).abs().max())
     if not deviation <= FACTOR * math.sqrt(Q.shape[0]) * torch.finfo(Q.dtype).eps:
         raise DomainError(
-            f"the columns of a basis are orthonormal in coordinates, but Q^T Q - I has an entry of size {deviation:.3g}; "
-            f"Subspace.span(space, points) makes them so"
+            f"the columns of Q must be orthonormal, but Q^T Q - I has an entry of size {deviation:.3g}: give "
+            f"torch.linalg.qr(Q).Q, or points to Subspace.span(space, points)"
         )
     return deviation * math.sqrt(Q.shape[1])
 

@@ -139,13 +139,13 @@ class LeastSquares:
         tensors = self._tensors() if self._marks else []
         if len(tensors) != len(self._marks) or not all(mark.fits(t) for mark, t in zip(self._marks, tensors, strict=True)):
             raise SpaceMismatch(
-                "a chart has changed since the first batch, whose coordinates are of another space now: start a new LeastSquares"
+                "a chart has changed since the first batch, so that earlier coordinates no longer fit: start a new LeastSquares"
             )
 
     def _add(self, x: Tensor, y: Tensor, weights: Tensor | None) -> None:
         Z, W = _coordinates(self.domain, x, "x"), _coordinates(self.codomain, y, "y")
         if Z.shape[:-1] != W.shape[:-1]:
-            raise ShapeError(f"x and y are pairs of one batch; got the batch {tuple(Z.shape[:-1])} and {tuple(W.shape[:-1])}")
+            raise ShapeError(f"x and y must have the same batch shape, got {tuple(Z.shape[:-1])} and {tuple(W.shape[:-1])}")
         require_precision(Z.dtype, "the dtype of the coordinates of x")
         require_like(Z, self._like, "the coordinates of x beside those of earlier batches")
         n, m, roots = self.domain.dim, self.codomain.dim, _roots(weights, W)
@@ -172,7 +172,9 @@ class LeastSquares:
         """
         for mine, theirs in ((self.domain, other.domain), (self.codomain, other.codomain)):
             if not _alike(mine, theirs):
-                raise SpaceMismatch(f"problems that are merged have the same spaces, got {difference(mine, theirs)}")
+                raise SpaceMismatch(
+                    f"merged problems need the same spaces, or copies with equal values, got {difference(mine, theirs)}"
+                )
         if other._like is None:
             return
         self._like = other._like if self._like is None else self._like
@@ -200,7 +202,7 @@ class LeastSquares:
         self._require_same_charts()
         n, m = self.domain.dim, self.codomain.dim
         if not self.pairs and prior is None:
-            raise ShapeError("least squares needs at least one pair, or a prior that stands where there is none")
+            raise ShapeError("least squares needs at least one pair, or a prior, which is the fit of no data: give one of them")
         A_0 = _prior(prior, m, n, self._like)
         like = A_0 if self._like is None else self._like
         A_0, penalty, sizes = A_0.double(), _penalty(ridge, m, n, like.device), _sizes(blocks, m, n)
@@ -226,14 +228,12 @@ class LeastSquares:
 
     def _require_rank(self, rank: int, largest: int, problems: int) -> None:
         if not 0 <= rank <= largest:
-            raise ShapeError(
-                f"the rank of a core from {self.domain!r} to {self.codomain!r} lies in 0..{largest} here, got {rank}"
-            )
+            raise ShapeError(f"the rank of a core from {self.domain!r} to {self.codomain!r} must lie in 0..{largest}, got {rank}")
         if problems > 1:
             raise ShapeError(
-                "the best core of a given rank has a closed form only where all of its rows have the same weights and penalties: "
-                "give weights (*batch,) and a ridge (n,) with a rank, or fit without rank and truncate, f.svd().truncate(rank), "
-                "which is near the best one only"
+                "the best core of a given rank has a closed form only where all its rows have the same weights and penalties: "
+                "give weights of shape (*batch,) and a ridge of shape (n,), or fit without rank and take f.svd().truncate(rank), "
+                "which is near the best core"
             )
 
     def __repr__(self) -> str:
@@ -294,8 +294,8 @@ def _coordinates(space: HilbertSpace, x: Tensor, what: str) -> Tensor:
         if bad:
             raise DomainError(
                 f"{len(bad)} of the points {what} hold nan or inf, the first at the index {tuple(bad[0])} of the batch "
-                f"{tuple(batch)}: leave these pairs out; where single coordinates of y are missing, give those the weight 0, in "
-                f"weights (*batch, m), and any finite number"
+                f"{tuple(batch)}: leave these pairs out; where single coordinates of y are missing, put any finite number there "
+                f"and give it the weight 0, in weights (*batch, m)"
             )
     return space.coords(x)
 
@@ -307,7 +307,8 @@ def _roots(weights: Tensor | None, W: Tensor) -> Tensor:
         return W.new_ones(*batch, 1, dtype=torch.float64)
     if weights.shape not in (batch, W.shape):
         raise ShapeError(
-            f"weights are one a pair, {tuple(batch)}, or one a coordinate of y, {tuple(W.shape)}; got {tuple(weights.shape)}"
+            f"weights must have shape {tuple(batch)}, one per pair, or {tuple(W.shape)}, one per coordinate of g_y(y); got "
+            f"{tuple(weights.shape)}"
         )
     weights = weights.to(W.device, torch.float64)
     _require_weights(weights, "weights")
@@ -318,7 +319,10 @@ def _penalty(ridge: float | Tensor, m: int, n: int, device: torch.device) -> Ten
     """The penalties in float64: one row (1, n) where all rows of A share them, or (m, n)."""
     penalty = torch.as_tensor(ridge, dtype=torch.float64, device=device)
     if penalty.shape not in ((), (n,), (m, n)):
-        raise ShapeError(f"the ridge is a number, ({n},) for one a coordinate or ({m}, {n}); got {tuple(penalty.shape)}")
+        raise ShapeError(
+            f"the ridge must be a number, or have shape ({n},), one per coordinate of g_x(x), or ({m}, {n}), one per entry of "
+            f"the core; got {tuple(penalty.shape)}"
+        )
     _require_weights(penalty, "the ridge")
     return penalty.expand(m if penalty.dim() == 2 else 1, n)
 
@@ -331,7 +335,7 @@ def _require_weights(weights: Tensor, what: str) -> None:
         raise DomainError(f"{what} must be finite and >= 0, got {weights[wrong][0].item():g}")
     if tracked(weights) and bool((weights == 0).any()):
         raise DomainError(
-            f"a gradient passes through the square root of {what}, which must be > 0 there: detach zeros, or leave them out"
+            f"{what} must be > 0 to have a gradient, which passes through the square root: detach zeros, or leave them out"
         )
 
 
@@ -341,7 +345,7 @@ def _prior(prior: LinearOperator | Tensor | None, m: int, n: int, like: Tensor |
         return torch.zeros(m, n, dtype=torch.float64, device=None if like is None else like.device)
     A = as_operator(prior, like=like)
     if A.shape != (m, n) or A.batch:
-        raise ShapeError(f"the prior is one matrix or operator of shape ({m}, {n}), got {A}")
+        raise ShapeError(f"the prior must be one matrix or operator of shape ({m}, {n}), got {A}")
     matrix = A.matrix(max(m, n))
     return matrix if like is None else matrix.to(like.device)
 
@@ -357,7 +361,7 @@ def _sizes(blocks: Blocks | None, m: int, n: int) -> list[tuple[int, int]]:
     else:
         sizes = [(block, block) if isinstance(block, int | np.integer) else block for block in blocks]
     if (sum(k for k, _ in sizes), sum(j for _, j in sizes)) != (m, n) or min(map(min, sizes)) < 1:
-        raise ShapeError(f"the blocks of a core of shape ({m}, {n}) have that shape together, got {sizes}")
+        raise ShapeError(f"the shapes of the blocks must add up to that of the core, ({m}, {n}), got {sizes}")
     return sizes
 
 

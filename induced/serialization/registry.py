@@ -84,11 +84,12 @@ def recipe(module: nn.Module) -> Recipe:
     if is_parametrized(module):
         raise CheckpointError(
             f"a {kind} cannot be saved: its weights are computed from others by torch.nn.utils.parametrize (weight_norm, "
-            f"spectral_norm, ...); call remove_parametrizations(module, name) of it for each of them, and save then"
+            f"spectral_norm, ...); call torch.nn.utils.parametrize.remove_parametrizations(module, name) for each, then save"
         )
     if isinstance(getattr(module, "_orig_mod", None), nn.Module):
         raise CheckpointError(
-            f"a {kind} of torch.compile cannot be saved: save what it compiles, its `_orig_mod`, and compile what is loaded"
+            f"{kind}, of torch.compile, cannot be saved: save its `_orig_mod`, the module that it compiles, and compile what is "
+            f"loaded"
         )
     if type(module) not in _by_class:
         raise CheckpointError(

@@ -175,7 +175,7 @@ CASES = [
     ),
     Case(
         NotInvertible,
-        r"Adding depends on a context, and a chart belongs to one: pass context=k, the length of a context, .* or context=c",
+        r"Adding depends on a context: pass context=k, the length of a context, .* or context=c",
         lambda: from_nflows(Adding(), (2,)),
     ),
     Case(

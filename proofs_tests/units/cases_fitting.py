@@ -48,10 +48,10 @@ CASES = [
     Case(SpaceMismatch, r"a chart has changed since the first batch, .* start a new LeastSquares", changed),
     Case(DtypeError, "the data of an interpolation is torch.float16", lambda: interpolate(X.half(), Y.half())),
     Case(DomainError, r"forward mode within forward mode .* torch\.func\.hessian", twice_forward),
-    Case(ShapeError, r"x and y are pairs of one batch; got the batch \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
+    Case(ShapeError, r"x and y must have the same batch shape, got \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: fit(X[:0], Y[:0])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: LeastSquares(R2, R3).solve()),
-    Case(ShapeError, r"the rank of a core from .* lies in 0\.\.2 here, got 3", lambda: fit(X, Y, rank=3)),
+    Case(ShapeError, r"the rank of a core from .* must lie in 0\.\.2, got 3", lambda: fit(X, Y, rank=3)),
     Case(
         ShapeError,
         r"has a closed form only where .* f\.svd\(\)\.truncate\(rank\)",
@@ -62,24 +62,28 @@ CASES = [
     Case(DomainError, r"the ridge must be finite and >= 0, got nan", lambda: fit(X, Y, ridge=torch.tensor([1.0, torch.nan]))),
     Case(
         ShapeError,
-        r"the ridge is a number, \(2,\) for one a coordinate or \(3, 2\); got \(3,\)",
+        r"the ridge must be a number, or have shape \(2,\), .* or \(3, 2\), one per entry of the core; got \(3,\)",
         lambda: fit(X, Y, ridge=torch.ones(3)),
     ),
     Case(
         DomainError,
-        r"a gradient passes through the square root of the ridge, which must be > 0 there",
+        r"the ridge must be > 0 to have a gradient, .*: detach zeros",
         lambda: fit(X, Y, ridge=torch.zeros((), requires_grad=True)),
     ),
     Case(
         ShapeError,
-        r"weights are one a pair, \(4,\), or one a coordinate of y, \(4, 3\); got \(2,\)",
+        r"weights must have shape \(4,\), one per pair, or \(4, 3\), one per coordinate of g_y\(y\); got \(2,\)",
         lambda: fit(X, Y, weights=torch.ones(2)),
     ),
     Case(DomainError, r"weights must be finite and >= 0, got -1", lambda: fit(X, Y, weights=-torch.ones(4))),
-    Case(ShapeError, r"the prior is one matrix or operator of shape \(3, 2\), got Dense", lambda: fit(X, Y, prior=torch.eye(2))),
     Case(
         ShapeError,
-        r"the blocks of a core of shape \(3, 2\) have that shape together, got \[\(2, 2\)\]",
+        r"the prior must be one matrix or operator of shape \(3, 2\), got Dense",
+        lambda: fit(X, Y, prior=torch.eye(2)),
+    ),
+    Case(
+        ShapeError,
+        r"the shapes of the blocks must add up to that of the core, \(3, 2\), got \[\(2, 2\)\]",
         lambda: fit(X, Y, blocks=[2]),
     ),
     Case(
@@ -94,7 +98,9 @@ CASES = [
     ),
     Case(DtypeError, r"the coordinates of x beside those of earlier batches: got torch.float64", lambda: batches(X.double())),
     Case(
-        SpaceMismatch, r"problems that are merged have the same spaces", lambda: LeastSquares(R2, R3).merge(LeastSquares(R3, R3))
+        SpaceMismatch,
+        r"merged problems need the same spaces, or copies with equal values",
+        lambda: LeastSquares(R2, R3).merge(LeastSquares(R3, R3)),
     ),
     Case(
         ShapeError,

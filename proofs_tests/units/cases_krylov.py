@@ -77,7 +77,7 @@ CASES = [
         lambda: as_operator(SPARSE.clone().requires_grad_()),
     ),
     Case(DtypeError, "whose power -1 is asked for is torch.bfloat16, .* float32 or float64", lambda: HALF**-1),
-    Case(DtypeError, r"the matrix of a Dense .* got ndarray, torch.tensor\(a\)", lambda: Dense(np.eye(2))),  # type: ignore[arg-type]
+    Case(DtypeError, r"the matrix of a Dense .* got ndarray: convert it, e.g. with torch.tensor\(a\)", lambda: Dense(np.eye(2))),  # type: ignore[arg-type]
     Case(DtypeError, "the diagonal must be a torch.Tensor, got list", lambda: Diagonal([1.0])),  # type: ignore[arg-type]
     Case(DtypeError, "coordinates that Dense.* takes must be a torch.Tensor, got ndarray", lambda: HALF(np.ones(3))),
     Case(DtypeError, "the ndarray is float16", lambda: as_operator(np.eye(2, dtype=np.float16))),

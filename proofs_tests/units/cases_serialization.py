@@ -82,12 +82,12 @@ CASES = [
     ),
     Case(
         CheckpointError,
-        r"a OptimizedModule of torch.compile cannot be saved: save what it compiles, its `_orig_mod`",
+        r"OptimizedModule, of torch.compile, cannot be saved: save its `_orig_mod`, the module that it compiles",
         _unsaved(torch.compile(AffineCoupling((2,), nn.Linear(1, 2)), backend="eager")),
     ),
     Case(
         CheckpointError,
-        r"a ParametrizedLinear cannot be saved: .*weight_norm, .* remove_parametrizations",
+        r"ParametrizedLinear cannot be saved: .*weight_norm, .*remove_parametrizations",
         _unsaved(AffineCoupling((2,), nn.utils.parametrizations.weight_norm(nn.Linear(1, 2)))),
     ),
     Case(

@@ -30,7 +30,7 @@ CASES = [
     ),
     Case(
         ShapeError,
-        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape, or give both as many dim",
+        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape; of as many dimensions",
         lambda: R2.scale(torch.ones(3, 1), torch.ones(3, 2)),
     ),
     Case(
@@ -58,7 +58,7 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size 1;.*span",
+        r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size 1: give .*span",
         lambda: Subspace(R2, torch.ones(2, 1)),
     ),
     Case(

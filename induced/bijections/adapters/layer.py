@@ -165,8 +165,8 @@ def chain(
     modules = list(modules)
     if context is None and any(depends_on_context(module) for module, _ in modules):
         raise NotInvertible(
-            f"{type(whole).__name__} depends on a context, and a chart belongs to one: pass context=k, the length of a context, "
-            f"for a ConditionalBijection whose .at(c) is a chart, or context=c, a tensor (k,), for that one chart"
+            f"{type(whole).__name__} depends on a context: pass context=k, the length of a context, for a ConditionalBijection "
+            f"whose .at(c) is a chart, or context=c, a tensor (k,), for the chart of this context"
         )
     if context is not None and not any(takes for _, takes in modules):
         raise ShapeError(f"{type(whole).__name__} takes no context, got context={context}")
