@@ -29,8 +29,8 @@ class Subspace(HilbertSpace):
     """A linear subspace of a Hilbert space, a Hilbert space itself: its coordinates are those in an orthonormal basis Q.
 
     `coords(x) = Q^T g(x)` and `point(a) = g^-1(Q a)`, for the coordinates g of the space. A point off the subspace has the
-    coordinates of its projection. So every operation of a space works within it, and `Linearizer(A, W)` is a map of it; that of
-    a map f of the whole space is `i.H @ f @ i` with `i = Linearizer.inclusion(W)`.
+    coordinates of its projection. So every operation of a space works within it, and `Linearizer(A, W)` is a map of it. With
+    `i = Linearizer.inclusion(W)`, `i.H @ f @ i` restricts a map f of the whole space to W.
 
     Two are equal where their spaces are and their bases are one object: another basis gives other coordinates.
 
@@ -38,15 +38,15 @@ class Subspace(HilbertSpace):
         space: the Hilbert space.
         Q: coordinates (space.dim, k) of k orthonormal vectors, as columns; k = 0 is the zero subspace. Or an operator from R^k
             with orthonormal columns, as `kernel` and `image` of an operator return it.
-        accuracy: the sine of the angle by which the span of Q may be off the subspace it stands for; by default what rounding
-            leaves of orthonormal columns. `+`, `&` and `contains` count no angle that it explains.
+        accuracy: the sine of the angle by which the span of Q may be off the subspace it stands for; by default how far the
+            columns are from orthonormal. `+`, `&` and `contains` take smaller angles for rounding.
 
     Raises:
         ShapeError: Q has not `space.dim` rows, or more columns than rows. DtypeError: its dtype is not that of the space.
         DomainError: its columns are not orthonormal, or are an `nn.Parameter`, which does not stay so.
 
     Law:
-        `check_space(W, points)`; `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0`;
+        `check_space(W, x)` for points x of W; `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0`;
         `(W + V).dim + (W & V).dim == W.dim + V.dim` (laws/test_spaces.py, laws/test_subspaces.py)
 
     Example:

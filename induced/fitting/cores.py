@@ -41,8 +41,8 @@ def least_squares(
 
     This is dynamic mode decomposition with an invertible dictionary, the chart: y_i the successor of x_i. It minimises the error
     in coordinates, not that of the points. Computed in float64, also under autocast. Of all minimisers it is the nearest to the
-    prior; directions of z that rounding hides count as unseen. `LeastSquares` takes data in batches and keeps them as a triangle
-    R; this function is one batch of it, through which derivatives of every order reach charts, weights, ridge and prior.
+    prior; directions of z that rounding hides count as unseen. Derivatives of every order reach charts, weights, ridge and
+    prior. `LeastSquares` takes data in batches; this function is one batch of it.
 
     Arguments:
         domain: the space of the points x, of dimension n.
@@ -90,8 +90,8 @@ class LeastSquares:
     With the QR factorisation sqrt(w) Z = Q R the cost of A is |R A^T - Q^T sqrt(w) W|^2 and a constant. A batch is joined by
     the QR of [R; batch], so that no digit is lost; the normal equations would square the condition number. At most 4 n rows
     (1024 where n is small) are held, whatever N is. With weights per coordinate of y there is a triangle for each. Ridge, prior,
-    rank and blocks are chosen in `solve`, again and again. The charts must stay as they are. No gradients are kept;
-    `least_squares` has them.
+    rank and blocks are chosen in `solve`, as often as you like. The charts must not change between calls. No gradients are
+    kept: for those use `least_squares`.
 
     Arguments:
         domain: the space of the points x, of dimension n.

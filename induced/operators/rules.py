@@ -40,7 +40,7 @@ def require_fit(a: Scalar, batch: Sequence[int], what: str) -> None:
     """Raise ShapeError unless a is a number, or a tensor whose shape meets that of the batch in one of two ways.
 
     Both have as many dimensions, which broadcast; or one of the two shapes is that of the result. A batch of k and scalars (k, 1)
-    meet in neither: they would make k^2 samples. What `per_sample`, multiples, times of `exp` and weights ask.
+    meet in neither: they would make k^2 samples. The rule of `per_sample`, multiples, times of `exp` and weights.
     """
     if not isinstance(a, Tensor) or not a.dim() or a.shape == batch:
         return

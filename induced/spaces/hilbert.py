@@ -96,7 +96,7 @@ class HilbertSpace(Module, ABC):
             points: k points of one shape (*batch, *shape), or a tensor (k, *batch, *shape).
 
         Raises:
-            ShapeError: no terms, or as many weights as points are not given, or weights do not fit the batch (see `scale`).
+            ShapeError: no terms, not as many weights as points, or weights that do not fit the batch (see `scale`).
 
         Law:
             `combine((a, b), (x, y)) == add(scale(a, x), scale(b, y))` (Def 2.2; laws/test_spaces.py)
