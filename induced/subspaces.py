@@ -32,7 +32,8 @@ class Subspace(HilbertSpace):
     coordinates of its projection. So every operation of a space works within it, and `Linearizer(A, W)` is a map of it. With
     `i = Linearizer.inclusion(W)`, `i.H @ f @ i` restricts a map f of the whole space to W.
 
-    Two are equal where their spaces are and their bases are one object: another basis gives other coordinates.
+    Two are equal where their spaces are and their basis operators `frame` are one object: another basis gives other coordinates.
+    A tensor Q becomes a new operator each time, so make W once, or pass `W.frame`.
 
     Arguments:
         space: the Hilbert space.
@@ -62,7 +63,7 @@ class Subspace(HilbertSpace):
         tensor([4., 4.])
     """
 
-    made_of = "basis"
+    made_of = "basis operator"
 
     def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator, accuracy: float | None = None) -> None:
         shape = tuple(Q.shape)

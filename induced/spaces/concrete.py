@@ -32,7 +32,7 @@ class InducedSpace(HilbertSpace):
         if not isinstance(chart, Bijection):
             raise DtypeError(
                 f"the chart of an InducedSpace is a Bijection, got {type(chart).__name__}: build one from induced.bijections, "
-                f"or make one of a map and its inverse with from_callables"
+                f"take g.at(context) of a conditional chart g, or make one of a map and its inverse with from_callables"
             )
         super().__init__(chart.shape, math.prod(chart.coord_shape), ("induced", *chart.identity()))
         self.chart = chart

@@ -30,7 +30,7 @@ CASES = [
     ),
     Case(
         ShapeError,
-        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape; of as many dimensions",
+        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape; in a shape with as many",
         lambda: R2.scale(torch.ones(3, 1), torch.ones(3, 2)),
     ),
     Case(
@@ -63,7 +63,7 @@ CASES = [
     ),
     Case(
         SpaceMismatch,
-        r"two spaces that both print as Subspace.* but hold different basis objects: use the same basis object in both",
+        r"two spaces that both print as Subspace.* but hold different basis operator objects: use the same basis operator object in both",
         lambda: LINE(torch.ones(2)) + Subspace(R2, LINE.Q)(torch.ones(2)),
     ),
     Case(DomainError, r"a trained basis does not stay orthonormal", lambda: Subspace(R2, Dense(nn.Parameter(torch.eye(2))))),
