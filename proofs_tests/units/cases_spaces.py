@@ -63,7 +63,7 @@ CASES = [
     ),
     Case(
         SpaceMismatch,
-        r"two spaces that both print as Subspace.* but hold different basis operator objects: use the same basis operator object in both",
+        r"both print as Subspace.* but hold different basis operator objects: use the same basis operator object in both",
         lambda: LINE(torch.ones(2)) + Subspace(R2, LINE.Q)(torch.ones(2)),
     ),
     Case(DomainError, r"a trained basis does not stay orthonormal", lambda: Subspace(R2, Dense(nn.Parameter(torch.eye(2))))),
