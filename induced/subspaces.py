@@ -82,9 +82,9 @@ class Subspace(HilbertSpace):
     def span(space: HilbertSpace, points: Tensor, rtol: float | None = None) -> "Subspace":
         """The span of points (k, *shape).
 
-        Its dimension is the rank of their coordinates: singular values up to `rtol` times the largest one count as zero. By
-        default those that rounding explains do, that of the coordinates and ten times what the chart adds; how many points
-        there are does not matter. The accuracy is what counts as zero over the least singular value that does not.
+        Its dimension is the rank of their coordinates: singular values up to `rtol` times the largest one count as zero. The
+        default covers the rounding of the coordinates and ten times what the chart adds to it, and does not depend on the number
+        of points. The accuracy is this cut-off over the least singular value above it.
         """
         require_shape(points, space.shape, "the points of a span")
         return Subspace(space, *space.coordinate_basis(points, rtol))
@@ -239,11 +239,11 @@ class Subspace(HilbertSpace):
         of (I - P_W) Q_V: cosines see no angle below sqrt(eps).
 
         Arguments:
-            rtol: directions whose sine is at most this count as shared. By default what `accuracy` of both adds up to explains.
+            rtol: directions whose sine is at most this count as shared; by default the sum of both accuracies, at most 1/2.
 
         Returns:
-            The sum; its accuracy is that of both over the least sine above the cut-off. Its basis carries gradients, those at
-            fixed dimension, where both subspaces hold matrices.
+            The sum; its accuracy is the cut-off over the least sine above it. Where both subspaces hold matrices, its basis
+            carries gradients, at fixed dimension.
 
         Law:
             `W.sum(V, rtol).dim + W.intersection(V, rtol).dim == W.dim + V.dim` (laws/test_subspaces.py)

@@ -23,20 +23,20 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
     """Q (n, r) with orthonormal columns that span those of Z (n, k), and how well that span is known.
 
     The singular values of Z decide r. A pivoted QR finds r independent columns; Gram-Schmidt in their given order makes Q. So
-    independent columns give Q R = Z with R upper triangular and a positive diagonal, and gradients are those of an ordinary QR.
+    independent columns give Q R = Z with R upper triangular and a positive diagonal, and gradients of an ordinary QR.
     All of it runs in float64, since the rounding of a factorisation grows with the longer side.
 
-    What counts as zero among the singular values is what Z may be off by in norm. Over the least value that is kept, it is the
-    sine of the angle by which the span may be off.
+    The cut-off is the norm by which Z may be off: singular values up to it count as zero. The cut-off over the least value that
+    is kept is the sine of the angle by which the span may be off.
 
     Arguments:
         Z: columns (n, k).
-        rtol: singular values up to rtol * ||Z|| count as zero; by default eps * min(n, k), eps that of Z, so that the longer
-            side, the number of samples, does not appear; in float64 also what the factorisation loses over it.
+        rtol: singular values up to rtol * ||Z|| count as zero; by default eps * min(n, k), with the eps of Z's dtype. The longer
+            side, the number of samples, does not count, but for what the factorisation in float64 loses over it.
         noise: the norm of what Z may be off by besides, where `rtol` is not given.
 
     Raises:
-        ShapeError: Z is not a matrix. DomainError: rtol is no finite number >= 0.
+        ShapeError: Z is not a matrix. DomainError: rtol is not a finite number >= 0.
 
     Law:
         `Q.mT @ Q == I` and `Q @ Q.mT @ Z == Z` (laws/test_subspaces.py)

@@ -17,7 +17,7 @@ def checked(what: str, *, square: bool = False, single: bool = False) -> Callabl
     """A function of an operator A, its first argument, that asks this of A and runs in at least float32 (`full_precision`).
 
     Raises, before the function starts:
-        DtypeError: A is no LinearOperator, or not in float32 or float64. NotSquare: A is not square, though `square`.
+        DtypeError: A is not a LinearOperator, or not in float32 or float64. NotSquare: A is not square, though `square`.
         ShapeError: A is a batch, though `single`. DomainError: A holds nan or inf, where values may be looked at.
     """
 

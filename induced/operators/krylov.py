@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 OVERSAMPLE = 10
 """Columns that the randomized method carries beyond those asked for."""
 
-FIRST = "singular values found by products have first derivatives only; those of Dense(A.matrix(limit)) have more"
+FIRST = "singular values found by products have first derivatives only: for more, take Dense(A.matrix(limit))"
 
 _PARTS: dict[str, Callable[[Array], Array]] = {"M": np.abs, "R": np.real, "I": lambda w: np.abs(w.imag)}
 

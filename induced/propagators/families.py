@@ -45,8 +45,8 @@ class OperatorFamily(Module, ABC):
     def at(self, t: float | Tensor) -> LinearOperator:
         """A_t; a tensor t of shape (*batch,) gives one operator per sample.
 
-        The operators are a batch of that shape, which meets those of states as every batch of operators: t (T, 1) takes each of
-        N states (N, n) at each time, to (T, N, n).
+        The batch of operators broadcasts against that of the states: t (T, 1) takes each of N states (N, n) at each time, to
+        (T, N, n).
 
         Law:
             `F.at(t)(z)[i] == F.at(t[i])(z[i])` for t (N,) and z (N, n) (laws/test_propagators.py)

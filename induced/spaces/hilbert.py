@@ -78,8 +78,8 @@ class HilbertSpace(Module, ABC):
     def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         """Norms of the errors of the coordinates of x there and back, `coords(point(z))`, in multiples of eps; (*batch,).
 
-        That of a point does not depend on the others. With `against`, coordinates (m, dim), it is the largest inner product of
-        the error with one of them. Where nothing is known of a space, one rounding of the result is taken.
+        The number of a point does not depend on the other points. With `against`, coordinates (m, dim), it is the largest inner
+        product of the error with one of them. By default it is one rounding of the result; a space that knows more overrides it.
         """
         reach = 1.0 if against is None else scaled_norm(against, -1).max()
         return reach * scaled_norm(self.coords(x), -1)
@@ -150,8 +150,8 @@ class HilbertSpace(Module, ABC):
         """a (.) x = g^-1(a g(x)) (Def 2.2).
 
         Arguments:
-            a: a number, or one per sample: a tensor of shape (*batch,), as every scalar per sample in the library. Where it has
-                as many dimensions as the batch, those of length 1 broadcast; where not, one of the two shapes is the result's.
+            a: a number, or a tensor (*batch,) with one number per sample, as everywhere in the library. If it has as many
+                dimensions as the batch, lengths of 1 broadcast; if not, one of the two shapes must be the result's already.
             x: points (*batch, *shape).
 
         Raises:
@@ -228,7 +228,7 @@ class HilbertSpace(Module, ABC):
         """Orthonormal points (r, *shape) with the span of points (k, *shape): Gram-Schmidt in coordinates, rank-revealing.
 
         Points that depend on others are left out: r is the dimension of the span. Singular values of the coordinates up to
-        `rtol` times the largest one count as zero, by default those of rounding, that of the coordinates and of the chart.
+        `rtol` times the largest one count as zero, by default those that rounding of coordinates and chart explains.
 
         Law:
             `gram(orthonormalize(x)) == I`; `orthonormalize(x)[0] == x[0] / ||x[0]||` for independent x (laws/test_spaces.py)

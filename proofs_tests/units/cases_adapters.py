@@ -165,7 +165,7 @@ CASES = [
     ),
     Case(
         ShapeError,
-        r"CatTransform\(\) has dim=0, which is no axis of a point of shape \(2,\): count it from the end, dim=-1",
+        r"CatTransform\(\) has dim=0, which is not an axis of a point of shape \(2,\): count it from the end, dim=-1",
         lambda: from_transform(T.CatTransform([T.AffineTransform(0.0, 2.0)] * 2), (2,)),
     ),
     Case(

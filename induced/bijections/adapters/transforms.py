@@ -249,7 +249,7 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
     axis, stacked = len(shape) + whole.dim, isinstance(whole, StackTransform)
     if not 0 <= axis < len(shape):
         raise ShapeError(
-            f"{whole} has dim={whole.dim}, which is no axis of a point of shape {shape}: count it from the end, dim=-1"
+            f"{whole} has dim={whole.dim}, which is not an axis of a point of shape {shape}: count it from the end, dim=-1"
         )
     before, after = shape[:axis], shape[axis + 1 :]
     transforms = [t.inv if inverted else t for t in whole.transforms]
