@@ -71,7 +71,7 @@ def require_like(x: Tensor, reference: Tensor | None, what: str) -> None:
     if reference is None or (x.dtype == reference.dtype and x.device == reference.device):
         return
     raise DtypeError(
-        f"{what}: got {x.dtype} on {x.device}, expected {reference.dtype} on {reference.device} as the parameters it meets: "
+        f"{what}: got {x.dtype} on {x.device}, expected {reference.dtype} on {reference.device}, as what it is combined with: "
         f"convert one of them (x.to(...) or module.to(...)); nothing is copied silently"
     )
 

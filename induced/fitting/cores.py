@@ -292,10 +292,12 @@ def _coordinates(space: HilbertSpace, x: Tensor, what: str) -> Tensor:
         batch = x.shape[: x.dim() - len(space.shape)]
         bad = (~torch.isfinite(x)).reshape(*batch, -1).any(-1).nonzero().tolist()
         if bad:
+            single = (
+                "; where single coordinates are missing, put any finite number there, with the weight 0 in weights (*batch, m)"
+            )
             raise DomainError(
                 f"{len(bad)} of the points {what} hold nan or inf, the first at the index {tuple(bad[0])} of the batch "
-                f"{tuple(batch)}: leave these pairs out; where single coordinates of y are missing, put any finite number there "
-                f"and give it the weight 0, in weights (*batch, m)"
+                f"{tuple(batch)}: leave these pairs out{single if what == 'y' else ''}"
             )
     return space.coords(x)
 

@@ -12,8 +12,8 @@ from induced.operators.factors import tracked, undefined
 from induced.operators.reduction import Reduction
 
 DEPENDENT = (
-    "second derivatives of singular values and vectors need independent columns [U V] in c I + U V^T, and none of their singular "
-    "values |c|; in U V^T, independent columns of U and of V: drop superfluous columns, or pass Dense(A.matrix())"
+    "second derivatives of singular values and vectors need independent columns: in c I + U V^T those of [U V], with no singular "
+    "value |c| on their span; in U V^T those of U and of V: drop superfluous columns, or pass Dense(A.matrix())"
 )
 
 

@@ -48,8 +48,8 @@ def require_fit(a: Scalar, batch: Sequence[int], what: str) -> None:
     pairs = zip(reversed(a.shape), reversed(batch), strict=False)
     if not all(p == q or (mine and q == 1) or (theirs and p == 1) for p, q in pairs):
         raise ShapeError(
-            f"{what} has the shape (*batch,), here {tuple(batch)}, got {tuple(a.shape)}: pass that shape; in a shape "
-            f"with as many dimensions lengths of 1 broadcast"
+            f"{what} has the shape (*batch,), here {tuple(batch)}, got {tuple(a.shape)}: pass that shape, or one "
+            f"with as many dimensions, whose lengths of 1 broadcast"
         )
 
 

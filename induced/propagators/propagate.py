@@ -195,7 +195,7 @@ def intervals(t0: float, t1: float, steps: int | Sequence[float], method: str) -
     for t in (t0, t1):
         if isinstance(t, Tensor) and t.dim():
             raise ShapeError(
-                f"t0 and t1 are one number each, for all samples, got a tensor of shape {tuple(t.shape)}: call it once for "
+                f"t0 and t1 are one number each, for all samples, got a tensor of shape {tuple(t.shape)}: call once for "
                 f"each pair of times"
             )
     if isinstance(steps, int | Real):

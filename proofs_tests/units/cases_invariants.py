@@ -86,7 +86,7 @@ CASES = [
     Case(TooLarge, r"no closed form .* more than 4096\^2 entries; .*: Product", lambda: polar(too_large())),
     Case(
         DomainError,
-        r"second derivatives of singular values and vectors need independent columns \[U V\]",
+        r"second derivatives of singular values and vectors need independent columns: .* \[U V\]",
         lambda: second_derivative(ScaledIdentityPlusLowRank(1.0, torch.nn.Parameter(torch.ones(6, 1)), torch.ones(6, 1))),
     ),
     Case(

@@ -30,7 +30,7 @@ CASES = [
     ),
     Case(
         ShapeError,
-        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape; in a shape with as many",
+        r"one scalar per sample has the shape \(\*batch,\), here \(3,\), got \(3, 1\): pass that shape, or one with as many",
         lambda: R2.scale(torch.ones(3, 1), torch.ones(3, 2)),
     ),
     Case(

@@ -85,7 +85,7 @@ CASES = [
     Case(DtypeError, r"floating point tensor, got torch.int64: convert it", lambda: R2.coords(torch.ones(2, dtype=torch.int64))),
     Case(
         DtypeError,
-        r"the point: got torch.float64 on cpu, expected torch.float32 on cpu as the parameters it meets: convert one of them",
+        r"the point: got torch.float64 on cpu, expected torch.float32 on cpu, as what it is combined with: convert one of them",
         lambda: InducedSpace(real_nvp(2)).coords(torch.ones(2).double()),
     ),
     Case(
