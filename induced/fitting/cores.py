@@ -88,10 +88,10 @@ class LeastSquares:
     """The problem of `least_squares`, its data given in batches: what they say of A is kept in a triangle R.
 
     With z_i in the rows of Z, g_y(y_i) in those of W, and sqrt(w) Z = Q R, the cost of A is |R A^T - Q^T sqrt(w) W|^2 and a
-    constant. A batch is joined by the QR of [R; batch], so that no digit is lost; the normal equations would square the condition number. At most 4 n rows
-    (1024 where n is small) are held, whatever N is. With weights per coordinate of y there is a triangle for each. Ridge, prior,
-    rank and blocks are chosen in `solve`, as often as you like. The charts must not change between calls. No gradients are
-    kept: for those use `least_squares`.
+    constant. A batch is joined by the QR of [R; batch], so that no digit is lost; the normal equations would square the
+    condition number. At most 4 n rows (1024 where n is small) are held, whatever N is. With weights per coordinate of y there
+    is a triangle for each. Ridge, prior, rank and blocks are chosen in `solve`, as often as you like. The charts must not
+    change between calls. No gradients are kept: for those use `least_squares`.
 
     Arguments:
         domain: the space of the points x, of dimension n.
