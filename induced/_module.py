@@ -106,11 +106,23 @@ class Module(ByValue, nn.Module):
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # torch looks a module up under each of its names
+        # torch looks a module up under each of its names, and would take the last of several values in silence
+        errors: list[str] = args[-1]
         for other, first, module in _other_names(self, "", {}):
             for key, tensor in module.state_dict(keep_vars=True).items():
-                state_dict.setdefault(prefix + other + key, state_dict.get(prefix + first + key, tensor))
+                name, known = prefix + other + key, state_dict.get(prefix + first + key, tensor)
+                if not _same(state_dict.setdefault(name, known), known):
+                    errors.append(
+                        f"{prefix + first + key} and {name} are one tensor here, but the state has other values for each."
+                    )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two entries of a state hold the same values, where values are there to be compared."""
+    if one is other or not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.is_meta or other.is_meta:
+        return True
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def in_double(module: nn.Module, x: Tensor) -> Tensor:

@@ -41,6 +41,18 @@ def widened(value: Any) -> Any:
     return value.float() if half else value
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def random_signs(seed: int, *shape: int) -> Tensor:
+    """Integers 1 and -1, the same ones for the same seed; under torch.vmap, which draws no random numbers, and compiled too."""
+    with torch._C._DisableFuncTorch():
+        return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def largest(sizes: Tensor) -> Tensor:
+    """The largest of numbers >= 0; 0 where there is none."""
+    return sizes.amax() if sizes.numel() else sizes.new_zeros(())
+
+
 def scaled_norm(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
     """The 2-norm of x along `dim`, 0 where that is empty, without overflow or loss of digits where the squares leave the range.
 

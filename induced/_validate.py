@@ -28,6 +28,19 @@ def _visible(x: Tensor) -> bool:
     return not x.is_meta
 
 
+def innermost(x: Tensor, what: str) -> Tensor:
+    """x without the tangents and gradients that torch.func follows through it, whose values decide `what`.
+
+    Raises:
+        DomainError: x is a batch of torch.vmap, each sample of which might decide otherwise.
+    """
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise DomainError(f"{what} is decided by values, which under torch.vmap differ from sample to sample: use a loop")
+    return x
+
+
 def require_one_forward() -> None:
     """Raise where forward mode is nested in forward mode: there torch drops the tangents of a custom function, without a word."""
     stack = torch._C._functorch.get_interpreter_stack() or []

@@ -2,18 +2,18 @@
 
 import copy
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from induced._module import ByValue
-from induced._numerics import full_precision, scaled_norm
+from induced._numerics import full_precision, largest, random_signs, scaled_norm
 from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators import Dense, LinearOperator, LowRank, kernel
 from induced.operators.orthogonal import off
-from induced.operators.rules import is_zero
+from induced.operators.rules import is_zero, kind
 from induced.spaces import HilbertSpace
 from induced.spaces.hilbert import FACTOR, difference
 
@@ -66,17 +66,24 @@ class Subspace(HilbertSpace):
     made_of = "basis operator"
 
     def __init__(self, space: HilbertSpace, Q: Tensor | LinearOperator, accuracy: float | None = None) -> None:
-        shape = tuple(Q.shape)
+        shape = (*getattr(Q, "batch", ()), *Q.shape)
         if len(shape) != 2 or shape[0] != space.dim or shape[1] > shape[0]:
             raise ShapeError(f"a basis of a subspace of {space!r} has shape ({space.dim}, k), k <= {space.dim}, got {shape}")
         if isinstance(Q.A if isinstance(Q, Dense) else Q, nn.Parameter):
             raise DomainError("a trained basis does not stay orthonormal: give its values, Q.detach(), and train the chart")
-        known = _deviation(Q) if isinstance(Q, Tensor) else 0.0
         frame = Dense(Q.contiguous()) if isinstance(Q, Tensor) else Q
+        # an operator whose accuracy is known was made of orthonormal columns
+        known = _deviation(frame) if isinstance(frame, Dense) or accuracy is None else 0.0
         require_one_kind("the basis of the subspace", frame.reference(), "its space", space.reference())
-        super().__init__(space.shape, shape[1], ("subspace", space._key, frame))
+        super().__init__(space.shape, shape[1])
         self.space, self.frame = space, frame
         self._known = known if accuracy is None else float(accuracy)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("space", "frame") and "frame" in self._modules:  # another basis makes another subspace of it
+            key = ("subspace", self.space, self.frame)
+            self.__dict__.update(shape=self.space.shape, dim=self.frame.shape[1], _key=key)
 
     @staticmethod
     def span(space: HilbertSpace, points: Tensor, rtol: float | None = None) -> "Subspace":
@@ -86,7 +93,6 @@ class Subspace(HilbertSpace):
         default covers the rounding of the coordinates and ten times what the chart adds to it, and does not depend on the number
         of points. The accuracy is this cut-off over the least singular value above it.
         """
-        require_shape(points, space.shape, "the points of a span")
         return Subspace(space, *space.coordinate_basis(points, rtol))
 
     @property
@@ -109,8 +115,12 @@ class Subspace(HilbertSpace):
 
     def coords(self, x: Tensor) -> Tensor:
         """<x, q_i> for the basis vectors q_i: the coordinates (*batch, k) of the projection of points (*batch, *shape)."""
+        return self._along(self._whole(x))
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """The coordinates of points in the space."""
         require_like(x, self.reference(), "the point")
-        return self._along(self.space.coords(x))
+        return self.space.coords(x)
 
     @full_precision
     def _along(self, z: Tensor) -> Tensor:
@@ -124,17 +134,17 @@ class Subspace(HilbertSpace):
 
     def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         # a product with Q or Q^T rounds coordinates by sqrt(n) |z|
-        products = math.sqrt(self.space.dim) * scaled_norm(self.space.coords(x), -1)
+        products = math.sqrt(self.space.dim) * scaled_norm(self._whole(x), -1)
         if against is None:
             return self.space.roundings(x) + products
-        return self.space.roundings(x, self.frame(against)) + scaled_norm(against, -1).max() * products
+        return self.space.roundings(x, self.frame(against)) + largest(scaled_norm(against, -1)) * products
 
     def point_roundings(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             z = self.space.coords(x)
             batch = z.dim() - 1
-            signs = torch.randint(0, 2, (PROBES, z.shape[-1]), generator=torch.Generator().manual_seed(0)) * 2 - 1
-            products = signs.reshape(PROBES, *(1,) * batch, -1).to(z) * scaled_norm(z, -1).unsqueeze(-1)
+            signs = random_signs(0, PROBES, self.space.dim).reshape(PROBES, *(1,) * batch, -1).to(z)
+            products = signs * scaled_norm(z, -1).unsqueeze(-1)
             # g^-1 carries what the products round to the point
             shifts = torch.func.jvp(self.space.point, (z.expand(products.shape).clone(),), (products,))[1]
             carried = scaled_norm(shifts.reshape(PROBES, *z.shape[:-1], math.prod(self.shape)), -1).amax(0)
@@ -155,14 +165,14 @@ class Subspace(HilbertSpace):
 
     def residual(self, x: Tensor) -> Tensor:
         """x (-) project(x), orthogonal to the subspace."""
-        return self.space.point(self._off(self.space.coords(x)))
+        return self.space.point(self._off(self._whole(x)))
 
     def _off(self, z: Tensor) -> Tensor:
         return z - self.frame(self._along(z))
 
     def distance_to(self, x: Tensor) -> Tensor:
         """||x (-) project(x)||, the distance from points to the subspace, of shape (*batch,)."""
-        return scaled_norm(self._off(self.space.coords(x)), -1)
+        return scaled_norm(self._off(self._whole(x)), -1)
 
     def contains(self, x: Tensor, tolerance: float | None = None) -> Tensor:
         """Whether points lie in the subspace: a boolean tensor (*batch,), each decided on its own.
@@ -172,7 +182,7 @@ class Subspace(HilbertSpace):
             tolerance: the distance, relative to ||x||, that counts as none. By default `accuracy`, and ten times what
                 rounding may do to the coordinates of x (`space.roundings`) and to products with the basis.
         """
-        z = self.space.coords(x)
+        z = self._whole(x)
         norms = scaled_norm(z, -1)
         if tolerance is None:
             known = self.space.roundings(x) + math.sqrt(self.space.dim) * norms
@@ -292,18 +302,28 @@ class Subspace(HilbertSpace):
         return f"Subspace(dim={self.dim} of {self.space.dim}, {self.space!r})"
 
 
-def _deviation(Q: Tensor) -> float:
-    """How far columns are from orthonormal, as the norm of Q^T Q - I may be; products with them round by as much."""
-    if not eager(Q) or not Q.shape[1]:
+def _deviation(frame: LinearOperator) -> float:
+    """How far columns are from orthonormal, as the norm of Q^T Q - I may be; products with them round by as much.
+
+    Of an operator that is no matrix one product is looked at: it keeps what it rounds to itself.
+    """
+    like, (n, k) = kind(frame), frame.shape
+    if not eager(like) or not k:
         return 0.0
-    exact = Q.detach().double()
-    deviation = float((exact.mT @ exact - torch.eye(Q.shape[1], dtype=exact.dtype, device=Q.device)).abs().max())
-    if not deviation <= FACTOR * math.sqrt(Q.shape[0]) * torch.finfo(Q.dtype).eps:
+    if isinstance(frame, Dense):
+        exact = frame.A.detach().double()
+        error = exact.mT @ exact - torch.eye(k, dtype=exact.dtype, device=exact.device)
+    else:
+        with torch.no_grad():
+            v = torch.arange(k, dtype=like.dtype, device=like.device).sqrt().frac() + 0.5
+            error = frame.apply_adjoint(frame(v)) - v
+    deviation = float(error.abs().max())
+    if not deviation <= FACTOR * math.sqrt(n) * torch.finfo(like.dtype).eps:
         raise DomainError(
             f"the columns of Q must be orthonormal, but Q^T Q - I has an entry of size {deviation:.3g}: give "
             f"torch.linalg.qr(Q).Q, or points to Subspace.span(space, points)"
         )
-    return deviation * math.sqrt(Q.shape[1])
+    return deviation * math.sqrt(k) if isinstance(frame, Dense) else 0.0
 
 
 @final

@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._numerics import random_signs
 from induced.bijections.base import Bijection, Inverse
 from induced.bijections.constrained import PositiveDefinite
 from induced.bijections.spline import RationalQuadraticCoupling
@@ -152,5 +153,5 @@ def _signs(x: Tensor, batch: int, seed: int) -> Tensor:
     The points of a batch share them, and the first probes are those of fewer probes.
     """
     shape = (x.shape[0], *x.shape[batch + 1 :])
-    signs = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    signs: Tensor = random_signs(seed, *shape)
     return signs.reshape(shape[0], *(1,) * batch, *shape[1:]).to(x)

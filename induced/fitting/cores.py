@@ -1,14 +1,14 @@
 """The core of a Linearizer for fixed charts, in closed form: least squares, of data given at once or in batches."""
 
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
-from induced._validate import eager, require_like, require_precision, require_shape
+from induced._validate import eager, require_like, require_precision, require_shape, require_tensor
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.fitting.solvers import Rows, leading, minimum
 from induced.linearizer import Linearizer
@@ -121,8 +121,14 @@ class LeastSquares:
         self._like: Tensor | None = None
         self._marks: list[Mark] = []
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_marks": []}  # a copy has tensors of its own
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._take(self._marks)  # a copy has tensors of its own, which lie elsewhere
+
+    def _take(self, marks: list[Mark]) -> None:
+        """Marks of these charts, from those of copies of them."""
+        tensors = self._tensors() if marks else []
+        self._marks = [m.moved(t) for m, t in zip(marks, tensors, strict=True)] if len(marks) == len(tensors) else marks
 
     @full_precision
     @torch.no_grad()
@@ -154,8 +160,9 @@ class LeastSquares:
             self._groups = [Rows(Z.new_zeros(0, n, dtype=torch.float64), W.new_zeros(0, m, dtype=torch.float64))]
         if roots.shape[-1] > 1:
             self._groups = _split(self._groups)
-        rows = Z.reshape(-1, n), W.reshape(-1, m), roots.reshape(-1, roots.shape[-1])
-        self.pairs += len(rows[0])
+        count = Z.shape[:-1].numel()
+        rows = Z.reshape(count, n), W.reshape(count, m), roots.reshape(count, roots.shape[-1])
+        self.pairs += count
         most = max(4 * n, 1024) if len(self._groups) == 1 else 2 * n
         size = max(CHUNK, 8 * n) if eager(Z) and not tracked(*rows) else max(len(rows[0]), 1)
         for start in range(0, len(rows[0]), size):
@@ -177,6 +184,8 @@ class LeastSquares:
                 )
         if other._like is None:
             return
+        self._require_same_charts()
+        other._require_same_charts()
         self._like = other._like if self._like is None else self._like
         require_like(other._like, self._like, "the data of a merged problem")
         groups = other._groups
@@ -188,6 +197,7 @@ class LeastSquares:
             for rows, more in zip(self._groups, groups, strict=True):
                 rows.add(*more.reduced(), more.uneven)
         self.pairs += other.pairs
+        self._take(other._marks)
 
     @full_precision
     def solve(
@@ -307,6 +317,7 @@ def _roots(weights: Tensor | None, W: Tensor) -> Tensor:
     batch = W.shape[:-1]
     if weights is None:
         return W.new_ones(*batch, 1, dtype=torch.float64)
+    require_tensor(weights, "weights")
     if weights.shape not in (batch, W.shape):
         raise ShapeError(
             f"weights must have shape {tuple(batch)}, one per pair, or {tuple(W.shape)}, one per coordinate of g_y(y); got "
@@ -362,6 +373,8 @@ def _sizes(blocks: Blocks | None, m: int, n: int) -> list[tuple[int, int]]:
             sizes += [core.shape] * (core.batch[0] if core.batch else 1)
     else:
         sizes = [(block, block) if isinstance(block, int | np.integer) else block for block in blocks]
+        if not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
+            raise ShapeError(f"the blocks of a core are given as sizes (m_j, n_j), or n_j for (n_j, n_j), got {blocks}")
     if (sum(k for k, _ in sizes), sum(j for _, j in sizes)) != (m, n) or min(map(min, sizes)) < 1:
         raise ShapeError(f"the shapes of the blocks must add up to that of the core, ({m}, {n}), got {sizes}")
     return sizes

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from induced._numerics import largest
 from induced._validate import eager, require_one_forward
 from induced.operators.factors import tracked
 
@@ -124,7 +125,7 @@ def leading(F: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     SVD would have 1/0 at repeated values.
     """
     _, s, Vh = torch.linalg.svd(torch.linalg.qr(F.detach(), mode="r").R, full_matrices=True)
-    size = torch.where(s[0] > 0, s[0], 1.0)
+    size = torch.where(largest(s) > 0, largest(s), 1.0)
     s = torch.where(s > torch.finfo(s.dtype).eps * max(F.shape) * size, s / size, 0.0)
     values = torch.nn.functional.pad(s.square(), (0, F.shape[1] - len(s)))
     U, rest = Vh[:rank].mT, Vh[rank:].mT

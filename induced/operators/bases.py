@@ -2,11 +2,13 @@
 
 from typing import NamedTuple, final
 
+import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 import torch
 from torch import Tensor
 
-from induced._validate import require_cutoff
+from induced._validate import innermost, require_cutoff
 from induced.errors import ShapeError
 from induced.operators.factors import counted
 
@@ -47,7 +49,7 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
         require_cutoff(rtol, "a cut-off relative to the largest singular value")
     if 0 in Z.shape:
         return Span(Z[:, :0], 0.0)
-    R, pivots = scipy.linalg.qr(Z.detach().double().cpu().numpy(), mode="r", pivoting=True)
+    R, pivots = scipy.linalg.qr(_array(Z), mode="r", pivoting=True)
     s = scipy.linalg.svdvals(R[: min(Z.shape)])
     zero = counted(min(Z.shape), max(Z.shape), Z.dtype) * s[0] + noise if rtol is None else rtol * s[0]
     rank = int((s > zero).sum())
@@ -55,3 +57,11 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
         return Span(Z[:, :0], 0.0)
     Q, R = torch.linalg.qr(Z[:, sorted(pivots[:rank].tolist())].double())
     return Span((Q * torch.where(R.detach().diagonal() < 0, -1.0, 1.0)).to(Z.dtype), float(zero / s[rank - 1]))
+
+
+def _array(Z: Tensor) -> npt.NDArray[np.float64]:
+    """The values of Z, under torch.func.grad and jvp too, which would follow a tensor on its way to NumPy."""
+    values = innermost(Z, "the dimension of a span")
+    with torch._C._DisableFuncTorch():
+        array: npt.NDArray[np.float64] = values.detach().double().cpu().numpy()
+    return array

@@ -75,7 +75,7 @@ def exp_multiply(
         raise DomainError(f"t A has size {theta:.3g}, at which no digit of exp(t A) is right in {z.dtype}: take a smaller t")
     steps = max(1, math.ceil(theta / THETA))
     terms, bound = _degree(theta / steps, target)
-    looked = eager(z) and z.numel() > 0
+    looked = eager(z) and z.numel() > 0 and 0 not in getattr(t, "shape", ())
     h, shift = t / steps, per_matrix(mu, 1)
     level = (h * shift + z.new_zeros(())).exp()
     for _ in range(steps):

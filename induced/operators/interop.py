@@ -215,7 +215,8 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
     def _rows(self, X: Array, adjoint: bool) -> Array:
         if np.iscomplexobj(X):
             return self._rows(X.real, adjoint) + 1j * self._rows(X.imag, adjoint)
-        rows = torch.tensor(X.reshape(X.shape[0], -1).T, dtype=self.kind.dtype, device=self.kind.device)
+        # a copy in plain strides and byte order, which torch takes
+        rows = torch.from_numpy(np.array(X.reshape(X.shape[0], -1).T, dtype=self.dtype)).to(self.kind.device)
         with torch.no_grad(), torch.autocast(self.kind.device.type, enabled=False):
             applied = self.operator.apply_adjoint(rows) if adjoint else self.operator(rows)
         result: Array = applied.cpu().numpy().T

@@ -29,6 +29,10 @@ class Mark(NamedTuple):
         probe = torch.arange(t.shape[-1], dtype=t.dtype, device=t.device).sqrt().frac() + 0.5
         return Mark(_place(t), probe, _products(t.detach(), probe))
 
+    def moved(self, t: Tensor) -> "Mark":
+        """The mark of a copy t of the tensor, with the values that it had; a tensor of another kind fits neither."""
+        return self._replace(place=_place(t)) if (t.shape, t.dtype) == (self.place[2], self.place[4]) else self
+
     def fits(self, t: Tensor) -> bool:
         """Whether the tensor is as it was."""
         if self.place != _place(t):

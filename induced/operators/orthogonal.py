@@ -299,6 +299,8 @@ def parity(order: Tensor) -> Tensor:
 def off(Q: Tensor) -> LinearOperator:
     """What is orthogonal to the orthonormal columns Q (n, p), as an operator with n - p orthonormal columns, held in O(n p)."""
     n, p = Q.shape
+    if not n:
+        return Dense(Q)
     rest = Selection(torch.arange(p, n, device=Q.device), n, dtype=Q.dtype).H
     packed, _ = torch.geqrf(Q)
     return Householder((torch.tril(packed, -1) + torch.eye(n, p, dtype=Q.dtype, device=Q.device)).mT) @ rest

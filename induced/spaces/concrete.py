@@ -125,7 +125,7 @@ class ProductSpace(HilbertSpace):
         factors = tuple(factors[factors.index(factor)] for factor in factors)  # one space is one module
         self._entries = [math.prod(factor.shape) for factor in factors]
         self._dims = [factor.dim for factor in factors]
-        super().__init__((sum(self._entries),), sum(self._dims), ("product", *(factor._key for factor in factors)))
+        super().__init__((sum(self._entries),), sum(self._dims), ("product", *factors))
         self.factors = nn.ModuleList(factors)
         kinds = {(like.dtype, like.device) for factor in factors if (like := factor.reference()) is not None}
         if len(kinds) > 1:

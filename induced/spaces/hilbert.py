@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from induced._module import ByValue, Module, unset
-from induced._numerics import full_precision, scaled_norm
+from induced._numerics import full_precision, largest, scaled_norm
+from induced._validate import innermost, require_shape
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import Span, orthonormal_columns
 from induced.operators.rules import Scalar, is_zero, per_sample, require_fit
@@ -81,7 +82,7 @@ class HilbertSpace(Module, ABC):
         The number of a point does not depend on the other points. With `against`, coordinates (m, dim), it is the largest inner
         product of the error with one of them. By default it is one rounding of the result; a space that knows more overrides it.
         """
-        reach = 1.0 if against is None else scaled_norm(against, -1).max()
+        reach = 1.0 if against is None else largest(scaled_norm(against, -1))
         return reach * scaled_norm(self.coords(x), -1)
 
     def point_roundings(self, x: Tensor) -> Tensor:
@@ -237,7 +238,12 @@ class HilbertSpace(Module, ABC):
 
     def coordinate_basis(self, points: Tensor, rtol: float | None = None) -> Span:
         """An orthonormal basis Q (dim, r) of the coordinates of points (k, *shape), and its accuracy; `rtol` as above."""
+        require_shape(points, self.shape, "points that span a subspace")
+        if points.dim() != len(self.shape) + 1:
+            k = ", ".join(map(str, ("k", *self.shape)))
+            raise ShapeError(f"points that span a subspace have the shape ({k}), got {tuple(points.shape)}")
         z = self.coords(points)
+        innermost(z, "the dimension of a span")
         return orthonormal_columns(z.mT, rtol, self._noise(points, z.detach()) if rtol is None else 0.0)
 
     def _noise(self, points: Tensor, z: Tensor) -> float:

@@ -346,6 +346,48 @@ def test_batches_through_a_chart_that_trains_meanwhile_are_refused(counted: bool
             use()
 
 
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda problem: pickle.loads(pickle.dumps(problem))])
+def test_copies_and_merged_problems_refuse_charts_that_change(copied: Callable[..., LeastSquares], counted: bool) -> None:
+    def change(problem: LeastSquares) -> None:
+        weight = next(problem.domain.parameters())
+        with torch.no_grad():
+            (weight if counted else weight.data).mul_(1.01)
+
+    def made() -> LeastSquares:
+        problem = LeastSquares(X, X)
+        problem.update(x, y)
+        return problem
+
+    X = curved(3)
+    x, y = pairs(10, 3, 3)
+    after, before = copied(made()), made()
+    after.solve()
+    change(after)
+    merged = LeastSquares(X, X)
+    merged.merge(before)
+    merged.solve()
+    change(before)
+    late = LeastSquares(X, X)
+    for use in (
+        after.solve,
+        copied(before).solve,
+        merged.solve,
+        lambda: late.merge(before),
+        lambda: before.merge(copied(before)),
+    ):
+        with pytest.raises(SpaceMismatch, match="a chart has changed since the first batch"):
+            use()
+
+
+def test_spaces_of_dimension_0_have_the_only_fit() -> None:
+    zero, R = EuclideanSpace(0), EuclideanSpace(2)
+    for X, Y in ((zero, R), (R, zero), (zero, zero)):
+        x, y = torch.ones(3, X.dim), torch.ones(3, Y.dim)
+        for f in (least_squares(X, Y, x, y), least_squares(X, Y, x, y, ridge=1.0), least_squares(X, Y, x, y, rank=0)):
+            assert torch.equal(f(x), torch.zeros(3, Y.dim))
+
+
 # ---------------------------------------------------------------------------------------------------------------- blocks
 SHAPES = [(2, 1), (1, 2), (2, 2)]
 

@@ -203,6 +203,7 @@ def test_arrays_of_every_layout(layout: str) -> None:
             return LAYOUTS[layout](np.tile(super().matvec(x)[:, None], 2))[:, 0]
 
     product = LAYOUTS[layout](np.tile((laid.astype(float) @ np.ones(4))[:, None], 2))[:, 0]
+    agree(torch.from_numpy(to_scipy(Dense(exact)) @ laid), exact @ exact)
     agree(as_operator(Laid(laid.astype(float)))(torch.ones(4).double()), torch.from_numpy(product.astype(float)))
     agree(as_operator(Transposable(laid), like=torch.zeros(()))(torch.eye(4)), exact.float().mT)
 

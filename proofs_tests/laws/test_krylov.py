@@ -391,6 +391,7 @@ def test_the_exponential_of_zero_products_of_one_coordinate() -> None:
     x, _ = exp_multiply(Dense(torch.tensor([[2.0]])), torch.tensor([3.0]))
     agree(x, torch.tensor([3 * math.exp(2.0)]), 2)
     assert exp_multiply(Dense(torch.eye(2)), torch.zeros(0, 2))[0].shape == (0, 2)
+    assert exp_multiply(Dense(torch.eye(2)), torch.ones(2), torch.zeros(0))[0].shape == (0, 2)
     assert exp_multiply(Dense(torch.zeros(0, 0)), torch.zeros(2, 0))[0].shape == (2, 0)
     assert not exp_multiply(Dense(torch.eye(2)), torch.zeros(2))[0].any()
 

@@ -337,6 +337,40 @@ def test_a_space_with_another_chart_is_the_space_of_that_chart() -> None:
     assert torch.equal(f(x), Linearizer(f.core, InducedSpace(g))(x))
 
 
+def test_a_space_made_of_a_space_with_another_chart_is_that_of_the_new_one() -> None:
+    X, old, Q = InducedSpace(Log((4,))), InducedSpace(Log((4,))), Dense(torch.eye(4)[:, :2])
+    old.chart = X.chart
+    for make in (lambda S: ProductSpace(S, EuclideanSpace(1)), lambda S: Subspace(S, Q), lambda S: Subspace(ProductSpace(S), Q)):
+        P = make(X)
+        assert P == make(old) and hash(P) == hash(make(old))
+        X.chart = chart()
+        assert P == make(X) != make(old) and hash(P) == hash(make(X))
+        X.chart = old.chart
+    # a subspace with another basis or space is that of them
+    W, V = Subspace(X, Q), Subspace(X, torch.eye(4)[:, 1:])
+    W.frame = V.frame
+    x = points().exp()
+    assert W == Subspace(X, V.frame) and W.dim == 3 and torch.equal(W.coords(x), V.coords(x))
+    W.space = EuclideanSpace(4)
+    assert W == Subspace(EuclideanSpace(4), V.frame) != V
+
+
+def test_a_state_with_two_values_for_one_tensor_is_refused() -> None:
+    X, core, x = InducedSpace(chart()), matrix(), points()
+    apart = Linearizer(core, copy.deepcopy(X), copy.deepcopy(X))
+    f, state = Linearizer(core, X), apart.state_dict()
+    f.load_state_dict(state)  # as plain torch would have saved f
+    assert torch.equal(f(x), apart(x))
+    with torch.no_grad():
+        next(apart.codomain.parameters()).add_(1.0)
+    with pytest.raises(RuntimeError, match=r"domain\S+weight and codomain\S+weight are one tensor here, but the state has other"):
+        f.load_state_dict(state)
+    # the counterexample: torch takes the last
+    tied = nn.ModuleDict({"a": (a := nn.Linear(1, 1)), "b": a})
+    tied.load_state_dict({**tied.state_dict(), "b.weight": torch.ones(1, 1)})
+    assert a.weight.item() == 1.0
+
+
 def test_equal_spaces_of_a_map_or_product_are_one_module() -> None:
     C = conditional()
     X, Y = InducedSpace(C.at(0.5)), InducedSpace(C.at(0.5))

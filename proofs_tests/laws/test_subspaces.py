@@ -312,6 +312,30 @@ def test_a_map_of_a_subspace_is_differentiated_compiled_mapped_and_exported() ->
     assert torch.linalg.matrix_rank(J) == 2
 
 
+@pytest.mark.parametrize("X", [EuclideanSpace(3), flow(3)])
+def test_a_span_has_every_derivative_of_torch_func(X: HilbertSpace) -> None:
+    p, x = torch.randn(2, 3).double(), torch.randn(3).double()
+
+    def spanned(p: Tensor) -> Tensor:
+        return X.coords(Subspace.span(X, p).project(x))
+
+    def normal(p: Tensor) -> Tensor:
+        Z = X.coords(p)
+        return Z.mT @ torch.linalg.solve(Z @ Z.mT, Z @ X.coords(x))
+
+    for derivative in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        agree(derivative(spanned)(p), derivative(normal)(p), 1e4)
+
+
+def test_membership_and_roundings_are_mapped_and_compiled() -> None:
+    W = Subspace(flow(4), torch.linalg.qr(torch.randn(4, 2).double())[0])
+    x = torch.cat([W.sample(2), W.space.sample(2)])
+    assert W.contains(x).tolist() == [True, True, False, False]
+    assert torch.equal(torch.compile(W.contains, fullgraph=True, backend="eager")(x), W.contains(x))
+    for of in (W.contains, W.roundings, W.point_roundings):
+        torch.testing.assert_close(torch.func.vmap(of)(x), of(x), rtol=1e-6, atol=0)
+
+
 def test_a_span_has_the_rank_of_its_points() -> None:
     X = InducedSpace(Log((3,)))
     x = torch.tensor([[1.0, 2.0, 3.0], [1.0, 4.0, 9.0], [2.0, 2.0, 2.0]]).double()
@@ -479,6 +503,7 @@ def test_membership_judges_relative_to_a_given_tolerance() -> None:
     x = torch.tensor([1.0, 1e-3]).double()
     assert bool(W.contains(x, tolerance=1e-2)) and not bool(W.contains(x, tolerance=1e-4))
     assert W.contains(torch.zeros(0, 2).double()).shape == (0,)
+    assert W.roundings(x, torch.zeros(0, 1).double()) == 0
 
 
 @every_dtype

@@ -45,6 +45,12 @@ CASES = [
         r"the dtype of the coordinates of x is torch.bfloat16, but this needs",
         lambda: fit(X.bfloat16(), Y.bfloat16()),
     ),
+    Case(DtypeError, r"weights must be a torch.Tensor, got list", lambda: fit(X, Y, weights=[1.0, 2.0, 1.0, 1.0])),
+    Case(
+        ShapeError,
+        r"the blocks of a core are given as sizes \(m_j, n_j\), or n_j for \(n_j, n_j\), got \[2.0\]",
+        lambda: fit(X, Y, blocks=[2.0]),
+    ),
     Case(SpaceMismatch, r"a chart has changed since the first batch, .* start a new LeastSquares", changed),
     Case(DtypeError, "the data of an interpolation is torch.float16", lambda: interpolate(X.half(), Y.half())),
     Case(DomainError, r"forward mode within forward mode .* torch\.func\.hessian", twice_forward),

@@ -6,7 +6,7 @@ from torch import nn
 from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import Log, real_nvp
 from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
-from induced.operators import Dense
+from induced.operators import Dense, LowRank
 from induced.operators.bases import orthonormal_columns
 from induced.subspaces import principal_components
 from proofs_tests.units.case import Case
@@ -61,6 +61,32 @@ CASES = [
         r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size 1: give .*span",
         lambda: Subspace(R2, torch.ones(2, 1)),
     ),
+    Case(
+        DomainError,
+        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size 3;.*span",
+        lambda: Subspace(R2, Dense(2 * torch.eye(2))),
+    ),
+    Case(
+        DomainError,
+        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size",
+        lambda: Subspace(R2, LowRank(torch.ones(2, 1), torch.ones(2, 1))),
+    ),
+    Case(
+        ShapeError,
+        r"a basis of a subspace of .* has shape \(2, k\), k <= 2, got \(3, 2, 1\)",
+        lambda: Subspace(R2, Dense(torch.ones(3, 2, 1))),
+    ),
+    Case(
+        ShapeError,
+        r"points that span a subspace have the shape \(k, 2\), got \(2,\)",
+        lambda: Subspace.span(R2, torch.ones(2)),
+    ),
+    Case(
+        DomainError,
+        r"the dimension of a span is decided by values, which under torch.vmap differ from sample to sample: use a loop",
+        lambda: torch.func.vmap(lambda p: Subspace.span(R2, p).project(p))(torch.ones(3, 2, 2)),
+    ),
+    Case(DtypeError, r"the point: got torch.float64 on cpu", lambda: LINE.contains(torch.ones(2).double())),
     Case(
         SpaceMismatch,
         r"both print as Subspace.* but hold different basis operator objects: use the same basis operator object in both",
