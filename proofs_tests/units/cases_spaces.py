@@ -63,12 +63,12 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size 3;.*span",
+        r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size 3;.*span",
         lambda: Subspace(R2, Dense(2 * torch.eye(2))),
     ),
     Case(
         DomainError,
-        r"the columns of a basis are orthonormal in coordinates, but Q\^T Q - I has an entry of size",
+        r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size",
         lambda: Subspace(R2, LowRank(torch.ones(2, 1), torch.ones(2, 1))),
     ),
     Case(
