@@ -63,7 +63,7 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size 3;.*span",
+        r"the columns of Q must be orthonormal, but Q\^T Q - I has an entry of size 3: give .*span",
         lambda: Subspace(R2, Dense(2 * torch.eye(2))),
     ),
     Case(
