@@ -121,7 +121,10 @@ class HilbertSpace(Module, ABC):
             weights
             if isinstance(weights, Tensor)
             else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
-        ).to(z)
+        )
+        if a.is_complex():
+            raise DtypeError(f"the weights of combine are real numbers, got {a.dtype}")
+        a = a.to(z)
         require_fit(a[0], z.shape[1:-1], "one weight per sample, after the first dimension,")
         more = a.dim() + 1 - z.dim()  # dimensions of the batch that only one of both has: the terms lead in each
         a = a.reshape(count, *(1,) * -more, *a.shape[1:], 1)

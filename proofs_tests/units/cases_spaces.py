@@ -38,6 +38,11 @@ CASES = [
         r"one weight per sample, after the first dimension, has the shape \(\*batch,\), here \(3,\), got \(3, 1\)",
         lambda: R2.combine(torch.ones(2, 3, 1), torch.ones(2, 3, 2)),
     ),
+    Case(
+        DtypeError,
+        r"the weights of combine are real numbers, got torch.complex64",
+        lambda: R2.combine(torch.ones(2) * 1j, torch.ones(2, 2)),
+    ),
     Case(ShapeError, r"a product of spaces needs at least one factor", lambda: ProductSpace()),
     Case(
         DtypeError,
