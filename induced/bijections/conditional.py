@@ -13,7 +13,7 @@ from induced._numerics import full_precision
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.normalize import DataDependent, channel_affine, channelwise
-from induced.errors import ShapeError
+from induced.errors import InducedError, ShapeError
 
 Context = float | Tensor
 
@@ -28,6 +28,9 @@ class ConditionalBijection(Module, ABC):
     @abstractmethod
     def bind(self, context: Tensor) -> Bijection:
         """The chart g_c for a context of shape (*batch, k)."""
+
+    def forward(self, *arguments: object) -> Tensor:
+        raise InducedError(f"{type(self).__name__} is a chart for each context: call the chart of one, g.at(context)(x)")
 
     def at(self, context: Context) -> Bijection:
         """The chart g_c.

@@ -1,6 +1,7 @@
 """The core of a Linearizer for fixed charts, in closed form: least squares, of data given at once or in batches."""
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, final
 
 import numpy as np
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from induced._numerics import full_precision
 from induced._validate import eager, require_like, require_precision, require_shape, require_tensor
-from induced.errors import DomainError, ShapeError, SpaceMismatch
+from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
 from induced.fitting.solvers import Rows, leading, minimum
 from induced.linearizer import Linearizer
 from induced.operators import BlockDiagonal, Dense, LinearOperator, LowRank, as_operator
 from induced.operators.factors import tracked
 from induced.operators.kept import Mark
+from induced.operators.krylov import whole
 from induced.spaces import HilbertSpace
 from induced.spaces.hilbert import difference
 
@@ -220,7 +222,7 @@ class LeastSquares:
         if len(penalty) > 1:
             groups = _split(groups)
         if rank is not None:
-            self._require_rank(rank, sum(map(min, sizes)), len(groups))
+            rank = self._rank(rank, sum(map(min, sizes)), len(groups))
         # The data round each of n directions, however many there are; the factorisation errs with its rows, in float64.
         rtol = torch.finfo(like.dtype).eps * n + torch.finfo(torch.float64).eps * self.pairs**0.5
         rows, fits = [group.reduced() for group in groups], []
@@ -236,15 +238,15 @@ class LeastSquares:
             cores = _truncated(fits, rank, like.dtype)
         return Linearizer(cores[0] if blocks is None else BlockDiagonal(*cores), self.domain, self.codomain)
 
-    def _require_rank(self, rank: int, largest: int, problems: int) -> None:
-        if not 0 <= rank <= largest:
-            raise ShapeError(f"the rank of a core from {self.domain!r} to {self.codomain!r} must lie in 0..{largest}, got {rank}")
+    def _rank(self, rank: int, largest: int, problems: int) -> int:
+        rank = whole(rank, 0, largest, f"the rank of a core from {self.domain!r} to {self.codomain!r}")
         if problems > 1:
             raise ShapeError(
                 "the best core of a given rank has a closed form only where all its rows have the same weights and penalties: "
                 "give weights of shape (*batch,) and a ridge of shape (n,), or fit without rank and take f.svd().truncate(rank), "
                 "which is near the best core"
             )
+        return rank
 
     def __repr__(self) -> str:
         return f"LeastSquares({self.domain!r} -> {self.codomain!r}, {self.pairs} pairs)"
@@ -330,6 +332,8 @@ def _roots(weights: Tensor | None, W: Tensor) -> Tensor:
 
 def _penalty(ridge: float | Tensor, m: int, n: int, device: torch.device) -> Tensor:
     """The penalties in float64: one row (1, n) where all rows of A share them, or (m, n)."""
+    if not isinstance(ridge, Real | Tensor):
+        raise DtypeError(f"the ridge must be a number or a tensor, got {type(ridge).__name__}")
     penalty = torch.as_tensor(ridge, dtype=torch.float64, device=device)
     if penalty.shape not in ((), (n,), (m, n)):
         raise ShapeError(
@@ -367,6 +371,8 @@ def _sizes(blocks: Blocks | None, m: int, n: int) -> list[tuple[int, int]]:
     """The shapes of the blocks, in order; a stack of them counts each."""
     if blocks is None:
         return [(m, n)]
+    if isinstance(blocks, Integral):
+        raise ShapeError(f"blocks must be a BlockDiagonal or a sequence of sizes, such as [{blocks}], got {blocks}")
     sizes: list[tuple[int, int]] = []
     if isinstance(blocks, BlockDiagonal):
         for core in blocks.cores:

@@ -57,7 +57,10 @@ CASES = [
     Case(ShapeError, r"x and y must have the same batch shape, got \(4,\) and \(3,\)", lambda: fit(X, Y[:3])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: fit(X[:0], Y[:0])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: LeastSquares(R2, R3).solve()),
-    Case(ShapeError, r"the rank of a core from .* must lie in 0\.\.2, got 3", lambda: fit(X, Y, rank=3)),
+    Case(ShapeError, r"the rank of a core from .* must be an integer in 0\.\.2, got 3", lambda: fit(X, Y, rank=3)),
+    Case(ShapeError, r"the rank of a core from .* must be an integer in 0\.\.2, got 1\.5", lambda: fit(X, Y, rank=1.5)),
+    Case(DtypeError, r"the ridge must be a number or a tensor, got str", lambda: fit(X, Y, ridge="a")),
+    Case(ShapeError, r"a BlockDiagonal or a sequence of sizes, such as \[2\], got 2", lambda: fit(X, Y, blocks=2)),
     Case(
         ShapeError,
         r"has a closed form only where .* f\.svd\(\)\.truncate\(rank\)",

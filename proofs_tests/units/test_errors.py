@@ -178,6 +178,11 @@ CASES = [
         r"this ConditionalActNorm has not been initialised",
         lambda: ConditionalActNorm((3,), 1).at(0.0)(torch.ones(3)),
     ),
+    Case(
+        InducedError,
+        r"ConditionalActNorm is a chart for each context: .*, g\.at\(context\)\(x\)",
+        lambda: ConditionalActNorm((3,), 1)(torch.ones(3)),
+    ),
     Case(ShapeError, r"real_nvp needs dim >= 1 and blocks >= 1, got dim=0, blocks=6", lambda: real_nvp(0)),
     Case(ShapeError, r"glow needs .* got shape=\(1, 4, 4\), levels=3, blocks=2, width=32", lambda: glow((1, 4, 4), 2, levels=3)),
     Case(
