@@ -63,7 +63,7 @@ def exp_multiply(
     require_like(z, A.reference(), "the state of exp_multiply")
     require_precision(z.dtype, "the state of exp_multiply")
     require_finite(z, "the state of exp_multiply")
-    t = per_sample(t, torch.broadcast_shapes(z.shape[:-1], A.batch))  # type: ignore[no-untyped-call]
+    t = per_sample(t, z, torch.broadcast_shapes(z.shape[:-1], A.batch))  # type: ignore[no-untyped-call]
     eps = torch.finfo(z.dtype).eps
     target = max(tol, eps)
     largest = abs(t) if not isinstance(t, Tensor) else float(t.detach().abs().max()) if t.numel() else 0.0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from induced._module import Module, unset
 from induced._validate import eager
-from induced.errors import ShapeError, SingularOperator
+from induced.errors import DtypeError, ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
 from induced.operators.reduction import Reduction, SignLogDet, Triplets
 
@@ -26,13 +26,15 @@ LIMIT = 4096
 Scalar = float | Tensor
 
 
-def per_sample(a: Scalar, batch: Sequence[int]) -> Scalar:
-    """A scalar, or one scalar per sample of a batch, ready to multiply coordinates of shape (*batch, n).
+def per_sample(a: Scalar, z: Tensor, batch: Sequence[int] | None = None) -> Scalar:
+    """A scalar, or one scalar per sample of a batch, by default that of z, ready to multiply coordinates z (*batch, n).
 
     Raises:
-        ShapeError: a fits the batch by none of `require_fit`.
+        ShapeError: a fits the batch by none of `require_fit`. DtypeError: torch would give the product the dtype of a.
     """
-    require_fit(a, batch, "one scalar per sample")
+    require_fit(a, z.shape[:-1] if batch is None else batch, "one scalar per sample")
+    if isinstance(a, Tensor) and a.dim() and a.dtype != z.dtype and torch.result_type(a, z) != z.dtype:
+        raise DtypeError(f"one scalar per sample has the dtype of the coordinates, {z.dtype}, got {a.dtype}: use a.to({z.dtype})")
     return per_matrix(a, 1)
 
 

@@ -162,7 +162,7 @@ class HilbertSpace(Module, ABC):
             ShapeError: a does not fit the batch: (k, 1) beside k points is an error, and not k^2 of them.
         """
         z = self.coords(x)
-        return self.point(per_sample(a, z.shape[:-1]) * z)
+        return self.point(per_sample(a, z) * z)
 
     def zero(self, *batch: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         """The zero vectors 0_g = g^-1(0), of shape (*batch, *shape)."""
@@ -199,7 +199,7 @@ class HilbertSpace(Module, ABC):
         """The induced geodesic g^-1((1-t) g(x) + t g(y)); t is a number or a tensor of shape (*batch,)."""
         z, w = self._pair(x, y)
         way = w - z
-        return self.point(z + per_sample(t, way.shape[:-1]) * way)
+        return self.point(z + per_sample(t, way) * way)
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """<x, y> = <g(x), g(y)>, of shape (*batch,) (Def 2.6); infinite or nan where a product of coordinates overflows."""
@@ -292,7 +292,7 @@ class HilbertSpace(Module, ABC):
         """
         require_alike(x, tangent)
         z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))
-        return self.point(z + per_sample(t, z.shape[:-1]) * w)
+        return self.point(z + per_sample(t, z) * w)
 
     def forward(self, x: Tensor) -> "Vector":
         """`space(x)` is the Vector of the point x."""
@@ -369,14 +369,14 @@ class Vector(ByValue):
     def __mul__(self, a: Scalar) -> "Vector":
         if not isinstance(a, (Real, Tensor)):
             return NotImplemented
-        return self._with(per_sample(a, self.coords.shape[:-1]) * self.coords)
+        return self._with(per_sample(a, self.coords) * self.coords)
 
     __rmul__ = __mul__
 
     def __truediv__(self, a: Scalar) -> "Vector":
         if not isinstance(a, (Real, Tensor)):
             return NotImplemented
-        return self._with(self.coords / per_sample(a, self.coords.shape[:-1]))
+        return self._with(self.coords / per_sample(a, self.coords))
 
     def __matmul__(self, other: "Vector") -> Tensor:
         """The inner product <u, v>, of shape (*batch,)."""

@@ -34,6 +34,11 @@ CASES = [
         lambda: R2.scale(torch.ones(3, 1), torch.ones(3, 2)),
     ),
     Case(
+        DtypeError,
+        r"one scalar per sample has the dtype of the coordinates, torch.float32, got torch.float64: use a.to",
+        lambda: R2.scale(torch.ones(3, dtype=torch.float64), torch.ones(3, 2)),
+    ),
+    Case(
         ShapeError,
         r"one weight per sample, after the first dimension, has the shape \(\*batch,\), here \(3,\), got \(3, 1\)",
         lambda: R2.combine(torch.ones(2, 3, 1), torch.ones(2, 3, 2)),
