@@ -876,7 +876,7 @@ def test_scalars_fit_a_batch_in_as_many_dimensions_or_where_one_shape_is_that_of
         except ValueError:
             fits = False
         with nullcontext() if fits else pytest.raises(ShapeError, match="one scalar per sample"):
-            per_sample(torch.ones(mine), batch)
+            per_sample(torch.ones(mine), torch.ones(*batch, 2))
 
 
 def each(f: Callable[[Array], Any], M: Array) -> Array:
