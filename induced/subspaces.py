@@ -150,6 +150,9 @@ class Subspace(HilbertSpace):
             carried = scaled_norm(shifts.reshape(PROBES, *z.shape[:-1], math.prod(self.shape)), -1).amax(0)
         return self.space.point_roundings(x) + carried
 
+    def zero_size(self, like: Tensor) -> float:
+        return self.space.zero_size(like)
+
     def basis(self) -> Tensor:
         """Orthonormal points (k, *shape)."""
         return self.space.point(self.Q.mT)

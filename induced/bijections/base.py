@@ -78,6 +78,23 @@ class Bijection(Module, ABC):
         """log|det J_g(x)|, of shape (*batch,)."""
         return self.forward_and_log_abs_det(x)[1]
 
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        """How much the chart rounds its coordinates, in multiples of eps: b >= 0 of the shape of z.
+
+        With a = `inverse_roundoff(z, x)` the chart computes, in either direction, a z and an x near the given ones with
+        z + eps b = g(x + eps a). `rounding` carries both through the layers of a composition. By default b = |z| and a = |x|, one
+        rounding of each number; a chart that adds up larger numbers than its results overrides them (a matrix A has b = |A| |x|).
+
+        Arguments:
+            x: points (*batch, *shape).
+            z: their coordinates g(x), which the caller has.
+        """
+        return torch.zeros_like(z) if self.exact or self.resolution else z.abs()
+
+    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+        """How much the chart rounds its points: a >= 0 of the shape of x = g^-1(z), as in `roundoff`; that of `g.inv`."""
+        return torch.zeros_like(x) if self.exact or self.resolution else x.abs()
+
     def initialize(self, batch: Tensor) -> None:
         """Set the state that depends on data (ActNorm) from a batch of points; most charts have none."""
 
@@ -183,6 +200,12 @@ class Inverse(Bijection):
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.bijection.forward_and_log_abs_det(z)
 
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.bijection.inverse_roundoff(x, z)
+
+    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.bijection.roundoff(z, x)
+
     def reference(self) -> Tensor | None:
         return self.bijection.reference()
 
@@ -253,6 +276,13 @@ class Composition(Bijection):
             pieces, last = step(part, pieces), part
         return last._join(pieces)
 
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        """That of the last part that rounds; `rounding` takes the others from `layers`."""
+        return _last_roundoff(self._parts(), x)
+
+    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+        return _last_roundoff([part.inv for part in self._parts()[::-1]], z)
+
     def initialize(self, batch: Tensor) -> None:
         with torch.no_grad():
             for part in self._parts():
@@ -271,6 +301,15 @@ class Composition(Bijection):
 
     def layers(self) -> tuple[Bijection, ...]:
         return tuple(layer for part in self._parts() for layer in part.layers())
+
+
+def _last_roundoff(parts: Sequence[Bijection], x: Tensor) -> Tensor:
+    """The roundoff of the last part, which parts that only move entries move."""
+    size = torch.zeros_like(x)
+    for part in parts:
+        z: Tensor = part(x)
+        size, x = part(size) if part.exact else part.roundoff(x, z), z
+    return size
 
 
 def _first_parameter(module: nn.Module) -> Tensor | None:

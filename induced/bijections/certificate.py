@@ -1,15 +1,15 @@
 """How much rounding a chart amplifies on the way there and back (docs/theory/numerical_honesty.md)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from induced._numerics import random_signs
-from induced.bijections.base import Bijection, Inverse
-from induced.bijections.constrained import PositiveDefinite
-from induced.bijections.spline import RationalQuadraticCoupling
+from induced._numerics import random_signs, scaled_norm
+from induced.bijections.base import Bijection
+from induced.errors import DomainError
 
 
 @final
@@ -65,15 +65,15 @@ def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roun
     largest = x.detach().reshape(difference.shape).abs().amax(-1).clamp(min=torch.finfo(x.dtype).tiny)
     # 2^(e-1) <= |x| < 2^e
     ulps = difference.abs().amax(-1) / torch.ldexp(torch.full_like(largest, eps), torch.frexp(largest).exponent - 1)
-    return Roundtrip(_worst(difference.norm(dim=-1)), _worst(ulps), certificate, eps * certificate)
+    return Roundtrip(_worst(scaled_norm(difference, -1)), _worst(ulps), certificate, eps * certificate)
 
 
 def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> float:
     """The norm of the error, in multiples of eps, that the round trip g^-1(g(x)) may make; the worst point of the batch.
 
-    Each layer g_l that computes rounds its coordinates z_l by about eps |z_l| (one that only moves entries does not), or by eps
-    times the size of the numbers it computes them from (the bins of a spline, the norm of a matrix), where that is larger; the
-    error reaches x through J_{(g_l ... g_1)^-1}. The sum over the layers is propagated with random signs, one jvp sweep
+    Each layer g_l rounds its coordinates by eps `g_l.roundoff`, by default eps |z_l| (one that only moves entries does not), and
+    its points by eps `g_l.inverse_roundoff`; between two layers the larger one counts. The error reaches x through
+    J_{(g_l ... g_1)^-1}. The sum over the layers is propagated with random signs, one jvp sweep
     down the layers for all probes: an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a
     composition counts. The error that coordinates may make through g(g^-1(z)) is `rounding(g.inv, z)`.
 
@@ -104,21 +104,47 @@ def roundings(chart: Bijection, x: Tensor, *, against: Tensor | None = None, pro
         points = [x]
         for layer in layers:
             points.append(layer(points[-1]))
+        sizes = _sizes(layers, points)
         # all probes in one sweep, along a batch dimension of their own
-        points = [z.expand(probes, *z.shape).clone() for z in points]
-        tangent = torch.zeros_like(points[-1])
+        tangent = x.new_zeros((probes, *points[-1].shape))
         steps = _lattice_steps(layers)
         for k in reversed(range(len(layers))):
-            layer, z = layers[k], points[k + 1]
-            if not layer.exact and not layer.resolution:
-                tangent = tangent + _signs(z, batch, k + 1) * _size(layer.inv, z)
-            tangent = torch.func.jvp(layer.inverse, (z,), (tangent,))[1]
+            z = points[k + 1].expand(tangent.shape).clone()
+            tangent = tangent + _signs(tangent, batch, k + 1) * sizes[k + 1]
+            tangent = torch.func.jvp(layers[k].inverse, (z,), (tangent,))[1]
             if steps[k]:
                 tangent = tangent + _signs(tangent, batch, -k - 1) * (steps[k] / (2 * eps))
-        tangent = tangent + _signs(points[0], batch, 0) * _size(layers[0], points[0])
+        tangent = tangent + _signs(tangent, batch, 0) * sizes[0]
         error = tangent.reshape(*tangent.shape[: batch + 1], -1)
-        sizes = error.norm(dim=-1) if against is None else (error @ against.mT).abs().amax(-1)
-        return torch.nan_to_num(sizes, nan=math.inf, posinf=math.inf).amax(0)
+        lengths = scaled_norm(error, -1) if against is None else (error @ against.mT).abs().amax(-1)
+        return torch.nan_to_num(lengths, nan=math.inf, posinf=math.inf).amax(0)
+
+
+def zero_size(chart: Bijection, like: Tensor) -> float:
+    """The largest norm of what the layers compute at the zero vector g^-1(0), the point included, in the dtype of `like`.
+
+    That is the size of the numbers whose rounding shows near the zero vector; 0 where the chart refuses g^-1(0) or overflows.
+    """
+    with torch.no_grad():
+        z, largest = like.new_zeros(chart.coord_shape), 0.0
+        for layer in reversed(chart.layers()):
+            try:
+                z = layer.inverse(z)
+            except DomainError:
+                return 0.0
+            largest = max(largest, float(scaled_norm(z.flatten())))
+            if not math.isfinite(largest):
+                return 0.0
+    return largest
+
+
+def _sizes(layers: Sequence[Bijection], points: Sequence[Tensor]) -> list[Tensor]:
+    """What is rounded before, between and after the layers: by the layer before or by that after it, whichever rounds more."""
+    sizes = [points[0].abs()]
+    for layer, x, z in zip(layers, points[:-1], points[1:], strict=True):
+        sizes[-1] = torch.maximum(sizes[-1], layer.inverse_roundoff(z, x))
+        sizes.append(layer.roundoff(x, z))
+    return sizes
 
 
 def _lattice_steps(layers: tuple[Bijection, ...]) -> list[float]:
@@ -128,18 +154,6 @@ def _lattice_steps(layers: tuple[Bijection, ...]) -> list[float]:
         steps.append(0.0 if lattice >= layer.resolution else layer.resolution)
         lattice = lattice if layer.exact else layer.resolution
     return steps
-
-
-def _size(layer: Bijection, x: Tensor) -> Tensor:
-    """What eps is the rounding of, for each entry of points x of the layer: the entry, or the numbers it is computed from."""
-    g = layer.bijection if isinstance(layer, Inverse) else layer
-    if isinstance(g, RationalQuadraticCoupling):
-        # the corner of a bin and a share of the bin, which cancel near 0; bins are 2 B / K wide on average
-        return x.abs() + 2 * g.bound / g.bins
-    if isinstance(g, PositiveDefinite):
-        # eigenvalue decompositions and exponentials round by eps ||X|| whatever the entry
-        return x.abs().amax(tuple(range(-len(layer.shape), 0)), keepdim=True).expand_as(x)
-    return x
 
 
 def _worst(sizes: Tensor) -> float:

@@ -143,6 +143,13 @@ class PositiveDefinite(Bijection):
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
         return X
 
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        # eigenvalue decompositions and exponentials round by eps ||X|| whatever the entry
+        return z.abs().amax(-1, keepdim=True).expand_as(z)
+
+    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+        return x.abs().amax((-2, -1), keepdim=True).expand_as(x)
+
     def _keeps_digits(self, X: Tensor, z: Tensor) -> Tensor:
         """Whether X = exp(S) is definite at its precision: rounding may make it look so, and torch has exp(S) = I for huge S."""
         limits, L = torch.finfo(X.dtype), torch.linalg.cholesky_ex(X)

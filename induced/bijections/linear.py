@@ -38,6 +38,10 @@ class _Mixing(Bijection):
         A = self._operator()
         return self._mix(_inverse(A), z), self._batch_zeros(z) - self._log_abs_det_of(A, z.dtype)
 
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        A = self._operator()
+        return self._mix(Dense(A.A.abs()), x.abs()) if isinstance(A, Dense) else super().roundoff(x, z)
+
     def _log_abs_det_of(self, A: LinearOperator, dtype: torch.dtype) -> Tensor:
         return _log_abs_det(A).to(dtype) * math.prod(self.shape[1:])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from induced._numerics import scaled_norm
 from induced._validate import eager, require_like, require_shape
 from induced.bijections import Bijection
-from induced.bijections.certificate import roundings
+from induced.bijections.certificate import roundings, zero_size
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.spaces.hilbert import HilbertSpace, require_alike
 
@@ -68,6 +68,9 @@ class InducedSpace(HilbertSpace):
 
     def point_roundings(self, x: Tensor) -> Tensor:
         return roundings(self.chart, x.detach())
+
+    def zero_size(self, like: Tensor) -> float:
+        return zero_size(self.chart, like)
 
     def __repr__(self) -> str:
         return f"InducedSpace({_describe(self.chart)})"
@@ -182,6 +185,9 @@ class ProductSpace(HilbertSpace):
     def point_roundings(self, x: Tensor) -> Tensor:
         each = [F.point_roundings(part) for F, part in zip(self._spaces(), self.split(x), strict=True)]
         return scaled_norm(torch.stack(each), 0)
+
+    def zero_size(self, like: Tensor) -> float:
+        return math.hypot(*(F.zero_size(like) for F in self._spaces()))
 
     def __repr__(self) -> str:
         return f"ProductSpace({', '.join(map(repr, self._spaces()))})"

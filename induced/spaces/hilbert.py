@@ -89,6 +89,10 @@ class HilbertSpace(Module, ABC):
         """Likewise of the points, `point(coords(x))`."""
         return scaled_norm(x.flatten(x.dim() - len(self.shape)) if self.shape else x.unsqueeze(-1), -1)
 
+    def zero_size(self, like: Tensor) -> float:
+        """The size of the numbers computed at the zero vector, in the dtype of `like`; by default that of its entries."""
+        return float(scaled_norm(self.zero(dtype=like.dtype, device=like.device).flatten()))
+
     def combine(self, weights: Tensor | Sequence[Scalar], points: Tensor | Sequence[Tensor]) -> Tensor:
         """sum_i a_i (.) x_i = g^-1(sum_i a_i g(x_i)): the coordinates of all terms in one pass, and one point.
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
 from induced.bijections import (
     AdditiveCoupling,
+    Affine,
     AffineCoupling,
     Bijection,
     Composition,
+    DirectSum,
     Flatten,
     Identity,
     LatticeCoupling,
@@ -19,9 +22,9 @@ from induced.bijections import (
     rounding,
     roundtrip,
 )
-from induced.bijections.certificate import Roundtrip
+from induced.bijections.certificate import Roundtrip, zero_size
 from induced.bijections.networks import MLP
-from proofs_tests.registry import DTYPES
+from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -82,7 +85,7 @@ def test_errors_are_measured_in_units_in_the_last_place_of_the_largest_entry(dty
     g = Ulps(count)
     r = roundtrip(g, x)
     assert r.ulp == count
-    assert r.error == float((g.inverse(x) - x).norm(dim=-1).max())
+    assert r.error == pytest.approx(float((g.inverse(x) - x).double().norm(dim=-1).max()), rel=1e-6)
     assert r.predicted == r.certificate * torch.finfo(dtype).eps == rounding(g, x) * torch.finfo(dtype).eps
 
 
@@ -117,6 +120,74 @@ def test_overflow_is_an_infinite_error_and_certificate() -> None:
     assert rounding(Sinh((1,)), x) == math.inf
     r = roundtrip(Sinh((1,)), x)
     assert r.error == r.ulp == r.certificate == math.inf and not r.ok
+
+
+@pytest.mark.parametrize("case", CHARTS, ids=str)
+def test_the_inverse_of_a_chart_rounds_points_as_coordinates(case: ChartCase) -> None:
+    g = case.make()
+    x = case.points(g, (2, 3))
+    with torch.no_grad():
+        z = g(x)
+        of_z, of_x = g.roundoff(x, z), g.inverse_roundoff(z, x)
+        assert of_z.shape == z.shape and of_x.shape == x.shape
+        silent = all(layer.exact or layer.resolution for layer in g.layers())
+        assert (of_z >= 0).all() and (of_x >= 0).all() and bool((of_z == 0).all()) == silent
+        assert torch.equal(g.inv.roundoff(z, x), of_x) and torch.equal(g.inv.inverse_roundoff(x, z), of_z)
+        moved = Flatten(g.coord_shape) @ g
+        assert torch.equal(moved.roundoff(x, moved(x)), of_z.reshape(2, 3, -1))
+        agree(moved.inverse_roundoff(moved(x), x), of_x)
+        if len(g.shape) == len(g.coord_shape) == 1:
+            side, w = DirectSum(Log((1,)), g), torch.full((2, 3, 1), 0.5).to(x)
+            assert torch.equal(side.roundoff(torch.cat([w, x], -1), torch.cat([w.log(), z], -1)), torch.cat([-w.log(), of_z], -1))
+            assert torch.equal(
+                side.inverse_roundoff(torch.cat([w.log(), z], -1), torch.cat([w, x], -1)), torch.cat([w, of_x], -1)
+            )
+
+
+class Rounded(Bijection):
+    """The identity, computed as (x + 1e6) - 1e6; it says so or not."""
+
+    def __init__(self, *, says: bool) -> None:
+        super().__init__((2,))
+        self.says = says
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1e6) - 1e6
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z + 0
+
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        return (x + 1e6).abs() if self.says else super().roundoff(x, z)
+
+
+@every_dtype
+def test_a_chart_that_says_how_it_rounds_is_explained(dtype: torch.dtype) -> None:
+    x = torch.randn(16, 2, dtype=dtype)
+    for g in (Rounded(says=True), Affine((2,), 100.0) @ Rounded(says=True), Rounded(says=True).inv @ Affine((2,), 100.0)):
+        assert roundtrip(g, x).ok and roundtrip(g.inv, g(x)).ok
+    assert not roundtrip(Rounded(says=False), x).ok
+
+
+def test_the_size_at_the_zero_vector_is_that_of_what_the_layers_compute_there() -> None:
+    like = torch.zeros(0, dtype=torch.float64)
+    shifted = Affine((2,), 2.0, torch.tensor([6.0, 8.0])) @ Affine((2,), 1.0, 1e3)
+    # 0 decodes to (-3, -4), then to (-1003, -1004)
+    assert zero_size(shifted, like) == pytest.approx(math.hypot(1003, 1004))
+    assert zero_size(shifted.inv, like) == pytest.approx(math.hypot(2006, 2008))
+    assert zero_size(Identity(()), like) == 0 and zero_size(Log((3, 1)), like) == pytest.approx(math.sqrt(3))
+    assert zero_size(Log((2,)).inv @ Affine((2,), 1.0, 1.0), like) == 0  # log 0 is refused
+    assert zero_size(Affine((1,), 1.0, 1e300), torch.zeros(0)) == 0  # overflows in float32
+    X, E = InducedSpace(shifted), EuclideanSpace(3)
+    assert X.zero_size(like) == zero_size(shifted, like) and E.zero_size(like) == 0
+    assert ProductSpace(X, E, X).zero_size(like) == pytest.approx(math.sqrt(2) * X.zero_size(like))
+    assert Subspace(X, torch.eye(2, 1, dtype=torch.float64)).zero_size(like) == X.zero_size(like)
+
+
+def test_points_of_any_size_have_a_certificate() -> None:
+    for size in (1e-30, 1e30):
+        r = roundtrip(Identity((4,)), torch.full((3, 4), size))
+        assert r.certificate == pytest.approx(2 * size) and r.ok
 
 
 def test_more_probes_find_no_smaller_error() -> None:
