@@ -5,13 +5,15 @@ roundings of the charts at every point that the law visits (`HilbertSpace.roundi
 that follow it. A tolerance above 1e-2 makes a report not ok: too ill-conditioned to judge at its precision.
 """
 
+from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
 from induced.checks.maps import check_adjoint, check_linear, check_penrose, check_svd
-from induced.checks.report import Report, require
-from induced.checks.spaces import check_bijection, check_space
+from induced.checks.report import Report, Reports, require
+from induced.checks.spaces import check_space
 
 __all__ = [
     "Report",
+    "Reports",
     "check_adjoint",
     "check_bijection",
     "check_group",

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from induced.checks.maps import gain_and_reach, sums
-from induced.checks.report import FACTOR, Report, compare, require_samples, worst
+from induced.checks.measure import FACTOR, compare, noise, require_samples
+from induced.checks.report import Report
 from induced.linearizer import LinearizerOperator
 
 
@@ -24,14 +25,14 @@ def check_powers(f: LinearizerOperator, x: Tensor) -> list[Report]:
             "f^2 f^3 = f^5": (5, (f**2)(cube(x)), (f**5)(x)),
         }
         gain, reach = gain_and_reach(f, x, orbit[1])
-        known = worst(X.roundings(torch.cat([*orbit, *(side for _, *sides in pairs.values() for side in sides)])))
+        known = noise(X, torch.cat([*orbit, *(side for _, *sides in pairs.values() for side in sides)]))
         start = float(X.norm(x).max())
 
         def law(name: str, k: int, left: Tensor, right: Tensor) -> Report:
             size = reach * gain ** (k - 1) if k else start
             # each of k points is known to `known`, which f carries on; the entries of A^k to those of k products
             error = known * sum(gain**i for i in range(k + 1)) + k * sums(f) * size
-            return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x, zero_size=start)
+            return compare(name, "eq. 4", X.coords(left) - X.coords(right), size, error, x)
 
         return [law(name, *pair) for name, pair in pairs.items()]
 
@@ -52,10 +53,10 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
     with torch.no_grad():
         fx = f(x)
         gain, _ = gain_and_reach(f, x, fx)
-        size = X.norm(x).max()
+        size = float(X.norm(x).max())
         # a map that rounding cannot tell from zero sets no time scale
-        noise = 10 * FACTOR * torch.finfo(x.dtype).eps * worst(X.roundings(torch.cat([x, fx])))
-        scale = gain if gain * float(size) > noise else 1.0
+        unclear = 10 * FACTOR * torch.finfo(x.dtype).eps * noise(X, torch.cat([x, fx])).roundings
+        scale = gain if gain * size > unclear else 1.0
         s, t = 0.3 / scale if s is None else s, 0.5 / scale if t is None else t
         h = torch.finfo(x.dtype).eps ** 0.2 / scale
         flow = {time: f.exp(time) for time in (0.0, s, t, s + t, -t)}
@@ -63,13 +64,13 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
         images = {time: flow[time](x) for time in (0.0, s + t)}
         joined, back = flow[s](xt), flow[-t](xt)
         visited = torch.cat([x, xt, joined, back, *images.values()])
-        error = worst(X.roundings(visited)) * float(torch.tensor(scale * (s + 2 * t)).exp())
+        error = noise(X, visited) * float(torch.tensor(scale * (s + 2 * t)).exp())
 
         def law(name: str, left: Tensor, right: Tensor) -> Report:
-            return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + sums(f) * float(size), x)
+            return compare(name, "section 7", X.coords(left) - X.coords(right), size, error + sums(f) * size, x)
 
         near = [f.exp(k * h)(x) for k in (-2, -1, 1, 2)]
-        at_near, steps = worst(X.roundings(torch.cat([x, *near]))), [X.coords(point) for point in near]
+        at_near, steps = noise(X, torch.cat([x, *near])), [X.coords(point) for point in near]
         difference = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h) - X.coords(fx)
         truncation = (scale * h) ** 4 / torch.finfo(x.dtype).eps
         return [
@@ -81,7 +82,7 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
                 "section 7",
                 difference,
                 scale * size,
-                (at_near + sums(f) * float(size)) / h + scale * float(size) * (1 + truncation),
+                (at_near + sums(f) * size) / h + scale * size * (1 + truncation),
                 x,
             ),
         ]
@@ -106,6 +107,6 @@ def check_idempotent(f: LinearizerOperator, x: Tensor, *, exact: bool = False) -
             sample = x[int(different.int().argmax())]
             return [Report("f(f(x)) = f(x), bit for bit", "Lemma 4.2", float(different.sum()), 0.0, sample)]
         gain, reach = gain_and_reach(f, x, once)
-        error = (1 + gain) * worst(X.roundings(torch.cat([once, twice]))) + sums(f) * gain * reach
+        error = (1 + gain) * noise(X, torch.cat([once, twice])) + sums(f) * gain * reach
         difference = X.coords(twice) - X.coords(once)
-        return [compare("f(f(x)) = f(x)", "Lemma 4.2", difference, reach, error, x, zero_size=X.norm(x).max())]
+        return [compare("f(f(x)) = f(x)", "Lemma 4.2", difference, reach, error, x)]

@@ -1,0 +1,194 @@
+"""Laws of charts."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from induced.bijections import Bijection, rounding
+from induced.bijections.certificate import zero_size
+from induced.checks.batches import left_alone, rearrangements, same_again
+from induced.checks.measure import (
+    FACTOR,
+    Noise,
+    attempt,
+    compare,
+    estimated,
+    exactly,
+    finite_gradients,
+    lengths,
+    longest,
+    not_applicable,
+    require_samples,
+)
+from induced.checks.report import Report, Reports
+from induced.checks.untouched import different_bits, untouched
+from induced.checks.volume import volume_laws
+from induced.errors import DomainError
+
+# Gauss (3 nodes) within Kronrod (7) on [-1, 1]
+NODES = (-0.960491268708020283, -0.774596669241483377, -0.434243749346802558, 0.0)
+KRONROD = (0.104656226026467265, 0.268488089868333441, 0.401397414775962223, 0.450916538658474143)
+GAUSS = (0.0, 5 / 9, 0.0, 8 / 9)
+STEP = 0.05
+
+
+class Side(NamedTuple):
+    """A chart in one of its two directions, and what it is tried at."""
+
+    name: str
+    f: Bijection
+    x: Tensor
+    result: Tensor
+    known: Noise
+    """What rounding may do to the result."""
+
+
+def check_bijection(g: Bijection, x: Tensor) -> Reports:
+    """g^-1 g = id, g g^-1 = id, and what a chart promises besides, in both directions.
+
+    - The round trips (Def 2.2), also at coordinates up to 64 times as long as those of the samples, as far as the chart can be
+      judged there.
+    - A sample's result is its own: the same in a batch, alone, without a batch, permuted, with more batch dimensions.
+    - The same bits when asked again, in train and eval mode. What is given is left as it is; dtype and shape are as declared.
+    - Gradients are finite, and those of g: g(y) - g(x) is the integral of dg from x to y.
+    - log|det J|, by autograd, where the chart has one; coordinates on the lattice, where the chart has one.
+
+    Arguments:
+        g: the chart; it is given back bit for bit as it was.
+        x: points (*batch, *shape), at least one.
+
+    Raises:
+        ShapeError: there are no samples. Whatever the chart raises at the samples themselves.
+    """
+    x = require_samples(x, g.shape)
+    with untouched(g), torch.no_grad():
+        return Reports(_laws(g, x))
+
+
+def _laws(g: Bijection, x: Tensor) -> list[Report]:
+    given = x.clone()
+    z = g(given).detach().clone()
+    contract = _contract("g", g, x, z)
+    if not contract.ok:
+        return [contract]
+    coordinates = z.clone()
+    back = g.inverse(coordinates)
+    inverse_contract = _contract("g^-1", g.inv, z, back)
+    if not inverse_contract.ok:
+        return [contract, inverse_contract]
+    back = back.detach().clone()
+    floor = zero_size(g, x)
+    there = Side("g", g, x, z, estimated(lambda: Noise(rounding(g.inv, z), floor), z))
+    again = Side("g^-1", g.inv, z, back, estimated(lambda: Noise(rounding(g, x), floor), x))
+    sides = (there, again)
+    return [
+        compare("g^-1(g(x)) = x", "Def 2.2", back - x, longest(x), again.known, x),
+        attempt("g(g^-1(z)) = z", "Def 2.2", lambda law, of: compare(law, of, g(back.clone()) - z, longest(z), there.known, z)),
+        attempt("g(g^-1(z)) = z, far out", "Def 2.2", lambda law, of: _far(law, of, g, z, floor), chosen=True),
+        contract,
+        inverse_contract,
+        left_alone("g", given, x),
+        left_alone("g^-1", coordinates, z),
+        *(law for s in sides for law in rearrangements(s.name, s.f, s.x, s.result, s.known)),
+        _finite_gradients(g, x, z),
+        *(attempt(f"gradients of {side.name} are its slopes", "contract", _slopes(side), chosen=True) for side in sides),
+        *volume_laws(g, x, z, there.known),
+        *([_on_lattice(g, z, back)] if g.resolution else []),
+        *(same_again(s.name, g, s.f, s.x, s.result) for s in sides),
+    ]
+
+
+def _contract(name: str, f: Bijection, x: Tensor, result: Tensor) -> Report:
+    law = f"{name} gives finite values of the dtype and shape that it declares"
+    expected = (*x.shape[:1], *f.coord_shape)
+    if result.dtype != x.dtype or tuple(result.shape) != expected:
+        came = f"{name} of {x.dtype} {tuple(x.shape)} is {result.dtype} {tuple(result.shape)}, not {x.dtype} {expected}"
+        return Report(law, "contract", math.nan, 0.0, x[0], came)
+    bad = (~torch.isfinite(result)).flatten(1).any(-1)
+    report = exactly(law, "contract", bad, x[int(bad.int().argmax())].unsqueeze(0))
+    if bad.any() and longest(x[bad]) > torch.finfo(x.dtype).max ** 0.5:
+        return Report(law, "contract", math.inf, math.inf, report.worst, f"{name} overflows at samples as large as these")
+    return report
+
+
+def _far(law: str, statement: str, g: Bijection, z: Tensor, floor: float) -> Report:
+    """Coordinates in random directions, as long as those of the samples, then 4, 16 and 64 times."""
+    found = not_applicable(
+        law, statement, "the chart cannot be judged at coordinates in other directions than those of the samples"
+    )
+    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).flatten(1).to(z)
+    directions = (drawn / lengths(drawn).unsqueeze(-1)).reshape(z.shape)
+    size = longest(z) or 1.0
+    for factor in (1, 4, 16, 64):
+        w = factor * size * directions
+        note = f"at coordinates of norm {factor * size:.3g}"
+        try:
+            x = g.inverse(w.clone())
+            if factor == 1 and x.isnan().any():
+                return Report(law, statement, math.nan, 0.0, w[0], f"{note} g^-1 gives nan: is g onto?")
+            if not x.isfinite().all():
+                break
+            tried = compare(law, statement, g(x) - w, longest(w), Noise(rounding(g.inv, w), floor), w, note=note)
+        except DomainError:
+            break
+        if tried.verdict == "unjudgeable":
+            break
+        found = tried
+        if tried.verdict == "violated":
+            break
+    return found
+
+
+def _finite_gradients(g: Bijection, x: Tensor, z: Tensor) -> Report:
+    return attempt("gradients are finite", "contract", lambda law, of: finite_gradients(law, of, x, (g, x), (g.inverse, z)))
+
+
+def _slopes(side: Side) -> Callable[[str, str], Report]:
+    """<w, f(y) - f(x)> is the integral of <w, df> along the segment from x a step toward another sample."""
+
+    def judge(law: str, statement: str) -> Report:
+        f, x = side.f, side.x
+        if f.resolution:
+            return not_applicable(law, statement, "a chart onto a lattice has steps, not slopes")
+        step = STEP * (_others(side) - x)
+        n = len(x)
+        nodes = torch.tensor([*NODES, *(-t for t in reversed(NODES[:-1]))], dtype=torch.float64)
+        weights = torch.tensor([[*rule, *reversed(rule[:-1])] for rule in (KRONROD, GAUSS)], dtype=torch.float64) / 2
+        w = torch.randn(side.result.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(x)
+        w = w / lengths(w).reshape(n, *(1,) * (w.dim() - 1))
+        with torch.enable_grad():
+            t = ((1 + nodes) / 2).to(x).repeat_interleave(n).requires_grad_()
+            repeated = (len(nodes), *(1,) * (x.dim() - 1))
+            along = f(x.repeat(repeated) + t.reshape(-1, *(1,) * (x.dim() - 1)) * step.repeat(repeated))
+            (slopes,) = torch.autograd.grad((w.repeat(len(nodes), *(1,) * (w.dim() - 1)) * along).sum(), t, allow_unused=True)
+        slopes = torch.zeros_like(t) if slopes is None else slopes
+        fine, coarse = weights.to(x) @ slopes.reshape(len(nodes), n)
+        moved = f(x + step) - f(x.clone())
+        quadrature = 3 * float((fine - coarse).abs().max()) / (FACTOR * torch.finfo(x.dtype).eps)
+        difference = (w * moved).flatten(1).sum(-1) - fine
+        size = float(lengths(moved).max())
+        return compare(law, statement, difference, size, Noise(2 * side.known.roundings + quadrature), x)
+
+    return judge
+
+
+def _others(side: Side) -> Tensor:
+    """Another point for each sample: the next one, or, where there is none, what the chart has at other coordinates."""
+    x = side.x
+    others = x.roll(1, 0)
+    if longest(others - x) > 0.01 * longest(x):
+        return others
+    drawn = torch.randn(side.result.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(x)
+    size = longest(side.result) or 1.0
+    moved: Tensor = side.f.inverse(0.5 * side.result + 0.5 * size / longest(drawn) * drawn)
+    return moved
+
+
+def _on_lattice(g: Bijection, z: Tensor, back: Tensor) -> Report:
+    law = "g gives multiples of its resolution, and maps lattice points exactly"
+    off = ((z / g.resolution - (z / g.resolution).round()).abs() > 0).flatten(1).any(-1)
+    moved = different_bits(g.inverse(g(back.clone())), back).flatten(1).any(-1)
+    return exactly(law, "contract", (off | moved).int(), z)

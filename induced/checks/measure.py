@@ -1,0 +1,198 @@
+"""How a difference becomes a residual, and roundings a tolerance (docs/theory/numerical_honesty.md)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from induced._numerics import scaled_norm
+from induced.checks.report import Report
+from induced.errors import DomainError, InducedError, ShapeError
+from induced.spaces import HilbertSpace
+
+FACTOR = 10.0
+
+
+@final
+@dataclass(frozen=True)
+class Noise:
+    """What rounding may do to a difference, in multiples of eps, and the size of the numbers computed with at the zero vector.
+
+    It is carried along: `a * noise` through an operator of norm a, `noise + noise` over two visits; a number that is added
+    counts as roundings.
+    """
+
+    roundings: float
+    floor: float = 0.0
+
+    def __add__(self, other: "Noise | float") -> "Noise":
+        more = other if isinstance(other, Noise) else Noise(other)
+        return Noise(self.roundings + more.roundings, self.floor + more.floor)
+
+    def __radd__(self, other: float) -> "Noise":
+        return self + other
+
+    def __mul__(self, a: float) -> "Noise":
+        # 0 * inf = 0: what is multiplied by zero does not reach the difference
+        return Noise(a * self.roundings, a * self.floor) if a else Noise(0.0)
+
+    def __rmul__(self, a: float) -> "Noise":
+        return self * a
+
+    def __truediv__(self, a: float) -> "Noise":
+        return self * (1 / a)
+
+
+def noise(X: HilbertSpace, points: Tensor, against: Tensor | None = None) -> Noise:
+    """What X may do to the coordinates of points, at the worst of them (see `HilbertSpace.roundings`)."""
+    return Noise(float(X.roundings(points, against).max()), X.zero_size(points))
+
+
+def estimated(noise: Callable[[], Noise], result: Tensor) -> Noise:
+    """The noise of a result; a rounding of each number where the chart cannot be asked, which a law of batches then reports."""
+    try:
+        return noise()
+    except Exception:
+        return Noise(longest(result))
+
+
+def lengths(x: Tensor, batch: int = 1) -> Tensor:
+    """The norm of each sample, (*batch,)."""
+    return scaled_norm(x.flatten(batch), -1) if x.dim() > batch else x.abs()
+
+
+def longest(x: Tensor) -> float:
+    """The largest norm of samples (k, ...)."""
+    return float(lengths(x).max())
+
+
+def compare(
+    law: str,
+    statement: str,
+    difference: Tensor,
+    size: float,
+    error: Noise | float,
+    samples: Tensor,
+    *,
+    per: int = 1,
+    note: str = "",
+) -> Report:
+    """The report of a law: the largest difference of a sample beside what rounding explains, both over one size.
+
+    The size is that of what is compared. At and near the zero vector it means nothing, since a chart rounds the numbers that it
+    computes with there, which are of the size `error.floor`: that is taken where it is larger, up to what rounding needs.
+
+    Arguments:
+        difference: what should be zero, (k, ...) or (k * per, ...).
+        size: the size of what is compared; where it and the floor are 0, a difference of 0 is 0/0 = 0.
+        error: what rounding may do to the difference.
+        samples: what the law was tried at, (k, ...).
+        per: differences a sample.
+    """
+    error = error if isinstance(error, Noise) else Noise(error)
+    off = lengths(difference)
+    worst = int(off.argmax())
+    scale = max(size, min(error.floor, error.roundings))
+    tolerance = FACTOR * torch.finfo(samples.dtype).eps * (error.roundings / scale if scale else 0.0)
+    largest = float(off[worst])
+    residual = 0.0 if largest == 0.0 else largest / scale if scale else math.inf
+    if math.isinf(error.roundings):  # the chart overflows here: neither number means anything
+        residual, tolerance = (0.0, 0.0) if largest == 0.0 else (math.inf, math.inf)
+    return Report(law, statement, residual, tolerance, samples[min(worst // per, len(samples) - 1)], note)
+
+
+def exactly(law: str, statement: str, different: Tensor | float, samples: Tensor | None = None, note: str = "") -> Report:
+    """The report of a law that allows no rounding, of the number of entries, or of samples, that differ."""
+    count = float(torch.as_tensor(different).sum())
+    return Report(law, statement, count, 0.0, None if samples is None else samples[0], note)
+
+
+def not_applicable(law: str, statement: str, why: str) -> Report:
+    return Report(law, statement, math.nan, math.nan, note=why)
+
+
+def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, chosen: bool = False) -> Report:
+    """`judge(law, statement)`; where it raises, a report that says what.
+
+    Arguments:
+        chosen: the law visits points that the check chose: there a chart may refuse with a DomainError.
+    """
+    try:
+        return judge(law, statement)
+    except Exception as error:
+        if chosen and isinstance(error, DomainError):
+            return not_applicable(law, statement, f"refused: {one_line(error)}")
+        return Report(law, statement, math.nan, 0.0, note=f"raised {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def shrunk(laws: Callable[[Tensor], Sequence[Report]], X: HilbertSpace, points: Tensor, tries: int = 24) -> list[Report]:
+    """The laws at the points, or at multiples 1/3, 1/9, ... of them where the chart refuses or a law cannot be judged there.
+
+    A law may visit sums and multiples of points, which may lie outside of what the chart can hold. Where no multiple is judged in
+    all laws, the largest one counts in which most are. The size stays above that of the numbers at the zero vector.
+
+    Arguments:
+        laws: reports of the laws at some points.
+        X: the space of the points.
+    """
+    best: list[Report] | None = None
+    refusal: InducedError | None = None
+    size, floor, factor = float(X.norm(points).max()), X.zero_size(points), 1.0
+    for _ in range(tries):
+        try:
+            tried = points if factor == 1.0 else X.scale(factor, points)
+            found = [r if factor == 1.0 else _noted(r, f"at the samples scaled by {factor:.3g}") for r in laws(tried)]
+        except DomainError as error:
+            refusal = refusal or error
+        else:
+            unclear = [r for r in found if r.verdict == "unjudgeable"]
+            if best is None or len(unclear) < sum(r.verdict == "unjudgeable" for r in best):
+                best = found
+            if not unclear or any(r.verdict == "violated" for r in found):
+                break
+        factor /= 3
+        if not size * factor > floor:
+            break
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    return best
+
+
+def _noted(report: Report, note: str) -> Report:
+    return replace(report, note="; ".join(filter(None, [report.note, note])))
+
+
+def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0) -> Tensor:
+    """Points whose coordinates have random directions and `factor` times the norms of those of x; `factor` where x is zero."""
+    z = X.coords(x)
+    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
+    size = scaled_norm(z, -1).unsqueeze(-1)
+    return X.point(drawn / scaled_norm(drawn, -1).unsqueeze(-1) * torch.where(size > 0, size, 1.0) * factor)
+
+
+def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The samples as one batch (k, *shape), a copy of their own."""
+    if x.dim() <= len(shape) or x.numel() == 0:
+        raise ShapeError(
+            f"a law needs at least one sample, of shape (k, {', '.join(map(str, shape))}) with k >= 1; got {tuple(x.shape)}"
+        )
+    return x.detach().flatten(0, x.dim() - len(shape) - 1).clone()
+
+
+def finite_gradients(law: str, statement: str, samples: Tensor, *functions: tuple[Callable[[Tensor], Tensor], Tensor]) -> Report:
+    """The report of a law that sums of the functions have finite gradients at what each is given."""
+    bad = 0
+    for f, given in functions:
+        with torch.enable_grad():
+            leaf = given.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(f(leaf).sum(), leaf, allow_unused=True, materialize_grads=True)
+        bad += int((~torch.isfinite(gradient)).sum())
+    return exactly(law, statement, bad, samples)
