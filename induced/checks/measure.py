@@ -99,8 +99,8 @@ def compare(
     tolerance = FACTOR * torch.finfo(samples.dtype).eps * (error.roundings / scale if scale else 0.0)
     largest = float(off[worst])
     residual = 0.0 if largest == 0.0 else largest / scale if scale else math.inf
-    if math.isinf(error.roundings):  # the chart overflows here: neither number means anything
-        residual, tolerance = (0.0, 0.0) if largest == 0.0 else (math.inf, math.inf)
+    if math.isinf(error.roundings):  # the chart overflows here, where a difference means nothing
+        residual, tolerance = math.inf, math.inf
     return Report(law, statement, residual, tolerance, samples[min(worst // per, len(samples) - 1)], note)
 
 
@@ -111,7 +111,7 @@ def exactly(law: str, statement: str, different: Tensor | float, samples: Tensor
 
 
 def not_applicable(law: str, statement: str, why: str) -> Report:
-    return Report(law, statement, math.nan, math.nan, note=why)
+    return Report(law, statement, math.nan, math.nan, note=why, applies=False)
 
 
 def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, chosen: bool = False) -> Report:

@@ -25,10 +25,11 @@ class Report:
         law: the equation.
         statement: its number in the paper, or the section that states it.
         residual: the largest normalised violation over the samples; nan where the law was not tried or raised.
-        tolerance: what rounding explains; nan where the law does not apply.
+        tolerance: what rounding explains.
         worst: the sample with the largest violation, where the law speaks of samples.
         note: what else there is to know: why the law does not apply, what it raised, how far it was tried.
         part: the part of the object that was looked at, where `check` looked at several.
+        applies: False where the object lacks what the law speaks of.
     """
 
     law: str
@@ -38,19 +39,20 @@ class Report:
     worst: Tensor | None = None
     note: str = ""
     part: str = ""
+    applies: bool = True
 
     @property
     def verdict(self) -> str:
         """One of four.
 
-        - "holds": the residual is at most the tolerance and that at most 1e-2, or both sides are equal bit for bit;
+        - "holds": the residual is at most the tolerance, and that at most 1e-2;
         - "unjudgeable": the residual is within a tolerance above 1e-2: the law is too ill-conditioned at this precision;
         - "not applicable": the object lacks what the law speaks of; `note` says what;
         - "violated": anything else, nan included.
         """
-        if math.isnan(self.tolerance):
+        if not self.applies:
             return "not applicable"
-        if self.residual == 0.0 or self.residual <= self.tolerance <= JUDGEABLE:
+        if self.residual <= self.tolerance <= JUDGEABLE:
             return "holds"
         return "unjudgeable" if self.residual <= self.tolerance else "violated"
 
