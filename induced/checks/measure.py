@@ -10,7 +10,7 @@ from torch import Tensor
 
 from induced._numerics import scaled_norm
 from induced.checks.report import Report
-from induced.errors import DomainError, InducedError, ShapeError
+from induced.errors import DomainError, ShapeError
 from induced.spaces import HilbertSpace
 
 FACTOR = 10.0
@@ -114,6 +114,10 @@ def not_applicable(law: str, statement: str, why: str) -> Report:
     return Report(law, statement, math.nan, math.nan, note=why, applies=False)
 
 
+def unjudgeable(law: str, statement: str, why: str) -> Report:
+    return Report(law, statement, math.inf, math.inf, note=why)
+
+
 def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, chosen: bool = False) -> Report:
     """`judge(law, statement)`; where it raises, a report that says what.
 
@@ -125,39 +129,51 @@ def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, ch
     except Exception as error:
         if chosen and isinstance(error, DomainError):
             return not_applicable(law, statement, f"refused: {one_line(error)}")
-        return Report(law, statement, math.nan, 0.0, note=f"raised {one_line(error)}")
+        return raised(law, statement, error)
+
+
+def raised(law: str, statement: str, error: Exception) -> Report:
+    return Report(law, statement, math.nan, 0.0, note=f"raised {one_line(error)}")
 
 
 def one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def shrunk(laws: Callable[[Tensor], Sequence[Report]], X: HilbertSpace, points: Tensor, tries: int = 24) -> list[Report]:
-    """The laws at the points, or at multiples 1/3, 1/9, ... of them where the chart refuses or a law cannot be judged there.
+def shrunk(
+    what: str, laws: Callable[[Tensor], Sequence[Report]], X: HilbertSpace, points: Tensor, tries: int = 12
+) -> list[Report]:
+    """The laws at the points, or, where the chart refuses or a law cannot be judged, at a third, a 27th, ... of them.
 
     A law may visit sums and multiples of points, which may lie outside of what the chart can hold. Where no multiple is judged in
     all laws, the largest one counts in which most are. The size stays above that of the numbers at the zero vector.
 
     Arguments:
+        what: what the laws are, should one of them raise.
         laws: reports of the laws at some points.
         X: the space of the points.
+
+    Raises:
+        DomainError: that of the chart, where it refuses all multiples.
     """
     best: list[Report] | None = None
-    refusal: InducedError | None = None
-    size, floor, factor = float(X.norm(points).max()), X.zero_size(points), 1.0
-    for _ in range(tries):
+    refusal: DomainError | None = None
+    size, floor, factor = longest(X.coords(points.clone())), estimated(lambda: Noise(0.0, X.zero_size(points)), points).floor, 1.0
+    for number in range(tries):
         try:
             tried = points if factor == 1.0 else X.scale(factor, points)
             found = [r if factor == 1.0 else _noted(r, f"at the samples scaled by {factor:.3g}") for r in laws(tried)]
         except DomainError as error:
             refusal = refusal or error
+        except Exception as error:
+            return [raised(what, "contract", error)]
         else:
             unclear = [r for r in found if r.verdict == "unjudgeable"]
             if best is None or len(unclear) < sum(r.verdict == "unjudgeable" for r in best):
                 best = found
             if not unclear or any(r.verdict == "violated" for r in found):
                 break
-        factor /= 3
+        factor /= 3.0 ** (number + 1)
         if not size * factor > floor:
             break
     if best is None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from induced.checks.batches import left_alone, rearrangements, same_again
-from induced.checks.measure import Noise, compare, estimated, longest, noise, require_samples, shrunk
+from induced.checks.measure import Noise, compare, estimated, longest, noise, require_samples, shrunk, unjudgeable
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.spaces import HilbertSpace
@@ -28,16 +28,18 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
     with untouched(X), torch.no_grad():
         given = points.clone()
         z = X.coords(given).clone()
+        alone = left_alone("coords", given, points)
         coordinates = z.clone()
         back = X.point(coordinates).clone()
+        alone_back = left_alone("point", coordinates, z)
         at_points = estimated(lambda: Noise(float(X.point_roundings(points).max()), X.zero_size(points)), points)
         once = X.scale(1.0, points)
         return Reports(
             [
-                *shrunk(lambda x: _axioms(X, x), X, points),
+                *shrunk("the axioms", lambda x: _axioms(X, x), X, points),
                 compare("scalar identity: 1 x = x", "Prop 2.3", once - points, longest(points), at_points, points),
-                left_alone("coords", given, points),
-                left_alone("point", coordinates, z),
+                alone,
+                alone_back,
                 *rearrangements("coords", X.coords, points, z, estimated(lambda: noise(X, points), z)),
                 *rearrangements("point", X.point, z, back, at_points),
                 same_again("coords", X, X.coords, points, z),
@@ -63,6 +65,8 @@ def _axioms(X: HilbertSpace, x: Tensor) -> list[Report]:
     reach = max(size, min(error.floor, error.roundings))
 
     def numbers(law: str, statement: str, difference: Tensor) -> Report:
+        if size * reach > 0.1 * torch.finfo(x.dtype).max:
+            return unjudgeable(law, statement, "the products overflow")
         return compare(law, statement, difference, size * reach, error * reach, x)
 
     return [

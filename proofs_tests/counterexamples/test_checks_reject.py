@@ -112,11 +112,6 @@ def test_check_bijection_rejects(broken: str) -> None:
     rejected(check_bijection(make(), points()), law)
 
 
-def test_check_bijection_rejects_batch_statistics_in_a_conditioner() -> None:
-    g = AffineCoupling(SHAPE, nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)).double())
-    rejected(check_bijection(g, points()), "g is deterministic in train and eval mode")
-
-
 class NegatedDeterminant(Bijection):
     """The chart of 4-part compositions, with the logarithm of its inverse's volume in place of its own."""
 
@@ -188,12 +183,6 @@ BROKEN_SPACES: dict[str, tuple[HilbertSpace, str]] = {
 def test_check_space_rejects(broken: str) -> None:
     X, law = BROKEN_SPACES[broken]
     rejected(check_space(X, points()), law)
-
-
-def test_every_report_of_check_space_has_its_counterexample() -> None:
-    laws = verdicts(check_space(Flat(), points()))
-    assert all(laws.values())
-    assert all(any(law.startswith(prefix) for _, prefix in BROKEN_SPACES.values()) for law in laws)
 
 
 def test_check_space_rejects_a_chart_that_is_not_injective() -> None:

@@ -1,0 +1,413 @@
+"""Charts and spaces that break a promise besides the round trip, and the law that names it; right ones near the edges."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from induced import EuclideanSpace, HilbertSpace, InducedSpace
+from induced.bijections import (
+    ActNorm,
+    Affine,
+    AffineCoupling,
+    Arctanh,
+    Bijection,
+    Composition,
+    Identity,
+    LatticeCoupling,
+    Linear,
+    Log,
+    LogExpm1,
+    Logit,
+    PositiveDefinite,
+    Simplex,
+    Sinh,
+    glow,
+    real_nvp,
+)
+from induced.bijections.networks import MLP
+from induced.checks import Reports, check_bijection, check_space, require
+from induced.errors import DomainError
+from induced.operators import LU, Dense
+from proofs_tests.counterexamples.test_checks_reject import BROKEN_SPACES, Flat, points, rejected
+from proofs_tests.registry import DTYPES
+
+N = 8
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+class Doubled(Bijection):
+    """2 x: right, and broken below."""
+
+    def __init__(self, n: int = N) -> None:
+        super().__init__((n,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / 2
+
+
+class BatchShift(Doubled):
+    mean: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = x.mean(0) if x.dim() > 1 else 0.0
+        return x - self.mean
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z + self.mean
+
+
+class BatchScale(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + x.shape[0]) if x.dim() > 1 else x * 2
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / (1 + z.shape[0]) if z.dim() > 1 else z / 2
+
+
+class Shifted(Doubled):
+    """The second half is shifted by a function of the first one: a coupling."""
+
+    def shift(self, a: Tensor) -> Tensor:
+        return torch.sin(a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a, b + self.shift(a)], -1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        a, b = z.chunk(2, -1)
+        return torch.cat([a, b - self.shift(a)], -1)
+
+
+class Neighbours(Shifted):
+    def shift(self, a: Tensor) -> Tensor:
+        return torch.tanh(a.roll(1, 0))
+
+
+class BatchMean(Shifted):
+    def shift(self, a: Tensor) -> Tensor:
+        return a.mean(0)
+
+
+class Normalised(Shifted):
+    def __init__(self, track: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(N // 2, track_running_stats=track, affine=track)
+
+    def shift(self, a: Tensor) -> Tensor:
+        return self.norm(a)
+
+
+class Detached(Shifted):
+    def shift(self, a: Tensor) -> Tensor:
+        return torch.sin(a).detach()
+
+
+class Halved(Shifted):
+    """A shift in half precision: a bijection, in steps."""
+
+    def shift(self, a: Tensor) -> Tensor:
+        return torch.sin(3 * a).half().to(a.dtype)
+
+
+class OnlyBatches(Doubled):
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / 2 if z.dim() > 1 and z.shape[0] > 1 else z / 3
+
+
+class OnlyOneDimension(Doubled):
+    def inverse(self, z: Tensor) -> Tensor:
+        return z / 2 if z.dim() == 2 else z / 3
+
+
+class InPlace(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        x.data.mul_(2)
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        z.data.div_(2)
+        return z
+
+
+class Spoils(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        z = 2 * x
+        x.data.mul_(1.5)
+        return z
+
+
+class SpoilsCoordinates(Doubled):
+    def inverse(self, z: Tensor) -> Tensor:
+        x = z / 2
+        z.data.mul_(1.5)
+        return x
+
+
+class Drifts(Shifted):
+    """Another chart after 20 calls, and a right one before and after."""
+
+    calls = 0
+
+    def shift(self, a: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.full_like(a, 0.1 * (self.calls > 20))
+
+
+class Dropped(Doubled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.dropout(z) / 2
+
+
+class WrongFarOut(Doubled):
+    def inverse(self, z: Tensor) -> Tensor:
+        return torch.where(z.abs() < 20, z / 2, z / 2 + 0.1)
+
+
+class NotOnto(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.softplus(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z + torch.log(-torch.expm1(-z))
+
+
+class AnotherLattice(Doubled):
+    resolution = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (4 * x).round() / 4
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z
+
+
+class AnotherDtype(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x).to(torch.float64 if x.dtype == torch.float32 else torch.float32)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return (z / 2).to(torch.float32 if z.dtype == torch.float64 else torch.float64)
+
+
+class AnotherShape(Doubled):
+    def inverse(self, z: Tensor) -> Tensor:
+        return z[..., :-1] / 2
+
+
+class NoSlope(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x + 0 * (x - x.detach()).sum(-1, keepdim=True).sqrt()
+
+
+ALONE, REARRANGED = "of a sample is the same alone and in a batch", "of a batch is the same in any order and shape"
+BROKEN: dict[str, tuple[Callable[[], Bijection], str]] = {
+    "the mean of the batch, remembered": (BatchShift, f"g {ALONE}"),
+    "a scale by the size of the batch": (BatchScale, f"g {ALONE}"),
+    "a scale by the size of the batch, rearranged": (BatchScale, f"g^-1 {REARRANGED}"),
+    "a neighbour in the batch": (Neighbours, f"g {REARRANGED}"),
+    "the mean of the batch in a coupling": (BatchMean, f"g^-1 {ALONE}"),
+    "batch norm without running statistics": (lambda: Normalised(False), f"g {ALONE}"),
+    "batch norm with running statistics": (lambda: Normalised(True).eval(), "g is deterministic in train and eval mode"),
+    "an inverse for more than one sample": (OnlyBatches, f"g^-1 {ALONE}"),
+    "an inverse for one batch dimension": (OnlyOneDimension, f"g^-1 {REARRANGED}"),
+    "a chart that works in place": (InPlace, "g leaves its input as it is"),
+    "an inverse that works in place": (InPlace, "g^-1 leaves its input as it is"),
+    "a chart that spoils what it was given": (Spoils, "g leaves its input as it is"),
+    "an inverse that spoils what it was given": (SpoilsCoordinates, "g^-1 leaves its input as it is"),
+    "a chart that changes after some calls": (Drifts, "g is deterministic in train and eval mode"),
+    "an inverse that changes after some calls": (Drifts, "g^-1 is deterministic in train and eval mode"),
+    "dropout in the inverse": (Dropped, "g^-1 is deterministic in train and eval mode"),
+    "dropout in the inverse, in eval mode": (lambda: Dropped().eval(), "g^-1 is deterministic in train and eval mode"),
+    "an inverse that is wrong far out": (WrongFarOut, "far out: g(g^-1(z)) = z"),
+    "a chart that is not onto": (NotOnto, "far out: g(g^-1(z)) = z"),
+    "a detached gradient": (Detached, "gradients of g are its slopes"),
+    "a detached gradient of the inverse": (Detached, "gradients of g^-1 are its slopes"),
+    "a conditioner in half precision": (Halved, "gradients of g are its slopes"),
+    "a lattice of another step": (AnotherLattice, "g gives multiples of its resolution"),
+    "another dtype": (AnotherDtype, "g gives finite values of the dtype and shape"),
+    "another shape": (AnotherShape, "g^-1 gives finite values of the dtype and shape"),
+    "a slope that is not finite": (NoSlope, "gradients are finite"),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("broken", BROKEN)
+def test_check_bijection_names_the_broken_promise(broken: str, dtype: torch.dtype) -> None:
+    make, law = BROKEN[broken]
+    rejected(check_bijection(make().to(dtype), 2 * torch.randn(6, N, dtype=dtype)), law)
+
+
+def test_every_promise_of_a_chart_has_its_counterexample() -> None:
+    found = check_bijection(LatticeCoupling((N,), MLP(4, 4, 8).double(), bits=20), torch.randn(6, N, dtype=torch.float64))
+    prefixes = [law for _, law in BROKEN.values()]
+    elsewhere = ("g^-1(g(x)) = x", "g(g^-1(z)) = z", "log|det J|")  # test_checks_reject.py, test_volume_checks_reject.py
+    assert found.counts()["violated"] == 0
+    assert not [r.law for r in found if not r.law.startswith((*prefixes, *elsewhere)) and "det" not in r.law]
+
+
+@every_dtype
+@pytest.mark.parametrize("make", [Doubled, Shifted], ids=["doubled", "shifted"])
+def test_the_same_charts_unbroken_pass(make: Callable[[], Bijection], dtype: torch.dtype) -> None:
+    for count in (1, 2, 6):
+        require(check_bijection(make(), 2 * torch.randn(count, N, dtype=dtype)))
+
+
+# -------------------------------------------------------------------------------------------------------------------- spaces
+SPACES: dict[str, tuple[Callable[[], HilbertSpace], str]] = {
+    "the mean of the batch, remembered": (lambda: InducedSpace(BatchShift()), f"coords {ALONE}"),
+    "a scale by the size of the batch": (lambda: InducedSpace(BatchScale()), f"coords {REARRANGED}"),
+    "a neighbour in the batch": (lambda: InducedSpace(Neighbours()), f"coords {REARRANGED}"),
+    "the mean of the batch in a coupling": (lambda: InducedSpace(BatchMean()), f"point {ALONE}"),
+    "batch norm without running statistics": (lambda: InducedSpace(Normalised(False)), f"coords {ALONE}"),
+    "batch norm with running statistics": (lambda: InducedSpace(Normalised(True).eval()), f"coords {ALONE}"),
+    "an inverse for more than one sample": (lambda: InducedSpace(OnlyBatches()), f"point {ALONE}"),
+    "an inverse for one batch dimension": (lambda: InducedSpace(OnlyOneDimension()), f"point {REARRANGED}"),
+    "a chart that works in place": (lambda: InducedSpace(InPlace()), "coords leaves its input as it is"),
+    "an inverse that spoils what it was given": (lambda: InducedSpace(SpoilsCoordinates()), "point leaves its input as it is"),
+    "a chart that changes after some calls": (lambda: InducedSpace(Drifts()), "coords is deterministic in train and eval mode"),
+    "an inverse that changes": (lambda: InducedSpace(Drifts()), "point is deterministic in train and eval mode"),
+    "dropout in the inverse": (lambda: InducedSpace(Dropped().eval()), "point is deterministic in train and eval mode"),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("broken", SPACES)
+def test_check_space_names_the_broken_promise(broken: str, dtype: torch.dtype) -> None:
+    make, law = SPACES[broken]
+    rejected(check_space(make().to(dtype), 2 * torch.randn(6, N, dtype=dtype)), law)
+
+
+def test_every_report_of_check_space_has_its_counterexample() -> None:
+    found = check_space(Flat(), points())
+    assert found.counts()["holds"] == len(found)
+    prefixes = [law for _, law in (*BROKEN_SPACES.values(), *SPACES.values())]
+    assert not [r.law for r in found if not r.law.startswith(tuple(prefixes))]
+
+
+def test_a_space_that_holds_no_multiple_of_its_samples_says_so() -> None:
+    class Refuses(EuclideanSpace):  # type: ignore[misc]
+        def point(self, z: Tensor) -> Tensor:
+            raise DomainError("no point has these coordinates")
+
+    with pytest.raises(DomainError, match="no point"):
+        check_space(Refuses(3), points())
+
+
+# -------------------------------------------------------------------------------------------------- right, and near the edges
+def near(e: float) -> Callable[[torch.dtype], Tensor]:
+    """Points that far from the edge, up to twice."""
+    return lambda dtype: (1 + torch.rand(5, 3, dtype=torch.float64)).to(dtype) * e
+
+
+def with_condition(c: float, dtype: torch.dtype) -> Tensor:
+    U, _, V = torch.linalg.svd(torch.randn(4, 4, dtype=torch.float64))
+    return (U @ torch.diag(torch.logspace(0, -math.log10(c), 4, dtype=torch.float64)) @ V).to(dtype)
+
+
+def definite(c: float, dtype: torch.dtype) -> Tensor:
+    Q = torch.linalg.qr(torch.randn(5, 4, 4, dtype=torch.float64))[0]
+    S = (Q * torch.logspace(0, -math.log10(c), 4, dtype=torch.float64)) @ Q.mT
+    return ((S + S.mT) / 2).to(dtype)
+
+
+def normal(*shape: int, scale: float = 1.0) -> Callable[[torch.dtype], Tensor]:
+    return lambda dtype: (scale * torch.randn(*shape, dtype=torch.float64)).to(dtype)
+
+
+def zeros(*shape: int) -> Callable[[torch.dtype], Tensor]:
+    return lambda dtype: torch.zeros(*shape, dtype=dtype)
+
+
+def initialised(chart: Bijection, x: Tensor) -> Bijection:
+    chart.initialize(x.to(torch.float32))
+    return chart
+
+
+def parts(e: float) -> Callable[[torch.dtype], Tensor]:
+    return lambda dtype: (torch.randn(5, 4, dtype=torch.float64) * -math.log(e) / 3).softmax(-1).to(dtype)
+
+
+RIGHT: dict[str, tuple[Callable[[torch.dtype], Bijection], Callable[[torch.dtype], Tensor]]] = {
+    **{f"real_nvp at points of size {s:.0e}": (lambda d: real_nvp(4), normal(5, 4, scale=s)) for s in (1e-30, 1e-12, 1e-6, 1e6)},
+    "real_nvp at the point 0": (lambda d: real_nvp(4), zeros(3, 4)),
+    "real_nvp of dimension 1": (lambda d: real_nvp(1), normal(5, 1)),
+    "real_nvp, one sample": (lambda d: real_nvp(4), normal(1, 4)),
+    "real_nvp of 30 blocks": (lambda d: real_nvp(8, blocks=30), normal(5, 8)),
+    "real_nvp(300)": (lambda d: real_nvp(300), normal(3, 300)),
+    "glow": (lambda d: initialised(glow((1, 8, 8), blocks=2), torch.randn(32, 1, 8, 8)), normal(4, 1, 8, 8)),
+    "the identity at the point 0": (lambda d: Identity((4,)), zeros(3, 4)),
+    "the identity at 1e30": (lambda d: Identity((4,)), normal(5, 4, scale=1e30)),
+    "a shift of 1e6": (lambda d: Affine((4,), 1.0, 1e6), normal(5, 4)),
+    "a scale of 1e-12": (lambda d: Affine((4,), 1e-12, 0.0), normal(5, 4)),
+    "Log at 1e-23": (lambda d: Log((3,)), near(1e-23)),
+    "Log at 1e23": (lambda d: Log((3,)), near(1e23)),
+    "LogExpm1 at 1e6": (lambda d: LogExpm1((3,)), near(1e6)),
+    "LogExpm1 at 1e-6": (lambda d: LogExpm1((3,)), near(1e-6)),
+    "Sinh": (lambda d: Sinh((3,)), normal(5, 3)),
+    "Logit at 1e-4": (lambda d: Logit((3,)), near(1e-4)),
+    "Logit at 1e-6": (lambda d: Logit((3,)), near(1e-6)),
+    "Logit at 1 - 1e-2": (lambda d: Logit((3,)), lambda d: 1 - near(1e-2)(d)),
+    "Arctanh at 1 - 1e-2": (lambda d: Arctanh((3,)), lambda d: 1 - near(1e-2)(d)),
+    "compositions with parts of 1e-4": (lambda d: Simplex(4), parts(1e-4)),
+    "definite matrices of condition 100": (lambda d: PositiveDefinite(4), lambda d: definite(100.0, d)),
+    "a matrix of condition 100": (lambda d: Linear(Dense(with_condition(100.0, d))), normal(5, 4)),
+    "LU factors of condition 100": (lambda d: Linear(LU.of(with_condition(100.0, d))), normal(5, 4)),
+    "a lattice of 8 bits": (lambda d: LatticeCoupling((4,), MLP(2, 2, 8), bits=8), normal(5, 4)),
+    "data of mean 1e3 and deviation 1": (
+        lambda d: initialised(ActNorm((4,)), torch.randn(100, 4) + 1e3),
+        lambda d: 1e3 + normal(5, 4)(d),
+    ),
+    "a coupling with kinks": (
+        lambda d: Composition(
+            *[
+                AffineCoupling((4,), nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 4)), flip=flip)
+                for flip in (False, True)
+            ]
+        ),
+        normal(5, 4),
+    ),
+}
+# beyond what the dtype can judge: never accused
+HARD: dict[str, tuple[Callable[[torch.dtype], Bijection], Callable[[torch.dtype], Tensor]]] = {
+    "Logit at 1 - 1e-4": (lambda d: Logit((3,)), lambda d: 1 - near(1e-4)(d)),
+    "Arctanh at 1 - 1e-4": (lambda d: Arctanh((3,)), lambda d: 1 - near(1e-4)(d)),
+    "compositions with parts of 1e-6": (lambda d: Simplex(4), parts(1e-6)),
+    "definite matrices of condition 1e4": (lambda d: PositiveDefinite(4), lambda d: definite(1e4, d)),
+    "a matrix of condition 1e4": (lambda d: Linear(Dense(with_condition(1e4, d))), normal(5, 4)),
+    "a matrix of condition 1e6": (lambda d: Linear(Dense(with_condition(1e6, d))), normal(5, 4)),
+    "a lattice at a hundredth": (lambda d: LatticeCoupling((4,), MLP(2, 2, 8), bits=8), normal(5, 4, scale=0.01)),
+    "real_nvp at 1e30": (lambda d: real_nvp(4), normal(5, 4, scale=1e30)),
+}
+
+
+def everything(make: Callable[[torch.dtype], Bijection], draw: Callable[[torch.dtype], Tensor], dtype: torch.dtype) -> Reports:
+    g, x = make(dtype).to(dtype), draw(dtype)
+    return Reports([*check_bijection(g, x), *check_space(InducedSpace(g), x)])
+
+
+ROUND_TRIPS = ("g^-1(g(x)) = x", "g(g^-1(z)) = z", "scalar identity: 1 x = x")
+
+
+@every_dtype
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_charts_are_judged_and_accepted(name: str, dtype: torch.dtype) -> None:
+    found = everything(*RIGHT[name], dtype)
+    require(found)
+    assert "lattice" in name or max(r.tolerance for r in found if r.law in ROUND_TRIPS) <= 1e-3
+
+
+@every_dtype
+@pytest.mark.parametrize("name", HARD)
+def test_charts_beyond_the_precision_are_never_accused(name: str, dtype: torch.dtype) -> None:
+    assert everything(*HARD[name], dtype).counts()["violated"] == 0
