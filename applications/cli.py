@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from induced.errors import InducedError, MissingExtra
+import torch
+
+from induced.errors import InducedError, LawViolation, MissingExtra
 
 try:
     import tyro
 except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
-from applications.check import check_object, load_object, require_laws, table
 from applications.common.data import to_unit
 from applications.common.options import DataDir, DataName, Pretrained, RunFolder
 from applications.common.runs import Run
@@ -34,7 +35,8 @@ from applications.idempotent import store as projectors
 from applications.idempotent.commands import anomaly_command, generate, project_command, train_idempotent
 from applications.style_transfer import store as stylists
 from applications.style_transfer.commands import add_style, style, styles_command, train_style_transfer
-from induced.checks import require
+from induced.checks import Reports, load_object, require
+from induced.checks import check as check_all
 
 app = tyro.extras.SubcommandApp()
 training = tyro.extras.SubcommandApp()
@@ -104,9 +106,7 @@ def check(
     if target is not None:
         if run is not None:
             raise InducedError(f"check either the object {target} or the model of --run {run}, not both")
-        parts = check_object(load_object(target), samples=samples, seed=seed, radius=radius)
-        print("\n\n".join(f"{part}\n{table(found)}" for part, found in parts.items()))
-        return require_laws(target, [report for found in parts.values() for report in found])
+        return check_object(target, samples, seed, radius)
     model = model_of(run, pretrained, fallback)
     reports = evaluate.axioms(model, to_unit(held_out_for(model, data, data_dir).spread(n).images))
     for dtype, rows in reports.items():
@@ -114,6 +114,18 @@ def check(
         for report in rows:
             print(f"  {report}")
     require(*reports.values())
+
+
+def check_object(target: str, samples: int, seed: int, radius: float) -> None:
+    """Print every law on module:object in both precisions; raise LawViolation, of one line, if one does not hold."""
+    thing, found = load_object(target), Reports()
+    for dtype in (torch.float32, torch.float64):
+        name = str(dtype).removeprefix("torch.")
+        reports = check_all(thing, samples=samples, seed=seed, radius=radius, dtype=dtype)
+        found += [replace(report, part=f"{name}: {report.part}") for report in reports]
+    print(found)
+    if not found.ok:
+        raise LawViolation(f"{target}: {found.summary()}")
 
 
 @app.command

@@ -1,6 +1,6 @@
 """Linear algebra over induced vector spaces: networks that are exactly linear between spaces that charts induce."""
 
-from induced.checks import Report
+from induced.checks import Report, Reports, check, require
 from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
@@ -20,8 +20,11 @@ __all__ = [
     "PrincipalComponents",
     "ProductSpace",
     "Report",
+    "Reports",
     "Spectrum",
     "Subspace",
     "Vector",
+    "check",
     "principal_components",
+    "require",
 ]

@@ -116,7 +116,7 @@ def _noises(g: Bijection, x: Tensor, z: Tensor) -> tuple[Noise, Noise]:
 
 
 def _contract(name: str, f: Bijection, x: Tensor, result: Tensor) -> Report:
-    law = f"{name} gives finite values of the dtype and shape that it declares"
+    law = f"{name} is finite, of its dtype and shape"
     expected = (*x.shape[:1], *f.coord_shape)
     if result.dtype != x.dtype or tuple(result.shape) != expected:
         came = f"{name} of {x.dtype} {tuple(x.shape)} is {result.dtype} {tuple(result.shape)}, not {x.dtype} {expected}"

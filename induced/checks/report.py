@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,26 +64,20 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain values that JSON holds; numbers that are not finite are None."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in self._numbers().items()}
-        worst = None if self.worst is None else self.worst.tolist()
         texts = {"part": self.part, "law": self.law, "statement": self.statement, "verdict": self.verdict, "note": self.note}
-        return {**texts, **numbers, "worst": worst}
-
-    def _numbers(self) -> dict[str, float]:
-        return {"residual": self.residual, "tolerance": self.tolerance}
+        numbers = {"residual": _plain(self.residual), "tolerance": _plain(self.tolerance)}
+        return {**texts, **numbers, "worst": None if self.worst is None else _plain(self.worst.tolist())}
 
     def __str__(self) -> str:
-        note = f"  ({self.note})" if self.note else ""
         shown = {"violated": "VIOLATED", "unjudgeable": "too ill-conditioned to judge"}.get(self.verdict, self.verdict)
-        if self.verdict == "not applicable":
-            return f"{self.statement:<12} {self.law:<44} {shown}{note}"
-        numbers = f"residual {self.residual:8.2e}  tolerance {self.tolerance:8.2e}"
-        return f"{self.statement:<12} {self.law:<44} {numbers}  {shown}{note}"
+        numbers = f"residual {self.residual:8.2e}  tolerance {self.tolerance:8.2e}  " if self.applies else ""
+        details = _details(self)
+        return f"{self.statement:<12} {self.law:<44} {numbers}{shown}{f'  ({details})' if details else ''}"
 
 
 @final
 class Reports(list[Report]):
-    """A list of reports that prints as a table and says how many laws hold.
+    """A list of reports that prints as a table, and says how many laws were judged.
 
     Example:
         >>> import torch
@@ -97,26 +92,37 @@ class Reports(list[Report]):
         found = Counter(report.verdict for report in self)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
-    def summary(self) -> str:
-        """The counts as a sentence."""
+    @property
+    def ok(self) -> bool:
+        """Whether `require` would pass: every law that applies holds, and there is one."""
         counts = self.counts()
-        hold, of = counts["holds"], len(self) - counts["not applicable"]
-        text = f"{hold} of {of} laws hold"
-        rest = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[1:] if counts[verdict]]
-        return "; ".join([text, *rest])
+        return counts["holds"] > 0 and not counts["violated"] + counts["unjudgeable"]
+
+    def summary(self) -> str:
+        """The counts in one line."""
+        counts = self.counts()
+        judged = counts["holds"] + counts["violated"]
+        rest = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("unjudgeable", "not applicable"))
+        return f"{judged} laws judged: {counts['holds']} hold, {counts['violated']} violated; {rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and reports in plain values that JSON holds."""
         return {"counts": self.counts(), "reports": [report.to_dict() for report in self]}
 
     def __str__(self) -> str:
-        """A table for each part: law, statement, residual, tolerance, verdict, note or worst sample; the counts below."""
+        """A table for each part: law, statement, residual, tolerance, verdict, and what else there is to know; the counts below.
+
+        The worst sample is shown where a law does not hold. Where there is no room beside a row, details stand below it.
+        """
         blocks = []
         for part, group in groupby(self, key=lambda report: report.part):
-            rows = [_row(report) for report in group]
-            widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-            lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (HEADINGS, *rows)]
-            blocks.append("\n".join([part, *lines] if part else lines))
+            reports = list(group)
+            rows = [HEADINGS, *map(_row, reports)]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            lines = [part] if part else []
+            for row, details in zip(rows, ["", *map(_details, reports)], strict=True):
+                lines += _beside("  ".join(map(str.ljust, row, widths)), details)
+            blocks.append("\n".join(lines))
         return "\n\n".join([*blocks, self.summary()])
 
     __repr__ = __str__
@@ -125,14 +131,17 @@ class Reports(list[Report]):
         """The same as HTML, for notebooks."""
         tables = []
         for part, group in groupby(self, key=lambda report: report.part):
-            head = "".join(f"<th>{name}</th>" for name in HEADINGS)
-            body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in _row(report))}</tr>" for report in group)
+            head = "".join(f"<th>{name}</th>" for name in (*HEADINGS, ""))
+            rows = [(*_row(report), _details(report)) for report in group]
+            body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
             title = f"<caption>{html.escape(part)}</caption>" if part else ""
             tables.append(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         return "".join(tables) + f"<p>{html.escape(self.summary())}</p>"
 
 
-HEADINGS = ("law", "statement", "residual", "tolerance", "verdict", "worst sample, note")
+HEADINGS = ("law", "statement", "residual", "tolerance", "verdict")
+WIDTH = 120
+"""Characters in a line of a table."""
 
 
 def require(*reports: Report | Iterable[Report]) -> None:
@@ -145,7 +154,8 @@ def require(*reports: Report | Iterable[Report]) -> None:
     applicable = [report for report in flat if report.verdict != "not applicable"]
     if not applicable:
         others = "".join(f"\n{report}" for report in flat)
-        raise LawViolation(f"nothing was checked: require got no report of a law that applies, of {len(flat)} reports{others}")
+        among = f" among {len(flat)}:{others}" if flat else ""
+        raise LawViolation(f"nothing was checked: there is no report of a law that applies{among}")
     failed = [report for report in applicable if not report.ok]
     if failed:
         listed = [f"{report.part + ': ' if report.part else ''}{report}" for report in failed]
@@ -153,16 +163,36 @@ def require(*reports: Report | Iterable[Report]) -> None:
 
 
 def _row(report: Report) -> tuple[str, ...]:
-    numbers = [f"{x:.2e}" for x in (report.residual, report.tolerance)]
-    if report.verdict == "not applicable":
-        numbers = ["", ""]
     verdict = report.verdict.upper() if report.verdict == "violated" else report.verdict
-    return (report.law, report.statement, *numbers, verdict, report.note or _short(report.worst))
+    return (report.law, report.statement, _number(report.residual), _number(report.tolerance), verdict)
 
 
-def _short(x: Tensor | None, entries: int = 4) -> str:
+def _number(x: float) -> str:
+    """Three digits; exactly zero as 0, and nothing where there is no number."""
+    return "" if math.isnan(x) else f"{x:.2e}" if x else "0"
+
+
+def _details(report: Report) -> str:
+    """The note, and the worst sample of a law that does not hold."""
+    sample = "" if report.ok or report.worst is None else f"at {_short(report.worst)}"
+    return "; ".join(filter(None, [report.note, sample]))
+
+
+def _beside(line: str, details: str) -> list[str]:
+    """The line with details behind it, or below it where there is no room."""
+    if len(line) + 2 + len(details) <= WIDTH:
+        return [f"{line}  {details}".rstrip()]
+    return [line.rstrip(), *textwrap.wrap(details, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)]
+
+
+def _short(x: Tensor, entries: int = 4) -> str:
     """The first entries of a sample, and its shape where there are more."""
-    if x is None:
-        return ""
     first = ", ".join(f"{value:.4g}" for value in x.flatten()[:entries].tolist())
     return f"[{first}]" if x.numel() <= entries else f"[{first}, ...] {tuple(x.shape)}"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, and lists of them, with None in the place of what JSON cannot hold."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value if math.isfinite(value) else None

@@ -32,12 +32,10 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
         coordinates = z.clone()
         back = X.point(coordinates).clone()
         alone_back = left_alone("point", coordinates, z)
-        at_points = estimated(lambda: Noise(float(X.point_roundings(points).max()), X.zero_size(points)), points)
-        once = X.scale(1.0, points)
+        at_points = _at_points(X, points)
         return Reports(
             [
-                *shrunk("the axioms", lambda x: _axioms(X, x), X, points),
-                compare("scalar identity: 1 x = x", "Prop 2.3", once - points, longest(points), at_points, points),
+                *_laws(X, points, at_points),
                 alone,
                 alone_back,
                 *rearrangements("coords", X.coords, points, z, estimated(lambda: noise(X, points), z)),
@@ -46,6 +44,25 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
                 same_again("point", X, X.point, z, back),
             ]
         )
+
+
+def check_axioms(X: HilbertSpace, points: Tensor) -> Reports:
+    """The laws of `check_space` without those of any function of samples, which `check_bijection` tries at a chart."""
+    points = require_samples(points, X.shape)
+    with untouched(X), torch.no_grad():
+        return Reports(_laws(X, points, _at_points(X, points)))
+
+
+def _at_points(X: HilbertSpace, points: Tensor) -> Noise:
+    return estimated(lambda: Noise(float(X.point_roundings(points).max()), X.zero_size(points)), points)
+
+
+def _laws(X: HilbertSpace, points: Tensor, at_points: Noise) -> list[Report]:
+    once = X.scale(1.0, points)
+    return [
+        *shrunk("the axioms", lambda x: _axioms(X, x), X, points),
+        compare("scalar identity: 1 x = x", "Prop 2.3", once - points, longest(points), at_points, points),
+    ]
 
 
 def _axioms(X: HilbertSpace, x: Tensor) -> list[Report]:

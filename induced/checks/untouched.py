@@ -1,9 +1,11 @@
 """A check leaves the object as it found it."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,65 +13,85 @@ from torch import Tensor, nn
 class _State(NamedTuple):
     module: nn.Module
     training: bool
-    tensors: dict[str, Tensor | None]
-    buffers: dict[str, Tensor | None]
-    gradients: dict[str, tuple[Tensor, Tensor] | None]
+    held: list[tuple[dict[str, Any], dict[str, Any]]]
+    """The dictionaries of its parameters, buffers and submodules, each with a copy of it."""
+    parameters: list["_Parameter"]
+
+
+class _Parameter(NamedTuple):
+    parameter: nn.Parameter
+    values: Tensor
+    requires_grad: bool
+    grad: Tensor | None
+    grad_values: Tensor | None
 
 
 @contextmanager
 def untouched(*modules: nn.Module) -> Iterator[None]:
     """Give the modules back bit for bit as they were: parameters, buffers, modes of all submodules, gradients, random states.
 
+    Inside, the modules have copies of their buffers: an update in place would spoil a graph that still needs them, even if their
+    bits were put back. The random states are the global ones of torch, numpy and Python.
+
     Law:
         `state_dict()`, `training` of every submodule, `.grad` and `torch.get_rng_state()` are equal before and after
         (counterexamples/test_side_effects.py)
     """
-    found = [_state(part) for part in {part: None for module in modules for part in module.modules()}]
-    generators = _generators()
+    # equal spaces may be two modules
+    states = [_state(part) for part in {id(part): part for module in modules for part in module.modules()}.values()]
+    restore, copies = _generators(), dict[int, Tensor]()
+    for state in states:
+        for name, buffer in state.module._buffers.items():
+            if buffer is not None:  # a buffer that two modules share stays one
+                state.module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:
         yield
     finally:
-        for state in found:
+        for state in states:
             _restore(state)
-        for restore in generators:
-            restore()
+        for put_back in restore:
+            put_back()
 
 
 def _state(module: nn.Module) -> _State:
-    own = {**module._parameters, **module._buffers}
-    copies = {name: None if x is None else x.detach().clone() for name, x in own.items()}
-    grads = {name: p.grad for name, p in module._parameters.items() if p is not None}
-    gradients = {name: None if grad is None else (grad, grad.detach().clone()) for name, grad in grads.items()}
-    return _State(module, module.training, copies, dict(module._buffers), gradients)
+    held = [(now, dict(now)) for now in (module._parameters, module._buffers, module._modules)]
+    parameters = [
+        _Parameter(p, p.detach().clone(), p.requires_grad, p.grad, None if p.grad is None else p.grad.detach().clone())
+        for p in module._parameters.values()
+        if p is not None
+    ]
+    return _State(module, module.training, held, parameters)
 
 
 def _restore(state: _State) -> None:
-    module = state.module
-    module.training = state.training
-    module._buffers.clear()
-    module._buffers.update(state.buffers)
-    for name, before in state.tensors.items():
-        now = module._parameters.get(name, module._buffers.get(name))
-        if before is not None and now is not None:
-            _put_back(now, before)
-    for name, gradient in state.gradients.items():
-        if (parameter := module._parameters.get(name)) is not None:
-            parameter.grad = None if gradient is None else gradient[0]
-        if gradient is not None:
-            _put_back(*gradient)
+    state.module.training = state.training
+    for now, before in state.held:
+        now.clear()
+        now.update(before)
+    for p in state.parameters:
+        _put_back(p.parameter, p.values)
+        p.parameter.requires_grad = p.requires_grad
+        p.parameter.grad = p.grad
+        if p.grad is not None and p.grad_values is not None:
+            _put_back(p.grad, p.grad_values)
 
 
 def _put_back(now: Tensor, before: Tensor) -> None:
-    # a copy raises the version of a tensor that some graph may still need: only where bits have changed
     if not same_bits(now.detach(), before):
-        with torch.no_grad():
-            now.copy_(before)
+        if now.shape == before.shape and now.dtype == before.dtype:
+            now.data.copy_(before)
+        else:
+            now.data = before
 
 
 def _generators() -> list[Callable[[], object]]:
-    cpu = torch.get_rng_state()
-    restore: list[Callable[[], object]] = [lambda: torch.set_rng_state(cpu)]
-    if torch.cuda.is_available():
+    cpu, numbers, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    restore: list[Callable[[], object]] = [
+        lambda: torch.set_rng_state(cpu),
+        lambda: np.random.set_state(numbers),
+        lambda: random.setstate(python),
+    ]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         gpu = torch.cuda.get_rng_state_all()
         restore.append(lambda: torch.cuda.set_rng_state_all(gpu))
     return restore

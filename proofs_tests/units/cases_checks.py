@@ -1,0 +1,41 @@
+"""Errors of checks."""
+
+import torch
+
+from induced import EuclideanSpace, Linearizer, Report, check, require
+from induced.bijections import Log
+from induced.checks import check_bijection, load_object
+from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError
+from proofs_tests.units.case import Case
+
+KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator, a LinearOperator"
+X = EuclideanSpace(2)
+f = Linearizer(torch.eye(2), X)
+
+CASES = [
+    Case(DtypeError, rf"check takes {KINDS}; got Tensor", lambda: check(torch.ones(2))),  # type: ignore[arg-type]
+    Case(DtypeError, rf"check takes {KINDS}; got the class Log: make an object of it", lambda: check(Log)),  # type: ignore[arg-type]
+    Case(DomainError, r"check needs at least 1 sample, got samples=0", lambda: check(X, samples=0)),
+    Case(DomainError, r"the radius of the samples is a finite number above 0, got -1", lambda: check(X, radius=-1.0)),
+    Case(DomainError, r"the radius of the samples .* got inf", lambda: check(X, radius=float("inf"))),
+    Case(DtypeError, r"check works in a floating point dtype, got torch.int64", lambda: check(X, dtype=torch.int64)),
+    Case(ShapeError, r"points of shape \(\*batch, \*\(2,\)\), got \(4, 3\)", lambda: check(X, torch.ones(4, 3))),
+    Case(ShapeError, r"needs at least one sample, of shape \(k, 2\)", lambda: check(X, torch.ones(0, 2))),
+    Case(ShapeError, r"needs at least one sample, of shape \(k, 2\)", lambda: check_bijection(Log((2,)), torch.ones(2))),
+    Case(
+        DtypeError,
+        r"the points of a check: got torch.float64",
+        lambda: check(Linearizer(torch.eye(2), X), torch.ones(3, 2).double()),
+    ),
+    Case(InducedError, r"name what to check as module:object, for example mycharts:MyChart; got 'x'", lambda: load_object("x")),
+    Case(InducedError, r"cannot import gone: ModuleNotFoundError: No module named 'gone'", lambda: load_object("gone:g")),
+    Case(InducedError, r"induced.bijections \(.*\) has no gone", lambda: load_object("induced.bijections:gone")),
+    Case(InducedError, r"Log cannot be called without arguments: TypeError", lambda: load_object("induced.bijections:Log")),
+    Case(InducedError, rf"should be, or make, {KINDS}; it is of the type float", lambda: load_object("math:pi")),
+    Case(LawViolation, r"nothing was checked: there is no report of a law that applies", lambda: require()),
+    Case(
+        LawViolation,
+        r"nothing was checked: .* among 1:\n.*no powers",
+        lambda: require(Report("powers", "eq. 4", 0.0, 0.0, note="no powers", applies=False)),
+    ),
+]
