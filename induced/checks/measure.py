@@ -141,17 +141,23 @@ def one_line(error: Exception) -> str:
 
 
 def shrunk(
-    what: str, laws: Callable[[Tensor], Sequence[Report]], X: HilbertSpace, points: Tensor, tries: int = 12
+    what: str,
+    laws: Callable[[Tensor], Sequence[Report]],
+    X: HilbertSpace,
+    points: Tensor,
+    tries: int = 12,
+    reach: float = 1.0,
 ) -> list[Report]:
     """The laws at the points, or, where the chart refuses or a law cannot be judged, at a third, a 27th, ... of them.
 
     A law may visit sums and multiples of points, which may lie outside of what the chart can hold. Where no multiple is judged in
-    all laws, the largest one counts in which most are. The size stays above that of the numbers at the zero vector.
+    all laws, the largest one counts in which most are. What is visited stays longer than the numbers at the zero vector.
 
     Arguments:
         what: what the laws are, should one of them raise.
         laws: reports of the laws at some points.
         X: the space of the points.
+        reach: how much longer than the points is what the laws visit.
 
     Raises:
         DomainError: that of the chart, where it refuses all multiples.
@@ -174,7 +180,7 @@ def shrunk(
             if not unclear or any(r.verdict == "violated" for r in found):
                 break
         factor /= 3.0 ** (number + 1)
-        if not size * factor > floor:
+        if not size * factor * reach > floor:
             break
     if best is None:
         assert refusal is not None

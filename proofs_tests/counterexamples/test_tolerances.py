@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from induced import SVD, EuclideanSpace, InducedSpace, Linearizer
-from induced.bijections import PositiveDefinite, RationalQuadraticCoupling
+from induced import SVD, EuclideanSpace, InducedSpace, Linearizer, Subspace
+from induced.bijections import PositiveDefinite, RationalQuadraticCoupling, real_nvp
 from induced.checks import check_group, check_idempotent, check_linear, check_penrose, check_powers, check_svd, require
 from induced.operators import Dense, image, kernel, pinv, polar, rank
 from proofs_tests.counterexamples.test_checks_reject import rejected
-from proofs_tests.registry import DTYPES, SQUARE_CORES, agree
+from proofs_tests.registry import DTYPES, SQUARE_CORES, agree, shaken
 
 N = 256
 DEFECT = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -49,6 +49,60 @@ def test_flows_are_accepted_at_every_size() -> None:
     A = torch.randn(N, N, dtype=torch.float64)
     A /= torch.linalg.matrix_norm(A, 2)
     require(check_group(Linearizer(A, EuclideanSpace(N)), torch.randn(3, N, dtype=torch.float64)))
+
+
+def cores(n: int) -> dict[str, torch.Tensor]:
+    """Matrices of norm about 1 that behave differently when iterated."""
+    M = torch.randn(n, n, dtype=torch.float64) / n**0.5
+    return {
+        "any": M,
+        "skew": M - M.mT,
+        "nilpotent": torch.diag(torch.ones(n - 1, dtype=torch.float64), 1),
+        "graded": torch.diag(torch.logspace(0, -12, n, dtype=torch.float64)),
+        "dominated by one entry": torch.diag(torch.tensor([1.0] + [1e-6] * (n - 1), dtype=torch.float64)),
+    }
+
+
+@every_dtype
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 0.1, 1.0, 6.0, 30.0, 1e3, 1e6])
+def test_powers_and_flows_are_judged_at_every_norm(scale: float, dtype: torch.dtype) -> None:
+    x = torch.randn(5, 8, dtype=dtype)
+    for name, M in cores(8).items():
+        powers = check_powers(Linearizer((scale * M).to(dtype), EuclideanSpace(8)), x)
+        group = check_group(Linearizer((scale * M).to(dtype), EuclideanSpace(8)), x)
+        require(powers, group)
+        assert all(r.tolerance < 1e-3 for r in (*powers, *group) if r.verdict == "holds" and "f^-" not in r.law), name
+        # but for the inverses of ill-conditioned cores and what overflows, every law is judged
+        assert sum(r.verdict == "holds" for r in powers) >= 6 - (scale == 1e6 and dtype == torch.float32), name
+        assert group.counts()["holds"] == 6
+
+
+@every_dtype
+def test_powers_and_flows_of_a_large_norm_are_judged_over_a_learned_chart(dtype: torch.dtype) -> None:
+    X = InducedSpace(shaken(real_nvp(8, 2, 8)).to(dtype))
+    x = torch.randn(5, 8, dtype=dtype)
+    for scale in (0.1, 1.0, 6.0):
+        f = Linearizer((scale * cores(8)["any"]).to(dtype), X)
+        reports = check_powers(f, x)
+        require(reports, check_group(f, x))
+        assert reports.counts()["holds"] >= 7
+
+
+@every_dtype
+@pytest.mark.parametrize("skew", [0.0, 1.0, 10.0])
+def test_oblique_projections_are_accepted(skew: float, dtype: torch.dtype) -> None:
+    K = (skew * torch.randn(4, 4)).round().to(dtype)
+    P = torch.cat([torch.cat([torch.eye(4).to(K), K], 1), torch.zeros(4, 8).to(K)])
+    X, x = EuclideanSpace(8), torch.randn(4, 8, dtype=dtype)
+    inside = torch.cat([-x[:, 4:] @ K.mT, x[:, 4:]], 1)  # in the kernel, as far as rounding goes
+    for core in (P, P.mT, torch.eye(8).to(P) - P):
+        for at in (x, inside, 0 * x, 1e-20 * x, 1e15 * x):
+            reports = check_idempotent(Linearizer(core, X), at)
+            require(reports)
+            assert reports[0].tolerance < 1e-3
+    require(check_idempotent(Linearizer.projection(Subspace.span(X, x[:2])), x))
+    P[0, 0] += DEFECT[dtype] * (1 + skew)
+    rejected(check_idempotent(Linearizer(P, X), x), "f(f(x)) = f(x)")
 
 
 def test_pseudoinverses_on_ill_conditioned_matrices_are_accepted_or_not_judged() -> None:

@@ -4,8 +4,8 @@ import torch
 
 from induced import EuclideanSpace, Linearizer, Report, check, require
 from induced.bijections import Log
-from induced.checks import check_bijection, load_object
-from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError
+from induced.checks import check_bijection, check_powers, load_object
+from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError, SpaceMismatch
 from proofs_tests.units.case import Case
 
 KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator, a LinearOperator"
@@ -26,6 +26,11 @@ CASES = [
         DtypeError,
         r"the points of a check: got torch.float64",
         lambda: check(Linearizer(torch.eye(2), X), torch.ones(3, 2).double()),
+    ),
+    Case(
+        SpaceMismatch,
+        r"powers, flows and idempotents need one space on both sides, got .*2.* and .*3",
+        lambda: check_powers(Linearizer(torch.ones(3, 2), X, EuclideanSpace(3)), torch.ones(1, 2)),
     ),
     Case(InducedError, r"name what to check as module:object, for example mycharts:MyChart; got 'x'", lambda: load_object("x")),
     Case(InducedError, r"cannot import gone: ModuleNotFoundError: No module named 'gone'", lambda: load_object("gone:g")),
