@@ -49,21 +49,21 @@ class Orbit:
         """||A^k|| from below, by all that was visited."""
         return max(ratio(self.images[j + k], w) for j, w in self.images.items() if j + k in self.images)
 
-    def products(self, k: int) -> tuple[float, float]:
+    def products(self, k: int, by_entries: bool = True) -> tuple[float, float]:
         """What rounding does to A^k z, k products in any order, in multiples of eps, and the size of the numbers that it sums.
 
-        Each of k products rounds by eps n^(1/4) ||A||^k |z|, and by eps | |A|^k |z| |, with random signs: the smaller one counts.
-        The identity rounds once.
+        Each of k products rounds by eps / 2 times n^(1/4) ||A||^k |z| and | |A|^k |z| |, with random signs: the smaller counts.
+        The identity rounds once. Without `by_entries` a matrix counts as known to eps ||A|| in norm, not in each entry.
         """
         size = self.growth(1) ** k * longest(self.z)
         rounded = self.sums * size
-        if isinstance(self.core, Dense):
+        if by_entries and isinstance(self.core, Dense):
             sums = self.z.abs()
             for _ in range(k):
                 sums = sums @ self.core.A.abs().mT
             if longest(sums) < rounded:
                 size = rounded = longest(sums)
-        return math.sqrt(k) * rounded if k else longest(self.z), size
+        return math.sqrt(k) / 2 * rounded if k else longest(self.z), size
 
     def beside(self, k: int, rounded: float, terms: float) -> tuple[float, str]:
         """The size of A^k z; that of the terms that it is a sum of, where rounding cannot tell it from zero."""
