@@ -29,7 +29,7 @@ thorough: $(INSTALLED) ## all tests, each property on a thousand examples
 lint: $(INSTALLED) ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict induced applications
+	$(BIN)/mypy --strict induced applications pytest_induced.py
 
 format: $(INSTALLED) ## format the code and sort its imports
 	$(BIN)/ruff check --fix .
