@@ -29,6 +29,9 @@ __all__ = ["coordinates", "dtypes", "linearizers", "matrices", "operators", "poi
 LEAST = 2.0**-20
 """The least number that is not 0: squares of what is drawn do not vanish in float32."""
 
+SCALES = (1.0, 2.0**-10, 2.0**-40)
+"""Coordinates are drawn in the ball, near the zero vector, and so near that a chart rounds more than they are long."""
+
 EACH = 64
 """As many entries are drawn one by one."""
 
@@ -83,10 +86,10 @@ def coordinates(
         sparse = st_numpy.arrays("float64", shape, elements=entries, fill=st.just(0.0)).map(torch.from_numpy)
         drawn = sparse | st.builds(_in_a_ball, _seeds(), st.just(shape), entries)
 
-    def shortened(z: Tensor) -> Tensor:
-        return (z * (radius / _lengths(z).clamp(min=radius))).to(dtype)
+    def shortened(z: Tensor, scale: float) -> Tensor:
+        return (z * (scale * radius / _lengths(z).clamp(min=radius))).to(dtype)
 
-    return drawn.map(shortened)
+    return st.builds(shortened, drawn, st.sampled_from(SCALES))
 
 
 def points(
