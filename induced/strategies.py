@@ -1,4 +1,4 @@
-"""Hypothesis strategies for points, operators and maps: inputs of property tests of your charts (docs/guide/own_bijection.md).
+"""Hypothesis strategies for points, operators and maps, at which `check` tries all laws (docs/guide/own_bijection.md).
 
 Points are drawn in coordinates, in a ball whose radius says how far from zero a chart is tried. Every draw is a function of
 what Hypothesis chose: torch's global generator is not touched. Points shrink to zero
@@ -64,7 +64,8 @@ def coordinates(
 ) -> st.SearchStrategy[Tensor]:
     """Tensors (count, dim) whose rows have norm at most `radius`.
 
-    Up to 64 entries are drawn one by one and shrink one by one; more are few that are not zero, or all of them from a seed.
+    Up to 64 entries are drawn one by one and shrink one by one; more are few that are not zero, or all of them from a seed. Some
+    draws are shortened by 2^-10 or 2^-40, to where a chart rounds numbers that are larger than the coordinates.
 
     Arguments:
         dim: at least 1.
@@ -100,21 +101,20 @@ def points(
     Arguments:
         space: the space, or its chart.
         count: how many; the laws of three points want at least 3.
-        radius: the largest norm. `check_space` adds three points, so the chart must hold coordinates of norm 3 * radius:
-            tanh is 1 in float32 from 9.01 on, the sigmoid from 16.6.
+        radius: the largest norm. Laws add three points; what a chart cannot hold they try at multiples of the points.
 
     Raises:
         ShapeError, DomainError: as `coordinates`. DtypeError: neither a space nor a chart came.
 
     Example:
         >>> from hypothesis import given, settings
+        >>> from induced import check, require
         >>> from induced.bijections import Log
-        >>> from induced.checks import check_bijection, require
         >>> g = Log((3,))
         >>> @settings(max_examples=3, deadline=None, database=None)
         ... @given(points(g))
         ... def test_log(x):
-        ...     require(check_bijection(g, x))
+        ...     require(check(g, x))
         >>> test_log()
 
     Law:
@@ -214,7 +214,7 @@ def linearizers(
         ShapeError, DomainError: as `matrices`.
 
     Law:
-        `check_linear`, `check_adjoint`, `check_penrose` and `check_svd` hold for them (laws/test_strategies.py)
+        `require(check(f, x))` for points x of the domain (laws/test_strategies.py)
     """
     Y = domain if codomain is None else codomain
     like = domain.reference()

@@ -20,7 +20,7 @@ def same_again(name: str, module: nn.Module, f: Function, x: Tensor, result: Ten
         for mode in (True, True, False):
             module.train(mode)
             answers.append(f(x.clone()))
-        different = torch.stack([different_bits(answer, result).flatten(1).any(-1) for answer in answers]).any(0)
+        different = torch.stack([different_bits(answer, result).unsqueeze(-1).flatten(1).any(-1) for answer in answers]).any(0)
         largest = max(float((answer - result).abs().max()) for answer in answers)
         return Report(law, statement, (largest or 1.0) if different.any() else 0.0, 0.0, x[int(different.int().argmax())])
 

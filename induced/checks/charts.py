@@ -121,7 +121,7 @@ def _contract(name: str, f: Bijection, x: Tensor, result: Tensor) -> Report:
     if result.dtype != x.dtype or tuple(result.shape) != expected:
         came = f"{name} of {x.dtype} {tuple(x.shape)} is {result.dtype} {tuple(result.shape)}, not {x.dtype} {expected}"
         return Report(law, "contract", math.nan, 0.0, x[0], came)
-    bad = (~torch.isfinite(result)).flatten(1).any(-1)
+    bad = (~torch.isfinite(result)).unsqueeze(-1).flatten(1).any(-1)
     report = exactly(law, "contract", bad, x[int(bad.int().argmax())].unsqueeze(0))
     if bad.any() and longest(x[bad]) > torch.finfo(x.dtype).max ** 0.5:
         return Report(law, "contract", math.inf, math.inf, report.worst, f"{name} overflows at samples as large as these")
@@ -133,7 +133,7 @@ def _far(law: str, statement: str, g: Bijection, z: Tensor, floor: float) -> Rep
     found = not_applicable(
         law, statement, "the chart cannot be judged at coordinates in other directions than those of the samples"
     )
-    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).flatten(1).to(z)
+    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unsqueeze(-1).flatten(1).to(z)
     directions = (drawn / lengths(drawn).unsqueeze(-1)).reshape(z.shape)
     size = longest(z) or 1.0
     for factor in (1, 4, 16, 64):
@@ -199,7 +199,7 @@ def _integral(law: str, statement: str, side: Side, step: Tensor) -> Report:
     smooth = (fine - coarse).abs()
     quadrature = float(torch.where(smooth < 0.02 * variation, 3 * smooth, variation).max())
     moved = f(x + step) - f(x.clone())
-    difference = (w * moved).flatten(1).sum(-1) - fine
+    difference = (w * moved).unsqueeze(-1).flatten(1).sum(-1) - fine
     error = Noise(2 * side.known.roundings + quadrature / (FACTOR * torch.finfo(x.dtype).eps))
     return compare(law, statement, difference, longest(moved) or torch.finfo(x.dtype).tiny, error, x)
 
@@ -214,6 +214,6 @@ def _elsewhere(side: Side) -> Tensor:
 
 def _on_lattice(g: Bijection, z: Tensor, back: Tensor) -> Report:
     law = "g gives multiples of its resolution, and maps lattice points exactly"
-    off = ((z / g.resolution - (z / g.resolution).round()).abs() > 0).flatten(1).any(-1)
-    moved = different_bits(g.inverse(g(back.clone())), back).flatten(1).any(-1)
+    off = ((z / g.resolution - (z / g.resolution).round()).abs() > 0).unsqueeze(-1).flatten(1).any(-1)
+    moved = different_bits(g.inverse(g(back.clone())), back).unsqueeze(-1).flatten(1).any(-1)
     return exactly(law, "contract", (off | moved).int(), z)

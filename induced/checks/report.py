@@ -112,16 +112,20 @@ class Reports(list[Report]):
     def __str__(self) -> str:
         """A table for each part: law, statement, residual, tolerance, verdict, and what else there is to know; the counts below.
 
-        The worst sample is shown where a law does not hold. Where there is no room beside a row, details stand below it.
+        The worst sample is shown where a law does not hold. Where there is no room beside the rows, details stand below them.
         """
         blocks = []
         for part, group in groupby(self, key=lambda report: report.part):
             reports = list(group)
             rows = [HEADINGS, *map(_row, reports)]
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            details = ["", *map(_details, reports)]
+            room = WIDTH - sum(widths) - 2 * len(widths)
+            beside = max(map(len, details)) <= room
             lines = [part] if part else []
-            for row, details in zip(rows, ["", *map(_details, reports)], strict=True):
-                lines += _beside("  ".join(map(str.ljust, row, widths)), details)
+            for row, text in zip(rows, details, strict=True):
+                line = "  ".join(map(str.ljust, row, widths))
+                lines += [f"{line}  {text}".rstrip()] if beside else [line.rstrip(), *_indented(text)]
             blocks.append("\n".join(lines))
         return "\n\n".join([*blocks, self.summary()])
 
@@ -178,11 +182,9 @@ def _details(report: Report) -> str:
     return "; ".join(filter(None, [report.note, sample]))
 
 
-def _beside(line: str, details: str) -> list[str]:
-    """The line with details behind it, or below it where there is no room."""
-    if len(line) + 2 + len(details) <= WIDTH:
-        return [f"{line}  {details}".rstrip()]
-    return [line.rstrip(), *textwrap.wrap(details, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)]
+def _indented(text: str) -> list[str]:
+    """Lines of at most WIDTH characters, four columns in; none of no text."""
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)
 
 
 def _short(x: Tensor, entries: int = 4) -> str:

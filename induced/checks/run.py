@@ -234,7 +234,7 @@ def _chart(X: InducedSpace) -> Part:
     g = X.chart
     answers = {
         "g": lambda draw: g(draw(X).points.clone()),
-        "g^-1": lambda draw: g.inverse(draw(X).coordinates.clone().unflatten(-1, g.coord_shape)),
+        "g^-1": lambda draw: g.inverse(draw(X).coordinates.reshape((-1, *g.coord_shape)).clone()),
     }
     return Part(f"chart {type(g).__name__}", answers, {"check_bijection": lambda draw: check_bijection(g, draw(X).points)})
 

@@ -95,7 +95,7 @@ class EuclideanSpace(HilbertSpace):
     def point(self, z: Tensor) -> Tensor:
         require_shape(z, (self.dim,), "coordinates of the space")
         _require_finite(z, z, "coordinates", "point", self)
-        return z.reshape(*z.shape[:-1], *self.shape)
+        return z.reshape((*z.shape[:-1], *self.shape))
 
     def __repr__(self) -> str:
         return f"EuclideanSpace({self.shape})"

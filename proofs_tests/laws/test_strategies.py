@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,20 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from induced import EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearOperator, ProductSpace
-from induced.bijections import Affine, Arctanh, Bijection, Log, PositiveDefinite, Simplex, real_nvp
-from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
+from induced import EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearOperator, ProductSpace, check, require
+from induced.bijections import (
+    Affine,
+    Arctanh,
+    Bijection,
+    Log,
+    PositiveDefinite,
+    RationalQuadraticCoupling,
+    Simplex,
+    glow,
+    real_nvp,
+)
+from induced.bijections.networks import MLP
+from induced.checks import check_space
 from induced.errors import LawViolation
 from induced.operators import Dense, Diagonal, LowRank, Orthogonal, ScaledIdentityPlusLowRank
 from induced.operators.base import Adjoint
@@ -110,11 +122,11 @@ def test_square_operators_have_every_structure(kind: type[LinearOperator]) -> No
 def test_linearizers_obey_the_laws_of_maps(rank: int | None) -> None:
     X, Y = InducedSpace(Simplex(4)), InducedSpace(Log((2,)))
 
-    @few
-    @given(linearizers(X, Y, rank=rank), points(X), points(Y))
-    def laws(f: Linearizer, x: Tensor, y: Tensor) -> None:
+    @settings(max_examples=5, deadline=None)
+    @given(linearizers(X, Y, rank=rank), points(X))
+    def laws(f: Linearizer, x: Tensor) -> None:
         assert (f.domain, f.codomain) == (X, Y)
-        require(check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f))
+        require(check(f, x))
 
     laws()
 
@@ -158,33 +170,72 @@ def test_drawing_leaves_the_global_generator_alone_and_repeats() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- the page
 @pytest.fixture(scope="module")
-def page() -> dict[str, Callable[[], None]]:
+def page() -> dict[str, Any]:
     """What the blocks of the page define."""
-    names: dict[str, Callable[[], None]] = {}
+    names: dict[str, Any] = {}
+    profile = settings.get_current_profile_name()
+    settings.register_profile("page", max_examples=10, derandomize=True, phases=[Phase.generate, Phase.shrink])
+    settings.load_profile("page")
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(block, names)
+    settings.load_profile(profile)
     return names
 
 
-def test_ten_lines_put_a_bijection_of_ones_own_under_all_laws(page: dict[str, Callable[[], None]]) -> None:
+@pytest.mark.parametrize("name", ["test_my_chart", "test_my_maps"])
+def test_ten_lines_put_objects_of_ones_own_under_all_laws(name: str, page: dict[str, Any]) -> None:
     (block,) = re.findall(r"```python\n(from hypothesis import.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in block.splitlines() if line]) <= 10
-    page["test_my_space"]()
+    page[name]()
 
 
-def test_ten_lines_put_maps_under_all_laws(page: dict[str, Callable[[], None]]) -> None:
-    page["test_my_maps"]()
+def lines(text: str) -> set[str]:
+    """The lines without their numbers, cut where the page leaves something out."""
+    plain = [re.sub(r"\d\.\d\de[+-]\d\d|\d+", "#", line.split("...")[0]).rstrip() for line in text.splitlines()]
+    return {re.sub(" +", " ", line) for line in plain} - {"", "..."}
 
 
-def test_the_same_lines_reject_a_broken_chart_as_the_page_shows(page: dict[str, Callable[[], None]]) -> None:
+def test_the_page_shows_what_is_printed(page: dict[str, Any]) -> None:
+    (table,) = re.findall(r"```text\n(chart Shear\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert lines(table) <= lines(str(page["reports"])) and "VIOLATED" not in str(page["reports"])
+
+
+def test_the_same_lines_reject_a_broken_chart_as_the_page_shows(page: dict[str, Any]) -> None:
     with pytest.raises(LawViolation) as raised:
-        page["test_my_broken_space"]()
-    (shown,) = re.findall(r"```text\n(.*? laws do not hold:.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    said = [*str(raised.value).splitlines(), *raised.value.__notes__[0].splitlines()]
-    numbers = re.compile(r"\d\.\d\de[+-]\d\d")
-    expected = [numbers.sub("", line).strip() for line in shown.splitlines()]
-    assert expected == [numbers.sub("", line).strip() for line in said][: len(expected)]
-    assert "g^-1(g(x)) = x" in shown and "VIOLATED" in shown and "point(tensor([[1., 0., 0., 0.]]" in shown
+        page["test_my_broken_chart"]()
+    (shown,) = re.findall(r"```text\n(\d+ of \d+ laws do not hold:.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    said = lines("\n".join([str(raised.value), *raised.value.__notes__]))
+    missing = [line for line in lines(shown) if not any(other.startswith(line.rstrip(",")) for other in said)]
+    assert missing == [] and "VIOLATED" in shown
+
+
+def ready_glow() -> Bijection:
+    g = glow((1, 4, 4), blocks=1)
+    g.initialize(torch.randn(32, 1, 4, 4))
+    return g
+
+
+LEARNED: dict[str, Callable[[], Bijection]] = {
+    "real_nvp": lambda: real_nvp(4),
+    "spline": lambda: RationalQuadraticCoupling((4,), MLP(2, 23 * 2, 16)),
+    "glow": ready_glow,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("make", LEARNED.values(), ids=list(LEARNED))
+def test_learned_charts_pass_at_and_near_the_zero_vector(make: Callable[[], Bijection], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    X = InducedSpace(make().to(dtype))
+    z = torch.linspace(-1, 1, 2 * X.dim, dtype=dtype).reshape(2, X.dim)
+    for scale in (0.0, 1e-14, 1e-7, 1e-3):
+        with torch.no_grad():
+            require(check(X, X.point(scale * z)))
+
+
+def test_some_draws_are_tiny_and_some_are_zero() -> None:
+    for what in (lambda z: 0 < float(z.norm()) < 1e-9, lambda z: float(z.norm()) == 0, lambda z: float(z.norm()) > 1):
+        find(coordinates(3, count=2), what, settings=unshrunk)
 
 
 @pytest.mark.parametrize("wrong", [lambda z: 2 * z.sinh(), lambda z: z.sinh() + 1e-3, lambda z: z.abs().sinh()])
@@ -198,10 +249,10 @@ def test_a_broken_chart_is_found_where_only_some_points_show_it(wrong: Callable[
 
     chart = Broken((3,))
 
-    @few
+    @settings(few, database=None, phases=[Phase.generate])
     @given(points(Affine((3,)), count=3))
     def laws(x: Tensor) -> None:
-        require(check_bijection(chart, x), check_space(InducedSpace(chart), x))
+        require(check(chart, x))
 
     with pytest.raises(LawViolation):
         laws()
