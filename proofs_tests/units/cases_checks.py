@@ -1,5 +1,9 @@
 """Errors of checks."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 
 from induced import EuclideanSpace, Linearizer, Report, check, require
@@ -12,7 +16,14 @@ KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator, a LinearOperator"
 X = EuclideanSpace(2)
 f = Linearizer(torch.eye(2), X)
 
+
+def asked_for(name: str) -> Any:
+    """What pytest knows where --induced has that name."""
+    return SimpleNamespace(stash={}, getoption=lambda option: [name])
+
+
 CASES = [
+    Case(pytest.UsageError, r"--induced gone:g: cannot import gone", lambda: items.pytest_configure(asked_for("gone:g"))),
     Case(DtypeError, rf"check takes {KINDS}; got Tensor", lambda: check(torch.ones(2))),  # type: ignore[arg-type]
     Case(DtypeError, rf"check takes {KINDS}; got the class Log: make an object of it", lambda: check(Log)),  # type: ignore[arg-type]
     Case(DomainError, r"check needs at least 1 sample, got samples=0", lambda: check(X, samples=0)),
