@@ -184,7 +184,7 @@ def shrunk(
             break
     if best is None:
         assert refusal is not None
-        raise refusal
+        raise DomainError(f"{what} cannot be tried at the samples or at smaller multiples of them: {refusal}") from refusal
     return best
 
 

@@ -8,7 +8,8 @@ import torch
 
 from induced import EuclideanSpace, Linearizer, Report, check, require
 from induced.bijections import Log
-from induced.checks import check_bijection, check_powers, load_object
+from induced.checks import check_bijection, check_powers, items, load_object
+from induced.checks.measure import shrunk
 from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError, SpaceMismatch
 from proofs_tests.units.case import Case
 
@@ -17,12 +18,17 @@ X = EuclideanSpace(2)
 f = Linearizer(torch.eye(2), X)
 
 
+def refuse(x: torch.Tensor) -> list[Report]:
+    raise DomainError("not here")
+
+
 def asked_for(name: str) -> Any:
     """What pytest knows where --induced has that name."""
     return SimpleNamespace(stash={}, getoption=lambda option: [name])
 
 
 CASES = [
+    Case(DomainError, r"the laws cannot be tried at .*: not here", lambda: shrunk("the laws", refuse, X, torch.ones(2, 2))),
     Case(pytest.UsageError, r"--induced gone:g: cannot import gone", lambda: items.pytest_configure(asked_for("gone:g"))),
     Case(DtypeError, rf"check takes {KINDS}; got Tensor", lambda: check(torch.ones(2))),  # type: ignore[arg-type]
     Case(DtypeError, rf"check takes {KINDS}; got the class Log: make an object of it", lambda: check(Log)),  # type: ignore[arg-type]
