@@ -138,10 +138,9 @@ def test_the_inverse_of_a_chart_rounds_points_as_coordinates(case: ChartCase) ->
         agree(moved.inverse_roundoff(moved(x), x), of_x)
         if len(g.shape) == len(g.coord_shape) == 1:
             side, w = DirectSum(Log((1,)), g), torch.full((2, 3, 1), 0.5).to(x)
-            assert torch.equal(side.roundoff(torch.cat([w, x], -1), torch.cat([w.log(), z], -1)), torch.cat([-w.log(), of_z], -1))
-            assert torch.equal(
-                side.inverse_roundoff(torch.cat([w.log(), z], -1), torch.cat([w, x], -1)), torch.cat([w, of_x], -1)
-            )
+            both, images = torch.cat([w, x], -1), torch.cat([w.log(), z], -1)
+            agree(side.roundoff(both, images), torch.cat([-w.log(), of_z], -1))
+            agree(side.inverse_roundoff(images, both), torch.cat([w, of_x], -1))
 
 
 class Rounded(Bijection):

@@ -1,13 +1,17 @@
 """Linear charts: one for every invertible operator. The oracle is the matrix."""
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from induced.bijections import Conv1x1, Linear
-from induced.operators import LU, Dense, Diagonal, Householder, LinearOperator, Permutation, SkewExponential
-from proofs_tests.registry import agree, shaken
+from induced.bijections import Conv1x1, Linear, roundtrip
+from induced.operators import LU, BlockDiagonal, Dense, Diagonal, Householder, LinearOperator, Permutation, SkewExponential
+from induced.operators.base import Product, Sum
+from proofs_tests.registry import DTYPES, agree, shaken
 
 TRAINED = [
     lambda: LU(4),
@@ -52,6 +56,49 @@ def test_linear_charts_compile_in_both_directions(make: type[LinearOperator]) ->
     for f in (g, g.inverse, g.log_abs_det):
         agree(torch.compile(f, backend="eager", fullgraph=True)(x).detach(), f(x).detach(), 10)
     agree(torch.func.vmap(g.inverse)(x).detach(), g.inverse(x).detach(), 10)
+
+
+def graded(n: int, condition: float) -> Tensor:
+    """A random matrix with singular values from 1 down to 1 / condition, in float64."""
+    Q, P = (torch.linalg.qr(torch.randn(n, n).double())[0] for _ in range(2))
+    return (Q * torch.logspace(0, -math.log10(condition), n).double()) @ P
+
+
+ILL_CONDITIONED: dict[str, Callable[[Tensor], LinearOperator]] = {
+    "Dense": Dense,
+    "LU": LU.of,
+    "product": lambda M: Product(LU.of(M), Dense(graded(len(M), 10))),
+    "blocks": lambda M: BlockDiagonal(torch.stack([M, graded(len(M), 10)])),
+    "sum": lambda M: Sum(Dense(M), Diagonal(M.diagonal())),
+    "rows": lambda M: Dense(M * torch.logspace(0, 3, len(M)).double()[:, None]),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("make", ILL_CONDITIONED.values(), ids=ILL_CONDITIONED)
+def test_the_certificate_explains_a_chart_of_any_condition(make: Callable[[Tensor], LinearOperator], dtype: torch.dtype) -> None:
+    for n in (1, 2, 4, 16, 64):
+        for condition in (1, 1e2, 1e4) if dtype == torch.float32 else (1, 1e2, 1e4, 1e7):
+            g = Linear(make(graded(n, condition)).to(dtype))
+            x = torch.randn(20, *g.shape, dtype=dtype)
+            with torch.no_grad():
+                there, back = roundtrip(g, x), roundtrip(g.inv, g(x))
+            assert there.ok and back.ok, (n, condition, there, back)
+            if n >= 4:
+                assert there.predicted <= 300 * there.error and back.predicted <= 300 * back.error, (n, condition, there, back)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_inverse_of_a_matrix_meets_its_coordinates_whatever_the_condition(dtype: torch.dtype) -> None:
+    """z - A x is a few roundings of |A| |x|; a product with A^-1 alone leaves eps |A| |A^-1| |z|."""
+    eps = torch.finfo(dtype).eps
+    for n in (2, 16):
+        A = graded(n, 1e-2 / eps).to(dtype)
+        z = torch.randn(50, n, dtype=dtype) @ A.mT
+        x, plain = Linear(Dense(A)).inverse(z), z @ torch.linalg.inv(A.double()).to(dtype).mT
+        gap, missed = ((y.double() @ A.double().mT - z).norm(dim=-1).max() for y in (x, plain))
+        least = eps * float((x.double().abs() @ A.double().abs().mT).norm(dim=-1).max())
+        assert gap <= 2 * least and missed > 100 * least
 
 
 def test_a_permutation_is_an_exact_chart() -> None:
