@@ -60,7 +60,7 @@ class _Mixing(Bijection):
         """x with A x = z up to eps |A| |x|: a product with A^-1 leaves eps |A| |A^-1| |z|, the condition times as much."""
         if isinstance(A, Dense) and A.A.dtype == torch.float64:
             rows = self._columns(z).mT.to(A.A)
-            solved = torch.linalg.solve(A.A, rows.reshape(-1, len(A.A)).mT)
+            solved: Tensor = torch.linalg.solve(A.A, rows.reshape(-1, len(A.A)).mT)
             return solved.mT.reshape(rows.shape).mT.reshape(z.shape)
         if isinstance(A, Dense):
             return self._mix(Dense(torch.linalg.inv(A.A.double())), z).to(A.A.dtype)
