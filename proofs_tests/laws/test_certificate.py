@@ -1,5 +1,6 @@
 """Certificates: the predicted error of a round trip beside the measured one, for couplings up to where they break."""
 
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from induced.bijections import (
     AdditiveCoupling,
     Affine,
     AffineCoupling,
+    Arctanh,
     Bijection,
     Composition,
     DirectSum,
@@ -18,12 +20,16 @@ from induced.bijections import (
     Identity,
     LatticeCoupling,
     Log,
+    Logit,
+    PositiveDefinite,
+    Simplex,
     Sinh,
     rounding,
     roundtrip,
 )
-from induced.bijections.certificate import Roundtrip, zero_size
+from induced.bijections.certificate import Roundtrip, log_det_roundings, zero_size
 from induced.bijections.networks import MLP
+from induced.errors import InducedError
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -181,6 +187,49 @@ def test_the_size_at_the_zero_vector_is_that_of_what_the_layers_compute_there() 
     assert X.zero_size(like) == zero_size(shifted, like) and E.zero_size(like) == 0
     assert ProductSpace(X, E, X).zero_size(like) == pytest.approx(math.sqrt(2) * X.zero_size(like))
     assert Subspace(X, torch.eye(2, 1, dtype=torch.float64)).zero_size(like) == X.zero_size(like)
+
+
+def exactly(g: Bijection, x: Tensor) -> Tensor:
+    """log|det J| of a float32 chart, in float64."""
+    return copy.deepcopy(g).double().log_abs_det(x.double()).detach()
+
+
+@pytest.mark.parametrize("case", CHARTS, ids=str)
+def test_log_abs_det_is_as_accurate_as_its_roundings_say(case: ChartCase) -> None:
+    g = case.make(torch.float32)
+    x = case.points(g, (3, 4), torch.float32)
+    with torch.no_grad():
+        z = g(x)
+    # a float32 point of the simplex is none in float64
+    for h, at in ((g, x), (g.inv, z)) if case.square else ((g.inv, z),):
+        allowed = 10 * torch.finfo(torch.float32).eps * log_det_roundings(h, at)
+        assert allowed.shape == (3, 4) and bool((allowed == 0).all()) == g.exact
+        assert ((h.log_abs_det(at).detach().double() - exactly(h, at)).abs() <= allowed).all()
+        assert (allowed <= 1e-4 * z[0, 0].numel()).all()
+
+
+def test_near_the_edge_of_a_domain_log_abs_det_is_known_to_its_gradient() -> None:
+    eps, e = torch.finfo(torch.float32).eps, torch.logspace(-1, -5, 20).unsqueeze(-1)
+    diagonal = torch.diag_embed(torch.cat([torch.ones_like(e), torch.ones_like(e), e], -1))
+    Q = torch.linalg.qr(torch.randn(3, 3))[0]
+    for g, x in (
+        (Arctanh((1,)) @ Affine((1,), 1 / 3), 3 * (1 - e)),
+        (Logit((1,)) @ Affine((1,), 1e-3, 1 / 3), (1 - e - 1 / 3) * 1e3),
+        (PositiveDefinite(3), Q @ diagonal @ Q.mT),
+        (PositiveDefinite(3), 1e8 * (Q @ diagonal @ Q.mT)),
+    ):
+        x = (x + x.mT) / 2 if len(g.shape) == 2 else x
+        error, roundings = (g.log_abs_det(x).double() - exactly(g, x)).abs(), log_det_roundings(g, x)
+        assert (error <= 10 * eps * roundings).all()
+        assert error.max() > 30 * eps * x[0].numel()  # so many roundings of the terms would not explain it
+    naive = log_det_roundings(Simplex(3), torch.tensor([0.5, 0.5 - 1e-30, 1e-30]))
+    assert 60 < naive < 120  # |log x| is 70, and log x moves by a rounding where x does
+
+
+def test_log_abs_det_of_no_points_and_of_a_chart_without_one() -> None:
+    assert log_det_roundings(Log((2,)), torch.ones(0, 2)).shape == (0,)
+    with pytest.raises(InducedError, match="has no log"):
+        log_det_roundings(Ulps(1), torch.ones(2))
 
 
 def test_points_of_any_size_have_a_certificate() -> None:
