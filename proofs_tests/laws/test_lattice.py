@@ -223,9 +223,9 @@ def test_a_chart_has_the_coarsest_resolution_of_its_parts() -> None:
 
 
 def half_steps(g: Bijection, x: Tensor) -> float:
-    """The certificate in half steps of a lattice of 12 bits."""
+    """The certificate in half steps of a lattice of 12 bits, each of which counts 3/10."""
     with torch.no_grad():
-        return rounding(g, x) * torch.finfo(x.dtype).eps / 2.0**-13
+        return rounding(g, x) * torch.finfo(x.dtype).eps / (0.3 * 2.0**-13)
 
 
 def test_the_certificate_counts_the_rounding_to_a_lattice_once() -> None:
