@@ -11,7 +11,6 @@ from induced._numerics import random_signs, scaled_norm
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
 
-
 BOUNDED = 0.3
 """What half a step of a lattice counts beside roundings, which are forgiven ten of what is estimated."""
 
