@@ -89,11 +89,11 @@ class Bijection(Module, ABC):
             x: points (*batch, *shape).
             z: their coordinates g(x), which the caller has.
         """
-        return torch.zeros_like(z) if self.exact or self.resolution else z.abs()
+        return torch.zeros_like(z) if self.exact or self.resolution else _ulp(z)
 
     def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
         """How much the chart rounds its points: a >= 0 of the shape of x = g^-1(z), as in `roundoff`; that of `g.inv`."""
-        return torch.zeros_like(x) if self.exact or self.resolution else x.abs()
+        return torch.zeros_like(x) if self.exact or self.resolution else _ulp(x)
 
     def initialize(self, batch: Tensor) -> None:
         """Set the state that depends on data (ActNorm) from a batch of points; most charts have none."""
@@ -301,6 +301,11 @@ class Composition(Bijection):
 
     def layers(self) -> tuple[Bijection, ...]:
         return tuple(layer for part in self._parts() for layer in part.layers())
+
+
+def _ulp(x: Tensor) -> Tensor:
+    """What a rounding of each number is, over eps: |x|, but for denormal numbers that of the smallest normal one."""
+    return x.abs().clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _last_roundoff(parts: Sequence[Bijection], x: Tensor) -> Tensor:

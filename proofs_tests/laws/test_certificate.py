@@ -232,6 +232,16 @@ def test_log_abs_det_of_no_points_and_of_a_chart_without_one() -> None:
         log_det_roundings(Ulps(1), torch.ones(2))
 
 
+@every_dtype
+def test_denormal_points_are_known_to_less(dtype: torch.dtype) -> None:
+    tiny, eps = torch.finfo(dtype).tiny, torch.finfo(dtype).eps
+    z = math.log(tiny) + math.log(eps) + torch.linspace(2, 7, 30, dtype=dtype).unsqueeze(-1)
+    for g in (Log((1,)), Affine((1,), 2.0) @ Log((1,))):
+        for w in z:
+            assert roundtrip(g.inv, w).ok
+    assert roundtrip(Log((1,)).inv, z).error > 100 * eps * z.abs().max()
+
+
 def test_points_of_any_size_have_a_certificate() -> None:
     for size in (1e-30, 1e30):
         r = roundtrip(Identity((4,)), torch.full((3, 4), size))
