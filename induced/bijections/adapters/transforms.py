@@ -11,6 +11,7 @@ from torch.distributions.transforms import (
     CatTransform,
     ComposeTransform,
     CorrCholeskyTransform,
+    CumulativeDistributionTransform,
     ExpTransform,
     IndependentTransform,
     SigmoidTransform,
@@ -114,6 +115,11 @@ class _Transform(AdaptedWithDeterminant):
         R = torch.linalg.qr(J.reshape(len(x), max(before, after), min(before, after))).R
         volume: Tensor = R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
         return sign * volume
+
+    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+        size = super().roundoff(x, z)
+        # torch adds a distribution function to 1 / 2, where a small one loses its digits
+        return size.clamp(min=1) if isinstance(self._transform, CumulativeDistributionTransform) else size
 
     def extra_repr(self) -> str:
         return f"{type(self._transform).__name__}, {super().extra_repr()}"
