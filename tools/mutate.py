@@ -39,11 +39,14 @@ ERRORS = "units/test_errors.py"
 # the laws over every chart and those through the compiler would take a minute a mutant
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
+ENDOMORPHISMS = ("counterexamples/test_endomorphism_checks_reject.py", "counterexamples/test_tolerances.py")
 REDUCED = "laws/test_reductions.py"
 STRUCTURES = "laws/test_structures.py"
 FINAL = "structure/test_structure.py::test_a_public_class_is_abstract_or_final"
 TESTS = {
     "induced/checks": (REJECT, ERRORS, "laws/test_spaces.py"),
+    "induced/checks/endomorphisms.py": ENDOMORPHISMS,
+    "induced/checks/orbits.py": ENDOMORPHISMS,
     "induced/linearizer.py": (ERRORS, "laws/test_linearizer.py", "laws/test_analysis.py", QUICK),
     "induced/operators": (ERRORS, REDUCED, "laws/test_operators.py", "laws/test_solutions.py"),
     "induced/operators/algebra.py": (ERRORS, "laws/test_operators.py", "laws/test_functions.py", REDUCED),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from induced import EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearizerOperator, Report
-from induced.bijections import Log, real_nvp
+from induced.bijections import Affine, Arctanh, Log, real_nvp
 from induced.checks import check_group, check_idempotent, check_powers, require
 from induced.errors import DomainError
 from induced.operators import Dense, LinearOperator
@@ -136,6 +136,11 @@ def test_powers_that_leave_the_range_are_tried_at_shorter_samples() -> None:
     assert noted["f^6 = f^3 f^3"].startswith("at the samples scaled by ") and noted["f^1 = f"] == ""
     f.powers = {6: torch.linalg.matrix_power(6 * A, 6) * 1.001}
     assert violated(check_powers(f, x)) == {"f^6 = f^3 f^3"}
+    # tanh rounds points to the edge long before it reaches it
+    Y = InducedSpace(Arctanh((3,)))
+    reports = check_powers(Linearizer(1.6 * EYE, Y), Y.point(torch.ones(2, 3, dtype=torch.float64)))
+    require(reports)
+    assert {r.law for r in reports if r.note == "at the samples scaled by 0.333"} == {"f^6 = f^3 f^3"}
     # powers beyond the range of the dtype say nothing
     huge = check_powers(OneSpace(matrix=1e52 * A), points())
     require(huge)
@@ -215,6 +220,7 @@ def test_the_times_of_a_group_may_be_given() -> None:
     late = lambda t: exponential(t * A) * (1.1 if abs(t - 1.7) < 1e-9 else 1.0)  # noqa: E731
     require(check_group(OneSpace(exp=late), x))
     assert violated(check_group(OneSpace(exp=late), x, 0.7, 1.0)) == {"exp(s f) exp(t f) = exp((s + t) f)"}
+    assert check_group(linear(A / 100), x, 4e4, 4e4).counts()["violated"] == 0
     # at a time so long that rounding explains everything, nothing is judged
     assert check_group(linear(A), x, 40.0, 40.0).counts()["unjudgeable"] == 2
 
@@ -280,6 +286,18 @@ def test_the_checks_accept_the_same_maps_unbroken(dtype: torch.dtype) -> None:
             require(check_powers(f / 3, x), check_group(f, x))
         q = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, -1.0], dtype=dtype), dim=0)
         require(check_idempotent(Linearizer(torch.outer(q, q), space), x))
+
+
+@every_dtype
+def test_zero_samples_and_single_ones_are_judged(dtype: torch.dtype) -> None:
+    X = InducedSpace(shaken(real_nvp(3, 2, 8)).to(dtype))
+    for space in (EuclideanSpace(3), X):
+        f, p = Linearizer(A.to(dtype), space), Linearizer(torch.diag(torch.tensor([1.0, 0.0, 1.0])).to(dtype), space)
+        for x in (space.zero(4, dtype=dtype), space.zero(1, dtype=dtype), space.sample(1, dtype=dtype)):
+            require(check_powers(f, x), check_group(f, x), check_idempotent(p, x))
+    # the random directions, not the samples, tell the scale: zero samples see a constant
+    shifted = Linearizer(A.to(dtype), InducedSpace(Affine((3,), 1.0, 0.5)))
+    require(check_group(shifted, shifted.domain.zero(2, dtype=dtype)))
 
 
 class Counted(OneSpace):
