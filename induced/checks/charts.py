@@ -2,16 +2,13 @@
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from induced.bijections import Bijection, rounding
-from induced.bijections.certificate import zero_size
 from induced.checks.batches import left_alone, rearrangements, same_again
 from induced.checks.measure import (
-    FACTOR,
     Noise,
     attempt,
     compare,
@@ -22,32 +19,11 @@ from induced.checks.measure import (
     not_applicable,
     require_samples,
 )
-from induced.checks.report import JUDGEABLE, Report, Reports
+from induced.checks.report import Report, Reports
+from induced.checks.sides import Side, both_sides, slopes
 from induced.checks.untouched import different_bits, untouched
 from induced.checks.volume import volume_laws
 from induced.errors import DomainError
-
-# Gauss (3 nodes) within Kronrod (7) on [-1, 1], and the ends, where variation is looked at
-_OUT, _MID, _IN = 0.960491268708020283, 0.774596669241483377, 0.434243749346802558
-NODES = (-1.0, -_OUT, -_MID, -_IN, 0.0, _IN, _MID, _OUT, 1.0)
-_HALF = (0.0, 0.104656226026467265, 0.268488089868333441, 0.401397414775962223)
-KRONROD = (*_HALF, 0.450916538658474143, *reversed(_HALF))
-GAUSS = (0.0, 0.0, 5 / 9, 0.0, 8 / 9, 0.0, 5 / 9, 0.0, 0.0)
-STEPS = (0.05, 0.006, 0.0008)
-FINE = 1e-3
-FEW = 8
-"""So many samples are enough to see a gradient that is not one."""
-
-
-class Side(NamedTuple):
-    """A chart in one of its two directions, and what it is tried at."""
-
-    name: str
-    f: Bijection
-    x: Tensor
-    result: Tensor
-    known: Noise
-    """What rounding may do to the result."""
 
 
 def check_bijection(g: Bijection, x: Tensor) -> Reports:
@@ -86,33 +62,22 @@ def _laws(g: Bijection, x: Tensor) -> list[Report]:
         return [contract, inverse_contract]
     back = back.detach().clone()
     alone_back = left_alone("g^-1", coordinates, z)
-    to_points, to_coordinates = _noises(g, x, z)
-    there, again = Side("g", g, x, z, to_coordinates), Side("g^-1", g.inv, z, back, to_points)
-    sides = (there, again)
+    sides = there, again = both_sides(g, x, z, back)
     return [
         compare("g^-1(g(x)) = x", "Def 2.2", back - x, longest(x), again.known, x),
         attempt("g(g^-1(z)) = z", "Def 2.2", lambda law, of: compare(law, of, g(back.clone()) - z, longest(z), there.known, z)),
-        attempt("far out: g(g^-1(z)) = z", "Def 2.2", lambda law, of: _far(law, of, g, z, to_points.floor), chosen=True),
+        attempt("far out: g(g^-1(z)) = z", "Def 2.2", lambda law, of: _far(law, of, g, z, again.known.floor), chosen=True),
         contract,
         inverse_contract,
         alone,
         alone_back,
         *(law for s in sides for law in rearrangements(s.name, s.f, s.x, s.result, s.known)),
         _finite_gradients(g, x, z),
-        *(attempt(f"gradients of {s.name} are its slopes", "contract", partial(_slopes, side=s), chosen=True) for s in sides),
-        *volume_laws(g, x, z, there.known),
+        *(_gradients(s) for s in sides),
+        *volume_laws(there, again),
         *([_on_lattice(g, z, back)] if g.resolution else []),
         *(same_again(s.name, g, s.f, s.x, s.result) for s in sides),
     ]
-
-
-def _noises(g: Bijection, x: Tensor, z: Tensor) -> tuple[Noise, Noise]:
-    """What rounding may do to points and to coordinates."""
-    try:
-        floor = zero_size(g, x)
-        return Noise(rounding(g, x.clone()), floor), Noise(rounding(g.inv, z.clone()), floor)
-    except Exception:  # the chart does not take every batch, which a law of its own reports
-        return Noise(longest(x)), Noise(longest(z))
 
 
 def _contract(name: str, f: Bijection, x: Tensor, result: Tensor) -> Report:
@@ -160,56 +125,9 @@ def _finite_gradients(g: Bijection, x: Tensor, z: Tensor) -> Report:
     return attempt("gradients are finite", "contract", lambda law, of: finite_gradients(law, of, x, (g, x), (g.inverse, z)))
 
 
-def _slopes(law: str, statement: str, side: Side) -> Report:
-    """f(y) - f(x) is the integral of df along the segment from x a step toward another sample.
-
-    A kink between the nodes of the quadrature is missed now and then, a wrong gradient is wrong at every step: two must agree.
-    """
-    if side.f.resolution:
-        return not_applicable(law, statement, "a chart onto a lattice has steps, not slopes")
-    held: list[Report] = []
-    violated: list[Report] = []
-    for others in (side.x.roll(1, 0)[:FEW], _elsewhere(side)[:FEW]):
-        for step in STEPS:
-            found = _integral(law, statement, side, step * (others - side.x[:FEW]))
-            if found.tolerance > JUDGEABLE:
-                continue
-            (held if found.ok else violated).append(found)
-            if held and held[-1].tolerance <= FINE:
-                break
-        if held or len(violated) > 1:
-            return min(held or violated, key=lambda report: report.tolerance)
-    return not_applicable(law, statement, "slopes cannot be told from rounding or kinks here")
-
-
-def _integral(law: str, statement: str, side: Side, step: Tensor) -> Report:
-    f, x = side.f, side.x[:FEW]
-    n, ones = len(x), (1,) * (x.dim() - 1)
-    t = ((1 + torch.tensor(NODES, dtype=torch.float64)) / 2).to(x).repeat_interleave(n).requires_grad_()
-    w = torch.randn(side.result[:FEW].shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(x)
-    w = w / lengths(w).reshape(n, *(1,) * (w.dim() - 1))
-    with torch.enable_grad():
-        along = f(x.repeat(len(NODES), *ones) + t.reshape(-1, *ones) * step.repeat(len(NODES), *ones))
-        projected = w.repeat(len(NODES), *(1,) * (w.dim() - 1)) * along
-        (slopes,) = torch.autograd.grad(projected.sum(), t, allow_unused=True, materialize_grads=True)
-    slopes = slopes.reshape(len(NODES), n)
-    fine, coarse = (torch.tensor([KRONROD, GAUSS], dtype=torch.float64) / 2).to(x) @ slopes
-    # of a smooth function the two rules differ by far less than it varies; a kink errs by a share of the variation
-    variation = 0.25 * (slopes[1:] - slopes[:-1]).abs().sum(0)
-    smooth = (fine - coarse).abs()
-    quadrature = float(torch.where(smooth < 0.02 * variation, 3 * smooth, variation).max())
-    moved = f(x + step) - f(x.clone())
-    difference = (w * moved).unsqueeze(-1).flatten(1).sum(-1) - fine
-    error = Noise(2 * side.known.roundings + quadrature / (FACTOR * torch.finfo(x.dtype).eps))
-    return compare(law, statement, difference, longest(moved) or torch.finfo(x.dtype).tiny, error, x)
-
-
-def _elsewhere(side: Side) -> Tensor:
-    """Another point for each sample, half its coordinates and as much at random, or as the chart computes with at zero."""
-    drawn = torch.randn(side.result.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(side.x)
-    size = max(longest(side.result), side.known.floor) or 1.0
-    moved: Tensor = side.f.inverse(0.5 * side.result + 0.5 * size / longest(drawn) * drawn)
-    return moved
+def _gradients(s: Side) -> Report:
+    judge = partial(slopes, f=s.f, side=s, known=Noise(s.known.roundings))
+    return attempt(f"gradients of {s.name} are its slopes", "contract", judge, chosen=True)
 
 
 def _on_lattice(g: Bijection, z: Tensor, back: Tensor) -> Report:
