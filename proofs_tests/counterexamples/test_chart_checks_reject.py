@@ -235,8 +235,8 @@ BROKEN: dict[str, tuple[Callable[[], Bijection], str]] = {
     "a detached gradient of the inverse": (Detached, "gradients of g^-1 are its slopes"),
     "a conditioner in half precision": (Halved, "gradients of g are its slopes"),
     "a lattice of another step": (AnotherLattice, "g gives multiples of its resolution"),
-    "another dtype": (AnotherDtype, "g gives finite values of the dtype and shape"),
-    "another shape": (AnotherShape, "g^-1 gives finite values of the dtype and shape"),
+    "another dtype": (AnotherDtype, "g is finite, of its dtype and shape"),
+    "another shape": (AnotherShape, "g^-1 is finite, of its dtype and shape"),
     "a slope that is not finite": (NoSlope, "gradients are finite"),
 }
 
