@@ -4,6 +4,7 @@ from induced.checks import Report, Reports, check, require
 from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
+from induced.serialization import load
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Vector
 from induced.spectrum import Spectrum
 from induced.subspaces import PrincipalComponents, Subspace, principal_components
@@ -25,6 +26,7 @@ __all__ = [
     "Subspace",
     "Vector",
     "check",
+    "load",
     "principal_components",
     "require",
 ]

@@ -1,13 +1,15 @@
 """Models on the Hugging Face hub: its mixin, with the files of induced.serialization (extra `hub`)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
+import torch
 from torch import nn
 
 from induced.errors import CheckpointError, MissingExtra
 from induced.serialization import load, save
-from induced.serialization.files import CONFIG, WEIGHTS, require_ours
+from induced.serialization.layout import CONFIG, WEIGHTS
 
 try:
     from huggingface_hub import ModelHubMixin, snapshot_download
@@ -40,6 +42,7 @@ class HubModel(ModelHubMixin, library_name="induced", model_card_template=CARD):
 
     Arguments:
         module: anything that `induced.serialization.save` takes.
+        dtype, notes: as of `save`.
 
     Example:
         >>> import tempfile
@@ -54,20 +57,32 @@ class HubModel(ModelHubMixin, library_name="induced", model_card_template=CARD):
         `HubModel(f).push_to_hub("user/repository")` (laws/test_hub.py)
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, *, dtype: torch.dtype | None = None, notes: Mapping[str, Any] | None = None) -> None:
+        self.module, self._dtype, self._notes = module, dtype, notes
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """The mixin's: what `push_to_hub` uploads, in a folder.
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> str | None:
+        """What `push_to_hub` uploads, in a folder: the files of `save`, and a model card where there is none.
+
+        Returns:
+            The address of the commit where it is pushed to the hub as well, else None.
 
         Raises:
-            CheckpointError: a class within is not registered, or the folder holds files of another origin.
+            CheckpointError: as `induced.serialization.save`.
         """
-        require_ours(Path(save_directory))  # the mixin deletes any config.json
-        return super().save_pretrained(save_directory, **options)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save(self.module, save_directory, overwrite=True)
+        folder = save(self.module, save_directory, dtype=self._dtype, notes=self._notes)
+        if not (card := folder / "README.md").exists():
+            self.generate_model_card(**(model_card_kwargs or {})).save(card)
+        if not push_to_hub:
+            return None
+        return str(self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin passes unknown keywords to a constructor
@@ -80,7 +95,7 @@ class HubModel(ModelHubMixin, library_name="induced", model_card_template=CARD):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> Self:
-        """The model of a repository, or of a folder; its class is read from its config.json.
+        """The model of a repository, or of a folder that `induced.load` takes; its class is read from its config.json.
 
         Arguments:
             pretrained_model_name_or_path: "user/repository" or a folder.

@@ -10,14 +10,14 @@ from torch import Tensor
 
 import induced.operators as ops
 from induced._module import ByValue, Module
+from induced._registry import saved_as
 from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Inverse, LinearOperator, LowRank
 from induced.operators.invariants import Norm
 from induced.operators.linalg import image_span, kernel_span
 from induced.operators.rules import Scalar, is_zero
-from induced.serialization.files import Pretrained
-from induced.serialization.registry import register
+from induced.serialization.pretrained import Pretrained
 from induced.spaces import HilbertSpace, Vector
 from induced.spaces.hilbert import difference
 from induced.spectrum import Spectrum
@@ -295,6 +295,7 @@ class LinearizerOperator(Module, ABC):
 
 
 @final
+@saved_as("Linearizer", "core", "domain", "codomain")
 class Linearizer(LinearizerOperator, Pretrained):
     """f = g_y^-1 A g_x (Def 2.1); `save_pretrained(folder)` and `from_pretrained(folder)` keep it on disk.
 
@@ -359,9 +360,6 @@ class Linearizer(LinearizerOperator, Pretrained):
     @property
     def core(self) -> LinearOperator:
         return self._modules["core"]  # type: ignore[return-value]
-
-
-register(Linearizer, "core", "domain", "codomain", name="Linearizer")
 
 
 @final

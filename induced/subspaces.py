@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from induced._module import ByValue
 from induced._numerics import full_precision, largest, random_signs, scaled_norm
+from induced._registry import saved_as
 from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
 from induced.operators import Dense, LinearOperator, LowRank, kernel
@@ -25,6 +26,7 @@ MOST = 0.5
 
 
 @final
+@saved_as("Subspace", describe=lambda W: {"space": W.space, "Q": W.frame, "accuracy": W.accuracy})
 class Subspace(HilbertSpace):
     """A linear subspace of a Hilbert space, a Hilbert space itself: its coordinates are those in an orthonormal basis Q.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import Module, unset
+from induced._registry import saved_as
 from induced.errors import InducedError, ShapeError
 
 Shape = tuple[int, ...]
@@ -158,6 +159,7 @@ class Bijection(Module, ABC):
 
 
 @final
+@saved_as("bijections.Identity", "shape")
 class Identity(Bijection):
     """g(x) = x."""
 
@@ -177,6 +179,7 @@ class Identity(Bijection):
 
 
 @final
+@saved_as("bijections.Inverse", "bijection")
 class Inverse(Bijection):
     """g^-1 as a chart."""
 
@@ -218,6 +221,7 @@ class Inverse(Bijection):
 
 
 @final
+@saved_as("bijections.Composition", "*parts")
 class Composition(Bijection):
     """g_L ... g_2 g_1, the parts given in order of application; nested compositions are flattened.
 

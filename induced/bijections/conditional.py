@@ -3,17 +3,19 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from induced._module import Module
 from induced._numerics import full_precision
+from induced._registry import named, recipe, register, saved_as
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.normalize import DataDependent, channel_affine, channelwise
-from induced.errors import InducedError, ShapeError
+from induced.errors import CheckpointError, InducedError, ShapeError
 
 Context = float | Tensor
 
@@ -60,6 +62,8 @@ class _Same:
         return id(self.tensor)
 
 
+# a part of a chart at a context, once a composition has taken that chart apart
+@saved_as("bijections.Bound", "conditioner", "context")
 class _Bound(nn.Module):
     """A conditioner with its context filled in."""
 
@@ -75,7 +79,32 @@ class _Bound(nn.Module):
         return out
 
 
+def _described(g: "ConditionalCoupling") -> dict[str, Any]:
+    kind, keywords = (g.kind.func, g.kind.keywords) if isinstance(g.kind, partial) else (g.kind, {})
+    if not isinstance(kind, type) or (isinstance(g.kind, partial) and g.kind.args):
+        raise CheckpointError(
+            f"a ConditionalCoupling with kind={g.kind!r} cannot be saved: its kind is a class of couplings, or a partial of one "
+            f"with keywords"
+        )
+    # a sample of the kind, made only to learn the name of its class
+    name = recipe(kind(g.shape, nn.Identity(), flip=g.flip, **keywords)).name
+    return {"shape": g.shape, "conditioner": g.conditioner, "flip": g.flip, "kind": name, "names": list(keywords)} | {
+        f"keyword_{key}": value for key, value in keywords.items()
+    }
+
+
+def _built(
+    shape: list[int], conditioner: nn.Module, flip: bool, kind: str, names: list[str], **given: Any
+) -> "ConditionalCoupling":
+    made: Any = named(kind, "the kind of a ConditionalCoupling").cls
+    if not issubclass(made, Coupling):
+        raise CheckpointError(f"the kind of a ConditionalCoupling is a class of couplings, not {kind!r}")
+    keywords = {key: given[f"keyword_{key}"] for key in names}
+    return ConditionalCoupling(shape, conditioner, flip=flip, kind=partial(made, **keywords) if keywords else made)
+
+
 @final
+@saved_as("bijections.ConditionalCoupling", describe=_described, build=_built)
 class ConditionalCoupling(ConditionalBijection):
     """A coupling whose conditioner takes (kept half, context); `kind` makes it from (shape, conditioner, flip=flip)."""
 
@@ -94,6 +123,7 @@ class ConditionalCoupling(ConditionalBijection):
         return self.kind(self.shape, _Bound(self.conditioner, context), flip=self.flip)
 
 
+@saved_as("bijections.ChannelAffine", "parent", "context")
 class _ChannelAffine(Bijection):
     """z = exp(s) x + b per channel, s and b those of the parent at a context."""
 
@@ -127,6 +157,7 @@ class _ChannelAffine(Bijection):
 
 
 @final
+@saved_as("bijections.ConditionalActNorm", describe=lambda g: {"shape": g.shape, "context": len(g.first)})
 class ConditionalActNorm(DataDependent, ConditionalBijection):
     """An ActNorm whose log-scale and shift are affine in the context: (s, b)(c) = (s, b)_0 + W c.
 
@@ -174,6 +205,7 @@ class ConditionalActNorm(DataDependent, ConditionalBijection):
 
 
 @final
+@saved_as("bijections.ConditionalComposition", "*parts")
 class ConditionalComposition(ConditionalBijection):
     """A composition some of whose parts, given in order of application, depend on the context."""
 
@@ -185,3 +217,23 @@ class ConditionalComposition(ConditionalBijection):
 
     def bind(self, context: Tensor) -> Bijection:
         return Composition(*(part.bind(context) if isinstance(part, ConditionalBijection) else part for part in self.parts))  # type: ignore[arg-type]
+
+
+def _is_bound(chart: Bijection) -> bool:
+    return chart._origin is not None and isinstance(chart._origin[0], ConditionalBijection)
+
+
+def _at(chart: Bijection) -> dict[str, Any]:
+    parent, context = chart.identity()
+    return {"parent": parent, "context": context.tensor if isinstance(context, _Same) else context}
+
+
+def _bound_again(parent: ConditionalBijection, context: Context) -> Bijection:
+    chart, like = parent.at(context), next(parent.parameters(), None)
+    for module in chart.modules() if like is not None else ():
+        if isinstance(module, _Bound | _ChannelAffine):  # as if parent and context had been moved together
+            module.context = module.context.to(like)
+    return chart
+
+
+register(Bijection, describe=_at, build=_bound_again, name="bijections.at", when=_is_bound)  # type: ignore[type-abstract]

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
+from induced._registry import saved_as
 from induced._validate import eager, require_domain, require_finite, require_floating, require_precision
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
 
 
 @final
+@saved_as("bijections.Simplex", describe=lambda g: {"parts": g.shape[0]})
 class Simplex(Bijection):
     """z = ilr(x), z_k = sqrt(k/(k+1)) (mean of log x_1..k - log x_{k+1}): Aitchison's geometry of compositions.
 
@@ -88,6 +90,7 @@ class Simplex(Bijection):
 
 
 @final
+@saved_as("bijections.PositiveDefinite", describe=lambda g: {"n": g.shape[0]})
 class PositiveDefinite(Bijection):
     """z = vec(log X), X a symmetric positive definite n x n matrix: the log-Euclidean geometry.
 

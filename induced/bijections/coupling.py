@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced._validate import require_floating
 from induced.bijections.base import Bijection, Pieces
 from induced.errors import DomainError, ShapeError
@@ -108,6 +109,7 @@ class Coupling(Bijection):
 
 
 @final
+@saved_as("bijections.AdditiveCoupling", "shape", "conditioner", "flip")
 class AdditiveCoupling(Coupling):
     """(a, b) -> (a, b + shift(a)); volume preserving, and the best conditioned of the couplings."""
 
@@ -121,6 +123,7 @@ class AdditiveCoupling(Coupling):
 
 
 @final
+@saved_as("bijections.AffineCoupling", "shape", "conditioner", "flip", "max_log_scale")
 class AffineCoupling(Coupling):
     """(a, b) -> (a, exp(s(a)) b + shift(a)), with the log-scale softly clamped: s = m tanh(raw / m), m = `max_log_scale`.
 

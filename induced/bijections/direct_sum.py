@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced.bijections.base import Bijection, Identity
 from induced.bijections.conditional import ConditionalBijection
 from induced.bijections.reshape import Flatten
@@ -21,6 +22,7 @@ def on_vectors(chart: Bijection) -> Bijection:
 
 
 @final
+@saved_as("bijections.DirectSum", "*charts")
 class DirectSum(Bijection):
     """(x_1, ..., x_k) -> (g_1(x_1), ..., g_k(x_k)) on vectors x_i that lie one after the other.
 
@@ -98,6 +100,7 @@ class DirectSum(Bijection):
 
 
 @final
+@saved_as("bijections.ConditionalDirectSum", "*charts")
 class ConditionalDirectSum(ConditionalBijection):
     """A direct sum some of whose charts depend on the context."""
 

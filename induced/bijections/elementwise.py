@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced._validate import eager, require_domain, require_floating
 from induced.bijections.base import Bijection
 from induced.errors import DomainError, ShapeError
@@ -40,6 +41,7 @@ class Elementwise(Bijection):
 
 
 @final
+@saved_as("bijections.Affine", "shape", "scale", "shift")
 class Affine(Elementwise):
     """z = scale * x + shift on R; numbers or tensors that broadcast to a point, kept in float64 and cast to the input's dtype.
 
@@ -86,6 +88,7 @@ class Affine(Elementwise):
 
 
 @final
+@saved_as("bijections.Log", "shape")
 class Log(Elementwise):
     """z = log x on the positive numbers: (+) is the product, a (.) x the power x^a, 0_g = 1, and the mean is geometric.
 
@@ -112,6 +115,7 @@ class Log(Elementwise):
 
 
 @final
+@saved_as("bijections.Logit", "shape")
 class Logit(Elementwise):
     """z = log(x / (1 - x)) on (0, 1), the log-odds: (+) multiplies the odds x / (1 - x), a (.) x takes their power, 0_g = 1/2.
 
@@ -139,6 +143,7 @@ class Logit(Elementwise):
 
 
 @final
+@saved_as("bijections.Arctanh", "shape")
 class Arctanh(Elementwise):
     """z = artanh x on (-1, 1), the rapidity: (+) is the relativistic addition of collinear velocities, (x + y) / (1 + x y).
 
@@ -166,6 +171,7 @@ class Arctanh(Elementwise):
 
 
 @final
+@saved_as("bijections.LogExpm1", "shape")
 class LogExpm1(Elementwise):
     """z = log(e^x - 1) on the positive numbers, the inverse of softplus: like `Log` near 0, and like x itself for large x."""
 
@@ -188,6 +194,7 @@ class LogExpm1(Elementwise):
 
 
 @final
+@saved_as("bijections.Sinh", "shape")
 class Sinh(Elementwise):
     """z = sinh x on R: linear near 0, exponential far from it; `Sinh(shape).inv` is the area sine, which tames long tails."""
 

@@ -7,6 +7,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from induced._numerics import full_precision
+from induced._registry import saved_as
 from induced._validate import eager
 from induced.bijections.base import Bijection
 from induced.bijections.elementwise import Elementwise
@@ -18,6 +19,8 @@ BLOCK = 2**20
 
 
 @final
+# the mean and the radii come back with its tensors
+@saved_as("bijections.Shear", "C", "B", "centers", "values")
 class Shear(Bijection):
     """x -> x + B s(C^T x), C^T B = 0: an additive coupling, in rotated axes.
 
@@ -101,6 +104,7 @@ def least_distances(points: Tensor) -> Tensor:
 
 
 @final
+@saved_as("bijections.PiecewiseLinear", "x", "z")
 class PiecewiseLinear(Elementwise):
     """The increasing function through the knots (x_i, z_i), straight between them and beyond the last ones."""
 

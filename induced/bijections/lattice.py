@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import in_double
+from induced._registry import saved_as
 from induced._validate import eager
 from induced.bijections.base import Pieces
 from induced.bijections.coupling import Coupling
@@ -47,6 +48,10 @@ class _OnLattice(nn.Module):
 
 
 @final
+@saved_as(
+    "bijections.LatticeCoupling",
+    describe=lambda g: {"shape": g.shape, "conditioner": g.conditioner.conditioner, "flip": g.flip, "bits": g.bits},
+)
 class LatticeCoupling(Coupling):
     """(a, b) -> (a, b + shift(a)) on the lattice (2^-bits Z)^n, the shift rounded to it: `g.inverse(g(x)) == x` bit for bit.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._numerics import full_precision, random_signs
+from induced._registry import saved_as
 from induced.bijections.base import Bijection
 from induced.errors import NotSquare, ShapeError
 from induced.operators import LU, Dense, Diagonal, LinearOperator, Permutation, RotationScaling, inverse, slogdet
@@ -100,6 +101,7 @@ def _log_abs_det(A: LinearOperator) -> Tensor:
 
 
 @final
+@saved_as("bijections.Linear", "operator", "shape")
 class Linear(_Mixing):
     """z = A x for an invertible operator A of shape (C, C), along the first axis of a point and at every position of the others.
 
@@ -149,6 +151,7 @@ class Linear(_Mixing):
 
 
 @final
+@saved_as("bijections.Conv1x1", "shape")
 class Conv1x1(_Mixing):
     """z = W x at every position of a (C, H, W) point, W an invertible (C, C) matrix that starts orthogonal.
 

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced._validate import require_finite, require_shape
 from induced.bijections.base import Bijection
 from induced.errors import InducedError, ShapeError
@@ -64,6 +65,7 @@ def _mirror(module: nn.Module, _: object) -> None:
 
 
 @final
+@saved_as("bijections.ActNorm", "shape")
 class ActNorm(DataDependent, Bijection):
     """z = exp(s) x + b per channel (the first axis of a point); s and b train, and start so that data get mean 0 and variance 1.
 

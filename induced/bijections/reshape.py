@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced.bijections.base import Bijection
 from induced.errors import ShapeError
 
@@ -25,6 +26,7 @@ class Rearrangement(Bijection):
 
 
 @final
+@saved_as("bijections.Squeeze", "shape", "factor")
 class Squeeze(Rearrangement):
     """(C, H, W) -> (f^2 C, H/f, W/f), f = `factor`: each f x f patch becomes f^2 channels, a channel's own ones together.
 
@@ -47,6 +49,7 @@ class Squeeze(Rearrangement):
 
 
 @final
+@saved_as("bijections.PixelShuffle", "shape", "factor")
 class PixelShuffle(Rearrangement):
     """(f^2 C, H, W) -> (C, f H, f W), f = `factor`: the inverse of `Squeeze`.
 
@@ -68,6 +71,7 @@ class PixelShuffle(Rearrangement):
 
 
 @final
+@saved_as("bijections.RandomSplit", "shape")
 class RandomSplit(Rearrangement):
     """(C, H, W) -> (4 C, H/2, W/2): each 2 x 2 patch is dealt into two streams by one random pattern, fixed by the seed.
 
@@ -94,6 +98,7 @@ class RandomSplit(Rearrangement):
 
 
 @final
+@saved_as("bijections.Flatten", "shape")
 class Flatten(Rearrangement):
     """Points of any shape -> vectors of their entries."""
 
@@ -108,6 +113,7 @@ class Flatten(Rearrangement):
 
 
 @final
+@saved_as("bijections.Blocks", "blocks", "axis", "stacked")
 class Blocks(Rearrangement):
     """The blocks of one axis of a point, each as a vector, one after the other: what a `DirectSum` of charts of blocks acts on.
 

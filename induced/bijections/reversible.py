@@ -7,6 +7,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import eager
 from induced.bijections.base import Bijection, Inverse
 from induced.bijections.coupling import Coupling
@@ -14,6 +15,8 @@ from induced.errors import InducedError
 
 
 @final
+# its recipe comes before that of a chart at a context, whose identity it takes
+@saved_as("bijections.Reversible", "chart", when=lambda g: True)
 class Reversible(Bijection):
     """The same chart, trained with activation memory that does not grow with its depth.
 

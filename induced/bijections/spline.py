@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced.bijections.coupling import Coupling
 from induced.errors import DomainError
 
@@ -27,6 +28,7 @@ class _Bin(NamedTuple):
 
 
 @final
+@saved_as("bijections.RationalQuadraticCoupling", "shape", "conditioner", "flip", "bins", "bound")
 class RationalQuadraticCoupling(Coupling):
     """(a, b) -> (a, h(b; conditioner(a))), h a monotone rational-quadratic spline of K bins on [-B, B], the identity outside.
 

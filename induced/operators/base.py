@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import eager, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, hold, register, require_matrix
@@ -141,6 +142,7 @@ class Whole(Frame):
 
 
 @final
+@saved_as("operators.Dense", "A")
 class Dense(LinearOperator):
     """z -> A z for a matrix A of shape (*batch, m, n); an `nn.Parameter` trains, any other tensor is a buffer.
 
@@ -218,6 +220,7 @@ class Dense(LinearOperator):
 
 # --------------------------------------------------------------------------------------------------------- lazy operators
 @final
+@saved_as("operators.Adjoint", "operator")
 class Adjoint(OfAdjoint, LinearOperator):
     """A^T of an operator without a closed form for it, which it follows as that trains."""
 
@@ -269,6 +272,7 @@ class _Several(OfSeveral, LinearOperator):
 
 
 @final
+@saved_as("operators.Sum", "*operators")
 class Sum(OfSum, _Several):
     """A + B + ..., applied term by term."""
 
@@ -286,6 +290,7 @@ class Sum(OfSum, _Several):
 
 
 @final
+@saved_as("operators.Product", "*operators")
 class Product(OfProduct, _Several):
     """A B ..., applied factor by factor from the right."""
 
@@ -315,6 +320,7 @@ class Product(OfProduct, _Several):
 
 
 @final
+@saved_as("operators.Scaled", "a", "operator")
 class Scaled(OfScaled, LinearOperator):
     """a A for a scalar a, or one scalar per operator of a batch."""
 

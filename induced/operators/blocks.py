@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._numerics import scaled_norm, widened
+from induced._registry import saved_as
 from induced._validate import require_like, require_shape
 from induced.errors import ShapeError
 from induced.operators.algebra import hold, register
@@ -174,6 +175,7 @@ def _copies(core: LinearOperator) -> int:
 
 
 @final
+@saved_as("operators.BlockDiagonal", "*cores")
 class BlockDiagonal(LinearOperator):
     """The direct sum of operators: each maps a segment of the coordinates to a segment of its own.
 
@@ -311,6 +313,7 @@ class Pairs(Frame):
 
 
 @final
+@saved_as("operators.RotationScaling", "a", "b")
 class RotationScaling(LinearOperator):
     """Blocks [[a_j, -b_j], [b_j, a_j]] on the pairs of coordinates: multiplication by the complex numbers a_j + i b_j.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import scaled_norm, widened
+from induced._registry import saved_as
 from induced.errors import ShapeError
 from induced.operators.algebra import register
 from induced.operators.base import Adjoint, Dense, LinearOperator
@@ -58,7 +59,12 @@ def _both(A: ShiftInvariant, B: LinearOperator) -> "tuple[BlockCirculant, BlockC
     return left, right if inner is B else right.H  # type: ignore[return-value]
 
 
+def _of_blocks(blocks: Tensor, size: Sequence[int]) -> "BlockCirculant":
+    return BlockCirculant(torch.view_as_complex(widened(blocks).contiguous()), size, blocks.dtype)
+
+
 @final
+@saved_as("operators.BlockCirculant", "blocks", "size", build=_of_blocks)
 class BlockCirculant(ShiftInvariant):
     """A convolution over a whole cyclic grid: (A z)^(f) = S(f) z^(f) at each frequency f, S(f) a (C_out, C_in) complex matrix.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import require_shape
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
@@ -20,7 +21,13 @@ Mode = Literal["zeros", "circular", "reflect", "replicate"]
 _CONV = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d)}
 
 
+def _described(A: "Convolution") -> dict[str, object]:
+    settings: dict[str, object] = {name: getattr(A, name) for name in ("kernel", "mode", "stride", "groups")}
+    return settings | {"shape": A.in_shape, "padding": A.pads}
+
+
 @final
+@saved_as("operators.Convolution", describe=_described)
 class Convolution(ShiftInvariant):
     """y[o, p] = sum_(i, j) kernel[o, i, j] x[i, stride p + j - before], from coordinates C_in * H * W to C_out * H' * W'.
 

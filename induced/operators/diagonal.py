@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import eager, require_finite, require_shape, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import register
@@ -83,6 +84,7 @@ class OnEntries(LinearOperator):
 
 
 @final
+@saved_as("operators.Diagonal", "d")
 class Diagonal(OnEntries):
     """z -> d z, coordinate by coordinate, for d of shape (*batch, n)."""
 
@@ -116,6 +118,7 @@ class Diagonal(OnEntries):
 
 
 @final
+@saved_as("operators.Projection", "p")
 class Projection(OnEntries):
     """P = diag(l), l = round(p) + (p - stop_gradient(p)): 0 or 1 forward, and through p, held to [0, 1], backward.
 
@@ -196,6 +199,7 @@ def places(index: Tensor | Sequence[int]) -> Tensor:
 
 
 @final
+@saved_as("operators.Selection", describe=lambda A: {"index": A.index, "dim": A.shape[1], "dtype": A.reference().dtype})
 class Selection(LinearOperator):
     """(S z)_i = z_index[i]: rows of the identity, exact. Its adjoint puts coordinates at their places among zeros.
 

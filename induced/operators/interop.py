@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import widened
+from induced._registry import FOREIGN, not_saved
 from induced._validate import require_one_forward, require_precision
 from induced.errors import DtypeError, MissingAdjoint, ShapeError
 from induced.operators.base import Dense, LinearOperator
@@ -94,6 +95,7 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
 
 
 @final
+@not_saved(FOREIGN)
 class ForeignOperator(LinearOperator):
     """A foreign operator, run on arrays outside torch: `from_scipy` and `as_operator` make it.
 

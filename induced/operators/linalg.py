@@ -32,6 +32,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import eager, require_cutoff, require_like, require_shape
 from induced.errors import NotSquare, SingularOperator
 from induced.operators.base import Dense, LinearOperator, brief
@@ -301,6 +302,7 @@ def _all_fit(marks: list[Mark], tensors: list[Tensor]) -> bool:
 
 
 @final
+@saved_as("operators.Inverse", "operator")
 class Inverse(OfOne, LinearOperator):
     """A^-1, factorised on first use and again whenever the tensors of A have changed; never stale.
 

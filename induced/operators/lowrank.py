@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import visible
 from induced.errors import DomainError, ShapeError, SingularOperator
 from induced.operators.algebra import register, require_matrix
@@ -33,10 +34,8 @@ class _Factored(LinearOperator):
         require_matrix(U, "the factor U")
         require_matrix(V, "the factor V")
         if U.shape[-1] != V.shape[-1] or U.dtype != V.dtype or U.device != V.device:
-            raise ShapeError(
-                f"U and V must be (m, r) and (n, r) of one dtype and device, got {tuple(U.shape)} {U.dtype} {U.device} "
-                f"and {tuple(V.shape)} {V.dtype} {V.device}"
-            )
+            got = " and ".join(f"{tuple(X.shape)} {X.dtype} {X.device}" for X in (U, V))
+            raise ShapeError(f"U and V must be (m, r) and (n, r) of one dtype and device, got {got}")
         super().__init__((U.shape[-2], V.shape[-2]))
         register(self, "U", U)
         register(self, "V", V)
@@ -147,6 +146,7 @@ class _Factored(LinearOperator):
 
 
 @final
+@saved_as("operators.LowRank", "U", "V")
 class LowRank(_Factored):
     """A = U V^T, for U of shape (*batch, m, r) and V of shape (*batch, n, r); applied at O((m + n) r).
 
@@ -192,10 +192,8 @@ class LowRank(_Factored):
         return LowRank(dual(V).to(self.V), dual(U).to(self.U))
 
     def _inverse(self) -> LinearOperator:
-        if self.U.shape[-1] < self.shape[0]:
-            raise SingularOperator(
-                f"an operator of rank {self.U.shape[-1]} on {self.shape[0]} coordinates has no inverse; use pinv: {self}"
-            )
+        if (r := self.U.shape[-1]) < (n := self.shape[0]):
+            raise SingularOperator(f"an operator of rank {r} on {n} coordinates has no inverse; use pinv: {self}")
         return super()._inverse()
 
     def _slogdet(self) -> SignLogDet:
@@ -223,6 +221,7 @@ class LowRank(_Factored):
 
 
 @final
+@saved_as("operators.ScaledIdentityPlusLowRank", "c", "U", "V")
 class ScaledIdentityPlusLowRank(_Factored):
     """A = c I + U V^T, for a scalar c (or one per operator of a batch) and U, V of shape (*batch, n, r).
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._numerics import widened
+from induced._registry import saved_as
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError
 from induced.operators.algebra import register, require_matrix
@@ -71,6 +72,7 @@ class OrthogonalOperator(LinearOperator):
 
 
 @final
+@saved_as("operators.Orthogonal", "Q", build=lambda Q: Orthogonal(Q, check=False))
 class Orthogonal(OrthogonalOperator):
     """z -> Q z for a given orthogonal matrix Q of shape (n, n), which does not train.
 
@@ -127,6 +129,7 @@ class Orthogonal(OrthogonalOperator):
 
 
 @final
+@saved_as("operators.Householder", "V")
 class Householder(OrthogonalOperator):
     """Q = H_1 ... H_k, H_i = I - 2 v_i v_i^T / |v_i|^2, for the rows v_i of V (k, n), which may train.
 
@@ -200,6 +203,7 @@ class Householder(OrthogonalOperator):
 
 
 @final
+@saved_as("operators.SkewExponential", "S")
 class SkewExponential(OrthogonalOperator):
     """Q = exp((S - S^T) / 2) for a free matrix S of shape (n, n); trains where S does, det Q = 1.
 
@@ -236,6 +240,7 @@ class SkewExponential(OrthogonalOperator):
 
 
 @final
+@saved_as("operators.Permutation", describe=lambda A: {"order": A.order, "dtype": A.reference().dtype})
 class Permutation(OrthogonalOperator):
     """(P z)_i = z_order[i], exact.
 

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced.operators.algebra import require_matrix
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.orthogonal import parity
@@ -13,6 +14,7 @@ from induced.operators.reduction import SignLogDet
 
 
 @final
+@saved_as("operators.LU", describe=lambda A: {"n": A.shape[0]})
 class LU(LinearOperator):
     """A = P L U: P a fixed permutation, L unit lower triangular, U upper triangular of diagonal sign * exp(s); L, U and s train.
 
@@ -95,6 +97,7 @@ class LU(LinearOperator):
 
 
 @final
+@saved_as("operators.LUInverse", "operator")
 class Solve(LinearOperator):
     """A^-1 = U^-1 L^-1 P^T of an LU, which it follows."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import Module, in_double, unset
+from induced._registry import saved_as
 from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import LinearOperator
@@ -115,7 +116,13 @@ class _NetworkFamily(OperatorFamily):
         return ScaledIdentityPlusLowRank(c, rest[..., None, None] * U, V)
 
 
+def _described(F: _NetworkFamily) -> dict[str, object]:
+    width, features = F.hidden[0].out_features, F.hidden[2].out_features
+    return {"dim": F.dim, "rank": F.rank, "width": width, "features": features, "floor": F.floor}
+
+
 @final
+@saved_as("propagators.LowRankFamily", describe=_described)
 class LowRankFamily(_NetworkFamily):
     """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with a `floor`; smooth factors made by a network of t.
 
@@ -184,6 +191,7 @@ class LowRankFamily(_NetworkFamily):
 
 
 @final
+@saved_as("propagators.SharedBasisFamily", describe=_described)
 class SharedBasisFamily(_NetworkFamily):
     """A_t = Q K_t Q^T, or c(t) I + (b(t) - c(t)) Q K_t Q^T with a `floor`; one trained basis Q, and K_t (r, r) by a network of t.
 

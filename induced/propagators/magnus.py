@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._registry import saved_as
 from induced._validate import eager, require_finite
 from induced.operators.base import LinearOperator
 from induced.operators.exponential import exp_multiply
@@ -24,6 +25,7 @@ _HARMLESS = 10.0
 
 
 @final
+@saved_as("propagators.Exponent", "A1", "A2", "h")
 class Exponent(LinearOperator):
     """Omega = (h A1 + h A2) / 2 + k (h A2 h A1 - h A1 h A2), applied by two products with each; k = sqrt(3) / 12."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import full_precision
+from induced._registry import saved_as
 from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
 from induced.operators.base import Dense, LinearOperator
@@ -118,7 +119,14 @@ def integrate(
     return Stepwise(family, t0, t1, steps=steps, method=method).forward(z)
 
 
+def _built(family: OperatorFamily, grid: list[list[float]], method: str) -> "Stepwise":
+    made = Stepwise(family, steps=1, method=method)
+    made.grid = [Interval(*step) for step in grid]
+    return made
+
+
 @final
+@saved_as("propagators.Stepwise", "family", "grid", "method", build=_built)
 class Stepwise(LinearOperator):
     """S_{T-1} ... S_1 S_0 that is never multiplied out: each state, or state of the adjoint, takes the T steps.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._numerics import scaled_norm
+from induced._registry import saved_as
 from induced._validate import eager, require_like, require_shape
 from induced.bijections import Bijection
 from induced.bijections.certificate import roundings, zero_size
@@ -17,6 +18,7 @@ from induced.spaces.hilbert import HilbertSpace, require_alike
 
 
 @final
+@saved_as("InducedSpace", "chart")
 class InducedSpace(HilbertSpace):
     """The Hilbert space that a chart g makes of its points; two such spaces are equal where their chart is the same one.
 
@@ -77,6 +79,7 @@ class InducedSpace(HilbertSpace):
 
 
 @final
+@saved_as("EuclideanSpace", "shape")
 class EuclideanSpace(HilbertSpace):
     """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
 
@@ -102,6 +105,7 @@ class EuclideanSpace(HilbertSpace):
 
 
 @final
+@saved_as("ProductSpace", "*factors")
 class ProductSpace(HilbertSpace):
     """X_1 x ... x X_k with <x, y> = sum_i <x_i, y_i>; a point is the entries of its parts, flattened one after the other.
 

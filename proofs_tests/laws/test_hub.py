@@ -16,6 +16,7 @@ from induced.bijections import Log, real_nvp
 from induced.errors import CheckpointError
 from induced.hub import HubModel
 from induced.operators import Dense
+from induced.serialization import notes
 from proofs_tests.registry import shaken
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,6 +65,15 @@ def test_a_linearizer_comes_back_from_the_hub_bit_for_bit(hub: Hub) -> None:
     assert torch.equal(hub.fetch("me/map", revision=COMMIT)(x), f(x))
 
 
+def test_half_the_bytes_and_the_notes_are_shared_too(hub: Hub) -> None:
+    A = Dense(torch.randn(30, 30))
+    HubModel(A, dtype=torch.float16, notes={"application": "toy"}).push_to_hub("me/half")
+    uploaded = hub.at("me/half") / "snapshots" / COMMIT
+    assert notes(uploaded) == {"application": "toy"}
+    loaded = hub.fetch("me/half")
+    assert isinstance(loaded, Dense) and torch.equal(loaded.A, A.A.half().float())
+
+
 @pytest.mark.parametrize("module", [Log((2,)), Dense(torch.eye(2)), EuclideanSpace(2)], ids=lambda module: type(module).__name__)
 def test_charts_operators_and_spaces_are_shared_too(module: nn.Module, hub: Hub) -> None:
     HubModel(module).push_to_hub("me/part")
@@ -98,7 +108,7 @@ def test_what_is_not_there_is_refused_with_the_reason_of_the_hub(
 def test_a_repository_of_another_origin_is_refused_as_load_refuses_it(text: str, hub: Hub) -> None:
     HubModel(Log((2,))).push_to_hub("me/chart")
     (hub.at("me/chart") / "snapshots" / COMMIT / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match="config.json: is (not JSON|JSON of another origin)"):
+    with pytest.raises(CheckpointError, match="config.json: (is not JSON|is JSON of another origin|holds a JSON list)"):
         hub.fetch("me/chart")
 
 

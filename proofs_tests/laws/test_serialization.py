@@ -1,8 +1,11 @@
 """Saved and loaded, a model is the same one: bit for bit, its sharing included; and what is not whole is refused."""
 
 import hashlib
+import importlib
 import json
+import os
 import pickle
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import induced
 import induced.bijections
 import induced.operators
 from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Subspace
+from induced._registry import _by_class, _by_name
 from induced.bijections import (
     ActNorm,
     AdditiveCoupling,
@@ -28,6 +33,7 @@ from induced.bijections import (
     ConditionalCoupling,
     Identity,
     Log,
+    RandomSplit,
     Reversible,
     glow,
     real_nvp,
@@ -48,8 +54,7 @@ from induced.operators.base import Adjoint, Scaled, Sum
 from induced.operators.triangular import LU
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise
 from induced.propagators.magnus import Exponent
-from induced.serialization import load, register, save
-from induced.serialization.registry import _by_class
+from induced.serialization import load, notes, register, save
 from proofs_tests.registry import CHARTS, CORES, DTYPES, ChartCase, CoreCase, Frozen, initialized, shaken
 
 REFUSED = {"torch transform", "inverse of a torch transform", "callables", "ForeignOperator"}
@@ -272,12 +277,166 @@ def test_a_linearizer_through_given_points_comes_back(n: int, m: int, dtype: tor
     assert torch.equal(loaded(points), f(points)) and torch.equal(loaded.pinv()(f(points)), f.pinv()(f(points)))
 
 
-def test_a_new_process_loads_a_linearizer_through_given_points(tmp_path: Path) -> None:
+# ---------------------------------------------------------------------------------------------- dtypes, modes, notes, runs
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("given", DTYPES, ids=str)
+def test_weights_stored_in_another_dtype_come_back_rounded_to_it(given: torch.dtype, dtype: torch.dtype, tmp_path: Path) -> None:
+    f = Linearizer(torch.randn(8, 8), InducedSpace(real_nvp(8))).to(given)
+    whole, half = save(f, tmp_path / "whole"), save(f, tmp_path / "half", dtype=dtype)
+    loaded = load(half)
+    assert all(p.dtype == given for p in loaded.parameters())
+    for name, value in f.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.to(dtype).to(given))
+    with torch.no_grad():
+        for p in f.parameters():
+            p.copy_(p.to(dtype))
+        f.core.A.copy_(f.core.A.to(dtype))  # type: ignore[union-attr, operator]
+    x = torch.randn(5, 8, dtype=given)
+    assert torch.equal(loaded(x), f(x))
+    one, two = ((folder / "model.safetensors").stat().st_size for folder in (whole, half))
+    assert two < one * 2 / given.itemsize + 20_000
+
+
+def test_what_is_no_wider_is_stored_as_it_is(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).double(), nn.Linear(2, 2))
+    split = RandomSplit((1, 2, 2))
+    for number, module in enumerate((net, split)):
+        loaded = load(save(module, tmp_path / str(number), dtype=torch.float16))
+        assert [t.dtype for t in loaded.state_dict().values()] == [t.dtype for t in module.state_dict().values()]
+    assert torch.equal(loaded.get_buffer("order"), split.get_buffer("order"))
+    assert torch.equal(load(tmp_path / "0").state_dict()["0.weight"], net[0].weight)
+
+
+def test_the_mode_of_the_whole_is_kept(tmp_path: Path) -> None:
+    for training in (True, False):
+        loaded = load(save(real_nvp(2, 2, 4).train(training), tmp_path))
+        assert all(module.training is training for module in loaded.modules())
+
+
+def test_most_parameters_frozen_or_few_are_told_apart(tmp_path: Path) -> None:
+    for frozen in (0, 1, 5, 8):
+        chart = real_nvp(2, 2, 4)
+        for p in list(chart.parameters())[:frozen]:
+            p.requires_grad_(False)
+        again(chart, tmp_path)
+
+
+def test_an_argument_that_is_named_like_a_buffer_keeps_its_own_values(tmp_path: Path) -> None:
+    assert load(save(Doubled(torch.ones(2)), tmp_path)).get_buffer("a").tolist() == [2.0, 2.0]
+
+
+class Doubled(nn.Module):
+    def __init__(self, a: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("a", 2 * a)
+
+
+register(Doubled, describe=lambda m: {"a": m.a / 2}, name="tests.Doubled")
+
+
+def test_notes_are_kept_and_change_nothing(tmp_path: Path) -> None:
+    kept = {"application": "toy", "figures": {"accuracy": 0.5}, "sizes": [1, 2]}
+    save(Log((2,)), tmp_path, notes=kept)
+    assert notes(tmp_path) == kept and isinstance(load(tmp_path), Log)
+    save(Log((2,)), tmp_path)
+    assert notes(tmp_path) == {}
+
+
+def run_of(folder: Path, *places: str) -> Path:
+    folder.mkdir(parents=True)
+    run = {"format": "induced", "version": 1, "newest_of": list(places), "notes": {"application": "toy"}}
+    (folder / "config.json").write_text(json.dumps(run))
+    return folder
+
+
+def test_of_a_run_the_newest_model_of_the_first_place_that_has_one_is_loaded(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", "second/checkpoints", "checkpoints")
+    assert notes(run) == {"application": "toy"}
+    with pytest.raises(CheckpointError, match="run: is a run without a checkpoint yet, in second/checkpoints, checkpoints"):
+        load(run)
+    for step in (9, 10, 100):
+        save(Log((step,)), run / "checkpoints" / f"step-{step:08d}")
+    save(Log((7,)), run / "checkpoints" / "rejected-step-00000200")
+    assert load(run).shape == (100,)
+    save(Log((5,)), run / "second" / "checkpoints" / "step-00000001")
+    assert load(run).shape == (5,)
+    with pytest.raises(CheckpointError, match="run: is the folder of a run, whose settings a model would hide"):
+        save(Log((2,)), run)
+
+
+@pytest.mark.parametrize("place", ["../other", "/tmp", 3, "a/../../b"])
+def test_a_run_that_points_out_of_its_folder_is_refused(place: Any, tmp_path: Path) -> None:
+    save(Log((2,)), tmp_path / "other" / "step-00000001")
+    with pytest.raises(CheckpointError, match="the models of a run lie in folders within it, not in"):
+        load(run_of(tmp_path / "run", place))
+
+
+class Application(nn.Module):
+    """A model that is no Linearizer, and gives one."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.chart = dim, real_nvp(dim, 2, 4)
+
+    def operator(self) -> Linearizer:
+        return Linearizer(torch.eye(self.dim), InducedSpace(self.chart))
+
+
+register(Application, "dim", name="tests.Application")
+
+
+def test_from_pretrained_gives_the_linearizer_of_an_applications_model(tmp_path: Path) -> None:
+    model, x = Application(3), torch.randn(4, 3)
+    save(model, tmp_path)
+    assert isinstance(induced.load(tmp_path), Application)
+    assert torch.equal(Linearizer.from_pretrained(tmp_path)(x), model.operator()(x))
+    save(nn.Linear(2, 2), tmp_path / "layer")
+    with pytest.raises(CheckpointError, match="holds a Linear, not a Linearizer; induced.load"):
+        Linearizer.from_pretrained(tmp_path / "layer")
+
+
+PACKAGE = """
+from torch import nn
+from induced.serialization import register
+class Model(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.weight = size, nn.Parameter(nn.init.zeros_(nn.Linear(size, size).weight))
+register(Model, "size", name="family.Model")
+"""
+
+
+def test_a_kind_of_another_package_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family_models.py").write_text(PACKAGE)
+    info = tmp_path / "family-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: family\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[induced.models]\nfamily = family_models\nother = no_such_module\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = save(importlib.import_module("family_models").Model(3), tmp_path / "model")
+    # as in a process that has not imported it
+    monkeypatch.delitem(sys.modules, "family_models")
+    monkeypatch.delitem(_by_name, "family.Model")
+    assert induced.load(folder).size == 3
+    assert "family_models" in sys.modules
+
+
+def test_a_new_process_has_every_kind_of_the_library_once_induced_is_imported(tmp_path: Path) -> None:
+    for module in pkgutil.walk_packages(induced.__path__, "induced."):
+        importlib.import_module(module.name)
+    names = {entry.name for entry in _by_class.values() if entry.owner.startswith(("induced.", "torch."))}
     x = torch.randn(4, 2)
     interpolate(x, x.flip(1)).save_pretrained(tmp_path)
-    script = f"import induced; print(type(induced.Linearizer.from_pretrained({str(tmp_path)!r}).domain.chart).__name__)"
+    script = (
+        f"import induced, induced._registry as r; print(type(induced.Linearizer.from_pretrained({str(tmp_path)!r}).domain.chart)"
+        ".__name__); print(*r._by_name)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("Shear\n", "")
+    first, kinds = done.stdout.splitlines()
+    assert (first, set(kinds.split()), done.stderr) == ("Shear", names, "")
 
 
 # ---------------------------------------------------------------------------------------------------- damaged or foreign
@@ -304,9 +463,17 @@ def _reweigh(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], 
     def act(folder: Path) -> None:
         data = safetensors.torch.load_file(folder / "model.safetensors")
         change(data)
-        safetensors.torch.save_file(data, folder / "model.safetensors")
+        content = safetensors.torch.save(data)
+        (folder / "model.safetensors").write_bytes(content)
+        _edit(lambda c: c.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))(folder)
 
     return act
+
+
+def _swapped(folder: Path) -> None:
+    """Weights of another save."""
+    data = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file(data | {"1.A": torch.ones(2, 2)}, folder / "model.safetensors")
 
 
 def _of_class(config: Config, name: str) -> Any:
@@ -325,6 +492,26 @@ def _pickled(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
 
 
+def _noise(folder: Path) -> None:
+    content = bytes(range(99, 199))
+    (folder / "model.safetensors").write_bytes(content)
+    _edit(lambda c: c.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))(folder)
+
+
+def _twice(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"format": "induced",', 1))
+
+
+def _fifo(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+def _nested(depth: int) -> Any:
+    return [_nested(depth - 1)] if depth else 0
+
+
 DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("no config", lambda folder: (folder / "config.json").unlink(), r"config.json: cannot be read \(No such file"),
     ("no weights", lambda folder: (folder / "model.safetensors").unlink(), r"safetensors: cannot be read \(No such file"),
@@ -333,34 +520,47 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("config nested", lambda f: (f / "config.json").write_text("[" * 200_000), "config.json: is not JSON"),
     ("foreign JSON", lambda f: (f / "config.json").write_text("{}"), "is JSON of another origin, without"),
     ("other version", _edit(lambda c: c.update(version=2)), "has schema version 2, this release reads version 1"),
-    ("no objects", _edit(lambda c: c.pop("objects")), r"is not laid out as schema version 1 is: KeyError\('objects'\)"),
-    ("objects a list", _edit(lambda c: c.update(objects=[])), "is not laid out as schema version 1 is"),
-    ("root a number", _edit(lambda c: c.update(root=0)), "holds an entry of another kind"),
-    ("weights cut in the header", _cut("model.safetensors", 30), "cannot be read as safetensors"),
-    ("weights cut in the data", _cut("model.safetensors", -4), "cannot be read as safetensors"),
-    ("weights empty", _cut("model.safetensors", 0), "cannot be read as safetensors"),
+    ("no objects", _edit(lambda c: c.pop("objects")), "is not laid out as schema version 1 is: look at objects"),
+    ("objects a list", _edit(lambda c: c.update(objects=[])), "is not laid out as schema version 1 is: look at objects"),
+    ("a number for a flag", _edit(lambda c: c.update(training=1)), "is not laid out as schema version 1 is: look at training"),
+    ("a flag for the version", _edit(lambda c: c.update(version=True)), "has schema version True, this release reads version 1"),
+    ("no hash", _edit(lambda c: c.update(sha256="../../etc/passwd")), "names no SHA-256 of its weights"),
+    ("an object more than that", _edit(lambda c: _core(c).update(code="1")), "object 1 is not laid out as schema version 1"),
+    ("a tensor of words", _edit(lambda c: c["tensors"].update({"1.A": {"order": "01"}})), "tensor 1.A is not laid out"),
+    ("a key twice", _twice, "is not JSON.*: the key 'format' is there twice"),
+    ("NaN", lambda f: (f / "config.json").write_text('{"a": NaN}'), "is not JSON.*: the number NaN is not finite"),
+    ("infinity", lambda f: (f / "config.json").write_text('{"a": 1e999}'), "is not JSON.*: the number 1e999 is not finite"),
+    ("nested lists", _edit(lambda c: c["notes"].update(a=_nested(100))), "has more than 100 lists or objects in each other"),
+    ("a fifo", _fifo, "config.json: is a folder, fifo, socket or device, not a file"),
+    ("a folder", lambda f: (f / "model.safetensors").unlink() or (f / "model.safetensors").mkdir(), "is a folder, fifo, socket"),
+    ("weights cut in the header", _cut("model.safetensors", 30), "other bytes than config.json was saved with: cut short"),
+    ("weights cut in the data", _cut("model.safetensors", -4), "other bytes than config.json was saved with: cut short"),
+    ("weights empty", _cut("model.safetensors", 0), "other bytes than config.json was saved with: cut short"),
+    ("weights of noise", _noise, "cannot be read as safetensors"),
     ("a pickle", _pickled, "is a pickle, whatever its name"),
     ("a torch archive", lambda f: torch.save({}, f / "model.safetensors"), "is a pickle, whatever its name"),
+    ("an argument less", _reweigh(lambda d: d.pop("1.A")), "'1.A'} is neither a reference to an object nor to a tensor it holds"),
     (
         "a key less",
-        _reweigh(lambda d: d.pop("1.A")),
-        r"other keys than config.json: it lacks \['1.A'\], and has besides none",
+        _reweigh(lambda d: d.pop("6.first.weight")),
+        r"networks.MLP of these arguments, has first.weight as a parameter \[3, 1\], model.safetensors has nothing for 6.first",
     ),
-    ("a key more", _reweigh(lambda d: d.update(x=torch.ones(1))), r"it lacks none, and has besides \['x'\]"),
-    ("other shape", _reweigh(lambda d: d.update({"1.A": torch.ones(3)})), r"1.A has the shape \[3\], config.json says \[2, 2\]"),
+    ("a key more", _reweigh(lambda d: d.update(x=torch.ones(1))), "safetensors: x belong.s. to no object of config.json"),
     (
-        "other dtype",
-        _reweigh(lambda d: d.update({"1.A": torch.eye(2).double()})),
-        "1.A is torch.float64, config.json says float32",
+        "other shape",
+        _reweigh(lambda d: d.update({"1.A": torch.ones(3)})),
+        "Dense, cannot be built of its arguments: the matrix of a Dense operator must be",
     ),
-    ("other values", _reweigh(lambda d: d.update({"1.A": torch.ones(2, 2)})), "other bytes than config.json was saved with"),
+    ("other order", _edit(lambda c: c["tensors"].update({"1.A": {"order": [0, 0]}})), "tensor 1.A is .* does not fit"),
+    ("an integer's dtype", _edit(lambda c: c["tensors"].update({"1.A": {"dtype": "int8"}})), "tensor 1.A is .* does not fit"),
+    ("other values", _swapped, "other bytes than config.json was saved with"),
     (
         "unknown class",
         _edit(lambda c: _core(c).update({"class": "os.system"})),
         "'os.system', which is not registered",
     ),
     ("dangling", _edit(lambda c: _of_class(c, "InducedSpace")["arguments"].update(chart={"ref": "99"})), "refers to object '99'"),
-    ("dangling root", _edit(lambda c: c.update(root="99")), "refers to object '99'"),
+    ("no root", _edit(lambda c: c["objects"].pop("0")), "refers to object '0'"),
     (
         "cyclic",
         _edit(lambda c: _core(c)["arguments"].update(A={"ref": "0"})),
@@ -386,7 +586,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "other width",
         _edit(lambda c: _of_class(c, "networks.MLP")["arguments"].update(width=4)),
-        r"networks.MLP of these arguments, has tensors of other names or shapes: .*'first.weight': 'parameter \[4, 1\]'",
+        r"networks.MLP of these arguments, has first.weight as a parameter \[4, 1\], model.safetensors has a parameter \[3, 1\]",
     ),
 ]
 

@@ -23,6 +23,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     "errors": 0,
     "_module": 1,
+    "_registry": 1,
     "_validate": 1,
     "_numerics": 2,
     "operators": 3,

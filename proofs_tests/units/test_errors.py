@@ -366,8 +366,11 @@ def test_every_error_of_the_library_is_raised_above() -> None:
     for case in CASES:
         with pytest.raises(case.error) as caught:
             case.act()
-        last = traceback.extract_tb(caught.tb)[-1]
-        raised.add((last.filename, last.lineno or 0))
+        error: BaseException | None = caught.value
+        while error is not None:  # and what it was raised from
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raised.add((last.filename, last.lineno or 0))
+            error = error.__cause__
     missed = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sorted(ROOT.rglob("*.py"))

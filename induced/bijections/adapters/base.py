@@ -8,12 +8,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from induced._registry import FOREIGN, not_saved
 from induced.bijections.base import Bijection, Composition
 from induced.errors import DtypeError, InducedError
 
 Map = Callable[[Tensor], Tensor]
 
 
+@not_saved(FOREIGN)
 class Adapted(Bijection):
     """A chart whose maps take points as (N, *shape) and nothing else: leading batch dimensions are flattened and restored."""
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from induced._registry import FOREIGN, not_saved
 from induced._validate import require_shape
 from induced.bijections.adapters.base import AdaptedWithDeterminant, Map, composed, is_from, require_one_function
 from induced.bijections.base import Bijection
@@ -136,6 +137,7 @@ def _waits_for_data(module: nn.Module) -> bool:
 
 
 @final
+@not_saved(FOREIGN)
 class ConditionalFlow(ConditionalBijection):
     """The charts of the layers of a foreign flow, one chart a context of length k."""
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced.bijections.networks.mlp import START, Modulation
 
 
@@ -44,7 +45,15 @@ class LocalNorm(nn.Module):
         return F.conv2d(columns, ones.mT, padding=(0, self.window), groups=channels)
 
 
+def _described(m: "ConvNet") -> dict[str, int]:
+    first, last = m.first, m.last
+    context = 0 if m.modulation.affine is None else m.modulation.affine.in_features
+    sizes = {"inputs": first.in_channels, "outputs": last.out_channels, "width": first.out_channels}
+    return sizes | {"context": context, "window": m.norm.window}
+
+
 @final
+@saved_as("networks.ConvNet", describe=_described)
 class ConvNet(nn.Module):
     """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): three 3 x 3 convolutions, the middle one residual.
 

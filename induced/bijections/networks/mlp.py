@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from induced._registry import saved_as
+
 # A coupling starts near, but not at, the identity: laws tested on the identity could not fail.
 START = 0.1
 
@@ -24,7 +26,13 @@ class Modulation(nn.Module):
         return torch.addcmul(h + beta, h, gamma)
 
 
+def _described(m: "MLP") -> dict[str, int]:
+    context = 0 if m.modulation.affine is None else m.modulation.affine.in_features
+    return {"inputs": m.inputs, "outputs": m.last.out_features, "width": m.first.out_features, "context": context}
+
+
 @final
+@saved_as("networks.MLP", describe=_described)
 class MLP(nn.Module):
     """Vectors (*batch, inputs) -> (*batch, outputs) through two hidden layers; `inputs` may be 0, for a learned constant."""
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from induced._registry import saved_as
 from induced._validate import eager
 from induced.bijections.networks.convnet import flat_images
 from induced.bijections.networks.mlp import START, Modulation
@@ -35,6 +36,7 @@ class _Residual(nn.Module):
 
 
 @final
+@saved_as("networks.UNet", "shape", "outputs", "width", "context", "depth", "norm")
 class UNet(nn.Module):
     """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): residual blocks on the way down to H / 2^d and up again.
 
