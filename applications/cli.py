@@ -109,11 +109,9 @@ def check(
         return check_object(target, samples, seed, radius)
     model = model_of(run, pretrained, fallback)
     reports = evaluate.axioms(model, to_unit(held_out_for(model, data, data_dir).spread(n).images))
-    for dtype, rows in reports.items():
-        print(f"{dtype}")
-        for report in rows:
-            print(f"  {report}")
-    require(*reports.values())
+    found = Reports(replace(report, part=dtype) for dtype, rows in reports.items() for report in rows)
+    print(found)
+    require(found)
 
 
 def check_object(target: str, samples: int, seed: int, radius: float) -> None:

@@ -48,7 +48,7 @@ class Report:
 
         - "holds": the residual is at most the tolerance, and that at most 1e-2;
         - "unjudgeable": the residual is within a tolerance above 1e-2: the law is too ill-conditioned at this precision;
-        - "not applicable": the object lacks what the law speaks of; `note` says what;
+        - "not applicable": the object lacks what the law speaks of, and the note says what;
         - "violated": anything else, nan included.
         """
         if not self.applies:

@@ -755,7 +755,7 @@ def test_every_law_holds_for_the_pretrained_model(
     pretrained: FlowMatching, held_out: Tensor, dtype: torch.dtype, laws: dict[str, list[object]]
 ) -> None:
     reports = laws[str(dtype).removeprefix("torch.")]
-    assert len(reports) == 47
+    assert len(reports) >= 47
     failed = [str(report) for report in reports if not report.ok]
     assert not failed, "\n".join(failed)
 
