@@ -75,3 +75,12 @@ def scaled_norm(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
     scale = torch.where((size > 0) & size.isfinite(), size / (2 * torch.frexp(size).mantissa), 1.0)
     scaled: Tensor = torch.linalg.vector_norm(x / scale, dim=dim)
     return scaled * scale.squeeze(dim)
+
+
+def longest_product(x: Tensor, factors: Tensor) -> Tensor:
+    """The largest norm of the products, entry by entry, of vectors x (*batch, n) and one of (m, n); (*batch,)."""
+    sizes, reach = scaled_norm(x), largest(scaled_norm(factors))
+    tiny = torch.finfo(x.dtype).tiny
+    unit, units = x / sizes.clamp(min=tiny).unsqueeze(-1), factors / reach.clamp(min=tiny)
+    norms: Tensor = sizes * reach * (unit.square() @ units.square().mT).amax(-1).sqrt()
+    return norms

@@ -8,9 +8,11 @@ that follow it. A tolerance above 1e-2 makes a report not ok: too ill-conditione
 from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
 from induced.checks.loading import load_object
-from induced.checks.maps import check_adjoint, check_linear, check_penrose, check_svd
+from induced.checks.maps import check_adjoint, check_linear
+from induced.checks.penrose import check_penrose
 from induced.checks.report import Report, Reports, require
 from induced.checks.run import check
+from induced.checks.singular import check_svd
 from induced.checks.spaces import check_space
 
 __all__ = [

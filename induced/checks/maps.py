@@ -1,163 +1,317 @@
-"""Laws of maps between two spaces: linearity, the adjoint, the Moore-Penrose inverse, singular values."""
+"""Laws of maps between two spaces: linearity and the adjoint."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from induced.checks.measure import compare, finite_gradients, noise, random_like, require_samples
-from induced.checks.report import Report
+from induced._numerics import scaled_norm
+from induced.checks.batches import left_alone, rearrangements, same_again
+from induced.checks.measure import (
+    FACTOR,
+    Noise,
+    attempt,
+    compare,
+    finite_gradients,
+    longest,
+    not_applicable,
+    one_line,
+    random_like,
+    require_samples,
+    shrunk,
+)
+from induced.checks.report import JUDGEABLE, Report, Reports
+from induced.checks.untouched import untouched
+from induced.errors import DomainError
 from induced.linearizer import LinearizerOperator
+from induced.spaces import HilbertSpace, ProductSpace
+
+PARALLEL, NEGLIGIBLE = 0.1, 1e-3
+"""The sine of the angle below which two samples count as multiples of each other, and the share of what the chart computes with
+at the zero vector below which one counts as zero."""
+
+SOME = 4
+"""So many samples have the derivative taken at them, and as many random ones."""
 
 
-def check_linear(f: LinearizerOperator, points: Tensor) -> list[Report]:
-    """f is additive and homogeneous for the operations of its spaces (Prop 2.4), f(0) = 0, and gradients are finite.
+def check_linear(f: LinearizerOperator, points: Tensor) -> Reports:
+    """f is additive and homogeneous for the operations of its spaces (Prop 2.4), and it is g_y^-1 A g_x (Def 2.1).
+
+    - f(a u + b v) = a f(u) + b f(v), f(a u) = a f(u), f(0) = 0. Samples that are multiples of each other, or zero, would say
+      nothing about sums: random companions as long take part, and a note says so.
+    - f(a u) = a f(u) far out, for a = 4, 16, 64, as far as the charts can be judged.
+    - A sample's image is its own: alone, in a batch of any order and shape, asked again in train and eval mode. What is given
+      is left as it is. Gradients are finite.
 
     Arguments:
-        f: the map; `forward`, `domain` and `codomain` are called.
-        points: samples (k, *shape) of the domain, k >= 1.
+        f: the map; `forward`, `core`, `domain` and `codomain` are used. It is given back bit for bit as it was.
+        points: samples (*batch, *shape) of the domain, at least one; where the charts cannot hold what the laws make of them,
+            a third of them, a ninth, and so on.
+
+    Raises:
+        ShapeError: there are no samples. DomainError: the charts refuse all multiples of them that were tried.
     """
     X, Y = f.domain, f.codomain
-    require_samples(points, X.shape)
-    with torch.no_grad():
-        u, v = points, points.roll(1, 0)
-        a, b = 0.7, -1.3
-        fu, fv, zero = f(u), f(v), X.zero(1, dtype=u.dtype, device=u.device)
-        mixed, scaled = X.combine((a, b), (u, v)), X.scale(b, u)
-        gain, reach = gain_and_reach(f, u, fu)
-        images = torch.cat([fu, Y.scale(b, fu), Y.combine((a, b), (fu, fv)), f(zero)])
-        error = gain * noise(X, torch.cat([u, mixed, scaled, zero])) + noise(Y, images) + sums(f) * reach
-
-        def coords(law: str, difference: Tensor) -> Report:
-            return compare(law, "Prop 2.4", difference, reach, error, u)
-
-        reports = [
-            coords("f(a u + b v) = a f(u) + b f(v)", Y.coords(f(mixed)) - Y.coords(Y.combine((a, b), (fu, fv)))),
-            coords("f(a u) = a f(u)", Y.coords(f(scaled)) - Y.coords(Y.scale(b, fu))),
-            coords("f(0) = 0", Y.coords(f(zero))),
-        ]
-    return [*reports, finite_gradients("gradients are finite", "contract", points, (f, points))]
+    x = require_samples(points, X.shape)
+    with untouched(f, X, Y), torch.no_grad():
+        return Reports(shrunk("linearity", lambda u: _linear(f, u), X, x, reach=longest_image(x, f)))
 
 
-def check_adjoint(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
-    """<f(x), y>_Y = <x, f*(y)>_X (Prop 2.8) and f** = f, for samples x of the domain and as many y of the codomain."""
-    X, Y, H = f.domain, f.codomain, f.H
-    require_samples(x, X.shape)
-    require_samples(y, Y.shape)
-    with torch.no_grad():
-        fx, Hy = f(x), H(y)
-        gain, reach = gain_and_reach(f, x, fx)
-        size_x, size_y = float(X.norm(x).max()), float(Y.norm(y).max())
-        at_fx = gain * noise(X, x) + noise(Y, fx)
-        at_Hy = gain * noise(Y, y) + noise(X, Hy)
-        difference = Y.inner(fx, y) - X.inner(x, Hy)
-        return [
-            compare(
-                "<f(x), y> = <x, f*(y)>",
-                "Prop 2.8",
-                difference,
-                reach * size_y,
-                at_fx * size_y + at_Hy * size_x,
-                x,
-            ),
-            compare("f** = f", "Prop 2.8", Y.coords(H.H(x)) - Y.coords(fx), reach, at_fx, x),
-        ]
-
-
-def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
-    """The four Penrose equations for f+ = f.pinv() (Lemma 4.1), for samples x of the domain and as many y of the codomain."""
-    X, Y, p = f.domain, f.codomain, f.pinv()
-    require_samples(x, X.shape)
-    require_samples(y, Y.shape)
-    with torch.no_grad():
-        fx, py = f(x), p(y)
-        pfx, fpy = p(fx), f(py)
-        norm_f, norm_p = _operator_norm(f, x), _operator_norm(p, y)
-        condition = norm_f * norm_p
-        size_x, size_y = float(X.norm(x).max()), float(Y.norm(y).max())
-        # Each visit of a space rounds; A+ itself is known to `condition` roundings of a product with A.
-        known = condition * sums(f)
-        v, w = x.roll(1, 0), y.roll(1, 0)
-        # An inner product sees what an error has along the other vector: <A e, w> = <e, A^T w>.
-        along_y = noise(Y, torch.cat([y, fpy]), Y.coords(y)) + noise(X, py, X.coords(f.H(y)))
-        along_x = noise(X, torch.cat([x, pfx]), X.coords(x)) + noise(Y, fx, Y.coords(p.H(x)))
-        fpfx, pfpy = f(pfx), p(fpy)
-        ffp, pfp = Y.coords(fpfx) - Y.coords(fx), X.coords(pfpy) - X.coords(py)
-        at_ffp = noise(Y, torch.cat([fx, fpfx])) + norm_f * (noise(X, torch.cat([x, pfx])) + known * size_x)
-        at_pfp = noise(X, torch.cat([py, pfpy])) + norm_p * (noise(Y, torch.cat([y, fpy])) + known * size_y)
-        sym_y = Y.inner(fpy, w) - Y.inner(y, f(p(w)))
-        sym_x = X.inner(pfx, v) - X.inner(x, p(f(v)))
-        return [
-            compare("f f+ f = f", "Lemma 4.1", ffp, norm_f * size_x, at_ffp, x),
-            compare("f+ f f+ = f+", "Lemma 4.1", pfp, norm_p * size_y, at_pfp, y),
-            compare("(f f+)* = f f+", "Lemma 4.1", sym_y, size_y**2, 2 * along_y + condition * size_y**2, y),
-            compare("(f+ f)* = f+ f", "Lemma 4.1", sym_x, size_x**2, 2 * along_x + condition * size_x**2, x),
-        ]
-
-
-def check_svd(f: LinearizerOperator, rank: int | None = None) -> list[Report]:
-    """f(v_i) = s_i u_i, f*(u_i) = s_i v_i, both sets orthonormal, values descending (Prop 2.9); `rank` triplets."""
+def _linear(f: LinearizerOperator, x: Tensor) -> list[Report]:
     X, Y = f.domain, f.codomain
-    with torch.no_grad():
-        S = f.svd(rank)
-        if S.values.numel() == 0:
-            return []
-        u, v, s = S.left(), S.right(), S.values
-        fv, Hu, top = f(v), f.H(u), float(s[0])
-        zu, zv = Y.coords(u), X.coords(v)
-        # <u_i, u_j> sees only what the error of one has along the other
-        along_x, along_y = noise(X, v, zv), noise(Y, u, zu)
-        known = sums(f)  # A V = U S, and U^T U = I of a product of reflections
-        at_uv = top * (noise(X, v) + noise(Y, u) + known)
-        eye = torch.eye(s.shape[0], dtype=s.dtype, device=s.device)
-        disorder = torch.cat([s[1:] - s[:-1], -s[-1:]]).clamp(min=0)
-        return [
-            compare(
-                "f(v_i) = s_i u_i",
-                "Prop 2.9",
-                Y.coords(fv) - s[:, None] * zu,
-                top,
-                noise(Y, fv) + at_uv,
-                v,
-            ),
-            compare(
-                "f*(u_i) = s_i v_i",
-                "Prop 2.9",
-                X.coords(Hu) - s[:, None] * zv,
-                top,
-                noise(X, Hu) + at_uv,
-                u,
-            ),
-            compare("<u_i, u_j> = delta_ij", "Prop 2.9", (zu @ zu.mT - eye).flatten(), 1.0, 2 * along_y + known, u, per=len(s)),
-            compare("<v_i, v_j> = delta_ij", "Prop 2.9", (zv @ zv.mT - eye).flatten(), 1.0, 2 * along_x + known, v, per=len(s)),
-            Report("s_1 >= s_2 >= ... >= 0", "Prop 2.9", float(disorder.max()), 0.0),
-        ]
+    given = x.clone()
+    fx = f(given).detach().clone()
+    u, v, note = independent(X, x)
+    a, b = 0.7, -1.3
+    zero = X.zero(1, dtype=u.dtype, device=u.device)
+    fu = fx if u is x else torch.cat([fx, f(u[len(x) :])])
+    mixed, scaled = X.combine((a, b), (u, v)), X.scale(b, u)
+    sums_of_images, images_scaled = Y.combine((a, b), (fu, f(v))), Y.scale(b, fu)
+    f_mixed, f_scaled, f_zero = torch.split_with_sizes(f(torch.cat([mixed, scaled, zero])), [len(u), len(u), 1])
+    gain, _ = gain_and_reach(f, x, fx)
+    reach = gain * longest(X.coords(u))
+    at_x, at_others = noises(X, x, torch.cat([u, mixed, scaled, zero]))
+    at_fx, at_images = noises(Y, fx, torch.cat([fu, images_scaled, sums_of_images, f_zero]))
+    at_image = gain * at_x + at_fx + sums(f) * reach
+    error = gain * at_others + at_images + sums(f) * reach
+    zfx = Y.coords(fx)
+
+    def linear(law: str, left: Tensor, right: Tensor | float, note: str = "") -> Report:
+        return compare(law, "Prop 2.4", Y.coords(left) - right, reach, error, u, note=note)
+
+    def through_the_core(law: str, statement: str) -> Report:
+        expected = f.core(X.coords(x))
+        return compare(law, statement, zfx - expected, max(reach, longest(expected)), at_image, x)
+
+    return [
+        linear("f(a u + b v) = a f(u) + b f(v)", f_mixed, Y.coords(sums_of_images), note),
+        linear("f(a u) = a f(u)", f_scaled, Y.coords(images_scaled)),
+        linear("f(0) = 0", f_zero, 0.0),
+        attempt("far out: f(a u) = a f(u)", "Prop 2.4", lambda law, of: _far(law, of, f, u, fu, gain, error), chosen=True),
+        attempt("f = g_y^-1 A g_x", "Def 2.1", through_the_core),
+        left_alone("f", given, x),
+        *rearrangements("f", lambda p: Y.coords(f(p)), x, zfx, at_image),
+        attempt("gradients are finite", "contract", lambda law, of: finite_gradients(law, of, x, (f, x))),
+        same_again("f", nn.ModuleList([f, X, Y]), f, x, fx),
+    ]
+
+
+def longest_image(x: Tensor, *maps: LinearizerOperator) -> float:
+    """How much longer than their arguments some images are, at least 1; from the cores, which refuse nothing."""
+    drawn = (unit_normal(x, 1, f.domain.dim) for f in maps)
+    return max(1.0, *(longest(f.core(z)) for f, z in zip(maps, drawn, strict=True)))
+
+
+def independent(X: HilbertSpace, x: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Samples u and others v of which some u_i and v_i are no multiples of each other, and a note where random ones are."""
+    others, parallel = _others(X, x)
+    if not parallel.any():
+        return x, others, ""
+    more = [random_like(X, x[-1:], seed=seed, least=X.zero_size(x)) for seed in (1, 2)]
+    return torch.cat([x, more[0]]), torch.cat([others, more[1]]), "with random companions of samples that are parallel or zero"
+
+
+def _others(X: HilbertSpace, x: Tensor) -> tuple[Tensor, Tensor]:
+    """For each sample the one before it, or a random point as long where these are parallel; and where they are."""
+    before = x.roll(1, 0)
+    coordinates = X.coords(x), X.coords(before)
+    (z, w), sizes = map(unit, coordinates), tuple(map(lengths_of, coordinates))
+    sine = torch.minimum(lengths_of(z - w), lengths_of(z + w)).squeeze(-1)
+    least = X.zero_size(x)
+    parallel = (sine < PARALLEL) | (torch.minimum(*sizes).squeeze(-1) <= NEGLIGIBLE * least)
+    if not parallel.any():
+        return before, parallel
+    drawn = random_like(X, x, least=least)
+    return torch.where(parallel.reshape(-1, *(1,) * (x.dim() - 1)), drawn, before), parallel
+
+
+def _far(law: str, statement: str, f: LinearizerOperator, u: Tensor, fu: Tensor, gain: float, known: Noise) -> Report:
+    """f(a u) = a f(u) for a = 4, 16, 64, up to where a chart refuses, or cannot be judged."""
+    X, Y = f.domain, f.codomain
+    found = not_applicable(law, statement, "the charts cannot be judged at 4 times the samples")
+    size = longest(X.coords(u))
+    for a in (4.0, 16.0, 64.0):
+        try:
+            far, expected = X.scale(a, u), Y.scale(a, fu)
+            image = f(far)
+            at_far, at_image = noises(X, far)[0], noises(Y, image)[0]
+            w = Y.coords(expected)
+            if not (_explained(X.coords(far) - a * X.coords(u), at_far) and _explained(w - a * Y.coords(fu), at_image)):
+                break
+            difference, error = Y.coords(image) - w, gain * at_far + at_image + a * known
+        except DomainError:
+            break
+        tried = compare(law, statement, difference, a * gain * size, error, u, note=f"up to {a:.0f} times the samples")
+        if tried.verdict == "unjudgeable":
+            break
+        found = tried
+        if tried.verdict == "violated":
+            break
+    return found
+
+
+def _explained(difference: Tensor, known: Noise) -> bool:
+    """Whether rounding explains what a chart does there and back; numbers below the normal ones lose more."""
+    return longest(difference) <= FACTOR * torch.finfo(difference.dtype).eps * known.roundings
+
+
+def check_adjoint(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
+    """<f(x), y>_Y = <x, f*(y)>_X (Prop 2.8), f** = f, and f* is the transpose of df, coordinate by coordinate.
+
+    The inner products see what is wrong on average; the derivative sees what is wrong in one coordinate of many. A sample's
+    image under f* is its own, as in `check_linear`.
+
+    Arguments:
+        f: the map; `forward`, `H`, `domain` and `codomain` are used. It is given back bit for bit as it was.
+        x, y: samples (*batch, *shape) of the domain, and as many of the codomain; shrunk as in `check_linear`.
+
+    Raises:
+        ShapeError, DomainError: as `check_linear`.
+    """
+    with untouched(f, f.domain, f.codomain), torch.no_grad():
+        H = f.H
+        with untouched(H):
+            return Reports(at_pairs("the adjoint", lambda x, y: _adjoint(f, H, x, y), f, x, y, longest_image(x, f, H)))
+
+
+def at_pairs(
+    what: str,
+    laws: Callable[[Tensor, Tensor], list[Report]],
+    f: LinearizerOperator,
+    x: Tensor,
+    y: Tensor,
+    reach: float,
+) -> list[Report]:
+    """The laws at samples of both spaces, shrunk together."""
+    X, Y = f.domain, f.codomain
+    x, y = require_samples(x, X.shape), require_samples(y, Y.shape)
+    both = ProductSpace(X, Y)
+    return shrunk(what, lambda pairs: laws(*both.split(pairs)), both, both.join(x, y), reach=reach)
+
+
+def _adjoint(f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
+    X, Y = f.domain, f.codomain
+    given = y.clone()
+    fx, Hy = f(x.clone()).detach().clone(), H(given).detach().clone()
+    gain, reach = gain_and_reach(f, x, fx)
+    zx, zy, zfx, zHy = X.coords(x), Y.coords(y), Y.coords(fx), X.coords(Hy)
+    size_x, size_y = longest(zx), longest(zy)
+    (at_x, at_Hy), (at_y, at_fx) = noises(X, x, Hy), noises(Y, y, fx)
+    along_x, along_y = gain * at_x + at_fx, gain * at_y + at_Hy
+    return [
+        compare(
+            "<f(x), y> = <x, f*(y)>",
+            "Prop 2.8",
+            inner(zfx, zy) - inner(zx, zHy),
+            reach * size_y,
+            along_x * size_y + along_y * size_x,
+            x,
+        ),
+        compare("f** = f", "Prop 2.8", Y.coords(H.H(x.clone())) - zfx, reach, along_x, x),
+        attempt(
+            "f* is the transpose of df", "Prop 2.8", lambda law, of: _transpose(law, of, f, H, x[:SOME], y, gain), chosen=True
+        ),
+        left_alone("f*", given, y),
+        *rearrangements("f*", lambda p: X.coords(H(p)), y, zHy, along_y + sums(f) * gain * size_y),
+        same_again("f*", nn.ModuleList([H, X, Y]), H, y, Hy),
+    ]
+
+
+def _transpose(
+    law: str, statement: str, f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor, gain: float
+) -> Report:
+    """The vjp of z -> Y.coords(f(X.point(z))) is A^T w at every z: the coordinates of f*(y), entry by entry."""
+    X, Y = f.domain, f.codomain
+    y = torch.cat([y[:SOME], random_like(Y, y[:SOME])])
+    x = x.repeat(len(y) // len(x), *(1,) * (x.dim() - 1))
+    z, w, Hy = X.coords(x), Y.coords(y), H(y.clone())
+    u = X.coords(Hy)
+    try:
+        pulled = vjp(lambda z: Y.coords(f(X.point(z))), z, w)
+        off = _slopes(X, x, u) + gain * _slopes(Y, f(x), w)
+    except RuntimeError as refusal:
+        return not_applicable(law, statement, f"there is no derivative: {one_line(refusal)}")
+    reach = gain * longest(w)
+    error = noises(X, Hy)[0] + gain * noises(Y, y)[0] + off / torch.finfo(x.dtype).eps + reach
+    report = compare(law, statement, (pulled - u).abs().amax(-1, keepdim=True), reach, error, y)
+    if FACTOR * off > JUDGEABLE / 2 * reach:
+        return not_applicable(law, statement, "the derivatives of the charts there and back are not the identity")
+    return report
+
+
+def _slopes(X: HilbertSpace, x: Tensor, w: Tensor) -> float:
+    """How far the derivatives of X there and back, transposed, are from the identity at w, at coordinates a rounding apart."""
+    z = X.coords(x)
+    apart = unit_normal(z, *z.shape) * (torch.finfo(z.dtype).eps * X.roundings(x)).unsqueeze(-1)
+    cotangents = vjp(X.coords, X.point(z), w)
+    return max(longest(vjp(X.point, z + step, cotangents) - w) for step in (apart, -apart))
 
 
 def sums(f: LinearizerOperator) -> float:
     """Roundings of a product with A, in multiples of eps ||A|| ||z||: the sums of n terms make n roundings of random signs."""
-    return math.sqrt(max(f.domain.dim, f.codomain.dim))
+    return math.sqrt(max(1, f.domain.dim, f.codomain.dim))
 
 
 def gain_and_reach(f: LinearizerOperator, x: Tensor, fx: Tensor) -> tuple[float, float]:
-    """||A|| from below, by the samples and by random vectors as long, and that times the longest sample."""
-    lengths = f.domain.norm(x)
-    images = torch.stack([f.codomain.norm(fx), f.codomain.norm(f(random_like(f.domain, x)))])
-    gain = float((images.detach() / torch.where(lengths > 0, lengths, torch.ones_like(lengths))).max())
+    """||A|| from below, by the samples and by random vectors at least as long, and that times the longest sample.
+
+    Vectors shorter than the numbers that the charts compute with at zero say little of ||A||: they count only where longer ones
+    are refused.
+    """
+    X, Y = f.domain, f.codomain
+    least = max(X.zero_size(x), Y.zero_size(fx))
+    lengths, images = lengths_of(X.coords(x)).squeeze(-1), lengths_of(Y.coords(fx)).squeeze(-1)
+    clear = lengths > least
+    try:
+        drawn = random_like(X, x, least=least)
+        gains = [lengths_of(Y.coords(f(drawn))) / lengths_of(X.coords(drawn))]
+    except DomainError:
+        gains, clear = [], lengths > 0
+    gains.append(images[clear] / lengths[clear])
+    gain = max((float(g.max()) for g in gains if g.numel()), default=0.0)
     return gain, gain * float(lengths.max())
 
 
-def _operator_norm(f: LinearizerOperator, x: Tensor, iterations: int = 12) -> float:
-    """||A|| by power iteration on f* f, from a random vector; f(v) is kept as short as a hundredth of the first sample."""
-    X, length = f.domain, 0.01 * float(f.domain.norm(x[:1]))
-    if length == 0.0:
-        return 0.0
-    z, norm = X.coords(random_like(X, x[:1])), 0.0
-    for _ in range(iterations):
-        shortened = length / max(1.0, norm)
-        image = f(X.point(z * (shortened / z.norm())))
-        norm = float(f.codomain.norm(image)) / shortened
-        if norm == 0.0:
-            return 0.0
-        z = X.coords(f.H(image))
-    return norm
+def noises(X: HilbertSpace, *groups: Tensor) -> list[Noise]:
+    """What X may do to the coordinates of each group of points, at the worst of them."""
+    sizes = torch.split_with_sizes(X.roundings(torch.cat(groups)), [len(group) for group in groups])
+    floor = X.zero_size(groups[0])
+    return [Noise(float(size.max()), floor) for size in sizes]
+
+
+def along(X: HilbertSpace, points: Tensor, directions: Tensor) -> Noise:
+    """What X may do to inner products of points with vectors of these coordinates."""
+    size = longest(directions)
+    roundings = X.roundings(points, directions / (size or 1.0))
+    return size * Noise(float(roundings.max()), X.zero_size(points))
+
+
+def inner(z: Tensor, w: Tensor) -> Tensor:
+    """Inner products of coordinates, which cannot overflow where they do not."""
+    return (z.double() * w.double()).sum(-1)
+
+
+def lengths_of(z: Tensor) -> Tensor:
+    """The norms (*batch, 1) of coordinates."""
+    norms: Tensor = scaled_norm(z, -1)
+    return norms.unsqueeze(-1)
+
+
+def unit(z: Tensor) -> Tensor:
+    """Coordinates scaled to length 1; zero stays zero."""
+    length = lengths_of(z)
+    return z / torch.where(length > 0, length, 1.0)
+
+
+def unit_normal(like: Tensor, *shape: int, seed: int = 5) -> Tensor:
+    """Random coordinates of length 1, of the dtype and device of another tensor."""
+    return unit(torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like))
+
+
+def vjp(function: Callable[[Tensor], Tensor], z: Tensor, w: Tensor) -> Tensor:
+    """The derivative of the function at z, transposed, at w; a RuntimeError where there is none."""
+    with torch.enable_grad():
+        leaf = z.detach().clone().requires_grad_()
+        (pulled,) = torch.autograd.grad((function(leaf) * w).sum(), leaf)
+    return pulled.detach()

@@ -151,7 +151,8 @@ def shrunk(
     """The laws at the points, or, where the chart refuses or a law cannot be judged, at a third, a 27th, ... of them.
 
     A law may visit sums and multiples of points, which may lie outside of what the chart can hold. Where no multiple is judged in
-    all laws, the largest one counts in which most are. What is visited stays longer than the numbers at the zero vector.
+    all laws, the largest one counts in which most are. Points shrink as long as the chart refuses, or as that narrows tolerances
+    and what is visited stays longer than the numbers at the zero vector.
 
     Arguments:
         what: what the laws are, should one of them raise.
@@ -164,6 +165,7 @@ def shrunk(
     """
     best: list[Report] | None = None
     refusal: DomainError | None = None
+    last, stalled = math.inf, 0
     size, floor, factor = longest(X.coords(points.clone())), estimated(lambda: Noise(0.0, X.zero_size(points)), points).floor, 1.0
     for number in range(tries):
         try:
@@ -177,10 +179,13 @@ def shrunk(
             unclear = [r for r in found if r.verdict == "unjudgeable"]
             if best is None or len(unclear) < sum(r.verdict == "unjudgeable" for r in best):
                 best = found
-            if not unclear or any(r.verdict == "violated" for r in found):
+            width = max((r.tolerance for r in unclear), default=0.0)
+            stalled = stalled + 1 if 0.9 * last < width < math.inf else 0
+            if width == 0.0 or any(r.verdict == "violated" for r in found) or stalled == 2:
                 break
+            last = width
         factor /= 3.0 ** (number + 1)
-        if not size * factor * reach > floor:
+        if best is not None and not size * factor * reach > floor:
             break
     if best is None:
         assert refusal is not None
@@ -192,12 +197,16 @@ def _noted(report: Report, note: str) -> Report:
     return replace(report, note="; ".join(filter(None, [report.note, note])))
 
 
-def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0) -> Tensor:
-    """Points whose coordinates have random directions and `factor` times the norms of those of x; `factor` where x is zero."""
+def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0, least: float = 0.0) -> Tensor:
+    """Points whose coordinates have random directions and `factor` times the norms of those of x; `factor` where x is zero.
+
+    Arguments:
+        least: the norms are at least that, times the factor.
+    """
     z = X.coords(x)
     drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
     size = scaled_norm(z, -1).unsqueeze(-1)
-    return X.point(drawn / scaled_norm(drawn, -1).unsqueeze(-1) * torch.where(size > 0, size, 1.0) * factor)
+    return X.point(drawn / scaled_norm(drawn, -1).unsqueeze(-1) * torch.where(size > 0, size, 1.0).clamp(min=least) * factor)
 
 
 def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -215,6 +224,9 @@ def finite_gradients(law: str, statement: str, samples: Tensor, *functions: tupl
     for f, given in functions:
         with torch.enable_grad():
             leaf = given.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(f(leaf).sum(), leaf, allow_unused=True, materialize_grads=True)
+            result = f(leaf).sum()
+            if not result.requires_grad:
+                return Report(law, statement, math.nan, 0.0, samples[0], "no gradient flows back to what is given")
+            (gradient,) = torch.autograd.grad(result, leaf, allow_unused=True, materialize_grads=True)
         bad += int((~torch.isfinite(gradient)).sum())
     return exactly(law, statement, bad, samples)

@@ -14,9 +14,11 @@ from induced._validate import require_like
 from induced.bijections import Bijection
 from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
-from induced.checks.maps import check_adjoint, check_linear, check_penrose, check_svd, sums
+from induced.checks.maps import check_adjoint, check_linear, sums
 from induced.checks.measure import FACTOR, attempt, exactly, longest, not_applicable, raised, require_samples
+from induced.checks.penrose import check_penrose
 from induced.checks.report import Report, Reports
+from induced.checks.singular import check_svd
 from induced.checks.spaces import check_axioms, check_space
 from induced.checks.untouched import different_bits, untouched
 from induced.errors import DomainError, DtypeError, ShapeError

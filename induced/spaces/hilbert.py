@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from induced._module import ByValue, Module, unset
-from induced._numerics import full_precision, largest, scaled_norm
+from induced._numerics import full_precision, longest_product, scaled_norm
 from induced._validate import innermost, require_shape
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import Span, orthonormal_columns
@@ -82,8 +82,8 @@ class HilbertSpace(Module, ABC):
         The number of a point does not depend on the other points. With `against`, coordinates (m, dim), it is the largest inner
         product of the error with one of them. By default it is one rounding of the result; a space that knows more overrides it.
         """
-        reach = 1.0 if against is None else largest(scaled_norm(against, -1))
-        return reach * scaled_norm(self.coords(x), -1)
+        z = self.coords(x)
+        return scaled_norm(z, -1) if against is None else longest_product(z, against)
 
     def point_roundings(self, x: Tensor) -> Tensor:
         """Likewise of the points, `point(coords(x))`."""

@@ -1,0 +1,482 @@
+"""Maps that break one law each, and the law that names it; right maps of every size, which all laws accept."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from induced import SVD, EuclideanSpace, HilbertSpace, InducedSpace, Linearizer, LinearizerOperator
+from induced.bijections import Bijection, Log, RationalQuadraticCoupling, real_nvp
+from induced.bijections.networks import MLP
+from induced.checks import Reports, check_adjoint, check_linear, check_penrose, check_svd, require
+from induced.operators import Dense, Diagonal, LinearOperator, LowRank, Orthogonal, pinv
+from proofs_tests.counterexamples.test_checks_reject import A, linear, points, rejected, verdicts
+from proofs_tests.registry import DTYPES, shaken
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+class Map(LinearizerOperator):
+    """A map of R^3 with some of its parts replaced."""
+
+    def __init__(self, A: LinearOperator | Tensor, **replaced: object) -> None:
+        super().__init__()
+        self.honest = Linearizer(A, EuclideanSpace(3))
+        self.replaced = replaced
+
+    @property
+    def domain(self) -> HilbertSpace:
+        return self.honest.domain
+
+    @property
+    def codomain(self) -> HilbertSpace:
+        return self.honest.codomain
+
+    @property
+    def core(self) -> LinearOperator:
+        return self.honest.core
+
+    def forward(self, x: Tensor) -> Tensor:
+        function = self.replaced.get("forward", self.honest)
+        return function(x)
+
+    @property
+    def H(self) -> LinearizerOperator:
+        return self.replaced.get("H", self.honest.H)
+
+    def pinv(self, rtol: float | None = None) -> LinearizerOperator:
+        return self.replaced.get("pinv", self.honest.pinv(rtol))
+
+    def svd(self, rank: int | None = None) -> SVD:
+        return self.replaced.get("svd", self.honest.svd(rank))
+
+
+NOT_LINEAR: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "a bias": (lambda x: x @ A.mT + 0.01, "f(a u + b v)"),
+    "a bias, seen at zero": (lambda x: x @ A.mT + 0.01, "f(0) = 0"),
+    "a kink": (lambda x: (x @ A.mT).abs(), "f(a u) = a f(u)"),
+    "a slope that is not finite": (lambda x: x @ A.mT + 0 * (x - x.detach()).sum(-1, keepdim=True).sqrt(), "gradients"),
+}
+
+
+@pytest.mark.parametrize("broken", NOT_LINEAR)
+def test_check_linear_rejects(broken: str) -> None:
+    forward, law = NOT_LINEAR[broken]
+    rejected(check_linear(Map(A, forward=forward), points()), law)
+
+
+def test_check_linear_rejects_a_bias_between_charts() -> None:
+    X = InducedSpace(shaken(real_nvp(3, 2, 8)).double())
+    f = Linearizer(A / 3, X)
+
+    class Biased(LinearizerOperator):
+        domain, codomain, core = X, X, f.core
+
+        def forward(self, x: Tensor) -> Tensor:
+            return X.point(f.core(X.coords(x)) + 0.01)
+
+    x = points() * 0.3
+    require(check_linear(f, x))
+    reports = check_linear(Biased(), x)
+    for law in ("f(a u + b v)", "f(a u) = a f(u)", "f(0) = 0"):
+        rejected(reports, law)
+
+
+def test_check_adjoint_rejects_the_map_itself_as_its_adjoint() -> None:
+    rejected(check_adjoint(Map(A, H=linear(A)), points(), points()), "<f(x), y>")
+
+
+def test_check_adjoint_rejects_an_adjoint_that_does_not_lead_back() -> None:
+    reports = check_adjoint(Map(A, H=Map(A.mT.clone(), H=linear(2 * A))), points(), points())
+    rejected(reports, "f** = f")
+    assert verdicts(reports)["<f(x), y> = <x, f*(y)>"]
+
+
+FLAT = torch.diag(torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64))
+TILTED = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]], dtype=torch.float64)
+
+
+class WrongPinv(NamedTuple):
+    """A matrix, a pseudoinverse that it has not, and the equations that still hold of it."""
+
+    pseudoinverse: LinearOperator
+    law: str
+    still: tuple[str, ...]
+
+
+WRONG_PINVS: dict[str, WrongPinv] = {
+    "the zero map": WrongPinv(Dense(0 * FLAT), "f f+ f = f", ("f+ f f+ = f+", "(f f+)* = f f+", "(f+ f)* = f+ f")),
+    "1/diag, kept finite": WrongPinv(
+        Diagonal(1 / torch.tensor([1.0, 1e-6, 2.0], dtype=torch.float64)), "f+ f f+ = f+", ("(f f+)* = f f+", "(f+ f)* = f+ f")
+    ),
+    "an oblique projection on the left": WrongPinv(Dense(TILTED), "(f f+)* = f f+", ("f f+ f = f", "(f+ f)* = f+ f")),
+    "an oblique projection on the right": WrongPinv(Dense(TILTED.mT.clone()), "(f+ f)* = f+ f", ("f f+ f = f", "(f f+)* = f f+")),
+}
+
+
+@pytest.mark.parametrize("broken", WRONG_PINVS)
+def test_check_penrose_rejects(broken: str) -> None:
+    wrong = WRONG_PINVS[broken]
+    p = Map(wrong.pseudoinverse)
+    reports = check_penrose(Map(FLAT, pinv=p), points(), points())
+    rejected(reports, wrong.law)
+    assert all(verdicts(reports)[law] for law in wrong.still)
+
+
+def _svd(U: Tensor, s: Tensor, V: Tensor) -> SVD:
+    return SVD(U, s, V, EuclideanSpace(3), EuclideanSpace(3))
+
+
+U_, S_, V_ = torch.linalg.svd(A)
+V_ = V_.mT
+WRONG_SVDS: dict[str, tuple[SVD, str]] = {
+    "vectors of the other side": (_svd(V_, S_, U_), "f(v_i) = s_i u_i"),
+    "vectors of the other side, seen by the adjoint": (_svd(V_, S_, U_), "f*(u_i) = s_i v_i"),
+    "singular values that miss a square root": (_svd(U_, S_**2, V_), "f(v_i) = s_i u_i"),
+    "left vectors that are not of length 1": (_svd(2 * U_, S_ / 2, V_), "<u_i, u_j>"),
+    "right vectors that are not of length 1": (_svd(U_, 2 * S_, 2 * V_), "<v_i, v_j>"),
+    "values in ascending order": (_svd(U_.flip(1), S_.flip(0), V_.flip(1)), "s_1 >= s_2"),
+    "negative values": (_svd(-U_, -S_, V_), "s_1 >= s_2"),
+}
+
+
+@pytest.mark.parametrize("broken", WRONG_SVDS)
+def test_check_svd_rejects(broken: str) -> None:
+    triplets, law = WRONG_SVDS[broken]
+    rejected(check_svd(Map(A, svd=triplets)), law)
+
+
+def test_the_checks_accept_the_same_map_unbroken() -> None:
+    x, y = points(), points()
+    for M in (A, FLAT):
+        f = Map(M)
+        require(check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f))
+
+
+# --------------------------------------------------------------------------------------------------- one fault, both dtypes
+N, M = 8, 6
+
+
+def violated(reports: Reports) -> list[str]:
+    return [report.law for report in reports if report.verdict == "violated"]
+
+
+class Between(LinearizerOperator):
+    """A map between two learned spaces, with some of its parts replaced by functions of the honest one."""
+
+    def __init__(self, core: Tensor, X: HilbertSpace, Y: HilbertSpace, **parts: Callable[..., object]) -> None:
+        super().__init__()
+        self.honest = Linearizer(core, X, Y)
+        self.parts = parts
+
+    @property
+    def domain(self) -> HilbertSpace:
+        return self.honest.domain
+
+    @property
+    def codomain(self) -> HilbertSpace:
+        return self.honest.codomain
+
+    @property
+    def core(self) -> LinearOperator:
+        return self.honest.core
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts["forward"](self.honest, x) if "forward" in self.parts else self.honest(x)
+
+    @property
+    def H(self) -> LinearizerOperator:
+        return self.parts["H"](self.honest) if "H" in self.parts else self.honest.H
+
+    def pinv(self, rtol: float | None = None) -> LinearizerOperator:
+        return self.parts["pinv"](self.honest) if "pinv" in self.parts else self.honest.pinv(rtol)
+
+    def svd(self, rank: int | None = None) -> SVD:
+        return self.parts["svd"](self.honest, rank) if "svd" in self.parts else self.honest.svd(rank)
+
+
+def learned(dtype: torch.dtype) -> tuple[HilbertSpace, HilbertSpace]:
+    torch.manual_seed(5)
+    return InducedSpace(real_nvp(N).to(dtype)), InducedSpace(real_nvp(M).to(dtype))
+
+
+def between(dtype: torch.dtype, **parts: Callable[..., object]) -> Between:
+    return Between(torch.randn(M, N, dtype=dtype) / 3, *learned(dtype), **parts)
+
+
+Forward = Callable[[LinearizerOperator, Tensor], Tensor]
+
+
+def in_coordinates(function: Callable[[LinearizerOperator, Tensor, Tensor], Tensor]) -> Forward:
+    """A map whose coordinates are a function of the map, the coordinates of its argument and those of its image."""
+
+    def forward(f: LinearizerOperator, x: Tensor) -> Tensor:
+        z = f.domain.coords(x)
+        return f.codomain.point(function(f, z, f.core(z)))
+
+    return forward
+
+
+def bend(f: LinearizerOperator, z: Tensor, w: Tensor) -> Tensor:
+    """Homogeneous of degree one, and not additive."""
+    direction = z[..., :1] / z.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    return w * (1 + 0.5 * torch.tanh(direction**2))
+
+
+def with_mean(f: LinearizerOperator, z: Tensor, w: Tensor) -> Tensor:
+    return w + w.mean(0) if w.dim() > 1 else w
+
+
+def spoiled(f: LinearizerOperator, x: Tensor) -> Tensor:
+    image = f(x)
+    x.mul_(1.5)
+    return image
+
+
+FORWARDS: dict[str, tuple[Forward, str]] = {
+    "adds the mean image of the batch": (in_coordinates(with_mean), "f of a sample is the same alone and in a batch"),
+    "depends on how the batch is arranged": (
+        in_coordinates(lambda f, z, w: w if z.dim() < 3 else 2 * w),
+        "f of a batch is the same in any order and shape",
+    ),
+    "not linear far out": (
+        in_coordinates(lambda f, z, w: w + torch.relu(z.norm(dim=-1, keepdim=True) - 15)),
+        "far out: f(a u) = a f(u)",
+    ),
+    "another map than its core says": (in_coordinates(lambda f, z, w: 2 * w), "f = g_y^-1 A g_x"),
+    "the zero map": (lambda f, x: f.codomain.zero(*x.shape[:-1], dtype=x.dtype), "f = g_y^-1 A g_x"),
+    "spoils what it is given": (spoiled, "f leaves its input as it is"),
+    "random": (lambda f, x: f(x) + 0 * torch.rand(1).to(x) + 1e-9 * torch.rand(1).to(x), "f is deterministic"),
+    "no gradient": (lambda f, x: f(x).detach(), "gradients are finite"),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("broken", FORWARDS)
+def test_check_linear_names_the_fault(broken: str, dtype: torch.dtype) -> None:
+    forward, law = FORWARDS[broken]
+    f = between(dtype, forward=forward)
+    rejected(check_linear(f, torch.randn(6, N, dtype=dtype)), law)
+
+
+@every_dtype
+@pytest.mark.parametrize("samples", ["one", "equal", "parallel", "zero"])
+def test_samples_that_say_nothing_about_sums_get_companions(samples: str, dtype: torch.dtype) -> None:
+    f = between(dtype, forward=in_coordinates(bend))
+    z = torch.randn(1, N, dtype=dtype)
+    z[0, 0] = 2.0
+    x = {"one": z, "equal": z.repeat(3, 1), "parallel": torch.cat([z, -2 * z, 0.5 * z]), "zero": 0 * z.repeat(2, 1)}[samples]
+    reports = check_linear(f, f.domain.point(x))
+    (report,) = (r for r in reports if r.law == "f(a u + b v) = a f(u) + b f(v)")
+    assert report.verdict == "violated" and "random companions" in report.note
+    require(check_linear(f.honest, f.domain.point(x)))
+
+
+def adjoint_off(by: float) -> Callable[[LinearizerOperator], LinearizerOperator]:
+    """An adjoint with one coordinate too long by this share, which leads back to the map."""
+
+    def H(f: LinearizerOperator) -> LinearizerOperator:
+        B = f.core.matrix().mT.clone()
+        B[0] *= 1 + by
+        return Between(B, f.codomain, f.domain, H=lambda _: f)
+
+    return H
+
+
+@every_dtype
+def test_an_adjoint_that_is_wrong_in_one_coordinate_of_many_is_rejected(dtype: torch.dtype) -> None:
+    n = 784
+    f = Between(torch.randn(n, n, dtype=dtype) / n**0.5, EuclideanSpace(n), EuclideanSpace(n), H=adjoint_off(1e-3))
+    x, y = torch.randn(2, 3, n, dtype=dtype)
+    rejected(check_adjoint(f, x, y), "f* is the transpose of df")
+    require(check_adjoint(f.honest, x, y))
+    g = between(dtype, H=adjoint_off(3e-4))
+    rejected(check_adjoint(g, torch.randn(5, N, dtype=dtype), torch.randn(5, M, dtype=dtype)), "f* is the transpose of df")
+
+
+@every_dtype
+def test_an_adjoint_that_looks_at_the_batch_is_rejected(dtype: torch.dtype) -> None:
+    H: Callable[[LinearizerOperator], LinearizerOperator] = lambda f: Between(  # noqa: E731
+        f.core.matrix().mT, f.codomain, f.domain, forward=in_coordinates(with_mean), H=lambda _: f
+    )
+    reports = check_adjoint(between(dtype, H=H), torch.randn(5, N, dtype=dtype), torch.randn(5, M, dtype=dtype))
+    rejected(reports, "f* of a sample is the same alone and in a batch")
+
+
+def test_a_derivative_that_is_not_there_is_not_judged() -> None:
+    f = between(torch.float64, forward=lambda f, x: f(x).detach())
+    reports = check_adjoint(f, torch.randn(5, N, dtype=torch.float64), torch.randn(5, M, dtype=torch.float64))
+    (report,) = (r for r in reports if r.law == "f* is the transpose of df")
+    assert report.verdict == "not applicable" and "no derivative" in report.note
+    require(reports)
+
+
+def without_the_largest(f: LinearizerOperator, rank: int | None) -> SVD:
+    S = f.svd()
+    return SVD(S.U[:, 1:], S.values[1:], S.V[:, 1:], f.domain, f.codomain)
+
+
+def the_smallest(f: LinearizerOperator, rank: int | None) -> SVD:
+    S, k = f.svd(), rank or M
+    return SVD(S.U[:, -k:], S.values[-k:], S.V[:, -k:], f.domain, f.codomain)
+
+
+def one_too_small(f: LinearizerOperator, rank: int | None) -> SVD:
+    """All triplets but the last, whose place another copy of the one before takes."""
+    S = f.svd()
+    index = [0, 1, 2, 3, 4, 4]
+    return SVD(S.U[:, index], S.values[index], S.V[:, index], f.domain, f.codomain)
+
+
+INCOMPLETE: dict[str, tuple[Callable[[LinearizerOperator, int | None], SVD], int | None, str]] = {
+    "without the largest": (without_the_largest, None, "there are as many triplets as asked for"),
+    "the two smallest": (the_smallest, 2, "||f - U_k S_k V_k*|| <= s_k"),
+    "none": (lambda f, rank: f.svd(0), None, "there are as many triplets as asked for"),
+    "one of them twice": (one_too_small, None, "f = U S V*"),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("broken", INCOMPLETE)
+def test_check_svd_rejects_what_leaves_triplets_out(broken: str, dtype: torch.dtype) -> None:
+    svd, rank, law = INCOMPLETE[broken]
+    rejected(check_svd(between(dtype, svd=svd), rank), law)
+
+
+@every_dtype
+def test_an_svd_without_triplets_is_right_where_none_are_asked_for(dtype: torch.dtype) -> None:
+    X, Y = learned(dtype)
+    zero = Linearizer(torch.zeros(M, N, dtype=dtype), X, Y)
+    require(
+        check_svd(zero), check_svd(zero, 0), check_svd(Linearizer(LowRank(*torch.zeros(2, 4, 0, dtype=dtype)), EuclideanSpace(4)))
+    )
+    reports = check_svd(between(dtype), 0)
+    assert [r.verdict for r in reports] == ["holds", "not applicable"]
+    for rank in (1, 3, M):
+        require(check_svd(between(dtype), rank))
+
+
+def graded(dtype: torch.dtype, n: int, condition: float) -> Tensor:
+    U, V = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for _ in range(2))
+    return ((U * condition ** -torch.linspace(0, 1, n, dtype=torch.float64)) @ V.mT).to(dtype)
+
+
+def into_the_kernel(f: LinearizerOperator) -> LinearizerOperator:
+    K = torch.linalg.svd(f.core.matrix()).Vh[M:].mT
+    return Linearizer(pinv(f.core).matrix() + 1e-4 * K[:, :1] @ torch.ones(1, M, dtype=K.dtype), f.codomain, f.domain)
+
+
+@every_dtype
+def test_small_defects_of_a_pseudoinverse_are_rejected(dtype: torch.dtype) -> None:
+    x, y = torch.randn(5, N, dtype=dtype), torch.randn(5, M, dtype=dtype)
+    rejected(check_penrose(between(dtype, pinv=into_the_kernel), x, y), "(f+ f)* = f+ f")
+    small = {torch.float32: 1e-3, torch.float64: 1e-5}[dtype]
+    U, _, Vh = torch.linalg.svd(torch.randn(M, N, dtype=dtype))
+    core = U @ torch.diag(torch.tensor([1, 0.9, 0.8, 0.7, 0.6, small], dtype=dtype)) @ Vh[:M]
+    f = Between(core, *learned(dtype), pinv=lambda f: f.pinv(0.2))
+    rejected(check_penrose(f, x, y), "f f+ f = f")
+    require(check_penrose(f.honest, x, y))
+
+
+# -------------------------------------------------------------------------------------------------------- right at every size
+def all_laws(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
+    return Reports([*check_linear(f, x), *check_adjoint(f, x, y), *check_penrose(f, x, y), *check_svd(f, min(4, *f.core.shape))])
+
+
+@every_dtype
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-6])
+def test_laws_hold_at_and_near_the_zero_vector_of_a_learned_chart(size: float, dtype: torch.dtype) -> None:
+    f = between(dtype)
+    X, Y = f.domain, f.codomain
+    z, w = size * torch.randn(3, N, dtype=dtype), size * torch.randn(3, M, dtype=dtype)
+    z[0] = 0.0
+    require(all_laws(f.honest, X.point(z), Y.point(w)))
+
+
+@every_dtype
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize("of", ["the core", "the samples"])
+def test_laws_hold_at_every_size_of_core_and_samples(size: float, of: str, dtype: torch.dtype) -> None:
+    core = torch.randn(M, N, dtype=dtype) * (size if of == "the core" else 1.0)
+    x, y = torch.randn(3, N, dtype=dtype), torch.randn(3, M, dtype=dtype)
+    if of == "the samples":
+        x, y = size * x, size * y
+    reports = all_laws(Linearizer(core, EuclideanSpace(N), EuclideanSpace(M)), x, y)
+    require(reports)
+    assert max(r.tolerance for r in reports if r.verdict == "holds") < 1e-3
+
+
+@every_dtype
+def test_pseudoinverses_of_graded_cores_are_judged_to_a_thousandth(dtype: torch.dtype) -> None:
+    for n, condition in ((784, 1e2), (64, 800.0), (8, 800.0)):
+        f = Linearizer(graded(dtype, n, condition), EuclideanSpace(n))
+        reports = check_penrose(f, *torch.randn(2, 3, n, dtype=dtype))
+        require(reports)
+        assert max(r.tolerance for r in reports) <= 1e-3
+
+
+def steep(n: int) -> list[Bijection]:
+    """Learned charts, some of them with weights three times as large as they start."""
+    spline = RationalQuadraticCoupling((n,), MLP(n // 2, 23 * (n // 2), 16)) @ RationalQuadraticCoupling(
+        (n,), MLP(n // 2, 23 * (n // 2), 16), flip=True
+    )
+    charts: list[Bijection] = [real_nvp(n), spline, real_nvp(n)]
+    with torch.no_grad():
+        for g in charts[1:]:
+            for p in g.parameters():
+                p.mul_(3)
+    return charts
+
+
+@every_dtype
+def test_right_maps_between_learned_charts_violate_no_law(dtype: torch.dtype) -> None:
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        spaces = [InducedSpace(g.to(dtype)) for g in steep(N)]
+        X, Y = spaces[seed], spaces[(seed + 1) % 3]
+        x, y = X.point(torch.randn(4, N, dtype=dtype)), Y.point(torch.randn(4, N, dtype=dtype))
+        assert not violated(all_laws(Linearizer(torch.randn(N, N, dtype=dtype) / 3, X, Y), x, y))
+
+
+def test_images_beyond_what_a_chart_holds_are_judged_at_a_part_of_the_samples() -> None:
+    f = Linearizer(200 * torch.eye(3), InducedSpace(Log((3,))))  # float32: exp overflows at 88
+    x = f.domain.point(torch.randn(4, 3))
+    reports = check_linear(f, x)
+    require(reports)
+    assert any("scaled by" in report.note for report in reports)
+    require(check_adjoint(f, x, x), check_penrose(f, x, x))
+
+
+@pytest.mark.parametrize("batch", [(2, 3), (1,), (2, 1, 2)], ids=str)
+def test_checks_of_maps_take_batches_of_any_rank(batch: tuple[int, ...]) -> None:
+    x, y = torch.randn(*batch, 3, dtype=torch.float64), torch.randn(*batch, 3, dtype=torch.float64)
+    kept = x.clone()
+    require(check_linear(linear(A), x), check_adjoint(linear(A), x, y), check_penrose(linear(A), x, y))
+    assert torch.equal(x, kept)
+
+
+def test_checks_of_maps_leave_them_as_they_were() -> None:
+    f = between(torch.float32).honest
+    f.domain.eval()
+    modes, state, generator = (
+        [m.training for m in f.modules()],
+        {k: v.clone() for k, v in f.state_dict().items()},
+        torch.get_rng_state(),
+    )
+    all_laws(f, torch.ones(3, N), torch.ones(3, M))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [m.training for m in f.modules()] == modes and all(p.grad is None for p in f.parameters())
+    assert all(torch.equal(v, state[k]) for k, v in f.state_dict().items())
+
+
+def test_a_map_that_raises_is_rejected_with_what_it_raised() -> None:
+    def forward(f: LinearizerOperator, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise ValueError("only batches of one dimension")
+        return f(x)
+
+    reports = check_linear(between(torch.float64, forward=forward), torch.randn(4, N, dtype=torch.float64))
+    assert any(r.verdict == "violated" and "only batches of one dimension" in r.note for r in reports)
+    require(all_laws(Linearizer(Orthogonal(torch.eye(N)), EuclideanSpace(N)), torch.randn(4, N), torch.randn(4, N)))
