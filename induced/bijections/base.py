@@ -79,22 +79,27 @@ class Bijection(Module, ABC):
         """log|det J_g(x)|, of shape (*batch,)."""
         return self.forward_and_log_abs_det(x)[1]
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        """How much the chart rounds its coordinates, in multiples of eps: b >= 0 of the shape of z.
+    def roundoff(self, x: Tensor) -> Tensor:
+        """How much the chart rounds the coordinates z = g(x), in multiples of eps: b >= 0 of the shape of z.
 
-        With a = `inverse_roundoff(z, x)` the chart computes, in either direction, a z and an x near the given ones with
+        With a = `inverse_roundoff(z)` the chart computes, in either direction, a z and an x near the given ones with
         z + eps b = g(x + eps a). `rounding` carries both through the layers of a composition. By default b = |z| and a = |x|, one
         rounding of each number; a chart that adds up larger numbers than its results overrides them (a matrix A has b = |A| |x|).
 
-        Arguments:
-            x: points (*batch, *shape).
-            z: their coordinates g(x), which the caller has.
+        Law:
+            `(g(g.inverse(z)) - z).norm() <= 10 * eps * rounding(g.inv, z)` (laws/test_certificate.py)
         """
-        return torch.zeros_like(z) if self.exact or self.resolution else _ulp(z)
+        return self._ulps(self(x))
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
-        """How much the chart rounds its points: a >= 0 of the shape of x = g^-1(z), as in `roundoff`; that of `g.inv`."""
-        return torch.zeros_like(x) if self.exact or self.resolution else _ulp(x)
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        """How much the chart rounds the points x = g^-1(z): a >= 0 of the shape of x; it is `g.inv.roundoff(z)`."""
+        return self._ulps(self.inverse(z))
+
+    def _ulps(self, result: Tensor) -> Tensor:
+        """What a rounding of each number is, over eps: |x|, but for denormal numbers that of the smallest normal one."""
+        if self.exact or self.resolution:
+            return torch.zeros_like(result)
+        return result.abs().clamp(min=torch.finfo(result.dtype).tiny)
 
     def initialize(self, batch: Tensor) -> None:
         """Set the state that depends on data (ActNorm) from a batch of points; most charts have none."""
@@ -203,11 +208,11 @@ class Inverse(Bijection):
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.bijection.forward_and_log_abs_det(z)
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.bijection.inverse_roundoff(x, z)
+    def roundoff(self, x: Tensor) -> Tensor:
+        return self.bijection.inverse_roundoff(x)
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.bijection.roundoff(z, x)
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        return self.bijection.roundoff(z)
 
     def reference(self) -> Tensor | None:
         return self.bijection.reference()
@@ -280,11 +285,11 @@ class Composition(Bijection):
             pieces, last = step(part, pieces), part
         return last._join(pieces)
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+    def roundoff(self, x: Tensor) -> Tensor:
         """That of the last part that rounds; `rounding` takes the others from `layers`."""
         return _last_roundoff(self._parts(), x)
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
         return _last_roundoff([part.inv for part in self._parts()[::-1]], z)
 
     def initialize(self, batch: Tensor) -> None:
@@ -307,17 +312,11 @@ class Composition(Bijection):
         return tuple(layer for part in self._parts() for layer in part.layers())
 
 
-def _ulp(x: Tensor) -> Tensor:
-    """What a rounding of each number is, over eps: |x|, but for denormal numbers that of the smallest normal one."""
-    return x.abs().clamp(min=torch.finfo(x.dtype).tiny)
-
-
 def _last_roundoff(parts: Sequence[Bijection], x: Tensor) -> Tensor:
     """The roundoff of the last part, which parts that only move entries move."""
     size = torch.zeros_like(x)
     for part in parts:
-        z: Tensor = part(x)
-        size, x = part(size) if part.exact else part.roundoff(x, z), z
+        size, x = part(size) if part.exact else part.roundoff(x), part(x)
     return size
 
 

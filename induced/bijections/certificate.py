@@ -177,8 +177,8 @@ def _sizes(layers: Sequence[Bijection], points: Sequence[Tensor]) -> list[Tensor
     """What is rounded before, between and after the layers: by the layer before or by that after it, whichever rounds more."""
     sizes = [points[0].abs()]
     for layer, x, z in zip(layers, points[:-1], points[1:], strict=True):
-        sizes[-1] = torch.maximum(sizes[-1], layer.inverse_roundoff(z, x))
-        sizes.append(layer.roundoff(x, z))
+        sizes[-1] = torch.maximum(sizes[-1], layer.inverse_roundoff(z))
+        sizes.append(layer.roundoff(x))
     return sizes
 
 

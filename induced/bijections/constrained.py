@@ -146,11 +146,13 @@ class PositiveDefinite(Bijection):
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
         return X
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+    def roundoff(self, x: Tensor) -> Tensor:
         # eigenvalue decompositions and exponentials round by eps ||X|| whatever the entry
+        z: Tensor = self(x)
         return z.abs().amax(-1, keepdim=True).expand_as(z)
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        x = self.inverse(z)
         return x.abs().amax((-2, -1), keepdim=True).expand_as(x)
 
     def _keeps_digits(self, X: Tensor, z: Tensor) -> Tensor:

@@ -67,13 +67,11 @@ class DirectSum(Bijection):
         parts, log_dets = zip(*(chart.inverse_and_log_abs_det(part) for chart, part in self._coord_pairs(z)), strict=True)
         return torch.cat(parts, -1), torch.stack(log_dets).sum(0)
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        pairs = zip(self._pairs(x), self._coord_pairs(z), strict=True)
-        return torch.cat([chart.roundoff(part, image) for (chart, part), (_, image) in pairs], -1)
+    def roundoff(self, x: Tensor) -> Tensor:
+        return torch.cat([chart.roundoff(part) for chart, part in self._pairs(x)], -1)
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
-        pairs = zip(self._pairs(x), self._coord_pairs(z), strict=True)
-        return torch.cat([chart.inverse_roundoff(image, part) for (chart, part), (_, image) in pairs], -1)
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        return torch.cat([chart.inverse_roundoff(part) for chart, part in self._coord_pairs(z)], -1)
 
     def initialize(self, batch: Tensor) -> None:
         for chart, part in self._pairs(batch):

@@ -47,10 +47,10 @@ class _Mixing(Bijection):
         A = self._operator()
         return self._solve(A, z), self._batch_zeros(z) - self._log_abs_det_of(A, z.dtype)
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+    def roundoff(self, x: Tensor) -> Tensor:
         A = self._operator()
         if isinstance(A, Permutation):
-            return torch.zeros_like(z)
+            return torch.zeros_like(x)
         size = _added(A, self._columns(x).mT.abs())
         return size.mT.reshape(x.shape)
 

@@ -70,11 +70,11 @@ class Reversible(Bijection):
             return self.chart.inverse_and_log_abs_det(z)
         return _Recomputed.run(self.chart.inv, z, tensors, with_log_det=True)
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.chart.roundoff(x, z)
+    def roundoff(self, x: Tensor) -> Tensor:
+        return self.chart.roundoff(x)
 
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.chart.inverse_roundoff(z, x)
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        return self.chart.inverse_roundoff(z)
 
     def initialize(self, batch: Tensor) -> None:
         self.chart.initialize(batch)

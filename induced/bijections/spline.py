@@ -68,12 +68,9 @@ class RationalQuadraticCoupling(Coupling):
         self.bins, self.bound = bins, float(bound)
         self.parameters_per_entry = 3 * bins - 1
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
+    def _ulps(self, result: Tensor) -> Tensor:
         # the corner of a bin and a share of the bin, which cancel near 0; bins are 2 B / K wide on average
-        return z.abs() + 2 * self.bound / self.bins
-
-    def inverse_roundoff(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.roundoff(z, x)
+        return result.abs() + 2 * self.bound / self.bins
 
     def _transform(self, b: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         inside = b.clamp(-self.bound, self.bound)

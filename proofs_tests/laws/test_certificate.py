@@ -134,19 +134,19 @@ def test_the_inverse_of_a_chart_rounds_points_as_coordinates(case: ChartCase) ->
     x = case.points(g, (2, 3))
     with torch.no_grad():
         z = g(x)
-        of_z, of_x = g.roundoff(x, z), g.inverse_roundoff(z, x)
+        of_z, of_x = g.roundoff(x), g.inverse_roundoff(z)
         assert of_z.shape == z.shape and of_x.shape == x.shape
         silent = all(layer.exact or layer.resolution for layer in g.layers())
         assert (of_z >= 0).all() and (of_x >= 0).all() and bool((of_z == 0).all()) == silent
-        assert torch.equal(g.inv.roundoff(z, x), of_x) and torch.equal(g.inv.inverse_roundoff(x, z), of_z)
+        assert torch.equal(g.inv.roundoff(z), of_x) and torch.equal(g.inv.inverse_roundoff(x), of_z)
         moved = Flatten(g.coord_shape) @ g
-        assert torch.equal(moved.roundoff(x, moved(x)), of_z.reshape(2, 3, -1))
-        agree(moved.inverse_roundoff(moved(x), x), of_x)
+        assert torch.equal(moved.roundoff(x), of_z.reshape(2, 3, -1))
+        agree(moved.inverse_roundoff(moved(x)), of_x)
         if len(g.shape) == len(g.coord_shape) == 1:
             side, w = DirectSum(Log((1,)), g), torch.full((2, 3, 1), 0.5).to(x)
             both, images = torch.cat([w, x], -1), torch.cat([w.log(), z], -1)
-            agree(side.roundoff(both, images), torch.cat([-w.log(), of_z], -1))
-            agree(side.inverse_roundoff(images, both), torch.cat([w, of_x], -1))
+            agree(side.roundoff(both), torch.cat([-w.log(), of_z], -1))
+            agree(side.inverse_roundoff(images), torch.cat([w, of_x], -1))
 
 
 class Rounded(Bijection):
@@ -162,8 +162,8 @@ class Rounded(Bijection):
     def inverse(self, z: Tensor) -> Tensor:
         return z + 0
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        return (x + 1e6).abs() if self.says else super().roundoff(x, z)
+    def roundoff(self, x: Tensor) -> Tensor:
+        return (x + 1e6).abs() if self.says else super().roundoff(x)
 
 
 @every_dtype

@@ -116,8 +116,8 @@ class _Transform(AdaptedWithDeterminant):
         volume: Tensor = R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
         return sign * volume
 
-    def roundoff(self, x: Tensor, z: Tensor) -> Tensor:
-        size = super().roundoff(x, z)
+    def roundoff(self, x: Tensor) -> Tensor:
+        size = super().roundoff(x)
         # torch adds a distribution function to 1 / 2, where a small one loses its digits
         return size.clamp(min=1) if isinstance(self._transform, CumulativeDistributionTransform) else size
 
