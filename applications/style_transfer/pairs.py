@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from applications.common.data import Points, to_uint8
+from applications.common.data.cache import cache_folder, cached
 from applications.common.progress import Progress
-from applications.common.storage import replace_file
 from applications.style_transfer.config import Config
 from applications.style_transfer.photographs import photographs, random_crop
 from applications.style_transfer.pictures import read_picture, unit
 from applications.style_transfer.teacher import load_teacher
-from induced.errors import DataError, DomainError
+from induced.errors import DomainError
 
 AT_ONCE = 8
 
@@ -58,38 +59,24 @@ def pairs(
         digest.update(f"{name}\0{path.stat().st_size} {path.stat().st_mtime_ns}\0".encode())
     for style, teacher in teachers.items():
         digest.update(style.encode() + b"".join(p.cpu().numpy().tobytes() for p in teacher.parameters()))
-    folder = Path(cache_dir or os.environ.get("INDUCED_CACHE") or Path.home() / ".cache" / "induced")
-    cached = folder / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
-    try:
-        if not cached.is_file():
-            _write(cached, shape, [*paths.values()], teachers, config.training.seed)
-        pixels = np.load(cached, mmap_mode="c")
-    except OSError as error:
-        raise DataError(f"{cached}: the cache cannot be written ({error}); INDUCED_CACHE moves it") from error
+    file = cache_folder(cache_dir) / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
+    pixels = cached(file, shape, partial(_blocks, shape, [*paths.values()], teachers, config.training.seed))
     return Points(f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}", torch.from_numpy(pixels))
 
 
-def _write(cached: Path, shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int) -> None:
-    """Fill a file beside its name, batch by batch, and rename it; how far it is stands in a file of its own."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, marker = cached.with_suffix(".partial"), cached.with_suffix(".done")
-    start = int(marker.read_text()) if marker.is_file() and unfinished.is_file() else 0
+def _blocks(
+    shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int, start: int
+) -> Iterator[np.ndarray]:
     pictures = [read_picture(path).colours for path in paths]
-    pixels = np.lib.format.open_memmap(unfinished, mode="r+" if start else "w+", dtype=np.uint8, shape=None if start else shape)
     progress = Progress(start, shape[0], 1, shown=True)
     for first in range(start, shape[0], AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, shape[0]))
         crops = [_crop(pictures, shape[-1], seed, i) for i in numbers]
-        pixels[numbers.start : numbers.stop] = stylised(torch.from_numpy(np.stack(crops)), teachers).numpy()
-        pixels.flush()
-        replace_file(marker, str(numbers.stop).encode())
+        yield stylised(torch.from_numpy(np.stack(crops)), teachers).numpy()
         for _ in numbers:
             progress.step(0.0)
         progress.line(numbers.stop, {"teachers' crops": numbers.stop})
     progress.close()
-    del pixels
-    unfinished.replace(cached)
-    marker.unlink()
 
 
 def _crop(pictures: list[Image.Image], side: int, seed: int, index: int) -> np.ndarray:

@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from applications.common.data.cache import cache_folder, cached
 from induced.errors import DataError, DomainError, MissingExtra
 
 try:
@@ -78,11 +77,10 @@ def read_pictures(
 
     Raises:
         DomainError: size below 1.
-        DataError: a picture is missing or damaged, or the cache cannot be written.
+        DataError: a picture is missing or damaged, or the cache cannot be written; nothing is left of it then.
     """
     if size < 1:
         raise DomainError(f"pictures have a side of at least 1 pixel, got size={size}")
-    folder = Path(cache_dir or os.environ.get("INDUCED_CACHE") or Path.home() / ".cache" / "induced")
     digest = hashlib.sha256(repr((size, grey, crop, source)).encode())
     for path in paths:
         try:
@@ -90,37 +88,15 @@ def read_pictures(
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
         digest.update(os.fsencode(path.absolute()) + f"\0{found.st_size} {found.st_mtime_ns}\0".encode())
-    cached = folder / f"pictures-{size}-{digest.hexdigest()[:24]}.npy"
-    if not cached.is_file():
-        read = partial(read_picture, size=size, grey=grey, crop=crop, source=source)
-        _write(cached, paths, (len(paths), 1 if grey else 3, size, size), read)
-    pixels: np.ndarray = np.load(cached, mmap_mode="c")
-    return pixels
+    read = partial(read_picture, size=size, grey=grey, crop=crop, source=source)
+    file = cache_folder(cache_dir) / f"pictures-{size}-{digest.hexdigest()[:24]}.npy"
+    return cached(file, (len(paths), 1 if grey else 3, size, size), partial(_blocks, paths, read))
 
 
-def _write(cached: Path, paths: Sequence[Path], shape: tuple[int, ...], read: Callable[[Path], np.ndarray]) -> None:
-    """Write a cache beside its name and rename it, so that a half-written one is never read."""
-    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cached.parent).free
-        if free < (needed := int(np.prod(shape))):
-            raise DataError(
-                f"{cached.parent}: {needed} bytes are needed for the cache and {free} are free (INDUCED_CACHE moves it)"
-            )
-        with ThreadPoolExecutor() as pool, unfinished.open("wb") as file:
-            np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for start in range(0, len(paths), _AT_ONCE):
-                for pixels in pool.map(read, paths[start : start + _AT_ONCE]):
-                    file.write(pixels.tobytes())
-        unfinished.replace(cached)
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{cached}: the cache cannot be written ({error}); INDUCED_CACHE moves it") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+def _blocks(paths: Sequence[Path], read: Callable[[Path], np.ndarray], start: int) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor() as pool:
+        for first in range(start, len(paths), _AT_ONCE):
+            yield np.stack(list(pool.map(read, paths[first : first + _AT_ONCE])))
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
