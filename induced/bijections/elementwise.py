@@ -202,7 +202,10 @@ class Sinh(Elementwise):
         return torch.sinh(x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        return torch.asinh(z)
+        # torch's derivative 1 / sqrt(1 + z^2) vanishes where z^2 overflows
+        far = z.abs() > 1e9
+        size = torch.where(far, z.abs(), 1.0)
+        return torch.where(far, z.sign() * (size.log() + math.log(2)), torch.asinh(torch.where(far, 0.0, z)))
 
     def log_slope(self, x: Tensor) -> Tensor:
         return _log_cosh(x)

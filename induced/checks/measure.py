@@ -14,6 +14,8 @@ from induced.errors import DomainError, ShapeError
 from induced.spaces import HilbertSpace
 
 FACTOR = 10.0
+FAR_ABOVE = 1e3
+"""A report says so where the numbers at the zero vector exceed the samples so many times."""
 
 
 @final
@@ -96,6 +98,8 @@ def compare(
     off = lengths(difference)
     worst = int(off.argmax())
     scale = max(size, min(error.floor, error.roundings))
+    if size > 0 and scale > FAR_ABOVE * size:
+        note = joined(note, f"relative to the numbers at the zero vector, {scale / size:.0e} times what is compared")
     tolerance = FACTOR * torch.finfo(samples.dtype).eps * (error.roundings / scale if scale else 0.0)
     largest = float(off[worst])
     residual = 0.0 if largest == 0.0 else largest / scale if scale else math.inf
@@ -134,6 +138,10 @@ def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, ch
 
 def raised(law: str, statement: str, error: Exception) -> Report:
     return Report(law, statement, math.nan, 0.0, note=f"raised {one_line(error)}")
+
+
+def joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def one_line(error: Exception) -> str:
@@ -194,7 +202,7 @@ def shrunk(
 
 
 def _noted(report: Report, note: str) -> Report:
-    return replace(report, note="; ".join(filter(None, [report.note, note])))
+    return replace(report, note=joined(report.note, note))
 
 
 def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0, least: float = 0.0) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from induced.bijections import Bijection, rounding
 from induced.bijections.certificate import zero_size
-from induced.checks.measure import FACTOR, Noise, compare, exactly, lengths, longest, not_applicable
+from induced.checks.measure import FACTOR, Noise, compare, exactly, lengths, longest, not_applicable, unjudgeable
 from induced.checks.report import JUDGEABLE, Report
 
 # Gauss (3 nodes) within Kronrod (7) on [-1, 1], and the ends, where variation is looked at
@@ -78,6 +78,8 @@ def _integral(law: str, statement: str, f: Function, x: Tensor, step: Tensor, kn
     """The report for one step, and whether the integral is less well known than its ends, so that a shorter step is better."""
     n, ones = len(x), (1,) * (x.dim() - 1)
     moved = f(x + step) - f(x.clone())
+    if not moved.isfinite().all():
+        return unjudgeable(law, statement, "the values overflow"), True
     t = ((1 + torch.tensor(NODES, dtype=torch.float64)) / 2).to(x).repeat_interleave(n).requires_grad_()
     w = torch.randn(moved.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(x)
     w = w / lengths(w).reshape(n, *(1,) * (w.dim() - 1))

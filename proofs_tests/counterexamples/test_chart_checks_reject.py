@@ -355,6 +355,7 @@ RIGHT: dict[str, tuple[Callable[[torch.dtype], Bijection], Callable[[torch.dtype
     "LogExpm1 at 1e6": (lambda d: LogExpm1((3,)), near(1e6)),
     "LogExpm1 at 1e-6": (lambda d: LogExpm1((3,)), near(1e-6)),
     "Sinh": (lambda d: Sinh((3,)), normal(5, 3)),
+    "asinh at 1e30": (lambda d: Sinh((3,)).inv, normal(5, 3, scale=1e30)),
     "Logit at 1e-4": (lambda d: Logit((3,)), near(1e-4)),
     "Logit at 1e-6": (lambda d: Logit((3,)), near(1e-6)),
     "Logit at 1 - 1e-2": (lambda d: Logit((3,)), lambda d: 1 - near(1e-2)(d)),
@@ -411,3 +412,10 @@ def test_right_charts_are_judged_and_accepted(name: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("name", HARD)
 def test_charts_beyond_the_precision_are_never_accused(name: str, dtype: torch.dtype) -> None:
     assert everything(*HARD[name], dtype).counts()["violated"] == 0
+
+
+def test_a_report_says_where_the_samples_are_far_below_what_the_chart_computes_with() -> None:
+    found = check_bijection(Affine((4,), 1.0, 1e7), torch.randn(5, 4))
+    require(found)
+    assert "times what is compared" in next(r.note for r in found if r.law == "g^-1(g(x)) = x")
+    assert not any("times what is compared" in r.note for r in check_bijection(Affine((4,), 1.0, 1e2), torch.randn(5, 4)))
