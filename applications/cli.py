@@ -15,10 +15,9 @@ except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
 from applications.common.data import to_unit
+from applications.common.kinds import export as export_run
 from applications.common.options import DataDir, DataName, Pretrained, RunFolder
-from applications.common.runs import Run
 from applications.flow_matching import evaluate
-from applications.flow_matching import store as flows
 from applications.flow_matching.commands import (
     edit,
     held_out_for,
@@ -31,9 +30,7 @@ from applications.flow_matching.commands import (
 )
 from applications.flow_matching.tour import BRIEF
 from applications.flow_matching.tour import tour as run_tour
-from applications.idempotent import store as projectors
 from applications.idempotent.commands import anomaly_command, generate, project_command, train_idempotent
-from applications.style_transfer import store as stylists
 from applications.style_transfer.commands import add_style, style, styles_command, train_style_transfer
 from induced.checks import Reports, load_object, require
 from induced.checks import check as check_all
@@ -71,9 +68,7 @@ def export(run: Path, out: Path, fallback: bool = False) -> None:
         out: Folder to write.
         fallback: If the newest checkpoint is damaged, take the one before it.
     """
-    write = {"idempotent": projectors.export, "style_transfer": stylists.export}
-    application = str(Run(run).config().get("application"))
-    print(f"wrote {write.get(application, flows.export)(run, out, fallback=fallback)}")
+    print(f"wrote {export_run(run, out, fallback=fallback)}")
 
 
 @app.command

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit, training_images
 from applications.common.figures import captioned_rows, grid, line_plot, save_png
+from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
 from applications.flow_matching.model import DATA
 from applications.flow_matching.objective import minus_log_density
-from applications.idempotent import store
 from applications.idempotent.evaluate import PEAK, PrincipalProjection, bits, idempotency_error, reconstruction
 from applications.idempotent.fixed_point import Conditioner
 from applications.idempotent.inputs import KINDS, inputs
@@ -89,7 +89,7 @@ class Measure:
     """The model, its data, and where results go."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.model = options, store.load(options.run)
+        self.options, self.model = options, load_model(options.run, Idempotent)
         self.f, self.plain = self.model.operator(exact=True), self.model.operator(exact=False)
         self.known, self.held_out = training_images(options.data, self.model.config.shape), load(options.data, "test")
         some = torch.linspace(0, len(self.known) - 1, min(FITTED, len(self.known))).round().long()

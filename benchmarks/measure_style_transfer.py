@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,10 @@ from torch import Tensor, nn
 
 from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows, line_plot
-from applications.common.models import fill
+from applications.common.kinds import load_model
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.style_transfer import store
 from applications.style_transfer.algebra import distances, low_rank, mix, principal_styles, restyle, strength
 from applications.style_transfer.config import IDENTITY, Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.evaluate import fidelity, removal, walk
@@ -37,6 +37,7 @@ from applications.style_transfer.photographs import photographs, plain_crops, ra
 from applications.style_transfer.pictures import read_picture, unit
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
+from induced.serialization import register
 
 SECTIONS = ("nearness", "sensitivity", "interpolation", "removal", "algebra", "cost", "added")
 PAIRS = (("mosaic", "candy"), ("rain_princess", "udnie"), ("candy", "rain_princess"))
@@ -50,7 +51,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig, width: int, blocks: int = 8) -> None:
         super().__init__()
-        self.squeeze, C = config.stride, config.channels
+        self.config, self.width, self.squeeze, C = config, width, config.stride, config.channels
         self.first, self.last = nn.Conv2d(C, width, 3, padding=1), nn.Conv2d(width, C, 3, padding=1)
         self.before = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
         self.after = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
@@ -69,6 +70,15 @@ class FeedForward(nn.Module):
             h = h + after(F.silu(F.instance_norm(before(h)) * (1 + scale) + shift))
         out: Tensor = F.pixel_shuffle(z + self.last(F.silu(h)), self.squeeze)
         return out
+
+
+def _built(hidden: int, **settings: Any) -> FeedForward:
+    return FeedForward(ModelConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}), hidden)
+
+
+register(
+    FeedForward, describe=lambda net: asdict(net.config) | {"hidden": net.width}, build=_built, name="benchmarks.FeedForward"
+)
 
 
 def feed_forward(config: ModelConfig) -> FeedForward:
@@ -308,9 +318,9 @@ def main() -> None:
         config = replace(config, training=replace(config.training, learning_rate=rate))
         torch.manual_seed(config.training.seed)
         train(config, Run(args.baseline), model=feed_forward(config.model), resume=bool(Run(args.baseline).checkpoints()))
-    model, baseline = store.load(args.run), None
+    model, baseline = load_model(args.run, StyleTransfer), None
     if args.baseline is not None:
-        baseline = fill(feed_forward(model.config), Run(args.baseline).latest().average, args.baseline)
+        baseline = load_model(args.baseline, FeedForward)
         print(f"{parameters(model):,} parameters, the feed-forward student has {parameters(baseline):,}")
     sections: dict[str, Callable[[], dict[str, object]]] = {
         "nearness": lambda: nearness(model, baseline, args.out, args.n, args.seed),

@@ -1,6 +1,8 @@
-"""The format of one checkpoint: safetensors and JSON, every file's SHA-256 in state.json, nothing pickled."""
+"""The format of one checkpoint: the averaged model as `induced.load` opens it, and beside it what training goes on from.
 
-import hashlib
+Nothing is pickled. state.json holds the SHA-256 of every file but model.safetensors, whose own config.json holds.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,16 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import Tensor, nn
 
-from applications.common.storage import json_bytes, parse_object, read_json
 from induced.errors import CheckpointError
+from induced.serialization import load, save
+from induced.serialization.disk import json_bytes, parse_json, read, read_json, sha256, write_synced
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Version of the layout; another one is refused."""
 
 _KIND: Final = "induced-training"
-_TENSOR_FILES: Final = ("model.safetensors", "average.safetensors", "optimizer.safetensors")
-_FILES: Final = (*_TENSOR_FILES, "optimizer.json")
+_TENSOR_FILES: Final = ("training.safetensors", "optimizer.safetensors")
+_FILES: Final = ("config.json", *_TENSOR_FILES, "optimizer.json")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Checkpoint:
     Arguments:
         path: Its folder.
         step: Steps of training done.
-        model: State of the model.
+        model: State of the model that trains.
         average: State of the moving average.
         optimizer: State of the optimiser, as its `state_dict` gives it.
         note: Empty, or what was passed over to get here (a fallback is never silent).
@@ -54,40 +57,46 @@ class Checkpoint:
         Raises:
             CheckpointError: a key is missing or unknown, or a shape or dtype differs.
         """
-        _check_tensors(self.path / "model.safetensors", model.state_dict(), self.model)
-        _check_tensors(self.path / "average.safetensors", average.state_dict(), self.average)
+        _check_tensors(self.path / "training.safetensors", model.state_dict(), self.model)
+        _check_tensors(self.path / "model.safetensors", average.state_dict(), self.average)
         _check_optimizer(self.path / "optimizer.safetensors", optimizer, self.optimizer)
         model.load_state_dict(self.model)
         average.load_state_dict(self.average)
         optimizer.load_state_dict(self.optimizer)
 
 
-def encode(
-    step: int, model: Mapping[str, Tensor], average: Mapping[str, Tensor], optimizer: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Turn the states of a training into the files of a checkpoint.
+def write(
+    folder: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    average: nn.Module,
+    optimizer: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> None:
+    """Write the files of a checkpoint, synced, into a new folder.
 
     Arguments:
+        folder: Where to.
         step: Steps done.
-        model: State of the model.
-        average: State of the moving average.
+        model: State of the model that trains.
+        average: The module that holds its moving average.
         optimizer: State of the optimiser.
-
-    Returns:
-        File name -> content.
+        notes: What config.json says besides.
 
     Raises:
-        CheckpointError: a state holds something other than tensors (or, in the optimiser's, JSON values).
+        CheckpointError: the class of the average is not registered, a state holds something other than tensors (or, in the
+            optimiser's, JSON values), or the disk is full.
     """
     tensors, rest = _split_optimizer(optimizer)
-    contents: dict[str, bytes] = {}
-    aliases: dict[str, dict[str, str]] = {}
-    for name, state in zip(_TENSOR_FILES, (model, average, tensors), strict=True):
-        contents[name], aliases[name] = _pack_tensors(name, state)
-    contents["optimizer.json"] = json_bytes(rest)
-    hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in _FILES}
-    state_record = {"kind": _KIND, "schema": SCHEMA, "step": step, "aliases": aliases, "sha256": hashes}
-    return contents | {"state.json": json_bytes(state_record)}
+    packed = {name: _pack_tensors(name, state) for name, state in zip(_TENSOR_FILES, (model, tensors), strict=True)}
+    contents = {name: content for name, (content, _) in packed.items()} | {"optimizer.json": json_bytes(rest)}
+    save(average, folder, notes=notes)
+    hashes = {name: sha256(content) for name, content in contents.items()}
+    hashes["config.json"] = sha256(read(folder / "config.json", "it was just written"))
+    aliases = {name: names for name, (_, names) in packed.items()}
+    record = {"kind": _KIND, "schema": SCHEMA, "step": step, "aliases": aliases, "sha256": hashes}
+    for name, content in (contents | {"state.json": json_bytes(record)}).items():
+        write_synced(folder / name, content)
 
 
 def step_of(path: Path) -> int:
@@ -95,7 +104,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint and verify kind, schema, step, presence and hashes."""
     state = read_json(path / "state.json")
     if state.get("kind") != _KIND or state.get("schema") != SCHEMA:
@@ -109,18 +118,16 @@ def read(path: Path) -> Checkpoint:
     if not isinstance(hashes, dict) or not isinstance(aliases, dict) or set(hashes) != set(_FILES):
         raise CheckpointError(f"{path / 'state.json'}: lacks the hashes of {', '.join(_FILES)}")
     contents = {name: _read_verified(path / name, hashes[name]) for name in _FILES}
-    model, average, tensors = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
-    rest = parse_object(path / "optimizer.json", contents["optimizer.json"])
-    return Checkpoint(path, state["step"], model, average, _join_optimizer(path / "optimizer.json", tensors, rest))
+    model, tensors = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
+    rest = parse_json(path / "optimizer.json", contents["optimizer.json"])
+    moments = _join_optimizer(path / "optimizer.json", tensors, rest)
+    return Checkpoint(path, state["step"], model, load(path).state_dict(), moments)
 
 
 def _read_verified(path: Path, expected: str) -> bytes:
     """Read a file whose hash is known."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    found = hashlib.sha256(content).hexdigest()
+    content = read(path, "a checkpoint has it")
+    found = sha256(content)
     if found != expected:
         raise CheckpointError(
             f"{path}: SHA-256 {found[:12]}... of its {len(content)} bytes is not {expected[:12]}..., which state.json "

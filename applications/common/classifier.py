@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as unpack
-from safetensors.torch import save as pack
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.data import ImageSet, load, to_unit, unit_shape, without_held_out
 from applications.common.features import extract
+from applications.common.kinds import load_model
 from applications.common.randomness import batch_indices, step_generator
-from applications.common.storage import json_bytes, read_json, replace_file, write_json
-from induced.errors import CheckpointError, DataError, DomainError, DtypeError, MissingExtra, ShapeError
+from induced.errors import DataError, DomainError, DtypeError, MissingExtra, ShapeError
+from induced.serialization import register, save
+from induced.serialization.disk import json_bytes, sha256
 
 PRETRAINED: Final = Path(__file__).parent / "pretrained" / "digits"
 FEATURES: Final = 64
 
 _SIDE: Final = 32
 _CLASSES: Final = 10
-_KIND: Final = "induced-digit-classifier"
 _BLACK: Final = -1 + 1 / 256
 """What `to_unit` makes of a pixel 0."""
 
@@ -112,6 +110,9 @@ class DigitClassifier(nn.Module):
         return features
 
 
+register(DigitClassifier, name="classifier.DigitClassifier")
+
+
 def digit_classifier(folder: str | os.PathLike[str] = PRETRAINED) -> DigitClassifier:
     """Load a classifier, by default the one that ships with the package, frozen and in evaluation mode.
 
@@ -124,22 +125,7 @@ def digit_classifier(folder: str | os.PathLike[str] = PRETRAINED) -> DigitClassi
     Raises:
         CheckpointError: a file is missing, damaged, or of another kind.
     """
-    folder = Path(folder)
-    record, path = read_json(folder / "config.json"), folder / "model.safetensors"
-    if record.get("kind") != _KIND:
-        raise CheckpointError(f"{folder / 'config.json'}: is of kind {record.get('kind')!r}, expected {_KIND!r}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if hashlib.sha256(content).hexdigest() != record.get("sha256"):
-        raise CheckpointError(f"{path}: its SHA-256 is not the one config.json records (truncated or changed; delete the folder)")
-    net = DigitClassifier()
-    try:
-        net.load_state_dict(unpack(content))
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: does not hold the weights of a digit classifier ({error})") from error
-    return net.eval().requires_grad_(False)
+    return load_model(Path(folder), DigitClassifier)
 
 
 def cached_classifier(
@@ -161,7 +147,7 @@ def cached_classifier(
     """
     config = config or ClassifierConfig()
     record = {"training": asdict(config), "data": _described(data)}
-    key = hashlib.sha256(json_bytes(record)).hexdigest()[:16]
+    key = sha256(json_bytes(record))[:16]
     folder = Path(cache if cache is not None else default_cache()) / f"digits-{key}"
     if not (folder / "config.json").exists():
         save_classifier(train_classifier(data, config), folder, record)
@@ -180,17 +166,14 @@ def default_cache() -> Path:
 
 
 def save_classifier(net: DigitClassifier, folder: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Write a classifier in float16; the config comes last, so that a folder with a config is whole.
+    """Write a classifier in float16.
 
     Arguments:
         net: The classifier.
         folder: Where to.
-        record: What `config.json` is to say beside kind and hash: settings, data, accuracy.
+        record: What `config.json` is to say besides: settings, data, accuracy.
     """
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
-    content = pack({name: value.cpu().contiguous() for name, value in halves.items()})
-    replace_file(Path(folder) / "model.safetensors", content)
-    write_json(Path(folder) / "config.json", {"kind": _KIND, "sha256": hashlib.sha256(content).hexdigest(), **record})
+    save(net, folder, dtype=torch.float16, notes=record)
 
 
 def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> DigitClassifier:

@@ -3,37 +3,31 @@
     config.json                  the settings; a resumed run must have the same
     metrics.jsonl                one line a logged step
     report.json                  what an evaluation found
-    checkpoints/step-00000500/   model.safetensors, average.safetensors (moving average of the weights),
-                                 optimizer.safetensors, optimizer.json, state.json (schema, step, hashes)
+    checkpoints/step-00000500/   config.json, model.safetensors: the moving average of the model, which `induced.load` opens;
+                                 training.safetensors (the weights), optimizer.safetensors, optimizer.json, state.json
     samples/, tensorboard/       pictures and curves
 
-A checkpoint is written to a temporary sibling, synced, then renamed: it is there whole or not at all. Nothing is
-pickled. No state of a random generator is stored: all randomness of a training is a pure function of (seed, step), so
-the step alone, with the seed in config.json, continues every random sequence.
+`induced.load` of the run's folder gives the model of the newest checkpoint. A checkpoint is written to a temporary sibling,
+synced, then renamed: it is there whole or not at all. Nothing is pickled. No state of a random generator is stored: all
+randomness of a training is a pure function of (seed, step), so the step alone, with the seed in config.json, continues every
+random sequence.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from applications.common.checkpoints import Checkpoint, encode, read, step_of
-from applications.common.storage import (
-    PARTIAL,
-    json_bytes,
-    plain,
-    read_json,
-    remove,
-    replace_file,
-    sync,
-    write_json,
-    write_synced,
-)
+from applications.common.checkpoints import Checkpoint, read_checkpoint, step_of, write
 from induced.errors import CheckpointError
+from induced.serialization import notes
+from induced.serialization.disk import PARTIAL, json_bytes, plain, remove, replace_file, sync, write_json
+from induced.serialization.layout import CONFIG, read_config
+from induced.serialization.writing import save_run
 
 FREE_SETTINGS: Final = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep", "micro_batch", "shard"})
 """Settings that may change when a run is resumed: how long it goes on, what it leaves behind, on what devices."""
@@ -46,10 +40,11 @@ class Run:
 
     Arguments:
         folder: Where it is, or will be.
+        later: Subfolders that hold later stages, runs themselves, the last one first: the model is that of the last stage.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], *, later: Sequence[str] = ()) -> None:
+        self.folder, self.later = Path(folder), tuple(later)
 
     def begin(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
         """Open the folder for training: clear leftovers of a killed process, check and write config.json.
@@ -80,18 +75,18 @@ class Run:
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for leftover in (*self.folder.glob(PARTIAL + "*"), *(self.folder / "checkpoints").glob(PARTIAL + "*")):
             remove(leftover)
-        write_json(self.folder / "config.json", config)
+        save_run(self.folder, [f"{stage}/checkpoints" for stage in self.later] + ["checkpoints"], json.loads(json_bytes(config)))
 
     def config(self) -> dict[str, Any]:
-        """Read config.json.
+        """Read the settings of the run, the notes of config.json.
 
         Returns:
             The settings.
 
         Raises:
-            CheckpointError: it is missing or no JSON object.
+            CheckpointError: it is missing, or none of a run or model.
         """
-        return read_json(self.folder / "config.json")
+        return notes(self.folder)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; values that are not finite become strings ("inf", "nan").
@@ -143,7 +138,7 @@ class Run:
         self,
         step: int,
         model: Mapping[str, Tensor],
-        average: Mapping[str, Tensor],
+        average: nn.Module,
         optimizer: Mapping[str, Any],
         *,
         keep: int = 2,
@@ -152,8 +147,8 @@ class Run:
 
         Arguments:
             step: Steps done.
-            model: State of the model.
-            average: State of the moving average.
+            model: State of the model that trains.
+            average: The module that holds its moving average, of a registered class.
             optimizer: State of the optimiser.
             keep: Newest checkpoints that stay, at least 1; a fallback needs 2.
 
@@ -161,8 +156,8 @@ class Run:
             The checkpoint's folder.
 
         Raises:
-            CheckpointError: a state holds something other than tensors (or, in the optimiser's, JSON values); `keep`
-                is below 1.
+            CheckpointError: the average's class is not registered; a state holds something other than tensors (or, in the
+                optimiser's, JSON values); the disk is full; `keep` is below 1.
         """
         if keep < 1:
             raise CheckpointError(f"a run keeps at least 1 checkpoint (2 for a fallback), got keep={keep}")
@@ -170,9 +165,7 @@ class Run:
         target = place / f"step-{step:08d}"
         partial = place / f"{PARTIAL}{target.name}-{os.getpid()}"
         remove(partial)
-        partial.mkdir(parents=True)
-        for name, content in encode(step, model, average, optimizer).items():
-            write_synced(partial / name, content)
+        write(partial, step, model, average, optimizer, self.config() | {"step": step})
         sync(partial)
         if (self.folder / "metrics.jsonl").exists():
             sync(self.folder / "metrics.jsonl")
@@ -201,7 +194,7 @@ class Run:
         damage: list[str] = []
         for path in reversed(paths):
             try:
-                found = read(path)
+                found = read_checkpoint(path)
             except CheckpointError as error:
                 if not fallback:
                     older = f"--fallback resumes from the one before, {paths[-2].name}" if len(paths) > 1 else ""
@@ -243,6 +236,16 @@ class Run:
                 f"{self.folder}: cannot resume with other settings: {', '.join(differing)}. Give the same ones, or "
                 f"another folder with --out; only {', '.join(sorted(FREE_SETTINGS))} may change"
             )
+
+
+def last_stage(folder: Path) -> Run | None:
+    """The last stage of a run that has checkpoints; None where the folder is no run or has none."""
+    try:
+        places = read_config(folder / CONFIG).get("newest_of", [])
+    except CheckpointError:
+        return None
+    stages = (Run((folder / place).parent) for place in places if isinstance(place, str))
+    return next((stage for stage in stages if stage.checkpoints()), None)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

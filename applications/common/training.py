@@ -17,6 +17,7 @@ from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
+from induced.serialization.writing import require_registered
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -204,12 +205,13 @@ def fit(
         ShapeError: the batch does not divide among the processes, or the objective's draws or losses are malformed.
         DomainError: a loss or the gradient is not finite; parameters outside `objective.model` would be trained; or the
             launcher would shard by itself.
-        CheckpointError: as `Run.begin` and `Run.latest` say.
+        CheckpointError: the class of the model is not registered; or as `Run.begin` and `Run.latest` say.
 
     Law:
         A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for
         bit on the CPU, if `steps` stays the same (applications/test_training.py)
     """
+    require_registered(objective.model)
     accelerator = accelerator_for(device)
     batch_of_process = _share(config, data, accelerator.num_processes)
     optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
@@ -273,7 +275,7 @@ def fit(
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
                 if accelerator.is_main_process:
-                    run.save(step + 1, weights, average.module.state_dict(), moments, keep=config.keep)
+                    run.save(step + 1, weights, average.module, moments, keep=config.keep)
     finally:
         progress.close()
         if writer is not None:

@@ -8,12 +8,14 @@ import tyro
 
 from applications.common.data import ImageSet, images_of_shape, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.kinds import load_model
 from applications.common.options import DataDir, DataName, Pretrained, RunFolder
 from applications.common.quality import quality
 from applications.common.runs import Run
-from applications.flow_matching import evaluate, store
+from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config
 from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.model import pretrained as pretrained_model
 from applications.flow_matching.sampling import direction, encode, interpolate, move, noise
 from applications.flow_matching.sampling import sample as draw
 from applications.flow_matching.train import train
@@ -221,7 +223,7 @@ def judge(
 
 
 def model_of(run: Path | None, pretrained: Pretrained, fallback: bool) -> FlowMatching:
-    return store.load_pretrained(pretrained) if run is None else store.load_run(run, fallback=fallback)
+    return pretrained_model(pretrained) if run is None else load_model(run, FlowMatching, fallback=fallback)
 
 
 def held_out_for(model: FlowMatching, data: DataName, data_dir: Path | None) -> ImageSet:

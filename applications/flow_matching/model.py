@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from applications.common.data import to_unit
+from applications.common.kinds import built_from, load_model
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
@@ -24,11 +26,13 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import UNet
+from induced.errors import CheckpointError
 from induced.operators import LU, LinearOperator, LowRank, ScaledIdentityPlusLowRank
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
 from induced.propagators.families import Restriction
 
 NOISE, DATA = 0.0, 1.0
+PRETRAINED = Path(__file__).parent / "pretrained"
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
 NetworkFamily = LowRankFamily | SharedBasisFamily
 FAMILIES: dict[str, type[LowRankFamily] | type[SharedBasisFamily]] = {
@@ -63,6 +67,7 @@ class EndPointRate(OperatorFamily):
         return Restriction(found.basis, core)
 
 
+@built_from(ModelConfig, "flow_matching.FlowMatching")
 class FlowMatching(nn.Module):
     """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/theory/flow_matching.md).
 
@@ -170,6 +175,18 @@ class FlowMatching(nn.Module):
         if self.config.floor is not None:
             std[self.config.rank :] = self.config.floor
         return std
+
+
+def pretrained(name: str = "mnist", root: Path = PRETRAINED) -> FlowMatching:
+    """A model that ships with the package.
+
+    Raises:
+        CheckpointError: there is no such model, or its files are damaged or of another kind.
+    """
+    known = sorted(path.parent.name for path in root.glob("*/config.json"))
+    if name not in known:
+        raise CheckpointError(f"{root / name}: no pretrained model {name!r}; there are: {', '.join(known) or 'none'}")
+    return load_model(root / name, FlowMatching)
 
 
 def at_a_time(dim: int) -> int:

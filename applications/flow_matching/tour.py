@@ -9,12 +9,13 @@ from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
+from applications.common.kinds import load_model
 from applications.common.metrics import psnr
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.flow_matching import evaluate, store
+from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config
-from applications.flow_matching.model import FlowMatching
+from applications.flow_matching.model import FlowMatching, pretrained
 from applications.flow_matching.sampling import encode, interpolate, noise
 from applications.flow_matching.train import train
 from induced import Linearizer
@@ -44,7 +45,7 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
     say("   on 4,500 embedded MNIST digits (500 are held out).")
     run = Run(out)
     result = train(config, run, overwrite=overwrite)
-    model = store.load_run(out)
+    model = load_model(out, FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.3f}\n")
     held_out = load("mnist5k", "test")
     images = to_unit(held_out.images[::5])
@@ -181,7 +182,7 @@ def _timing(model: FlowMatching, say: Callable[[str], None]) -> dict[str, object
 
 
 def _pretrained(out: Path, say: Callable[[str], None]) -> dict[str, object]:
-    model = store.load_pretrained()
+    model = pretrained()
     say("7. pretrained_samples.png is drawn by the pretrained model, trained for longer on full MNIST, and not by the one above.")
     save_png(out / "pretrained_samples.png", grid(to_uint8(model.operator()(noise(model, 64, seed=6))), columns=16), scale=2)
     return {"samples": 64, "steps": 100}

@@ -15,7 +15,9 @@ from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
-from applications.flow_matching.store import LATENT
+
+LATENT = "latent"
+"""Subfolder of a run that holds its second stage."""
 
 
 def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
@@ -37,7 +39,7 @@ def train(
 
     The result is that of the last stage, with the time of both and the images a second of the first.
     """
-    latent = Run(run.folder / LATENT)
+    run, latent = Run(run.folder, later=[LATENT]), Run(run.folder / LATENT)
     if overwrite and latent.folder.exists():
         shutil.rmtree(latent.folder, ignore_errors=True)
     data = training_set(config, data_dir)

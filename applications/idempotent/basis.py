@@ -92,4 +92,4 @@ def _described(g: LatticeRotation) -> dict[str, int]:
     return {"n": g.shape[0], "rank": g.rank, "bits": g.bits, "weight_bits": g.weight_bits}
 
 
-register(LatticeRotation, describe=_described, build=_blank)
+register(LatticeRotation, describe=_described, build=_blank, name="idempotent.LatticeRotation")

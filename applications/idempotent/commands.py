@@ -10,13 +10,14 @@ from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.kinds import load_model
 from applications.common.metrics import auroc
 from applications.common.options import DataDir, Digits
 from applications.common.runs import Run
-from applications.idempotent import store
 from applications.idempotent.config import Config
 from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.inputs import KINDS, inputs
+from applications.idempotent.model import Idempotent
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
 from applications.idempotent.train import train
 from induced.errors import DomainError
@@ -71,7 +72,7 @@ def project_command(
         seed: Seed of what is random in them.
         out: Picture to write.
     """
-    f, images = store.load(run, fallback=fallback).operator(), to_unit(load(data, "test", data_dir).spread(n).images)
+    f, images = load_model(run, Idempotent, fallback=fallback).operator(), to_unit(load(data, "test", data_dir).spread(n).images)
     rows = []
     for kind in kinds:
         x = inputs(kind, images, seed)
@@ -109,7 +110,7 @@ def generate(
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
-    f = store.load(run, fallback=fallback).operator()
+    f = load_model(run, Idempotent, fallback=fallback).operator()
     if how == "noise":
         images = project(f, temperature * noise(f, n, seed))
     else:
@@ -137,7 +138,7 @@ def anomaly_command(
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: Test images of either.
     """
-    model = store.load(run, fallback=fallback)
+    model = load_model(run, Idempotent, fallback=fallback)
     own, other = (to_unit(load(name, "test", data_dir).spread(n).images) for name in (data, against))
     known = load(data, "train", data_dir)
     components = PrincipalProjection(to_unit(known.spread(min(FITTED, len(known))).images), model.rank)

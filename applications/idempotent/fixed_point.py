@@ -133,11 +133,11 @@ def _convolved(h: Tensor, weight: Tensor, bias: Tensor | None, *, up: bool) -> T
 
 
 _SHAPE = ("inputs", "outputs", "sides", "widths")
-register(Conditioner, *_SHAPE)
+register(Conditioner, *_SHAPE, name="idempotent.Conditioner")
 
 
 def _blank(activation_bits: int, weight_bits: int, **shape: Any) -> FixedPoint:
     return FixedPoint(Conditioner(**shape), activation_bits=activation_bits, weight_bits=weight_bits)
 
 
-register(FixedPoint, *_SHAPE, "activation_bits", "weight_bits", build=_blank)
+register(FixedPoint, *_SHAPE, "activation_bits", "weight_bits", build=_blank, name="idempotent.FixedPoint")

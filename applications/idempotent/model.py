@@ -6,6 +6,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from applications.common.kinds import built_from
 from applications.idempotent.basis import LatticeRotation, reflections
 from applications.idempotent.config import ModelConfig
 from applications.idempotent.fixed_point import Conditioner, FixedPoint
@@ -24,6 +25,7 @@ from induced.operators import Householder, LinearOperator, Projection
 
 
 @final
+@built_from(ModelConfig, "idempotent.Idempotent")
 class Idempotent(nn.Module):
     """f = g^-1 P g with a 0/1 diagonal P: a projector onto the points whose other coordinates are 0.
 

@@ -8,14 +8,16 @@ import tyro
 
 from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows
+from applications.common.kinds import export_model, load_model
 from applications.common.metrics import psnr
 from applications.common.options import DataDir
 from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.runs import Run
-from applications.style_transfer import algebra, store
+from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
 from applications.style_transfer.config import Config
 from applications.style_transfer.evaluate import PEAK
+from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
 from applications.style_transfer.photographs import EMBEDDED, photographs, random_crop
 from applications.style_transfer.pictures import read_picture, unit, write_picture
@@ -82,7 +84,7 @@ def style(
         frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
         out: Picture to write, .png or .jpg.
     """
-    model, given = store.load(run, fallback=fallback), read_picture(picture)
+    model, given = load_model(run, StyleTransfer, fallback=fallback), read_picture(picture)
     x, weights = given.tensor(), _weights(mix)
     if into and not remove:
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
@@ -119,7 +121,7 @@ def styles_command(
         side: Side of the square, cut from its middle, that is shown.
         out: Picture to write.
     """
-    model = store.load(run, fallback=fallback)
+    model = load_model(run, StyleTransfer, fallback=fallback)
     if side < 1 or side % model.config.stride:
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
     given = read_picture(next(iter(photographs(EMBEDDED, "test").values())) if picture is None else picture)
@@ -171,7 +173,7 @@ def add_style(
         perceptual: Weight of ST-LPIPS beside the error in pixels, in those steps; 0: without it.
         seed: Seed of the crops.
     """
-    model, teacher = store.load(run, fallback=fallback), load_teacher(style, data_dir)
+    model, teacher = load_model(run, StyleTransfer, fallback=fallback), load_teacher(style, data_dir)
     if crops < 1 or side < 1 or side % model.config.stride:
         raise DomainError(f"at least one crop with a side that is a multiple of {model.config.stride}, got {crops} and {side}")
     if perceptual < 0 or (perceptual and not steps):
@@ -189,7 +191,7 @@ def add_style(
     with torch.no_grad():
         found = torch.cat([extended.operator(style, side, side)(part) for part in torch.split(x, 1)])
     print(f"{style} added to {', '.join(model.config.names[1:])}: PSNR {float(psnr(found, y, PEAK).mean()):.2f} dB on its crops")
-    print(f"wrote {store.save(extended, run, out)}")
+    print(f"wrote {export_model(extended, run, out)}")
 
 
 def _weights(mixture: tuple[str, ...]) -> dict[str, float]:

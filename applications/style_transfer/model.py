@@ -7,6 +7,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from applications.common.kinds import built_from
 from applications.style_transfer.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import AffineCoupling, Bijection, Composition, Flatten, Linear, Squeeze
@@ -128,6 +129,7 @@ class Styles:
 
 
 @final
+@built_from(ModelConfig, "style_transfer.StyleTransfer")
 class StyleTransfer(nn.Module):
     """f_s = g_y^-1 A_s g_x for each style s: shared charts g_x, g_y and a convolution A_s (docs/theory/style_transfer.md)."""
 
@@ -152,9 +154,9 @@ class StyleTransfer(nn.Module):
         X, Y = InducedSpace(self.content.at(height, width)), InducedSpace(self.stylised.at(height, width))
         return Styles(self.config, X, Y, self.cores())
 
-    def operator(self, style: str, height: int = 256, width: int = 256) -> Linearizer:
-        """f_s for pictures of one size."""
-        return self.at(height, width)[style]
+    def operator(self, style: str | None = None, height: int = 256, width: int = 256) -> Linearizer:
+        """f_s for pictures of one size, by default of the first style that has a teacher."""
+        return self.at(height, width)[self.config.styles[0] if style is None else style]
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """f_s(x) for pictures (N, 3, H, W) and a style's number (N,) for each."""

@@ -21,7 +21,7 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 _OF_RUN: Final[dict[str, type]] = {"newest_of": list, "notes": dict}
 _OF_MODEL: Final[dict[str, type]] = {
     **{"sha256": str, "bytes": int, "training": bool, "trains": bool},
-    **{"objects": dict, "tensors": dict, "notes": dict},
+    **{"narrowed": dict, "objects": dict, "tensors": dict, "notes": dict},
 }
 _OF_OBJECT: Final[dict[str, type]] = {"class": str, "arguments": dict}
 _OF_TENSOR: Final[dict[str, type]] = {"same": str, "dtype": str, "order": list, "trains": bool, "parameter": bool}
@@ -59,6 +59,11 @@ def as_path(folder: Folder) -> Path:
         return Path(folder)
     except TypeError as error:
         raise CheckpointError(f"a folder is a str or an os.PathLike of one, got {folder!r}") from error
+
+
+def key_of(number: str, name: str) -> str:
+    """What model.safetensors calls a tensor of an object; those of the root have their names in its state dict."""
+    return name if number == "0" and not name[0].isdigit() else f"{number}.{name}"
 
 
 def name_of(dtype: torch.dtype) -> str:

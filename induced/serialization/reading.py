@@ -14,7 +14,20 @@ from induced.bijections.normalize import DataDependent
 from induced.errors import CheckpointError, InducedError
 from induced.serialization.allocation import Allowance
 from induced.serialization.disk import DEPTH, read, sha256
-from induced.serialization.layout import CONFIG, DTYPES, HINT, WEIGHTS, Folder, Slot, as_path, pending, read_config, slots
+from induced.serialization.layout import (
+    CONFIG,
+    DTYPES,
+    HINT,
+    WEIGHTS,
+    Folder,
+    Slot,
+    as_path,
+    key_of,
+    name_of,
+    pending,
+    read_config,
+    slots,
+)
 
 _ATTEMPTS: Final = 100
 _WAIT: Final = 0.01
@@ -116,13 +129,9 @@ class _Reader:
     """Builds objects, each once, what they refer to first."""
 
     def __init__(self, path: Path, config: dict[str, Any], data: dict[str, Tensor]) -> None:
-        self.path, self.objects, self.entries, self.trains, self.data = (
-            path,
-            config["objects"],
-            config["tensors"],
-            config["trains"],
-            data,
-        )
+        self.path, self.data = path, data
+        self.objects, self.entries = config["objects"], config["tensors"]
+        self.trains, self.narrowed = config["trains"], config["narrowed"]
         self.allowance = Allowance(sum(tensor.numel() * tensor.dtype.itemsize for tensor in data.values()))
         self.built: dict[str, nn.Module] = {}
         self.used: set[str] = set()
@@ -143,11 +152,11 @@ class _Reader:
         module = self._made(named(item["class"], where), item["arguments"], f"{where}, a {item['class']},")
         mine = dict(slots(module, set(map(id, self.built.values()))))
         for name, slot in mine.items():
-            tensor = self._tensor(f"{number}.{name}", slot.is_parameter)
+            tensor = self._tensor(key_of(number, name), slot.is_parameter)
             if tensor is None or tensor.shape != slot.tensor.shape or isinstance(tensor, nn.Parameter) != slot.is_parameter:
                 raise CheckpointError(
                     f"{where}, a {item['class']} of these arguments, has {name} as {_shown(slot.tensor)}, {WEIGHTS} has "
-                    f"{'nothing' if tensor is None else _shown(tensor)} for {number}.{name}"
+                    f"{'nothing' if tensor is None else _shown(tensor)} for {key_of(number, name)}"
                 )
             _set(slot, tensor)
         self.built[number] = module
@@ -175,7 +184,8 @@ class _Reader:
             return self._tensors.get(key)
         entry, tensor = self.entries.get(key, {}), self.data[key]
         order, trains = entry.get("order", list(range(tensor.dim()))), entry.get("trains", self.trains)
-        dtype = DTYPES.get(entry["dtype"], torch.bool) if "dtype" in entry else tensor.dtype
+        name = entry.get("dtype", self.narrowed.get(stored := name_of(tensor.dtype), stored))
+        dtype = DTYPES.get(name, torch.bool) if isinstance(name, str) else torch.bool
         axes = all(type(axis) is int for axis in order) and sorted(order) == list(range(tensor.dim()))
         if not axes or not (dtype == tensor.dtype or (dtype.is_floating_point and tensor.is_floating_point())):
             raise CheckpointError(f"{self.path}: tensor {key} is {list(tensor.shape)} {tensor.dtype}, which {entry} does not fit")

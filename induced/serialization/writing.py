@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from induced._registry import recipe
 from induced.errors import CheckpointError, DtypeError
-from induced.serialization.disk import DEPTH, MOST_JSON, cannot, json_text, locked, replace_file, sha256, sync
+from induced.serialization.disk import DEPTH, MOST_JSON, cannot, json_bytes, json_text, locked, replace_file, sha256, sync
 from induced.serialization.layout import (
     CONFIG,
     FORMAT,
@@ -21,6 +22,7 @@ from induced.serialization.layout import (
     Folder,
     as_path,
     is_leftover,
+    key_of,
     name_of,
     pending,
     read_config,
@@ -58,7 +60,7 @@ class _Writer:
         tensors: list[tuple[dict[str, str], Tensor, str]] = []
         mine["arguments"] = {name: self._encode(value, f"{number}:{name}", tensors) for name, value in described.items()}
         for name, slot in slots(module, set(self._ids)):
-            key = f"{number}.{name}"
+            key = key_of(number, name)
             if (first := self._tensor(slot.tensor, key)) != key:
                 self.ties[key] = {"same": first}
         for place, tensor, where in tensors:  # after the module's own, which most of them are
@@ -77,6 +79,10 @@ class _Writer:
             place: dict[str, str] = {}
             tensors.append((place, value, where))
             return place
+        if isinstance(value, Mapping):
+            raise CheckpointError(
+                f"{where} is a {type(value).__name__}: an argument is a number, text, None, tensor, module or list"
+            )
         return {"dtype": name_of(value)} if isinstance(value, torch.dtype) else value
 
     def _tensor(self, tensor: Tensor, key: str) -> str:
@@ -102,14 +108,23 @@ class _Writer:
         self.data[key] = kept.clone() if kept.data_ptr() == tensor.data_ptr() else kept
         return key
 
-    def tensors(self) -> tuple[bool, dict[str, Any]]:
-        """Whether parameters train by default, and for each tensor what is not so by default."""
-        flags = [entry["trains"] for entry in self.entries.values() if "trains" in entry]
-        trains = not flags or sum(flags) * 2 >= len(flags)
-        for entry in self.entries.values():
-            if entry.get("trains") is trains:
-                del entry["trains"]
-        return trains, {key: entry for key, entry in (self.entries | self.ties).items() if entry}
+    def tensors(self) -> dict[str, Any]:
+        """Whether most parameters train, the dtype of most tensors that were narrowed, and what is otherwise of which tensor."""
+        flags = Counter(entry["trains"] for entry in self.entries.values() if "trains" in entry)
+        dtypes = Counter(entry["dtype"] for entry in self.entries.values() if "dtype" in entry)
+        trains = flags[True] >= flags[False]
+        narrowed = {name_of(self.dtype): dtypes.most_common(1)[0][0]} if self.dtype is not None and dtypes else {}
+        for key, entry in self.entries.items():
+            if self.data[key].dtype == self.dtype:
+                entry.setdefault("dtype", name_of(self.dtype))
+            for field, usual in (("trains", trains), ("dtype", narrowed.get(name_of(self.data[key].dtype)))):
+                if entry.get(field) == usual:
+                    entry.pop(field, None)
+        return {
+            "trains": trains,
+            "narrowed": narrowed,
+            "tensors": {key: entry for key, entry in (self.entries | self.ties).items() if entry},
+        }
 
 
 def save(
@@ -149,16 +164,14 @@ def save(
     writer, folder = _Writer(dtype), as_path(folder)
     writer.add(module)
     weights = safetensors.torch.save(writer.data, {"format": "pt"})
-    trains, tensors = writer.tensors()
     config: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "sha256": sha256(weights),
         "bytes": len(weights),
         "training": module.training,
-        "trains": trains,
         "objects": writer.objects,
-        "tensors": tensors,
+        **writer.tensors(),
         "notes": dict(notes or {}),
     }
     content = _text(config)
@@ -168,6 +181,30 @@ def save(
         require_ours(folder)
     _write(folder, content, weights, pending(folder, config["sha256"]))
     return folder
+
+
+def save_run(folder: Folder, newest_of: Sequence[str], notes: Mapping[str, Any]) -> Path:
+    """Make a folder one of a run: `load` gives the newest model in it, `notes` its settings.
+
+    Arguments:
+        folder: made if need be; its config.json is replaced.
+        newest_of: subfolders whose folders `step-*` hold models; the last one of the first subfolder that has any is the newest.
+        notes: the settings: strict JSON.
+
+    Returns:
+        The config.json.
+    """
+    head = {"format": FORMAT, "version": VERSION, "newest_of": list(newest_of), "notes": dict(notes)}
+    return replace_file(as_path(folder) / CONFIG, json_bytes(head))
+
+
+def require_registered(module: nn.Module) -> None:
+    """Refuse a module whose class has no recipe, before work goes into it that could not be saved.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    recipe(module)
 
 
 def _text(config: Mapping[str, Any]) -> bytes:

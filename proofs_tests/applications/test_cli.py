@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import induced
 from applications import cli
 from applications.common import data
 from applications.common.runs import Run
@@ -64,6 +65,9 @@ def command(*arguments: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["induced", *map(str, arguments)])
         cli.main()
+
+
+MISSING = "cannot be read (No such file or directory); a saved model has config.json and model.safetensors"
 
 
 def refusal(*arguments: object) -> str:
@@ -249,6 +253,9 @@ def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, cap
     assert f"wrote {tmp_path / 'models' / 'mine'}" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "models" / "mine").iterdir()) == ["config.json", "model.safetensors"]
     assert load_file(tmp_path / "models" / "mine" / "model.safetensors")["family.offset"].dtype == torch.float16
+    command("sample", "--run", tmp_path / "models" / "mine", "--n", 2, "--out", tmp_path / "x.png")
+    said = refusal("export", "--run", run, "--out", run)
+    assert "is the folder of a run, whose settings a model would hide: choose another folder" in said and "\n" not in said
 
 
 # ---------------------------------------------------------------------------------------------------- idempotent generators
@@ -296,7 +303,7 @@ def test_a_projector_is_exported_and_read_again(projector: Path, tmp_path: Path,
     command("export", "--run", projector, "--out", tmp_path / "small")
     command("project", "--run", tmp_path / "small", "--n", 2, "--kinds", "digits", "--out", tmp_path / "x.png")
     assert "bit for bit" in capsys.readouterr().out
-    assert "not the settings of a flow-matching model" in refusal("sample", "--run", projector, "--out", tmp_path / "y.png")
+    assert "holds a Idempotent, expected a FlowMatching" in refusal("sample", "--run", projector, "--out", tmp_path / "y.png")
 
 
 # ----------------------------------------------------------------------------------------------------------------- mistakes
@@ -304,7 +311,7 @@ def test_a_projector_is_exported_and_read_again(projector: Path, tmp_path: Path,
     "arguments", [["sample"], ["invert"], ["interpolate"], ["check"], ["export", "--out", "x"]], ids=" ".join
 )
 def test_a_run_that_is_not_there_is_one_line(arguments: list[str], tmp_path: Path) -> None:
-    assert refusal(*arguments, "--run", tmp_path / "gone") == f"induced: {tmp_path / 'gone' / 'config.json'}: is missing"
+    assert refusal(*arguments, "--run", tmp_path / "gone") == f"induced: {tmp_path / 'gone' / 'config.json'}: {MISSING}"
 
 
 def test_missing_mnist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,10 +328,10 @@ def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Run(folder).begin(Run(run).config())
     state = Run(run).latest()
-    path = Run(folder).save(4, state.model, state.average, state.optimizer) / "average.safetensors"
+    path = Run(folder).save(4, state.model, induced.load(run), state.optimizer) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     said = refusal("sample", "--run", folder, "--out", tmp_path / "x.png")
-    assert re.fullmatch(f"induced: {path}: SHA-256 .* of its 1000 bytes is not .*truncated or changed.*", said)
+    assert re.fullmatch(f"induced: {path}: other bytes than config.json was saved with: cut short, changed, .*", said)
     assert not (tmp_path / "x.png").exists()
 
 
@@ -346,7 +353,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
     arguments = [sys.executable, "-m", "applications.cli", "sample", "--run", str(tmp_path / "gone")]
     ended = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 1 and ended.stdout == ""
-    assert ended.stderr == f"induced: {tmp_path / 'gone' / 'config.json'}: is missing\n"
+    assert ended.stderr == f"induced: {tmp_path / 'gone' / 'config.json'}: {MISSING}\n"
 
 
 @pytest.mark.parametrize(

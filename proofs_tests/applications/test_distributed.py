@@ -76,7 +76,7 @@ def assert_same_run(folder: Path, expected: Path, rel: float = 1e-5) -> None:
     """
     for found, one in zip(Run(folder).metrics(), Run(expected).metrics(), strict=True):
         assert found | {"seconds": 0} == pytest.approx(one | {"seconds": 0}, rel=rel)
-    for file in ("optimizer", "model", "average"):
+    for file in ("optimizer", "training", "model"):
         a, b = tensors_of(folder, file), tensors_of(expected, file)
         assert a.keys() == b.keys()
         for name, value in b.items():
@@ -155,8 +155,8 @@ def test_one_process_with_shards_trains_as_without(tmp_path: Path, runs: Path) -
 
 
 def test_a_checkpoint_of_shards_writes_a_shared_weight_once(runs: Path) -> None:
-    assert tensors_of(runs / "sharded", "model").keys() == tensors_of(runs / "one", "model").keys()
-    assert Run(runs / "sharded").latest().model.keys() > tensors_of(runs / "sharded", "model").keys()
+    assert tensors_of(runs / "sharded", "training").keys() == tensors_of(runs / "one", "model").keys()
+    assert Run(runs / "sharded").latest().model.keys() > tensors_of(runs / "sharded", "training").keys()
 
 
 @pytest.mark.parametrize("most", [1, 3, 8, 100])

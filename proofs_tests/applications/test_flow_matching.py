@@ -12,26 +12,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+import induced
 from applications import cli
 from applications.common import data
 from applications.common.data import load, to_unit
+from applications.common.kinds import export, load_model
 from applications.common.metrics import psnr
 from applications.common.perceptual import pyramid_distance
 from applications.common.quality import quality
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.flow_matching import evaluate, store
+from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, FlowMatching, at_a_time, build
+from applications.flow_matching.model import DATA, NOISE, PRETRAINED, FlowMatching, at_a_time, build
+from applications.flow_matching.model import pretrained as load_pretrained
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
     LatentObjective,
@@ -43,12 +46,14 @@ from applications.flow_matching.objective import (
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
+from applications.style_transfer.model import StyleTransfer
 from induced import EuclideanSpace, Linearizer
 from induced.bijections import Reversible
 from induced.bijections.networks import UNet
 from induced.errors import CheckpointError, DomainError, ShapeError
 from induced.operators import Dense, LinearOperator, LowRank, ScaledIdentityPlusLowRank, svd
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
+from induced.serialization import notes
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -95,7 +100,7 @@ def digits_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pretrained() -> FlowMatching:
-    return store.load_pretrained()
+    return load_pretrained()
 
 
 @pytest.fixture(scope="module")
@@ -746,8 +751,7 @@ def test_the_digits_that_judge_a_model_are_left_out_of_full_mnist() -> None:
     assert len(everything) == 60_000 and left < contents(everything.images)
     kept = training_set(Config(data="mnist"))
     assert not left & contents(kept.images)
-    record = json.loads((store.PRETRAINED / "mnist" / "config.json").read_text())
-    assert record["data"] == {"name": kept.name, "images": len(kept)}
+    assert notes(PRETRAINED / "mnist")["data"] == {"name": kept.name, "images": len(kept)}
 
 
 @DTYPES
@@ -787,104 +791,95 @@ def test_interpolation_ends_at_the_images_and_is_the_induced_segment(pretrained:
 # -------------------------------------------------------------------------------------------------------------------- store
 @pytest.fixture
 def exported(tiny_run: Path, tmp_path: Path) -> Path:
-    return store.export(tiny_run, tmp_path / "models" / "tiny")
+    return export(tiny_run, tmp_path / "models" / "tiny")
 
 
 def test_an_exported_model_reads_back_as_its_half_precision(tiny_run: Path, exported: Path) -> None:
     written, average = load_file(exported / "model.safetensors"), Run(tiny_run / "latent").latest().average
+    assert notes(exported) == {k: v for k, v in notes(tiny_run).items() if k != "model"}
     assert {value.dtype for value in written.values() if value.is_floating_point()} == {torch.float16}
-    model = store.load_pretrained("tiny", exported.parent)
+    model = load_pretrained("tiny", exported.parent)
     assert model.config == TINY and not model.training and not any(p.requires_grad for p in model.parameters())
     state = model.state_dict()
     assert state.keys() == average.keys() == written.keys()
     for name, value in average.items():
         expected = value.half().to(value.dtype) if value.is_floating_point() else value
         assert state[name].dtype == value.dtype and torch.equal(state[name], expected), name
-    for name, value in store.load_run(tiny_run).state_dict().items():
+    for name, value in load_model(tiny_run, FlowMatching).state_dict().items():
         assert torch.equal(value, average[name]), name
 
 
 def test_the_pretrained_model_is_small_and_says_what_it_is(pretrained: FlowMatching) -> None:
-    folder = store.PRETRAINED / "mnist"
+    folder = PRETRAINED / "mnist"
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
-    assert json.loads((folder / "config.json").read_text())["application"] == "flow_matching"
+    assert notes(folder)["application"] == "flow_matching"
     assert pretrained.config == ModelConfig()
 
 
 def test_a_weight_beyond_half_precision_is_not_exported(tiny_run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     run = Run(folder / "latent")
-    state = run.latest()
-    run.save(99, state.model, state.average | {"family.offset": state.average["family.offset"] + 1e6}, state.optimizer)
-    with pytest.raises(CheckpointError, match="run: too large for half precision: family.offset"):
-        store.export(folder, tmp_path / "out")
+    state, average = run.latest(), induced.load(folder)
+    with torch.no_grad():
+        average.family.offset += 1e6
+    run.save(99, state.model, average, state.optimizer)
+    with pytest.raises(CheckpointError, match="family.offset holds 1e.06, too large for float16"):
+        export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
-def test_weights_that_are_no_whole_safetensors_are_refused(exported: Path, damage: str) -> None:
-    path = exported / "model.safetensors"
-    content = {"truncated": path.read_bytes()[:5000], "empty": b"", "text": b"hello" * 100, "missing": None}[damage]
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="tiny/model.safetensors: cannot be read as safetensors: "):
-        store.load_pretrained("tiny", exported.parent)
+def test_every_folder_of_flow_matching_opens_as_its_model_and_as_its_linearizer(tiny_run: Path, exported: Path) -> None:
+    x = torch.randn(2, 1, 32, 32)
+    for folder in (tiny_run, tiny_run / "latent", Run(tiny_run).checkpoints()[-1], exported, PRETRAINED / "mnist"):
+        model = induced.load(folder)
+        assert isinstance(model, FlowMatching)
+        f = Linearizer.from_pretrained(folder)
+        assert torch.equal(f(x), model.operator()(x))
 
 
-@pytest.mark.parametrize(
-    ("change", "strange"),
-    [
-        (lambda state: {"foreign": torch.zeros(3)}, "chart.parts.0.parts.1.initialized, "),
-        (lambda state: {k: v for k, v in state.items() if k != "family.offset"}, "family.offset$"),
-        (lambda state: state | {"extra": torch.zeros(1)}, "extra$"),
-        (lambda state: state | {"family.offset": torch.zeros(2, 1024, 5)}, "family.offset$"),
-    ],
-    ids=["foreign", "a key missing", "a key unknown", "another shape"],
-)
-def test_weights_of_another_model_are_refused(exported: Path, change: object, strange: str) -> None:
-    path = exported / "model.safetensors"
-    save_file(change(load_file(path)), path)
-    with pytest.raises(
-        CheckpointError, match="tiny: the weights do not fit the model .*unknown or of another shape: .*" + strange
-    ):
-        store.load_pretrained("tiny", exported.parent)
+def test_export_leaves_a_run_and_what_is_not_its_own_alone(tiny_run: Path, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is the folder of a run, whose settings a model would hide"):
+        export(tiny_run, tiny_run)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="is not empty, and holds no model that induced saved"):
+        export(tiny_run, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "bert"}
+    export(tiny_run, exported)  # its own, once more
 
 
-def without(record: dict[str, object], name: str) -> dict[str, object]:
-    return {key: value for key, value in record.items() if key != name}
+def arguments(config: dict[str, Any]) -> dict[str, Any]:
+    return config["objects"]["0"]["arguments"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c | {"application": "style"}, "not the settings of a flow-matching model; .*found application 'style'"),
-        (lambda c: without(c, "model"), "expected application 'flow_matching' and model settings .*'flow_matching' with None"),
-        (lambda c: c | {"model": without(c["model"], "rank")}, r"found application 'flow_matching' with \['blocks'"),
-        (lambda c: c | {"model": c["model"] | {"depth": 3}}, r"found application .*'density_width', 'depth', 'family'"),
-        (lambda c: c | {"model": c["model"] | {"rank": 5}}, "the weights do not fit the model that config.json describes"),
+        (lambda c: c["objects"]["0"].update({"class": "style_transfer.StyleTransfer"}), "settings of another release: lacking"),
+        (lambda c: arguments(c).pop("rank"), r"settings of another release: lacking \['rank'\], unknown \[\]"),
+        (lambda c: arguments(c).update(depth=3), r"settings of another release: lacking \[\], unknown \['depth'\]"),
+        (lambda c: arguments(c).update(rank=5), r"FlowMatching of these arguments, has .* as a .*, model.safetensors has a "),
     ],
-    ids=["another application", "no model", "a field missing", "a field unknown", "another rank"],
+    ids=["another application", "a field missing", "a field unknown", "another rank"],
 )
 def test_a_config_that_describes_another_model_is_refused(exported: Path, change: object, message: str) -> None:
     path = exported / "config.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="tiny.*" + message):
-        store.load_pretrained("tiny", exported.parent)
+        load_pretrained("tiny", exported.parent)
 
 
-def test_a_config_that_is_no_json_is_refused(exported: Path) -> None:
-    path = exported / "config.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(CheckpointError, match="tiny/config.json: is no JSON, truncated or changed"):
-        store.load_pretrained("tiny", exported.parent)
+def test_a_model_of_another_application_is_refused(exported: Path) -> None:
+    with pytest.raises(CheckpointError, match="tiny: holds a FlowMatching, expected a StyleTransfer"):
+        load_model(exported, StyleTransfer)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no pretrained model 'mnits'; there are: tiny"):
-        store.load_pretrained("mnits", exported.parent)
+        load_pretrained("mnits", exported.parent)
     with pytest.raises(CheckpointError, match="no pretrained model 'mnist'; there are: none"):
-        store.load_pretrained(root=tmp_path / "nowhere")
+        load_pretrained(root=tmp_path / "nowhere")
 
 
 # -------------------------------------------------------------------------------------------------- killed, resumed, shared
@@ -920,7 +915,7 @@ def test_a_killed_training_resumes_to_the_uninterrupted_end_bit_for_bit(
     command("train", "flow-matching", *LONG, "--out", folder, "--resume")
     assert f"resumed after step {last}" in capsys.readouterr().out
     files = files_of(folder)
-    assert {"model.safetensors", "average.safetensors", "optimizer.safetensors"} < files.keys()
+    assert {"model.safetensors", "training.safetensors", "optimizer.safetensors"} < files.keys()
     for stage in (".", "latent"):
         assert files_of(folder / stage) == files_of(uninterrupted / stage)
         assert metrics_of(folder / stage) == metrics_of(uninterrupted / stage)
@@ -955,7 +950,7 @@ def test_the_second_stage_leaves_the_encoder_as_the_first_one_left_it(uninterrup
     first, last = Run(uninterrupted).latest().average, Run(uninterrupted / "latent").latest().average
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert moved and all(name.startswith(("chart.parts.3.", "family.")) for name in moved)
-    loaded = store.load_run(uninterrupted).state_dict()
+    loaded = load_model(uninterrupted, FlowMatching).state_dict()
     assert all(torch.equal(loaded[name], last[name]) for name in last)
 
 
@@ -970,12 +965,12 @@ def test_a_damaged_newest_checkpoint_is_refused_and_the_fallback_ends_the_same(
 ) -> None:
     folder = shutil.copytree(killed, tmp_path / "run")
     before, newest = Run(folder).checkpoints()[-2:]
-    path = newest / "average.safetensors"
+    path = newest / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(SystemExit) as refusal:
         command("train", "flow-matching", *LONG, "--out", folder, "--resume")
     message = str(refusal.value)
-    assert message.startswith(f"induced: {path}: SHA-256 ") and "(truncated or changed)" in message
+    assert message.startswith(f"induced: {path}: other bytes than config.json was saved with: cut short")
     assert f"--fallback resumes from the one before, {before.name}" in message and "\n" not in message
     command("train", "flow-matching", *LONG, "--out", folder, "--resume", "--fallback")
     assert f"fell back to {before.name}" in capsys.readouterr().out

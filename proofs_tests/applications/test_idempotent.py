@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import induced
 from applications.common import data
 from applications.common.data import load, to_unit
+from applications.common.kinds import export, load_model
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.idempotent import store
 from applications.idempotent.config import Config, ModelConfig, ObjectiveConfig
 from applications.idempotent.evaluate import PrincipalProjection, bits, idempotency_error, reconstruction, same_bits
 from applications.idempotent.inputs import KINDS, inputs
@@ -29,6 +30,7 @@ from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Flatten, Linear
 from induced.errors import CheckpointError, DomainError, MissingExtra, ShapeError
 from induced.operators import Dense, Householder
+from induced.serialization import notes
 
 TINY = ModelConfig(shape=(1, 8, 8), blocks=2, widths=(4, 6), rank=5)
 PLAIN = replace(TINY, basis="coordinates")
@@ -254,7 +256,7 @@ def dying_after(steps: int, forward: object) -> object:
 
 def test_a_run_shows_images_above_their_projections(trained: Path) -> None:
     assert sorted(path.name for path in (trained / "samples").iterdir()) == ["step-00000003.png", "step-00000006.png"]
-    assert json.loads((trained / "config.json").read_text())["application"] == "idempotent"
+    assert notes(trained)["application"] == "idempotent"
 
 
 def test_images_of_another_shape_are_refused_before_a_run_begins(tmp_path: Path) -> None:
@@ -265,12 +267,12 @@ def test_images_of_another_shape_are_refused_before_a_run_begins(tmp_path: Path)
 
 # -------------------------------------------------------------------------------------------------------------------- store
 def test_a_run_and_its_export_load_as_the_averaged_model(trained: Path, tmp_path: Path) -> None:
-    model = store.load(trained)
+    model = load_model(trained, Idempotent)
     average = Run(trained).latest().average
     assert model.config == config_of_a_run().model and not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
-    exported = store.load(store.export(trained, tmp_path / "small"))
+    exported = load_model(export(trained, tmp_path / "small"), Idempotent)
     for name, value in exported.state_dict().items():
         assert torch.equal(value, average[name].half().to(value.dtype) if value.is_floating_point() else average[name]), name
     assert bits(exported.operator(), to_unit(load("mnist5k", "test").images[:20]), compared=3).ok
@@ -282,31 +284,26 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(
     run, state = Run(tmp_path / "run"), Run(trained).latest()
     run.begin(Run(trained).config())
     for step in (3, 6):
-        path = run.save(step, state.model, state.average, state.optimizer) / "average.safetensors"
+        path = run.save(step, state.model, induced.load(trained), state.optimizer) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        store.load(tmp_path / "run")
-    store.load(tmp_path / "run", fallback=True)
+    with pytest.raises(CheckpointError, match="other bytes than config.json"):
+        load_model(tmp_path / "run", Idempotent)
+    load_model(tmp_path / "run", Idempotent, fallback=True)
     assert "fell back to step-00000003" in capsys.readouterr().out
 
 
-def test_a_model_of_another_application_is_refused(trained: Path, tmp_path: Path) -> None:
-    folder = store.export(trained, tmp_path / "small")
-    record = json.loads((folder / "config.json").read_text())
-    for change, message in (
-        ({"application": "flow_matching"}, "not the settings of a idempotent model; .*found application 'flow_matching'"),
-        ({"model": record["model"] | {"depth": 2}}, "found application 'idempotent' with .*'depth'"),
-        ({"model": record["model"] | {"blocks": 1}}, "the weights do not fit the model"),
-    ):
-        (folder / "config.json").write_text(json.dumps(record | change))
-        with pytest.raises(CheckpointError, match=message):
-            store.load(folder)
+def test_the_folders_of_a_projector_open_as_its_model_and_as_its_linearizer(trained: Path, tmp_path: Path) -> None:
+    x = to_unit(load("mnist5k", "test").images[:3])
+    for folder in (trained, Run(trained).checkpoints()[-1], export(trained, tmp_path / "small")):
+        model = induced.load(folder)
+        assert isinstance(model, Idempotent)
+        assert torch.equal(Linearizer.from_pretrained(folder)(x), model.operator()(x))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- use
 @pytest.fixture(scope="module")
 def projector(trained: Path) -> Linearizer:
-    return store.load(trained).operator()
+    return load_model(trained, Idempotent).operator()
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,27 @@ import pytest
 import torch
 from torch import nn
 
+import induced
 from applications.common.runs import Run
 from induced.errors import CheckpointError
+from induced.serialization import notes, register
 
 
-def trained(width: int = 3) -> tuple[nn.Module, nn.Module, torch.optim.Adam]:
+class Net(nn.ModuleDict):
+    """Two names for one part, and buffers."""
+
+    def __init__(self, width: int) -> None:
+        shared = nn.Linear(4, width)
+        super().__init__({"a": shared, "b": shared, "norm": nn.BatchNorm1d(width)})
+
+
+register(Net, describe=lambda net: {"width": net["a"].out_features}, name="tests.Net")
+
+
+def trained(width: int = 3) -> tuple[Net, Net, torch.optim.Adam]:
     """A model with a shared part and a buffer, its average, and an optimiser that has taken a step."""
-    shared = nn.Linear(4, width)
-    model = nn.ModuleDict({"a": shared, "b": shared, "norm": nn.BatchNorm1d(width)})
-    average = nn.ModuleDict({"a": shared, "b": shared, "norm": nn.BatchNorm1d(width)})
+    model, average = Net(width), Net(width)
+    shared = model["a"]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, betas=(0.8, 0.9))
     model["norm"](shared(torch.randn(5, 4))).square().sum().backward()
     optimizer.step()
@@ -27,7 +39,7 @@ def trained(width: int = 3) -> tuple[nn.Module, nn.Module, torch.optim.Adam]:
 
 def save(run: Run, step: int, keep: int = 2) -> Path:
     model, average, optimizer = trained()
-    return run.save(step, model.state_dict(), average.state_dict(), optimizer.state_dict(), keep=keep)
+    return run.save(step, model.state_dict(), average, optimizer.state_dict(), keep=keep)
 
 
 @pytest.fixture
@@ -39,13 +51,14 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_checkpoint_reads_back_bit_for_bit(run: Run) -> None:
     model, average, optimizer = trained()
-    path = run.save(7, model.state_dict(), average.state_dict(), optimizer.state_dict())
+    path = run.save(7, model.state_dict(), average, optimizer.state_dict())
     assert sorted(file.name for file in path.iterdir()) == [
-        "average.safetensors",
+        "config.json",
         "model.safetensors",
         "optimizer.json",
         "optimizer.safetensors",
         "state.json",
+        "training.safetensors",
     ]
     found = run.latest()
     other = trained()
@@ -63,9 +76,29 @@ def test_a_checkpoint_reads_back_bit_for_bit(run: Run) -> None:
 
 def test_a_tensor_of_two_names_is_written_once(run: Run) -> None:
     path = save(run, 1)
-    header = (path / "model.safetensors").read_bytes()
-    assert b'"a.weight"' in header and b'"b.weight"' not in header
-    assert "b.weight" in run.latest().model
+    for name in ("model", "training"):
+        header = (path / f"{name}.safetensors").read_bytes()
+        assert b'"a.weight"' in header and b'"b.weight"' not in header
+    assert "b.weight" in run.latest().model and "b.weight" in run.latest().average
+
+
+def test_a_run_and_each_of_its_checkpoints_open_as_the_averaged_model(run: Run) -> None:
+    with pytest.raises(CheckpointError, match="run: is a run without a checkpoint yet, in checkpoints"):
+        induced.load(run.folder)
+    for step in (5, 10):
+        model, average, optimizer = trained()
+        path = run.save(step, model.state_dict(), average, optimizer.state_dict())
+        for folder in (run.folder, path):
+            loaded = induced.load(folder)
+            assert isinstance(loaded, Net) and loaded["a"] is loaded["b"]
+            for key, value in average.state_dict().items():
+                assert torch.equal(loaded.state_dict()[key], value), key
+        assert notes(path) == run.config() | {"step": step}
+
+
+def test_a_model_of_a_class_that_cannot_be_saved_is_refused(run: Run) -> None:
+    with pytest.raises(CheckpointError, match="a ModuleDict cannot be saved: its class is not registered"):
+        run.save(1, {}, nn.ModuleDict(), {"state": {}, "param_groups": []})
 
 
 def test_only_the_newest_stay(run: Run) -> None:
@@ -100,12 +133,12 @@ def edit_state(change: Callable[[dict[str, object]], object]) -> Callable[[Path]
 
 
 def truncate(path: Path) -> None:
-    file = path / "model.safetensors"
+    file = path / "training.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
 
 
 def flip(path: Path) -> None:
-    file = path / "average.safetensors"
+    file = path / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -122,20 +155,20 @@ def forge(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 DAMAGES = {
-    "truncated": (truncate, r"model\.safetensors: SHA-256 .* \(truncated or changed\)"),
-    "one bit": (flip, r"average\.safetensors: SHA-256"),
+    "truncated": (truncate, r"training\.safetensors: SHA-256 .* \(truncated or changed\)"),
+    "one bit": (flip, r"model\.safetensors: other bytes than config.json was saved with"),
     "missing tensors": (lambda p: (p / "optimizer.safetensors").unlink(), r"optimizer\.safetensors: cannot be read"),
-    "missing state": (lambda p: (p / "state.json").unlink(), r"state\.json: is missing"),
-    "cut state": (lambda p: (p / "state.json").write_text('{"kind": '), r"state\.json: is no JSON, truncated"),
+    "missing state": (lambda p: (p / "state.json").unlink(), r"state\.json: cannot be read \(No such file"),
+    "cut state": (lambda p: (p / "state.json").write_text('{"kind": '), r"state\.json: is not JSON, or was cut short"),
     "no object": (lambda p: (p / "state.json").write_text("[1]"), "holds a JSON list, expected an object"),
-    "foreign schema": (edit_state(lambda s: s.update(schema=99)), "schema 99; this version reads .*schema 1"),
+    "foreign schema": (edit_state(lambda s: s.update(schema=99)), "schema 99; this version reads .*schema 2"),
     "foreign kind": (edit_state(lambda s: s.update(kind="other")), "is of kind 'other'"),
     "renamed": (edit_state(lambda s: s.update(step=3)), r"state\.json says step 3 \(a renamed folder"),
-    "no hashes": (edit_state(lambda s: s.pop("sha256")), "lacks the hashes of model.safetensors"),
-    "no safetensors": (forge("model.safetensors", b"not safetensors"), "is no whole safetensors file"),
+    "no hashes": (edit_state(lambda s: s.pop("sha256")), "lacks the hashes of config.json, training.safetensors"),
+    "no safetensors": (forge("training.safetensors", b"not safetensors"), "is no whole safetensors file"),
     "alias of nothing": (
-        edit_state(lambda s: s["aliases"]["model.safetensors"].update(x="y")),
-        r"model\.safetensors: is no whole safetensors file \('y'\)",
+        edit_state(lambda s: s["aliases"]["training.safetensors"].update(x="y")),
+        r"training\.safetensors: is no whole safetensors file \('y'\)",
     ),
     "no optimiser": (forge("optimizer.json", b"{}"), r"does not fit optimizer\.safetensors beside it"),
 }
@@ -191,10 +224,10 @@ def test_an_optimiser_of_another_model_is_refused(run: Run) -> None:
 
 
 def test_what_only_a_pickle_could_hold_is_refused(run: Run) -> None:
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: 'x' is a int; only tensors"):
-        run.save(1, {"x": 3}, {}, {"state": {}, "param_groups": []})
+    with pytest.raises(CheckpointError, match=r"training\.safetensors: 'x' is a int; only tensors"):
+        run.save(1, {"x": 3}, trained()[1], {"state": {}, "param_groups": []})
     with pytest.raises(CheckpointError, match="cannot be saved as JSON: Object of type function"):
-        run.save(1, {}, {}, {"state": {}, "param_groups": [{"f": flip}]})
+        run.save(1, {}, trained()[1], {"state": {}, "param_groups": [{"f": flip}]})
 
 
 def test_an_earlier_run_is_never_overwritten_unasked(run: Run) -> None:
@@ -230,7 +263,7 @@ def test_steps_and_cadences_may_change_on_resume(run: Run) -> None:
 
 
 def test_resuming_where_no_run_is_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json: is missing"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read \(No such file"):
         Run(tmp_path).begin({}, resume=True)
 
 

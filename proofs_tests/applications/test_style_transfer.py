@@ -1,7 +1,6 @@
 """Style transfer: charts of any size, the algebra of styles, tiles, fitting a core, training and evaluation."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import induced
+from applications.common.kinds import export, export_model, load_model
 from applications.common.perceptual import PyramidDistance
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.style_transfer import store
 from applications.style_transfer.algebra import (
     distances,
     interpolate,
@@ -33,8 +33,10 @@ from applications.style_transfer.objective import StyleObjective
 from applications.style_transfer.sampling import stylise, unstylise
 from applications.style_transfer.tiles import cuts, framed, in_tiles
 from applications.style_transfer.train import objective_for, train
+from induced import Linearizer
 from induced.checks import check_adjoint, check_linear, check_penrose, require
-from induced.errors import CheckpointError, DomainError, ShapeError
+from induced.errors import DomainError, ShapeError
+from induced.serialization import notes, register
 from proofs_tests.applications import stylists
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, window=1, kernel=3, features=3)
@@ -343,6 +345,9 @@ class Recorder(nn.Module):
         return x + self.weight
 
 
+register(Recorder, name="tests.Recorder")
+
+
 def test_a_step_compares_the_same_squares_of_photograph_and_teacher() -> None:
     crops = torch.randint(0, 256, (4, 3, 3, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     recorder = Recorder()
@@ -414,22 +419,24 @@ def test_a_resumed_run_ends_as_one_never_interrupted(weights: Path, tmp_path: Pa
     assert resumed.losses == whole.losses and resumed.steps == 4
     for p, q in zip(whole.average.parameters(), resumed.average.parameters(), strict=True):
         assert torch.equal(p, q)
-    record = json.loads((tmp_path / "a" / "config.json").read_text())
+    record = notes(tmp_path / "a")
     assert {key: record[key] for key in ("application", "pairs")} == {k: settings(config)[k] for k in ("application", "pairs")}
     assert [path.name for path in sorted((tmp_path / "a" / "samples").iterdir())] == ["step-00000002.png", "step-00000004.png"]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
 
-    model = store.load(tmp_path / "a")
+    model = load_model(tmp_path / "a", StyleTransfer)
     assert model.config == TINY and not any(p.requires_grad for p in model.parameters())
-    exported = store.load(store.export(tmp_path / "a", tmp_path / "small"))
+    exported = load_model(export(tmp_path / "a", tmp_path / "small"), StyleTransfer)
     x = pictures(1).float()
     assert torch.allclose(exported.operator("candy", 16, 20)(x), model.operator("candy", 16, 20)(x), atol=2e-2)
     extended = model.with_style("late", model.cores.base)
-    again = store.load(store.save(extended, tmp_path / "a", tmp_path / "more"))
+    again = load_model(export_model(extended, tmp_path / "a", tmp_path / "more"), StyleTransfer)
     assert again.config.added == ("late",) and again.config.names[-1] == "late"
-    with pytest.raises(CheckpointError, match="not the settings of a style-transfer model"):
-        (tmp_path / "small" / "config.json").write_text(json.dumps({"application": "idempotent", "model": asdict(TINY)}))
-        store.load(tmp_path / "small")
+    x = torch.randn(1, 3, 256, 256)
+    for folder in (tmp_path / "a", Run(tmp_path / "a").checkpoints()[-1], tmp_path / "small", tmp_path / "more"):
+        opened = induced.load(folder)
+        assert isinstance(opened, StyleTransfer)
+        assert torch.equal(Linearizer.from_pretrained(folder)(x), opened.operator(TINY.styles[0])(x))
 
 
 def test_training_lowers_the_loss_and_a_fallback_is_told(
@@ -440,9 +447,9 @@ def test_training_lowers_the_loss_and_a_fallback_is_told(
     train(config, run, data_dir=weights, cache_dir=tmp_path, device="cpu")
     losses = [record["loss"] for record in run.metrics()]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    (run.checkpoints()[-1] / "average.safetensors").write_bytes(b"")
+    (run.checkpoints()[-1] / "model.safetensors").write_bytes(b"")
     capsys.readouterr()
-    store.load(run.folder, fallback=True)
+    load_model(run.folder, StyleTransfer, fallback=True)
     assert "fell back to step-00000015" in capsys.readouterr().out
 
 

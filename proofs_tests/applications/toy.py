@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from applications.common import runs
+from applications.common import checkpoints
 from applications.common.data import ImageSet
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
+from induced.serialization import register
 
 CONFIG = TrainingConfig(steps=20, batch=8, learning_rate=1e-2, warmup=4, seed=3, log_every=3, checkpoint_every=5, sample_every=1)
 
@@ -47,6 +48,9 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct."""
         return self.decoder(self.twin(x.flatten(1) * self.scale)).view_as(x)
+
+
+register(Autoencoder, describe=lambda m: {"width": m.encoder.out_features}, name="tests.Autoencoder")
 
 
 class Denoise(Objective):
@@ -90,15 +94,15 @@ def main(folder: Path, death: str) -> None:
     if death == "step":
         train(folder, on_sample=lambda model, step: die() if step == 17 else None)
     elif death == "write":
-        write = runs.write_synced
+        write = checkpoints.write_synced
 
         def write_half(path: Path, content: bytes) -> None:
-            if "00000010" in str(path) and path.name == "average.safetensors":
+            if "00000010" in str(path) and path.name == "optimizer.safetensors":
                 path.write_bytes(content[: len(content) // 2])
                 die()
             write(path, content)
 
-        runs.write_synced = write_half
+        checkpoints.write_synced = write_half
         train(folder)
     else:
         result = train(folder, config=replace(CONFIG, steps=6))

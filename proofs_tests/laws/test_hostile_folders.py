@@ -27,7 +27,7 @@ def written(folder: Path, objects: Objects, weights: bytes = NOTHING, **fields: 
     """A folder that is laid out as a saved model is."""
     folder.mkdir(exist_ok=True)
     head = {"format": "induced", "version": 1, "sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
-    config = head | {"training": True, "trains": True, "objects": objects, "tensors": {}, "notes": {}} | fields
+    config = head | {"training": True, "trains": True, "narrowed": {}, "objects": objects, "tensors": {}, "notes": {}} | fields
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(weights)
     return folder

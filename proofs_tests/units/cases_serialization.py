@@ -152,7 +152,13 @@ def _linear(inputs: int) -> dict[str, Any]:
     return {"class": "torch.Linear", "arguments": {"in_features": inputs, "out_features": 1, "bias": False}}
 
 
+class _OfDict(nn.Module):
+    pass
+
+
+register(_OfDict, describe=lambda m: {"options": {"a": 1}}, name="tests.OfDict")
 CASES = [
+    Case(CheckpointError, r"0:options is a dict: an argument is a number, text, None, tensor, module", _unsaved(_OfDict())),
     Case(
         CheckpointError,
         r"a _Callables cannot be saved: it runs foreign",
@@ -246,7 +252,7 @@ CASES = [
     ),
     Case(
         CheckpointError,
-        r"a torch.Linear of these arguments, has weight as a parameter \[1, 2\], model.safetensors has nothing for 0.weight",
+        r"a torch.Linear of these arguments, has weight as a parameter \[1, 2\], model.safetensors has nothing for weight",
         _loaded(lambda c: c.update(objects={"0": _linear(2)})),
     ),
     Case(
@@ -271,7 +277,7 @@ CASES = [
     Case(CheckpointError, r"is a run without a checkpoint yet, in checkpoints", _a_run("checkpoints")),
     Case(CheckpointError, r"lie in folders within it, not in '../elsewhere'", _a_run("../elsewhere")),
     Case(CheckpointError, r"is the folder of a run, whose settings a model would hide", _a_run()),
-    Case(CheckpointError, r"1.A|0.A holds 7e\+04, too large for float16: save without dtype", _half),
+    Case(CheckpointError, r"A holds 7e\+04, too large for float16: save without dtype", _half),
     Case(
         DtypeError,
         r"stored in one of float16, bfloat16, float32, got dtype=torch.int8",

@@ -1,0 +1,85 @@
+"""Models of applications as kinds that `induced.load` opens: each is built from its settings alone."""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from applications.common.runs import last_stage
+from induced.errors import CheckpointError
+from induced.serialization import load, notes, register, save
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def built_from(settings: type[Any], name: str) -> Callable[[type[M]], type[M]]:
+    """Register, as a decorator, a model that is `cls(settings)` and keeps its settings, a dataclass, as `model.config`.
+
+    Arguments:
+        settings: The dataclass.
+        name: What config.json calls the kind, "application.Class"; pyproject.toml has an entry point `application`.
+    """
+
+    def decorate(cls: type[M]) -> type[M]:
+        known = {field.name for field in fields(settings)}
+
+        def build(**given: Any) -> M:
+            if given.keys() != known:  # a default that fills in may be another one than the model was trained with
+                lacking, unknown = sorted(known - given.keys()), sorted(given.keys() - known)
+                raise CheckpointError(f"settings of another release: lacking {lacking}, unknown {unknown}")
+            return cls(settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}))
+
+        def describe(model: Any) -> dict[str, Any]:
+            return asdict(model.config)
+
+        register(cls, describe=describe, build=build, name=name)
+        return cls
+
+    return decorate
+
+
+def load_model(folder: Path, kind: type[M], *, fallback: bool = False) -> M:
+    """A model of one application: an exported one, or the moving average of the newest checkpoint of a run.
+
+    Arguments:
+        folder: What `induced.load` opens.
+        kind: The class of the model.
+        fallback: Where the newest checkpoint of a run is damaged, take the newest whole one before it, and say so.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or it is damaged and no fallback was asked.
+    """
+    try:
+        model = load(folder)
+    except CheckpointError as error:
+        if (run := last_stage(folder)) is None or len(saved := run.checkpoints()) < 2:
+            raise
+        if not fallback:
+            raise CheckpointError(f"{error}. --fallback takes the checkpoint before, {saved[-2].name}") from error
+        checkpoint = run.latest(fallback=True)
+        print(checkpoint.note, flush=True)
+        model = load(checkpoint.path)
+    if not isinstance(model, kind):
+        raise CheckpointError(f"{folder}: holds a {type(model).__name__}, expected a {kind.__name__}")
+    return model
+
+
+def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
+    """Write the model of a run, its moving average, in half precision; notes are the settings of the run but the model's own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the run cannot be read, a weight does not fit half precision, or the folder holds something else.
+    """
+    return export_model(load_model(run, nn.Module, fallback=fallback), run, folder)
+
+
+def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
+    """`export` of a model at hand that was made from the one in the folder `source`."""
+    kept = {name: value for name, value in notes(source).items() if name != "model"}
+    return save(model, folder, dtype=torch.float16, notes=kept)
