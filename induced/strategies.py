@@ -80,6 +80,8 @@ def coordinates(
     """
     if dim < 1 or count < 1:
         raise ShapeError(f"coordinates need dim >= 1 and count >= 1, got dim={dim} and count={count}")
+    if not LEAST < radius < math.inf:
+        raise DomainError(f"the radius of coordinates is a finite number above 2^-20, got {radius}")
     entries, shape = scalars(radius), (count, dim)
     if count * dim <= EACH:
         drawn = st_numpy.arrays("float64", shape, elements=entries, fill=st.nothing()).map(torch.from_numpy)

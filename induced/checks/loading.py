@@ -6,7 +6,7 @@ from functools import reduce
 from pathlib import Path
 
 from induced.checks.measure import one_line
-from induced.checks.run import KINDS, Checkable
+from induced.checks.run import TAKEN, Checkable
 from induced.errors import InducedError
 
 
@@ -38,6 +38,5 @@ def load_object(name: str) -> Checkable:
         except Exception as error:
             raise InducedError(f"{name} cannot be called without arguments: {one_line(error)}") from error
     if not isinstance(thing, Checkable):
-        kinds = ", ".join(f"a {cls.__name__}" for cls in KINDS)
-        raise InducedError(f"{name} should be, or make, {kinds}; it is of the type {type(thing).__name__}")
+        raise InducedError(f"{name} should be, or make, {TAKEN}; it is of the type {type(thing).__name__}")
     return thing

@@ -23,7 +23,7 @@ from induced.checks.measure import (
 )
 from induced.checks.report import JUDGEABLE, Report, Reports
 from induced.checks.untouched import untouched
-from induced.errors import DomainError
+from induced.errors import DomainError, ShapeError
 from induced.linearizer import LinearizerOperator
 from induced.spaces import HilbertSpace, ProductSpace
 
@@ -186,6 +186,8 @@ def at_pairs(
     """The laws at samples of both spaces, shrunk together."""
     X, Y = f.domain, f.codomain
     x, y = require_samples(x, X.shape), require_samples(y, Y.shape)
+    if len(x) != len(y):
+        raise ShapeError(f"{what} is tried at as many samples of the domain as of the codomain, got {len(x)} and {len(y)}")
     both = ProductSpace(X, Y)
     return shrunk(what, lambda pairs: laws(*both.split(pairs)), both, both.join(x, y), reach=reach)
 

@@ -1,16 +1,19 @@
 """How a difference becomes a residual, and roundings a tolerance (docs/theory/numerical_honesty.md)."""
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
 from induced._numerics import scaled_norm
+from induced._validate import require_shape
 from induced.checks.report import Report
-from induced.errors import DomainError, ShapeError
+from induced.errors import DomainError, InducedError, ShapeError
 from induced.spaces import HilbertSpace
 
 FACTOR = 10.0
@@ -71,6 +74,11 @@ def longest(x: Tensor) -> float:
     return float(lengths(x).max())
 
 
+def per_sample(entries: Tensor) -> Tensor:
+    """The sum of the entries (k, ...) of each sample, (k,)."""
+    return entries.unsqueeze(-1).flatten(1).sum(-1)
+
+
 def compare(
     law: str,
     statement: str,
@@ -109,9 +117,14 @@ def compare(
 
 
 def exactly(law: str, statement: str, different: Tensor | float, samples: Tensor | None = None, note: str = "") -> Report:
-    """The report of a law that allows no rounding, of the number of entries, or of samples, that differ."""
-    count = float(torch.as_tensor(different).sum())
-    return Report(law, statement, count, 0.0, None if samples is None else samples[0], note)
+    """The report of a law that allows no rounding: how many entries differ, and the sample of most of them.
+
+    Arguments:
+        different: 1 for each entry (k, ...) of k samples that differs, or how many there are.
+    """
+    counts = torch.as_tensor(different, dtype=torch.float64)
+    worst = None if samples is None else samples[int(per_sample(counts).argmax()) if counts.dim() else 0]
+    return Report(law, statement, float(counts.sum()), 0.0, worst, note)
 
 
 def not_applicable(law: str, statement: str, why: str) -> Report:
@@ -137,7 +150,12 @@ def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, ch
 
 
 def raised(law: str, statement: str, error: Exception) -> Report:
-    return Report(law, statement, math.nan, 0.0, note=f"raised {one_line(error)}")
+    """The report of a law that raised, with the line that did unless the library says what is wrong."""
+    note = f"raised {one_line(error)}"
+    if not isinstance(error, InducedError):
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        note += f" (line {line.lineno} of {Path(line.filename).name}, in {line.name})"
+    return Report(law, statement, math.nan, 0.0, note=note)
 
 
 def joined(*notes: str) -> str:
@@ -219,6 +237,7 @@ def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0, 
 
 def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The samples as one batch (k, *shape), a copy of their own."""
+    require_shape(x, shape, "the samples of a law")
     if x.dim() <= len(shape) or x.numel() == 0:
         raise ShapeError(
             f"a law needs at least one sample, of shape (k, {', '.join(map(str, shape))}) with k >= 1; got {tuple(x.shape)}"
@@ -228,7 +247,7 @@ def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def finite_gradients(law: str, statement: str, samples: Tensor, *functions: tuple[Callable[[Tensor], Tensor], Tensor]) -> Report:
     """The report of a law that sums of the functions have finite gradients at what each is given."""
-    bad = 0
+    bad = torch.zeros(len(samples), dtype=torch.float64)
     for f, given in functions:
         with torch.enable_grad():
             leaf = given.detach().clone().requires_grad_()
@@ -236,5 +255,5 @@ def finite_gradients(law: str, statement: str, samples: Tensor, *functions: tupl
             if not result.requires_grad:
                 return Report(law, statement, math.nan, 0.0, samples[0], "no gradient flows back to what is given")
             (gradient,) = torch.autograd.grad(result, leaf, allow_unused=True, materialize_grads=True)
-        bad += int((~torch.isfinite(gradient)).sum())
+        bad += per_sample(~torch.isfinite(gradient)).cpu()
     return exactly(law, statement, bad, samples)

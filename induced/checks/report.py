@@ -69,10 +69,10 @@ class Report:
         return {**texts, **numbers, "worst": None if self.worst is None else _plain(self.worst.tolist())}
 
     def __str__(self) -> str:
-        shown = {"violated": "VIOLATED", "unjudgeable": "too ill-conditioned to judge"}.get(self.verdict, self.verdict)
-        numbers = f"residual {self.residual:8.2e}  tolerance {self.tolerance:8.2e}  " if self.applies else ""
+        law, statement, residual, tolerance, verdict = _row(self)
+        numbers = f"residual {residual:<8}  tolerance {tolerance:<8}  " if residual else ""
         details = _details(self)
-        return f"{self.statement:<12} {self.law:<44} {numbers}{shown}{f'  ({details})' if details else ''}"
+        return f"{statement:<12} {law:<44} {numbers}{verdict}{f'  ({details})' if details else ''}"
 
 
 @final
@@ -168,12 +168,9 @@ def require(*reports: Report | Iterable[Report]) -> None:
 
 def _row(report: Report) -> tuple[str, ...]:
     verdict = report.verdict.upper() if report.verdict == "violated" else report.verdict
-    return (report.law, report.statement, _number(report.residual), _number(report.tolerance), verdict)
-
-
-def _number(x: float) -> str:
-    """Three digits; exactly zero as 0, and nothing where there is no number."""
-    return "" if math.isnan(x) else f"{x:.2e}" if x else "0"
+    # a law that was not tried, or raised, has no residual to compare
+    numbers = ["", ""] if math.isnan(report.residual) else [f"{x:.2e}" if x else "0" for x in (report.residual, report.tolerance)]
+    return (report.law, report.statement, *numbers, verdict)
 
 
 def _details(report: Report) -> str:

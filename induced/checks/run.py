@@ -21,7 +21,7 @@ from induced.checks.report import Report, Reports
 from induced.checks.singular import check_svd
 from induced.checks.spaces import check_axioms, check_space
 from induced.checks.untouched import different_bits, untouched
-from induced.errors import DomainError, DtypeError, ShapeError
+from induced.errors import DomainError, DtypeError
 from induced.linearizer import Linearizer, LinearizerOperator
 from induced.operators import LinearOperator, Projection
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace
@@ -123,7 +123,7 @@ def check(
     Raises:
         DtypeError: another kind of thing came, or points of another dtype than the object.
         ShapeError: the points have another shape, or there are none.
-        DomainError: samples are below 1, or the radius is not a finite number above 0.
+        DomainError: samples are not a whole number above 0, the seed is none, or the radius is not a finite number above 0.
 
     Example:
         >>> from induced import check, require
@@ -138,20 +138,20 @@ def check(
         (counterexamples/test_side_effects.py)
     """
     kind = _kind(thing)
-    if samples < 1:
-        raise DomainError(f"check needs at least 1 sample, got samples={samples}")
+    if not isinstance(samples, int) or samples < 1:
+        raise DomainError(f"check draws a whole number of samples, at least 1; got samples={samples!r}")
+    if not isinstance(seed, int):
+        raise DomainError(f"the seed of the samples is a whole number, got {seed!r}")
     if not 0 < radius < math.inf:
         raise DomainError(f"the radius of the samples is a finite number above 0, got {radius}")
     if dtype is not None:
         if not dtype.is_floating_point:
             raise DtypeError(f"check works in a floating point dtype, got {dtype}")
         thing = deepcopy(thing).to(dtype=dtype)
-        points = None if points is None else points.to(dtype)
+        points = points.to(dtype) if isinstance(points, Tensor) else points
     domain, like = kind.domain(thing), kind.reference(thing)
     if points is not None:
         points = require_samples(points, domain.shape)
-        if tuple(points.shape[1:]) != tuple(domain.shape):
-            raise ShapeError(f"check takes points of shape (*batch, *{tuple(domain.shape)}), got {tuple(points.shape)}")
         require_like(points, like, "the points of a check")
     if like is None:
         tensors = (t for t in chain(thing.parameters(), thing.buffers()) if t.is_floating_point())
@@ -197,7 +197,12 @@ def _asked(answer: Callable[[Draw], Tensor], draw: Draw) -> Tensor | None:
 
 def _drift(name: str, answer: Callable[[Draw], Tensor], first: Tensor | None, draw: Draw) -> Report:
     def judge(law: str, statement: str) -> Report:
-        again = answer(draw)
+        try:
+            again = answer(draw)
+        except Exception as error:
+            if first is not None:
+                raise
+            return not_applicable(law, statement, f"{name} raised before the first law, too: {type(error).__name__}")
         if first is None:
             return exactly(law, statement, 1, note=f"{name} raised before the first law, and has an answer after the last one")
         if first.shape != again.shape or first.dtype != again.dtype:
@@ -205,7 +210,7 @@ def _drift(name: str, answer: Callable[[Draw], Tensor], first: Tensor | None, dr
             return exactly(law, statement, 1, note=note)
         return exactly(law, statement, different_bits(again, first))
 
-    return attempt(f"{name} is the same after all laws as before", "contract", judge)
+    return attempt(f"{name} gives the same bits after all laws as before", "contract", judge)
 
 
 def _of_chart(g: Bijection) -> list[Part]:
@@ -272,7 +277,7 @@ def _map(f: LinearizerOperator, name: str) -> Part:
             not_applicable(law, statement, "f maps one space to another")
             for law, statement in (("powers of f", "eq. 4"), ("exp(t f)", "section 7"), ("f(f(x)) = f(x)", "Lemma 4.2"))
         ]
-    answers = {"f": lambda draw: f(draw(X).points.clone()), "f.H": lambda draw: f.H(draw(Y, other=True).points.clone())}
+    answers = {"f": lambda draw: f(draw(X).points.clone()), "f*": lambda draw: f.H(draw(Y, other=True).points.clone())}
     return Part(name, answers, laws)
 
 
@@ -299,10 +304,14 @@ KINDS: dict[type, Kind] = {
 }
 """Whatever `check` takes. Each kind of thing has one entry."""
 
+TAKEN = " or ".join([", ".join(f"a {cls.__name__}" for cls in [*KINDS][:-1]), f"a {[*KINDS][-1].__name__}"])
+
 
 def _kind(thing: object) -> Kind:
     for cls, kind in KINDS.items():
         if isinstance(thing, cls):
             return kind
-    came = f"the class {thing.__name__}: make an object of it" if isinstance(thing, type) else type(thing).__name__
-    raise DtypeError(f"check takes a {', a '.join(cls.__name__ for cls in KINDS)}; got {came}")
+    if isinstance(thing, type):
+        raise DtypeError(f"check takes {TAKEN}; got the class {thing.__name__}: make an object of it")
+    made = "from_callables makes a chart of two functions, Dense an operator of a matrix"
+    raise DtypeError(f"check takes {TAKEN}; got {type(thing).__name__}; {made}")

@@ -128,7 +128,7 @@ def _of_one_side(side: Side, error: Noise) -> list[Report]:
 
     return [
         finite,
-        attempt(f"{name} is the same with its log|det J|", "contract", same),
+        attempt(f"{name} is the same with and without log|det J|", "contract", same),
         left_alone(f"{name}'s log|det J|", given, x),
         attempt(f"gradients of {name}'s log|det J| are its slopes", "contract", gradients, chosen=True),
         *rearrangements(f"{name}'s log|det J|", f.log_abs_det, x, log_det, error),

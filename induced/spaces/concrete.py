@@ -207,10 +207,10 @@ def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space:
     if not bool(torch.isfinite(source).all()):
         bad = int((~torch.isfinite(source)).sum())
         raise DomainError(f"{bad} of the {source.numel()} values of the {came} given to {space!r} are not finite")
-    raise DomainError(
-        f"{space!r} cannot give finite {made} for finite {came} of size {float(source.abs().max()):.3g}: "
-        f"the chart overflows there; keep the values smaller, or use float64"
-    )
+    hint = "the chart overflows there; keep the values smaller, or use float64"
+    if bool(torch.isnan(result).any()):
+        hint = "the chart gives nan there, so it overflows, or it is no bijection onto R^n"
+    raise DomainError(f"{space!r} finds no finite {made} for the {came}, of size {float(source.abs().max()):.3g}: {hint}")
 
 
 def _describe(chart: Bijection) -> str:

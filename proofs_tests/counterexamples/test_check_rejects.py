@@ -1,6 +1,7 @@
 """`check` runs every law that applies, on whatever it is given, and rejects what changes during a run of checks."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,8 +78,8 @@ def test_each_kind_of_law_is_there() -> None:
         "f(v_i) = s_i u_i",
         "f^0 = id",
         "exp(0) = id",
-        "g is the same after all laws as before",
-        "f.H is the same after all laws as before",
+        "g gives the same bits after all laws as before",
+        "f* gives the same bits after all laws as before",
     } <= found
 
 
@@ -197,7 +198,7 @@ def calls_of_a_run() -> int:
 def test_a_chart_that_changes_after_some_calls_is_rejected() -> None:
     total = calls_of_a_run()
     for calls in (3, total // 3, total // 2, total - 3):
-        assert {"g is the same after all laws as before"} <= laws(check(Tired(calls), samples=4), "violated"), calls
+        assert {"g gives the same bits after all laws as before"} <= laws(check(Tired(calls), samples=4), "violated"), calls
     assert check(Tired(total + 1), samples=4).ok
 
 
@@ -230,7 +231,7 @@ def test_a_space_and_a_map_that_change_after_some_calls_are_rejected() -> None:
         thing = kind(10**6)
         check(thing, samples=2)
         total = 10**6 - thing.calls
-        assert f"{law} is the same after all laws as before" in laws(check(kind(total - 1), samples=2), "violated")
+        assert f"{law} gives the same bits after all laws as before" in laws(check(kind(total - 1), samples=2), "violated")
 
 
 def test_what_raises_at_the_end_or_changes_its_shape_is_said() -> None:
@@ -253,7 +254,7 @@ def test_what_raises_at_the_end_or_changes_its_shape_is_said() -> None:
     check(g, samples=2)
     last = 10**6 - g.calls
     for end, note in ((fail, "raised ValueError: tired"), (lambda x: x[:1], "torch.float64 (1, 3) after the last law")):
-        (report,) = (r for r in check(Moody(last, end), samples=2) if r.law.startswith("g is the same"))
+        (report,) = (r for r in check(Moody(last, end), samples=2) if r.law.startswith("g gives the same"))
         assert not report.ok and note in report.note
 
 
@@ -270,7 +271,10 @@ def test_a_check_that_raises_is_one_report_and_the_others_go_on() -> None:
     f = Linearizer(CORE, InducedSpace(Broken((3,))))
     reports = check(f, samples=4)
     (report,) = (r for r in reports if r.law == "check_bijection")
-    assert report.verdict == "violated" and report.note == "raised ValueError: no inverse"
+    assert report.verdict == "violated" and report.note.startswith("raised ValueError: no inverse (line ")
+    assert report.note.endswith(f" of {Path(__file__).name}, in inverse)")
+    (again,) = (r for r in reports if r.law.startswith("g^-1 gives the same"))
+    assert again.verdict == "not applicable" and again.note == "g^-1 raised before the first law, too: ValueError"
     assert "s_1 >= s_2 >= ... >= 0" in laws(reports, "holds")
 
 

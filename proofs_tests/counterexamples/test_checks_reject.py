@@ -225,6 +225,16 @@ def test_a_report_names_the_worst_sample() -> None:
     assert report.worst is not None and torch.equal(report.worst, x[1])
 
 
+def test_a_law_without_rounding_names_the_sample_that_breaks_it() -> None:
+    def spoil(x: Tensor) -> Tensor:
+        return x.relu_().log1p()
+
+    x = torch.tensor([[1.0, 1.0, 1.0], [1.0, -0.5, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    (report,) = (r for r in check_bijection(Chart(spoil, torch.expm1), x) if r.law == "g leaves its input as it is")
+    assert report.verdict == "violated" and report.residual == 1.0
+    assert report.worst is not None and torch.equal(report.worst, x[1])
+
+
 def test_a_check_of_a_chart_leaves_its_mode_as_it_was() -> None:
     g = real_nvp(3, 1, 4).double().eval()
     check_bijection(g, points())

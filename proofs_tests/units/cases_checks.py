@@ -8,12 +8,12 @@ import torch
 
 from induced import EuclideanSpace, Linearizer, Report, check, require
 from induced.bijections import Log
-from induced.checks import check_bijection, check_powers, items, load_object
+from induced.checks import check_adjoint, check_bijection, check_powers, items, load_object
 from induced.checks.measure import shrunk
 from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError, SpaceMismatch
 from proofs_tests.units.case import Case
 
-KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator, a LinearOperator"
+KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator or a LinearOperator"
 X = EuclideanSpace(2)
 f = Linearizer(torch.eye(2), X)
 
@@ -30,14 +30,22 @@ def asked_for(name: str) -> Any:
 CASES = [
     Case(DomainError, r"the laws cannot be tried at .*: not here", lambda: shrunk("the laws", refuse, X, torch.ones(2, 2))),
     Case(pytest.UsageError, r"--induced gone:g: cannot import gone", lambda: items.pytest_configure(asked_for("gone:g"))),
-    Case(DtypeError, rf"check takes {KINDS}; got Tensor", lambda: check(torch.ones(2))),  # type: ignore[arg-type]
+    Case(DtypeError, rf"check takes {KINDS}; got Tensor; from_callables makes", lambda: check(torch.ones(2))),  # type: ignore[arg-type]
     Case(DtypeError, rf"check takes {KINDS}; got the class Log: make an object of it", lambda: check(Log)),  # type: ignore[arg-type]
-    Case(DomainError, r"check needs at least 1 sample, got samples=0", lambda: check(X, samples=0)),
+    Case(DomainError, r"check draws a whole number of samples, at least 1; got samples=0", lambda: check(X, samples=0)),
+    Case(DomainError, r"a whole number of samples.* got samples=2\.5", lambda: check(X, samples=2.5)),  # type: ignore[arg-type]
+    Case(DomainError, r"the seed of the samples is a whole number, got 'a'", lambda: check(X, seed="a")),  # type: ignore[arg-type]
     Case(DomainError, r"the radius of the samples is a finite number above 0, got -1", lambda: check(X, radius=-1.0)),
     Case(DomainError, r"the radius of the samples .* got inf", lambda: check(X, radius=float("inf"))),
     Case(DtypeError, r"check works in a floating point dtype, got torch.int64", lambda: check(X, dtype=torch.int64)),
-    Case(ShapeError, r"points of shape \(\*batch, \*\(2,\)\), got \(4, 3\)", lambda: check(X, torch.ones(4, 3))),
+    Case(ShapeError, r"the samples of a law must have shape \(\*batch, 2\), got \(4, 3\)", lambda: check(X, torch.ones(4, 3))),
     Case(ShapeError, r"needs at least one sample, of shape \(k, 2\)", lambda: check(X, torch.ones(0, 2))),
+    Case(DtypeError, r"the samples of a law must be a torch.Tensor, got list", lambda: check(X, [1.0, 2.0])),  # type: ignore[arg-type]
+    Case(
+        ShapeError,
+        r"the adjoint is tried at as many samples of the domain as of the codomain, got 3 and 1",
+        lambda: check_adjoint(f, torch.ones(3, 2), torch.ones(1, 2)),
+    ),
     Case(ShapeError, r"needs at least one sample, of shape \(k, 2\)", lambda: check_bijection(Log((2,)), torch.ones(2))),
     Case(
         DtypeError,

@@ -20,7 +20,7 @@ def load_without_hypothesis() -> None:
 CASES = [
     Case(MissingExtra, r"strategies need hypothesis \(.*\): install induced\[test\]", load_without_hypothesis),
     Case(DomainError, r"the bound of scalars is a finite number above 2\^-20, got 0", lambda: scalars(0.0)),
-    Case(DomainError, r"the bound of scalars .* got inf", lambda: coordinates(2, radius=float("inf"))),
+    Case(DomainError, r"the radius of coordinates is a finite .* got inf", lambda: coordinates(2, radius=float("inf"))),
     Case(ShapeError, r"dim >= 1 and count >= 1, got dim=0 and count=5", lambda: coordinates(0)),
     Case(ShapeError, r"dim >= 1 and count >= 1, got dim=2 and count=0", lambda: points(EuclideanSpace(2), count=0)),
     Case(DtypeError, r"points takes a HilbertSpace or a Bijection, got Tensor", lambda: points(torch.ones(2))),  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from induced.bijections import (
     Logit,
     Sinh,
     Squeeze,
+    from_callables,
     glow,
     real_nvp,
 )
@@ -105,8 +106,13 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"InducedSpace\(Sinh\(1,\)\) cannot give finite coordinates for finite point of size 100: .*float64",
+        r"InducedSpace\(Sinh\(1,\)\) finds no finite coordinates for the point, of size 100: .*float64",
         lambda: InducedSpace(Sinh((1,))).coords(torch.tensor([100.0])),
+    ),
+    Case(
+        DomainError,
+        r"finds no finite point for the coordinates, of size 2: the chart gives nan there, .* no bijection onto R\^n",
+        lambda: InducedSpace(from_callables(torch.exp, torch.log, (1,))).point(torch.tensor([-2.0])),
     ),
     # charts
     Case(ShapeError, r"the sides of a chart are at least 1, got \(0,\) -> \(0,\)", lambda: Identity((0,))),
