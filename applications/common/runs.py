@@ -29,8 +29,11 @@ from induced.serialization.disk import PARTIAL, json_bytes, plain, remove, repla
 from induced.serialization.layout import CONFIG, read_config
 from induced.serialization.writing import save_run
 
-FREE_SETTINGS: Final = frozenset({"steps", "log_every", "sample_every", "checkpoint_every", "keep", "micro_batch", "shard"})
-"""Settings that may change when a run is resumed: how long it goes on, what it leaves behind, on what devices."""
+FREE_SETTINGS: Final = frozenset(
+    {"steps", "log_every", "sample_every", "checkpoint_every", "keep", "micro_batch", "shard", "learning_rate", "clip"}
+)
+"""Settings that may change when a run is resumed: how long it goes on, what it leaves behind, on what devices, and what keeps it
+from diverging."""
 
 _OWN: Final = ("checkpoints", "samples", "tensorboard", "config.json", "metrics.jsonl", "report.json")
 

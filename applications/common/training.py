@@ -16,6 +16,7 @@ from applications.common.parallel import accelerator_for, accumulate, distribute
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
+from applications.common.watch import Watch
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
 from induced.serialization.writing import require_registered
 
@@ -203,8 +204,8 @@ def fit(
     Raises:
         DataError: there are no images.
         ShapeError: the batch does not divide among the processes, or the objective's draws or losses are malformed.
-        DomainError: a loss or the gradient is not finite; parameters outside `objective.model` would be trained; or the
-            launcher would shard by itself.
+        DomainError: the training diverges, before a checkpoint of that is written (`Watch`); parameters outside
+            `objective.model` would be trained; or the launcher would shard by itself.
         CheckpointError: the class of the model is not registered; or as `Run.begin` and `Run.latest` say.
 
     Law:
@@ -247,6 +248,7 @@ def fit(
     writer = None
     if accelerator.is_main_process:
         writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
+    watch = Watch(run, config.steps)
     progress = Progress(start, config.steps, config.batch, accelerator.is_main_process)
     losses = _last_losses(run) if start >= config.steps else {}
     objective.train()
@@ -257,14 +259,15 @@ def fit(
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
             bf16 = config.precision == "bf16"
-            outputs = accumulate(accelerator, wrapped, images, draws, most=config.micro_batch, bf16=bf16)
+            with watch.forward(step + 1, learning_rate(config, step)):
+                outputs = accumulate(accelerator, wrapped, images, draws, most=config.micro_batch, bf16=bf16)
             limit = math.inf if config.clip is None else config.clip
             norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
             # One transfer for all numbers of a step: each would cost a wait for the device of its own.
             local = torch.stack([*outputs.values(), norm.detach().float()])
             *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
             losses = dict(zip(outputs, values, strict=True))
-            _require_finite(losses, gradient_norm, step + 1, run)
+            watch.losses(losses, gradient_norm)
             optimizer.step()
             gather_weights(wrapped)
             average.update_parameters(objective.model)
@@ -274,6 +277,7 @@ def fit(
                 _sample(run, writer, config, step + 1, average.module, on_sample)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
+                watch.weights(weights, average.module.state_dict(), moments["state"])
                 if accelerator.is_main_process:
                     run.save(step + 1, weights, average.module, moments, keep=config.keep)
     finally:
@@ -337,19 +341,6 @@ def _batch(
     chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
     images = to_unit(data.images[chosen], noise[part]) if isinstance(data, ImageSet) else data.images[chosen]
     return images.to(device), {name: value[part].to(device) for name, value in draws.items()}
-
-
-def _require_finite(losses: Mapping[str, float], gradient_norm: float, step: int, run: Run) -> None:
-    """Stop before a step that would destroy the weights."""
-    values = {**losses, "gradient_norm": gradient_norm}
-    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        saved = run.checkpoints()
-        last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-        raise DomainError(
-            f"training stopped at step {step}: {', '.join(bad)}; {last}. A smaller learning rate, a longer warmup or "
-            "precision 'no' are the usual remedies"
-        )
 
 
 def _record(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from applications.common.perceptual import PerceptualDistance
+from applications.common.watch import GROWTH, fact
 from applications.style_transfer.config import IDENTITY
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.objective import pixels
@@ -76,7 +77,7 @@ def refine_kernel(
     The loss is the error in pixels, and `perceptual` times a distance, if one is given.
 
     Raises:
-        DomainError: no step, or no picture a step.
+        DomainError: no step, or no picture a step; or the steps diverge.
     """
     if steps < 1 or batch < 1:
         raise DomainError(f"at least one step and one picture a step, got steps={steps}, batch={batch}")
@@ -84,19 +85,35 @@ def refine_kernel(
     styles, trained = model.at(patch, patch), nn.Parameter(kernel.clone())
     optimizer = torch.optim.Adam([trained], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    margin = patch // 8
+    margin, first = patch // 8, 0.0
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         squares = [_square(x, y, patch, generator) for _ in range(batch)]
         content, target = (torch.cat(part) for part in zip(*squares, strict=True))
         inner = (..., slice(margin, patch - margin), slice(margin, patch - margin))
-        found, target = styles.operator(trained)(content)[inner], target[inner]
+        try:
+            found, target = styles.operator(trained)(content)[inner], target[inner]
+        except DomainError as error:
+            if not step:
+                raise
+            raise _diverged(step, steps, learning_rate, fact(error)) from error
         loss = pixels(found, target)
         if distance is not None:
             loss = loss + perceptual * distance(found, target).mean()
+        now = float(loss.detach())
+        first = first if step else now
+        if not now <= GROWTH * max(1.0, first):
+            raise _diverged(step + 1, steps, learning_rate, f"the loss is {now:.3g}, it was {first:.3g} at first")
         (trained.grad,) = torch.autograd.grad(loss, [trained])
         optimizer.step()
     return trained.detach()
+
+
+def _diverged(step: int, steps: int, learning_rate: float, what: str) -> DomainError:
+    return DomainError(
+        f"the fit of the style stopped at step {step} of {steps}, at a learning rate of {learning_rate:.3g}: {what}; take a "
+        "smaller learning_rate, or the kernel of fit_kernel as it is"
+    )
 
 
 def _square(x: Tensor, y: Tensor, patch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -247,11 +247,11 @@ def test_an_earlier_run_is_never_overwritten_unasked(run: Run) -> None:
 
 
 def test_resuming_with_other_settings_names_them(run: Run) -> None:
-    changed = {"training": {"seed": 2, "steps": 99, "betas": [0.9, 0.99], "clip": 1}, "model": {"width": 3}}
+    changed = {"training": {"seed": 2, "steps": 99, "betas": [0.9, 0.99], "warmup": 1}, "model": {"width": 3}}
     with pytest.raises(CheckpointError) as caught:
         run.begin(changed, resume=True)
     message = str(caught.value)
-    assert "training.clip (config.json: absent, now: 1)" in message
+    assert "training.warmup (config.json: absent, now: 1)" in message
     assert "training.seed (config.json: 1, now: 2)" in message
     assert "training.steps" not in message and "betas" not in message and "width" not in message
     assert run.config()["training"]["seed"] == 1

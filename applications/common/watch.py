@@ -1,0 +1,100 @@
+"""What stops a training that diverges, before it replaces its good checkpoints by worse ones."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from torch import Tensor
+
+from applications.common.runs import Run
+from induced.errors import DomainError, NotConverged, SingularOperator
+
+GROWTH: Final = 1e3
+"""A loss has diverged where it is so many times the first one, or 1 if that is smaller, ..."""
+PATIENCE: Final = 10
+"""... for so many steps on end, or at a step that would be saved."""
+
+
+class Watch:
+    """Looks at each step of a training.
+
+    Arguments:
+        run: The run.
+        steps: Steps of the training in all.
+    """
+
+    def __init__(self, run: Run, steps: int) -> None:
+        records = run.metrics()
+        self.run, self.steps, self.step, self.rate = run, steps, 0, 0.0
+        self.first = float(records[0]["loss"]) if records and "loss" in records[0] else math.nan
+        self.high = 0
+
+    @contextmanager
+    def forward(self, step: int, rate: float) -> Iterator[None]:
+        """Around the losses of a step, the first being 1: where a chart refuses a value then, it is the training that went wrong.
+
+        Raises:
+            DomainError: a chart or operator refused a value, and it is not the first step.
+        """
+        self.step, self.rate = step, rate
+        try:
+            yield
+        except (DomainError, SingularOperator, NotConverged) as error:
+            if step == 1:
+                raise
+            raise self._stop(fact(error)) from error
+
+    def losses(self, losses: Mapping[str, float], gradient_norm: float) -> None:
+        """Before the weights move.
+
+        Raises:
+            DomainError: a loss or the gradient is not finite, or the loss has been far above the first one for long.
+        """
+        bad = [f"{n} = {v}" for n, v in {**losses, "gradient_norm": gradient_norm}.items() if not math.isfinite(v)]
+        if bad:
+            raise self._stop(", ".join(bad))
+        self.last = losses["loss"]
+        if math.isnan(self.first):
+            self.first = self.last
+        self.high = self.high + 1 if self.last > GROWTH * max(1.0, abs(self.first)) else 0
+        if self.high >= PATIENCE:
+            raise self._grown()
+
+    def weights(self, *states: Mapping[str, Any]) -> None:
+        """Before a checkpoint is written.
+
+        Raises:
+            DomainError: the states hold a number that is not finite, or the loss is far above the first one.
+        """
+        if self.high:
+            raise self._grown()
+        bad = sorted({name for state in states for name, value in _tensors(state) if not bool(value.isfinite().all())})
+        if bad:
+            raise self._stop(f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold numbers that are not finite")
+
+    def _grown(self) -> DomainError:
+        return self._stop(f"the loss is {self.last:.3g}, it was {self.first:.3g} at first")
+
+    def _stop(self, what: str) -> DomainError:
+        saved = self.run.checkpoints()
+        smaller = f"--learning-rate {self.rate / 3:.1g}"
+        return DomainError(
+            f"training stopped at step {self.step} of {self.steps}, at a learning rate of {self.rate:.3g}: {what}; "
+            + (f"the last good checkpoint is {saved[-1]}: go on from it" if saved else "there is no checkpoint yet: start anew")
+            + f" with {'--resume ' if saved else ''}{smaller}. A longer warmup, --clip or precision 'no' help too"
+        )
+
+
+def fact(error: Exception) -> str:
+    """What a chart or operator refused, without the advice to use float64, which helps no training that diverges."""
+    return re.sub("[:;][^:;]*float64[^:;]*$", "", str(error))
+
+
+def _tensors(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            yield f"{prefix}{key}", value
