@@ -210,7 +210,9 @@ def _require_finite(result: Tensor, source: Tensor, came: str, made: str, space:
     hint = "the chart overflows there; keep the values smaller, or use float64"
     if bool(torch.isnan(result).any()):
         hint = "the chart gives nan there, so it overflows, or it is no bijection onto R^n"
-    raise DomainError(f"{space!r} finds no finite {made} for the {came}, of size {float(source.abs().max()):.3g}: {hint}")
+    raise DomainError(
+        f"{space!r} finds no finite {made} for the {came}, of size {float(source.detach().abs().max()):.3g}: {hint}"
+    )
 
 
 def _describe(chart: Bijection) -> str:
