@@ -13,7 +13,7 @@ from compare_generators import Contender, Sampler, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from applications.common.data import ImageSet, Points, load, to_unit, training_images
+from applications.common.data import Batch, ImageSet, Source, load, to_unit, training_images
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
 from applications.idempotent.config import Config
@@ -60,12 +60,12 @@ class Ours(Contender):
         super().__init__()
         self.objective: IdempotentObjective = start(config, data)
 
-    def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
+    def enter(self, stage: int, data: ImageSet) -> Source:
         self.train()
         return data
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        return self.objective(batch, self.objective.draw(len(batch), generator))["loss"]
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return self.objective(batch, self.objective.draw(len(batch["images"]), generator))["loss"]
 
     def samplers(self) -> dict[str, Sampler]:
         return {"projected noise": self.objective.model.operator()}

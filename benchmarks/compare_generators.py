@@ -23,7 +23,7 @@ from ablation import changed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from applications.common.data import ImageSet, Points, load, to_uint8, to_unit, unit_shape
+from applications.common.data import Batch, ImageSet, Source, Tensors, load, to_uint8, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
 from applications.common.quality import quality
 from applications.common.training import Objective
@@ -44,16 +44,16 @@ class Contender(nn.Module, ABC):
     stages: tuple[tuple[float, int], ...] = ((1.0, BATCH),)  # share of the budget, batch
 
     @abstractmethod
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor: ...
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor: ...
 
     @abstractmethod
     def samplers(self) -> dict[str, Sampler]: ...
 
-    def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
+    def enter(self, stage: int, data: ImageSet) -> Source:
         """Prepare a stage; what it is trained on."""
         return data
 
-    def start(self, batch: Tensor, generator: torch.Generator) -> None:
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
         """Set what depends on data, before the first step."""
 
 
@@ -67,17 +67,17 @@ class Ours(Contender):
         if self.objective.model.density and self.config.model.noise_space == "euclidean":
             self.stages = ((0.8, BATCH), (0.2, self.config.latent_batch))
 
-    def enter(self, stage: int, data: ImageSet) -> ImageSet | Points:
+    def enter(self, stage: int, data: ImageSet) -> Source:
         if stage == 0:
             return data
         self.objective = LatentObjective(self.objective.model, self.config.objective)
-        return Points(data.name, self.objective.model.encode_leading(data.images))
+        return Tensors(data.name, {"coordinates": self.objective.model.encode_leading(data.images)})
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        return self.objective(batch, self.objective.draw(len(batch), generator))["loss"]
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return self.objective(batch, self.objective.draw(len(next(iter(batch.values()))), generator))["loss"]
 
-    def start(self, batch: Tensor, generator: torch.Generator) -> None:
-        self.objective.initialize(batch, self.objective.draw(len(batch), generator))
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
+        self.objective.initialize(batch, self.objective.draw(len(next(iter(batch.values()))), generator))
 
     def samplers(self) -> dict[str, Sampler]:
         return {"one step": self.objective.model.operator()}
@@ -94,10 +94,11 @@ class Vanilla(Contender):
         angles = math.pi * t[:, None] * torch.tensor([0.5, 1.0, 2.0, 4.0])
         return self.net(x, torch.cat([t[:, None], angles.sin(), angles.cos()], -1))
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        x0, t = torch.randn(batch.shape, generator=generator), torch.rand(len(batch), generator=generator)
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        x = batch["images"]
+        x0, t = torch.randn(x.shape, generator=generator), torch.rand(len(x), generator=generator)
         s = t[:, None, None, None]
-        return ((self.field((1 - s) * x0 + s * batch, t) - (batch - x0)) ** 2).mean()
+        return ((self.field((1 - s) * x0 + s * x, t) - (x - x0)) ** 2).mean()
 
     def samplers(self) -> dict[str, Sampler]:
         def euler(steps: int, x: Tensor) -> Tensor:
@@ -117,12 +118,12 @@ class Glow(Contender):
         super().__init__()
         self.chart = build(replace(Config().model, max_log_scale=1.0)).chart
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        z, volume = self.chart.at(DATA).forward_and_log_abs_det(batch)
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        z, volume = self.chart.at(DATA).forward_and_log_abs_det(batch["images"])
         return minus_log_density(z, torch.ones(())).mean() - volume.mean() / z.shape[-1]
 
-    def start(self, batch: Tensor, generator: torch.Generator) -> None:
-        self.chart.at(DATA).initialize(batch)
+    def start(self, batch: Batch, generator: torch.Generator) -> None:
+        self.chart.at(DATA).initialize(batch["images"])
 
     def samplers(self) -> dict[str, Sampler]:
         inverse = self.chart.at(DATA).inverse
@@ -156,9 +157,9 @@ def train_stage(
     began = time.process_time()
     points = model.enter(stage, data)
 
-    def batch() -> Tensor:
-        chosen = points.images[torch.randint(len(points), (size,), generator=generator)]
-        return to_unit(chosen, torch.rand(unit_shape(chosen), generator=generator)) if chosen.dtype == torch.uint8 else chosen
+    def batch() -> Batch:
+        chosen = torch.randint(len(points), (size,), generator=generator)
+        return points.randomised(chosen, points.draw(size, generator))
 
     with torch.no_grad():
         model.start(batch(), generator)

@@ -117,12 +117,13 @@ def prepared(config: ModelConfig, batch: int) -> tuple[FlowMatching, Callable[[]
     torch.manual_seed(0)
     model = build(config)
     objective = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0, noise_share=min(4, batch)))
-    images, draws = 2 * torch.rand(batch, *config.shape) - 1, objective.draw(batch, torch.Generator().manual_seed(0))
+    rows = {"images": 2 * torch.rand(batch, *config.shape) - 1}
+    draws = objective.draw(batch, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        objective.initialize(images, draws)
+        objective.initialize(rows, draws)
     for p in model.parameters():
         p.grad = p.detach().clone()
-    return model, lambda: objective(images, draws)["loss"].backward()
+    return model, lambda: objective(rows, draws)["loss"].backward()
 
 
 def peak(config: ModelConfig, batch: int) -> Row:

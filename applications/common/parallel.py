@@ -47,19 +47,25 @@ def has_accelerator() -> bool:
 
 
 def accumulate(
-    accelerator: Accelerator, wrapped: nn.Module, images: Tensor, draws: Mapping[str, Tensor], *, most: int, bf16: bool
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    batch: Mapping[str, Tensor],
+    draws: Mapping[str, Tensor],
+    *,
+    most: int,
+    bf16: bool,
 ) -> dict[str, Tensor]:
-    """Add the gradient of the mean loss of one process' part of a batch, `most` images at a time.
+    """Add the gradient of the mean loss of one process' part of a batch, `most` rows at a time.
 
-    The loss of a piece counts as much as its share of the images. Processes exchange gradients with the last piece only,
+    The loss of a piece counts as much as its share of the rows. Processes exchange gradients with the last piece only,
     but with each one where they are sharded: to wait would take whole gradients on every process.
 
     Arguments:
         accelerator: What joins the processes.
         wrapped: The objective, as `distribute` returns it.
-        images: The part, `(n, ...)`.
+        batch: The part, named tensors `(n, ...)`.
         draws: Its randomness.
-        most: Images at a time; 0: all.
+        most: Rows at a time; 0: all.
         bf16: Autocast to bfloat16.
 
     Returns:
@@ -71,14 +77,15 @@ def accumulate(
     Law:
         The gradient is that of the whole part whatever `most` (applications/test_distributed.py)
     """
-    size = most or len(images)
+    rows = len(next(iter(batch.values())))
+    size = most or rows
     totals: dict[str, Tensor] = {}
-    for start in range(0, len(images), size):
-        piece, last = slice(start, start + size), start + size >= len(images)
-        share = len(images[piece]) / len(images)
+    for start in range(0, rows, size):
+        piece, last = slice(start, start + size), start + size >= rows
+        share = len(range(rows)[piece]) / rows
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
-                outputs = wrapped(images[piece], {name: value[piece] for name, value in draws.items()})
+                outputs = wrapped(*({name: value[piece] for name, value in named.items()} for named in (batch, draws)))
             accelerator.backward(share * _loss(outputs))
         for name, value in outputs.items():
             totals[name] = totals.get(name, 0) + share * value.detach().float()

@@ -18,7 +18,7 @@ class Progress:
     Arguments:
         start: Steps done before.
         total: Steps in all.
-        batch: Images a step.
+        batch: Rows a step.
         shown: False on all processes but one.
     """
 
@@ -35,7 +35,7 @@ class Progress:
         return time.perf_counter() - self._began
 
     def rate(self, step: int) -> float:
-        """Images a second since the start.
+        """Rows a second since the start.
 
         Arguments:
             step: Steps done in all.
@@ -64,7 +64,7 @@ class Progress:
         if self._lines:
             left = self.seconds / max(step - self._start, 1) * (self._total - step)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            print(f"step {step}/{self._total}  {shown}  {self.rate(step):.0f} images/s  {left:.0f} s left", flush=True)
+            print(f"step {step}/{self._total}  {shown}  {self.rate(step):.0f} rows/s  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from applications.common.data import ImageSet, Points, to_unit, unit_shape
+from applications.common.data import Batch, Source
 from applications.common.figures import save_png
 from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, whole
 from applications.common.progress import Progress
@@ -38,9 +38,9 @@ class TrainingConfig:
     steps: int = 2000
     """Optimiser steps in all."""
     batch: int = 128
-    """Images a step, over all processes."""
+    """Rows (images, vectors) a step, over all processes."""
     micro_batch: int = 0
-    """Most images that a process takes through the model at a time; gradients add up. 0: its whole part of the batch."""
+    """Most rows that a process takes through the model at a time; gradients add up. 0: its whole part of the batch."""
     shard: bool = False
     """Share the optimiser's state and the gradients out among the processes (FSDP) rather than keep all on each (DDP)."""
     learning_rate: float = 1e-3
@@ -58,7 +58,7 @@ class TrainingConfig:
     precision: Literal["no", "bf16"] = "no"
     """Autocast to bfloat16, or not."""
     seed: int = 0
-    """Seed of the order of images and of all noise."""
+    """Seed of the order of rows and of all noise."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     sample_every: int = 0
@@ -99,7 +99,7 @@ class Objective(nn.Module, ABC):
         """Draw all randomness of one step for a global batch, on the CPU.
 
         Arguments:
-            n: Images in the global batch.
+            n: Rows in the global batch.
             generator: The step's generator.
 
         Returns:
@@ -107,21 +107,21 @@ class Objective(nn.Module, ABC):
         """
 
     @abstractmethod
-    def initialize(self, images: Tensor, draws: Draws) -> None:
+    def initialize(self, batch: Batch, draws: Draws) -> None:
         """Set what depends on data (ActNorm), once, before the first step of a fresh run; never on resume.
 
         Arguments:
-            images: The first global batch, `(n, C, H, W)` in [-1, 1).
+            batch: The first global batch, as the source names its tensors: "images", `(n, C, H, W)` in [-1, 1), of an `ImageSet`.
             draws: Its randomness.
         """
 
     @abstractmethod
-    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Compute the losses of one process' part of a batch, each a mean over its images.
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Compute the losses of one process' part of a batch, each a mean over its rows.
 
         Arguments:
-            images: `(n, C, H, W)` in [-1, 1).
-            draws: Their randomness.
+            batch: The part, as the source names its tensors.
+            draws: Its randomness.
 
         Returns:
             Scalars; "loss" is minimised, the others are logged.
@@ -136,7 +136,7 @@ class TrainingResult:
         steps: Steps done in all.
         losses: Losses of the last step, means over the global batch.
         seconds: Wall time of this call.
-        images_per_second: Images trained on a second in this call, over all processes.
+        rows_per_second: Rows (images, vectors) trained on a second in this call, over all processes.
         average: The moving average of the model.
         notes: What happened on the way that the user should know (resumed where, a fallback).
     """
@@ -144,7 +144,7 @@ class TrainingResult:
     steps: int
     losses: dict[str, float]
     seconds: float
-    images_per_second: float
+    rows_per_second: float
     average: nn.Module
     notes: tuple[str, ...] = field(default=())
 
@@ -168,7 +168,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def fit(
     objective: Objective,
-    data: ImageSet | Points,
+    data: Source,
     config: TrainingConfig,
     run: Run,
     *,
@@ -179,7 +179,7 @@ def fit(
     device: Literal["auto", "cpu"] = "auto",
     on_sample: Sampler | None = None,
 ) -> TrainingResult:
-    """Train `objective.model` on images, dequantised and in [-1, 1), with Adam, and leave a run folder behind.
+    """Train `objective.model` on batches of a source with Adam, and leave a run folder behind.
 
     Started by torchrun (or `accelerate launch --multi_gpu`) it runs on several processes, each with its slice of every
     batch; all must see the same run folder. Only the first one writes. (`accelerate launch --cpu` starts only one.)
@@ -187,7 +187,7 @@ def fit(
 
     Arguments:
         objective: What is minimised; moved to the device.
-        data: The training images, or points.
+        data: The training data: an `ImageSet`, `Tensors`, or another source; put on the device once where they fit.
         config: The settings.
         run: The run folder.
         settings: Further settings to record in config.json and to compare on resume (the model's, for one).
@@ -202,7 +202,7 @@ def fit(
         The result, with the averaged model.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no rows.
         ShapeError: the batch does not divide among the processes, or the objective's draws or losses are malformed.
         DomainError: the training diverges, before a checkpoint of that is written (`Watch`); parameters outside
             `objective.model` would be trained; or the launcher would shard by itself.
@@ -218,13 +218,15 @@ def fit(
     optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
     if accelerator.is_main_process:
         run.begin(
-            {"training": asdict(config), "data": {"name": data.name, "images": len(data)}} | dict(settings or {}),
+            {"training": asdict(config), "data": {"name": data.name, "rows": len(data), "sha256": data.fingerprint()}}
+            | dict(settings or {}),
             resume=resume,
             overwrite=overwrite,
         )
     accelerator.wait_for_everyone()
 
     objective.to(accelerator.device)
+    data = data.on(accelerator.device)
     start, notes = 0, []
     if resume:
         checkpoint = run.latest(fallback)
@@ -238,9 +240,9 @@ def fit(
             run.rewind(start)
             print(*notes, sep="\n", flush=True)
     else:
-        images, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
+        batch, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
         with torch.no_grad():
-            objective.initialize(images, draws)
+            objective.initialize(batch, draws)
         average = _average(objective.model, config)
 
     wrapped = distribute(accelerator, objective, optimizer, config.shard)
@@ -254,13 +256,13 @@ def fit(
     objective.train()
     try:
         for step in range(start, config.steps):
-            images, draws = _batch(objective, data, config, step, mine, accelerator.device)
+            batch, draws = _batch(objective, data, config, step, mine, accelerator.device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
             bf16 = config.precision == "bf16"
             with watch.forward(step + 1, learning_rate(config, step)):
-                outputs = accumulate(accelerator, wrapped, images, draws, most=config.micro_batch, bf16=bf16)
+                outputs = accumulate(accelerator, wrapped, batch, draws, most=config.micro_batch, bf16=bf16)
             limit = math.inf if config.clip is None else config.clip
             norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
             # One transfer for all numbers of a step: each would cost a wait for the device of its own.
@@ -289,10 +291,10 @@ def fit(
     return TrainingResult(done, losses, progress.seconds, progress.rate(done), average.module, tuple(notes))
 
 
-def _share(config: TrainingConfig, data: ImageSet | Points, processes: int) -> int:
+def _share(config: TrainingConfig, data: Source, processes: int) -> int:
     """Divide the global batch among the processes."""
     if len(data) == 0:
-        raise DataError(f"image set {data.name!r} holds no image to train on")
+        raise DataError(f"{data.name!r} holds no row to train on")
     if config.batch % processes:
         raise ShapeError(
             f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of {processes}"
@@ -325,22 +327,25 @@ def _average(model: nn.Module, config: TrainingConfig) -> AveragedModel:
 
 
 def _batch(
-    objective: Objective, data: ImageSet | Points, config: TrainingConfig, step: int, part: slice, device: torch.device
-) -> tuple[Tensor, Draws]:
+    objective: Objective, data: Source, config: TrainingConfig, step: int, part: slice, device: torch.device
+) -> tuple[Batch, Draws]:
     """Make one process' part of a step's batch; randomness is drawn for the whole batch (see `randomness`)."""
     generator = step_generator(config.seed, step)
-    shape = unit_shape(data.images)[1:] if isinstance(data, ImageSet) else (0,)
-    noise = torch.rand((config.batch, *shape), generator=generator, dtype=torch.float32)
+    of_data = data.draw(config.batch, generator)
     draws = objective.draw(config.batch, generator)
-    for name, value in draws.items():
-        if value.ndim == 0 or len(value) != config.batch:
-            raise ShapeError(
-                f"{type(objective).__name__}.draw({config.batch}, ...) gave {name!r} of shape {tuple(value.shape)}; "
-                "its first dimension must be the global batch"
-            )
+    for who, drawn in ((data, of_data), (objective, draws)):
+        for name, value in drawn.items():
+            if value.ndim == 0 or len(value) != config.batch:
+                raise ShapeError(
+                    f"{type(who).__name__}.draw({config.batch}, ...) gave {name!r} of shape {tuple(value.shape)}; "
+                    "its first dimension must be the global batch"
+                )
     chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
-    images = to_unit(data.images[chosen], noise[part]) if isinstance(data, ImageSet) else data.images[chosen]
-    return images.to(device), {name: value[part].to(device) for name, value in draws.items()}
+    batch = data.randomised(chosen, {name: value[part] for name, value in of_data.items()})
+    short = {name: tuple(value.shape) for name, value in batch.items() if value.shape[:1] != chosen.shape}
+    if short or not batch:
+        raise ShapeError(f"{type(data).__name__} gave {short or 'nothing'} for {len(chosen)} rows; expected as many of each")
+    return {name: value.to(device) for name, value in batch.items()}, {name: draws[name][part].to(device) for name in draws}
 
 
 def _record(

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from applications.common.data import Batch
 from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
@@ -85,11 +86,11 @@ def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tens
 
 
 def require_pairs(n: int, share: int) -> None:
-    """Refuse a batch whose parts would pair other images with noise than the whole."""
+    """Refuse a batch whose parts would pair other rows with noise than the whole."""
     if n % share:
         raise ShapeError(
-            f"a process' part of the batch, here {n} images, must be a multiple of noise_share={share}: "
-            "else several processes would not pair the images that one would"
+            f"a process' part of the batch, here {n} rows, must be a multiple of noise_share={share}: "
+            "else several processes would not pair the rows that one would"
         )
 
 
@@ -130,13 +131,13 @@ class FlowMatchingObjective(Objective):
             "time": times(n, generator),
         }
 
-    def initialize(self, images: Tensor, draws: Draws) -> None:
+    def initialize(self, batch: Batch, draws: Draws) -> None:
         if self.model.config.noise_space == "labelled":
             self.model.chart_at(NOISE).initialize(draws["noise_image"])
-        self.model.chart_at(DATA).initialize(images)
+        self.model.chart_at(DATA).initialize(batch["images"])
 
-    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        weights, model = self.config, self.model
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        weights, model, images = self.config, self.model, batch["images"]
         require_pairs(len(images), weights.noise_share)
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
         e = model.chart_at(DATA, model.encoder)
@@ -201,13 +202,13 @@ class LatentObjective(Objective):
             "time": times(n, generator),
         }
 
-    def initialize(self, images: Tensor, draws: Draws) -> None:
+    def initialize(self, batch: Batch, draws: Draws) -> None:
         """Nothing depends on the first batch."""
 
-    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        weights, model = self.config, self.model
-        require_pairs(len(images), weights.noise_share)
-        noisy = images + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        weights, model, c = self.config, self.model, batch["coordinates"]
+        require_pairs(len(c), weights.noise_share)
+        noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
         z1, density = leading_density(model, noisy, draws["latent_noise"])
         some = slice(None, None, weights.noise_share)
         z0 = model.space(NOISE).coords(draws["noise_image"][some])

@@ -46,7 +46,7 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
     run = Run(out)
     result = train(config, run, overwrite=overwrite)
     model = load_model(out, FlowMatching)
-    say(f"   {result.seconds:.0f} s, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.3f}\n")
+    say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")
     held_out = load("mnist5k", "test")
     images = to_unit(held_out.images[::5])
     with torch.no_grad():

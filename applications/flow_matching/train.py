@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from applications.common.data import ImageSet, Points, training_images
+from applications.common.data import ImageSet, Tensors, training_images
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
@@ -37,7 +37,7 @@ def train(
 ) -> TrainingResult:
     """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
 
-    The result is that of the last stage, with the time of both and the images a second of the first.
+    The result is that of the last stage, with the time of both and the rows a second of the first.
     """
     run, latent = Run(run.folder, later=[LATENT]), Run(run.folder / LATENT)
     if overwrite and latent.folder.exists():
@@ -57,12 +57,13 @@ def train(
     if not config.latent_steps or not objective.model.density or config.model.noise_space != "euclidean":
         return result
     model = cast(FlowMatching, result.average)
-    coordinates = Points(f"leading coordinates of {data.name}", model.encode_leading(data.images))
+    name = f"leading coordinates of {data.name}"
+    coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch)
     begun = resume and bool(latent.checkpoints())
     stage = LatentObjective(model, config.objective)
     last = fit(stage, coordinates, second, latent, resume=begun, overwrite=not begun, **options)
     both = result.seconds + last.seconds
     return replace(
-        last, seconds=both, images_per_second=result.images_per_second or last.images_per_second, notes=result.notes + last.notes
+        last, seconds=both, rows_per_second=result.rows_per_second or last.rows_per_second, notes=result.notes + last.notes
     )

@@ -47,7 +47,7 @@ def train_idempotent(
         device: "auto" takes an accelerator if there is one.
     """
     result = train(config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
-    print(f"{result.steps} steps, {result.images_per_second:.0f} images/s, loss {result.losses['loss']:.4f}; run folder {out}")
+    print(f"{result.steps} steps, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.4f}; run folder {out}")
 
 
 def project_command(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import to_uint8, to_unit
+from applications.common.data import Batch, to_uint8, to_unit
 from applications.common.training import Draws, Objective
 from applications.idempotent.config import ObjectiveConfig
 from applications.idempotent.model import Idempotent
@@ -54,13 +54,13 @@ class IdempotentObjective(Objective):
         """Directions in which the chart is to be an isometry."""
         return {"direction": torch.randn(n, *self.model.config.shape, generator=generator)}
 
-    def initialize(self, images: Tensor, draws: Draws) -> None:
+    def initialize(self, batch: Batch, draws: Draws) -> None:
         """Nothing depends on a first batch; `Idempotent.align` takes more than one."""
 
-    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The terms that have a weight, and their weighted sum as "loss"."""
         model, weights = self.model, self.config
-        x = to_unit(to_uint8(images))
+        x = to_unit(to_uint8(batch["images"]))
         levels = model.weights()
         terms = {"reconstruction": (weights.reconstruction, reconstruction(model.through(x, levels), x))}
         if weights.kept and isinstance(model.projection.p, nn.Parameter):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from applications.common.data import Batch
 from applications.common.perceptual import PerceptualDistance
 from applications.common.training import Draws, Objective
 from applications.style_transfer.config import ObjectiveConfig
@@ -33,16 +34,17 @@ class StyleObjective(Objective):
         """Where the squares lie and which styles they take, as numbers in [0, 1)."""
         return {"place": torch.rand(n, 2, generator=generator), "style": torch.rand(n, generator=generator)}
 
-    def initialize(self, images: Tensor, draws: Draws) -> None:
+    def initialize(self, batch: Batch, draws: Draws) -> None:
         """Nothing depends on a first batch."""
 
-    def forward(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """The losses that have a weight, for crops (n, 1 + styles, 3, side, side) in uint8, and their sum as "loss"."""
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """The losses that have a weight, for "crops" (n, 1 + styles, 3, side, side) in uint8, and their sum as "loss"."""
+        crops = batch["crops"]
         patch, inner = self.config.patch, slice(self.config.margin, self.config.patch - self.config.margin)
-        style = (draws["style"] * images.shape[1]).long()
-        corners = (draws["place"] * (images.shape[-1] - patch + 1)).long().tolist()
+        style = (draws["style"] * crops.shape[1]).long()
+        corners = (draws["place"] * (crops.shape[-1] - patch + 1)).long().tolist()
         squares = [
-            picture[..., top : top + patch, left : left + patch] for picture, (top, left) in zip(images, corners, strict=True)
+            picture[..., top : top + patch, left : left + patch] for picture, (top, left) in zip(crops, corners, strict=True)
         ]
         x, target = (
             unit(torch.stack([square[s] for square, s in zip(squares, numbers, strict=True)]))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from applications.common.data import Points, to_uint8
+from applications.common.data import Tensors, to_uint8
 from applications.common.data.cache import cache_folder, cached
 from applications.common.progress import Progress
 from applications.style_transfer.config import Config
@@ -29,7 +29,7 @@ def pairs(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     device: str = "cpu",
-) -> Points:
+) -> Tensors:
     """Random crops of training photographs and their stylised pictures, uint8 (crops, 1 + styles, 3, side, side).
 
     They are mapped from a file of the cache. It is made anew where a photograph, the weights of a teacher or a setting changed; a
@@ -61,7 +61,8 @@ def pairs(
         digest.update(style.encode() + b"".join(p.cpu().numpy().tobytes() for p in teacher.parameters()))
     file = cache_folder(cache_dir) / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
     pixels = cached(file, shape, partial(_blocks, shape, [*paths.values()], teachers, config.training.seed))
-    return Points(f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}", torch.from_numpy(pixels))
+    name = f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}"
+    return Tensors(name, {"crops": torch.from_numpy(pixels)})
 
 
 def _blocks(

@@ -104,7 +104,7 @@ def moments_held() -> int:
     objective, images, accelerator = toy.Denoise(), torch.ones(4, 1, 8, 8), Accelerator(cpu=True)
     optimizer = torch.optim.Adam(objective.parameters())
     wrapped = distribute(accelerator, objective, optimizer, shard=True)
-    accumulate(accelerator, wrapped, images, {"noise": images}, most=0, bf16=False)
+    accumulate(accelerator, wrapped, {"images": images}, {"noise": images}, most=0, bf16=False)
     optimizer.step()
     return sum(value.to_local().numel() for entries in optimizer.state.values() for value in entries.values() if value.ndim)
 
@@ -190,7 +190,7 @@ def test_processes_exchange_gradients_once_a_step(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Accelerator, "no_sync", counted)
     objective, images = toy.Denoise(), torch.zeros(8, 1, 8, 8)
-    accumulate(Accelerator(cpu=True), objective, images, {"noise": images}, most=3, bf16=False)
+    accumulate(Accelerator(cpu=True), objective, {"images": images}, {"noise": images}, most=3, bf16=False)
     assert silent == [objective, objective]
 
 
@@ -205,7 +205,7 @@ def test_pieces_resumed_are_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_pieces_that_would_pair_other_images_with_noise_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match="here 6 images, must be a multiple of noise_share=4"):
+    with pytest.raises(ShapeError, match="here 6 rows, must be a multiple of noise_share=4"):
         train_flow(tmp_path, micro_batch=6)
 
 

@@ -346,7 +346,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(
     config = replace(SMALL, floor=floor, noise_space=noise_space)
     objective = FlowMatchingObjective(ready(config), weights)
     images, draws = batch_of(config, 6), draws_of(objective, 6)
-    found = {name: float(value.detach()) for name, value in objective(images, draws).items()}
+    found = {name: float(value.detach()) for name, value in objective({"images": images}, draws).items()}
     expected = parts_by_hand(objective.model, weights, images, draws)
     if not likelihood:
         del expected["likelihood"]
@@ -357,7 +357,7 @@ def test_an_objective_without_any_weight_is_refused() -> None:
     nothing = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(**nothing))
     with pytest.raises(DomainError, match=r"every loss of this stage has weight 0 \(velocity, end_point, "):
-        objective(batch_of(SMALL, 4), draws_of(objective, 4))
+        objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))
 
 
 def test_draws_are_a_pure_function_of_the_generator() -> None:
@@ -388,7 +388,7 @@ def test_the_objective_uses_no_global_randomness() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        results.append(objective(images, draws))
+        results.append(objective({"images": images}, draws))
         assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
@@ -400,7 +400,7 @@ def test_gradients_reach_every_parameter_and_are_finite(
 ) -> None:
     config = replace(TINY, floor=floor, noise_space=noise_space)
     objective = FlowMatchingObjective(ready(config, torch.float32), ObjectiveConfig())
-    objective(batch_of(config, 8, torch.float32), draws_of(objective, 8, torch.float32))["loss"].backward()
+    objective({"images": batch_of(config, 8, torch.float32)}, draws_of(objective, 8, torch.float32))["loss"].backward()
     for name, parameter in objective.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()) and float(parameter.grad.abs().max()) > 0, name
@@ -408,11 +408,11 @@ def test_gradients_reach_every_parameter_and_are_finite(
 
 def test_a_part_of_a_batch_that_would_pair_other_images_is_refused() -> None:
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
-    with pytest.raises(ShapeError, match="here 10 images, must be a multiple of noise_share=4"):
-        objective(batch_of(SMALL, 10), draws_of(objective, 10))
+    with pytest.raises(ShapeError, match="here 10 rows, must be a multiple of noise_share=4"):
+        objective({"images": batch_of(SMALL, 10)}, draws_of(objective, 10))
     second = LatentObjective(objective.model, ObjectiveConfig(noise_share=4))
-    with pytest.raises(ShapeError, match="here 10 images, must be a multiple of noise_share=4"):
-        second(torch.zeros(10, SMALL.rank), draws_of(second, 10))
+    with pytest.raises(ShapeError, match="here 10 rows, must be a multiple of noise_share=4"):
+        second({"coordinates": torch.zeros(10, SMALL.rank)}, draws_of(second, 10))
 
 
 @torch.no_grad()
@@ -421,9 +421,9 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
     n = 32
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
     images, draws = batch_of(SMALL, n), draws_of(objective, n)
-    whole = objective(images, draws)
+    whole = objective({"images": images}, draws)
     parts = [slice(n // 2), slice(n // 2, n)]
-    halves = [objective(images[part], {name: value[part] for name, value in draws.items()}) for part in parts]
+    halves = [objective({"images": images[part]}, {name: value[part] for name, value in draws.items()}) for part in parts]
     for name, value in whole.items():
         assert float(value) == pytest.approx(float(halves[0][name] + halves[1][name]) / 2, rel=1e-9), name
 
@@ -460,7 +460,7 @@ def test_a_family_of_end_points_collapses_in_the_one_basis_of_its_prediction() -
 def test_a_model_of_one_shared_basis_has_the_losses_of_its_family_and_one_step_is_many() -> None:
     model = ready(replace(SMALL, family="shared basis"))
     objective, images = FlowMatchingObjective(model, ObjectiveConfig()), batch_of(SMALL, 4)
-    objective(images, draws_of(objective, 4))["loss"].backward()
+    objective({"images": images}, draws_of(objective, 4))["loss"].backward()
     assert isinstance(model.family, SharedBasisFamily) and model.family.directions.grad is not None
     assert_one_step_is_many(model, torch.randn(4, 1, 4, 4, dtype=torch.float64), 10, "rk4")
 
@@ -488,7 +488,7 @@ def test_charts_to_compare_with_train_and_sample(change: dict[str, object]) -> N
     x = batch_of(SMALL, 4)
     assert torch.equal(model.chart_at(NOISE)(x), model.chart_at(DATA)(x))
     objective = FlowMatchingObjective(model, ObjectiveConfig())
-    objective(x, draws_of(objective, 4))["loss"].backward()
+    objective({"images": x}, draws_of(objective, 4))["loss"].backward()
     assert_one_step_is_many(model, torch.randn(4, 1, 4, 4, dtype=torch.float64), 10, "rk4")
     shift = torch.randn(4, 1, 4, 4, dtype=torch.float64)
     linear = torch.allclose(model.chart_at(DATA)(x + shift), model.chart_at(DATA)(x) + model.chart_at(DATA)(shift))
@@ -503,7 +503,7 @@ def test_a_reversible_model_of_u_nets_has_the_losses_and_gradients_of_the_plain_
     found = []
     for m in (model, reversible):
         objective = FlowMatchingObjective(m, ObjectiveConfig(likelihood=0.5))
-        losses = objective(batch_of(SMALL, 4), draws_of(objective, 4))
+        losses = objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))
         losses["loss"].backward()
         found.append(({k: float(v.detach()) for k, v in losses.items()}, [p.grad for p in m.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-9)
@@ -545,7 +545,7 @@ def test_the_encoder_does_not_learn_from_the_density_of_its_coordinates() -> Non
     weights = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
     model = ready(SMALL)
     objective = FlowMatchingObjective(model, ObjectiveConfig(**weights | {"density": 1.0}))
-    objective(batch_of(SMALL, 4), draws_of(objective, 4))["loss"].backward()
+    objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))["loss"].backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
     assert trained and all(name.startswith("chart.parts.3.") for name in trained)
 
@@ -562,7 +562,7 @@ def test_the_second_stage_is_the_density_and_velocity_of_the_leading_coordinates
     weights = ObjectiveConfig(velocity=0.7, end_point=0.5, density=3.0, noise_share=2)
     objective = LatentObjective(model, weights)
     draws = draws_of(objective, 8)
-    found = objective(leading, draws)
+    found = objective({"coordinates": leading}, draws)
     others = std[r:] * draws["latent_noise"][:, r:]
     h = model.chart_at(DATA, model.density)
     drawn = torch.cat([leading + weights.latent_noise * draws["latent_noise"][:, :r], others], -1)

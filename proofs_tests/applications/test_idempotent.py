@@ -120,7 +120,7 @@ def test_losses_are_their_formulas() -> None:
     objective.model.step.fill_(10)
     x = to_unit(images(8))
     draws = objective.draw(8, torch.Generator().manual_seed(0))
-    found = {name: float(value.detach()) for name, value in objective(x, draws).items()}
+    found = {name: float(value.detach()) for name, value in objective({"images": x}, draws).items()}
     f = objective.model.operator(exact=False)
     assert found["reconstruction"] == pytest.approx(np.mean((f(x) - x).detach().numpy() ** 2), rel=1e-5)
     assert found["kept"] == pytest.approx(f.core.mask().double().mean().item())
@@ -138,13 +138,14 @@ def test_losses_are_their_formulas() -> None:
 def test_a_loss_without_weight_or_at_another_step_is_left_out() -> None:
     x, draws = to_unit(images(4)), {"direction": torch.randn(4, 1, 8, 8)}
     objective = IdempotentObjective(made(), ObjectiveConfig(isometry_every=2))
-    assert [set(objective(x, draws)) for _ in range(3)] == [
+    assert [set(objective({"images": x}, draws)) for _ in range(3)] == [
         {"loss", "reconstruction"},
         {"loss", "reconstruction", "isometry"},
         {"loss", "reconstruction"},
     ]
     assert objective.model.step == 3
-    assert set(IdempotentObjective(made(FREE), ObjectiveConfig(isometry=0, kept=0))(x, draws)) == {"loss", "reconstruction"}
+    plain = IdempotentObjective(made(FREE), ObjectiveConfig(isometry=0, kept=0))
+    assert set(plain({"images": x}, draws)) == {"loss", "reconstruction"}
 
 
 def test_no_noise_enters_the_loss() -> None:
@@ -152,7 +153,7 @@ def test_no_noise_enters_the_loss() -> None:
     losses = []
     for seed in range(3):
         u = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-        losses.append(IdempotentObjective(made(), ObjectiveConfig())(to_unit(objective, u), {"direction": v})["loss"])
+        losses.append(IdempotentObjective(made(), ObjectiveConfig())({"images": to_unit(objective, u)}, {"direction": v})["loss"])
     assert losses[0] == losses[1] == losses[2]
 
 
@@ -166,7 +167,7 @@ def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
         with torch.no_grad():
             model.projection.p[::2] = 0.3
     x = to_unit(images(16, config.shape))
-    objective(x, objective.draw(16, torch.Generator().manual_seed(0)))["loss"].backward()
+    objective({"images": x}, objective.draw(16, torch.Generator().manual_seed(0)))["loss"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
         assert float(parameter.grad.abs().max()) > 0, name
@@ -200,7 +201,7 @@ def after(steps: int, config: ModelConfig, weights: ObjectiveConfig) -> tuple[Id
     draws, losses = objective.draw(32, torch.Generator().manual_seed(0)), []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = objective(x, draws)["loss"]
+        loss = objective({"images": x}, draws)["loss"]
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

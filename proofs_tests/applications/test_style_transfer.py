@@ -356,7 +356,7 @@ def test_a_step_compares_the_same_squares_of_photograph_and_teacher() -> None:
         "place": torch.tensor([[0.0, 0.0], [0.99, 0.5], [0.3, 0.99], [0.5, 0.1]]),
         "style": torch.tensor([0.0, 0.4, 0.7, 0.99]),
     }
-    found = objective(crops, draws)
+    found = objective({"crops": crops}, draws)
     x, style = recorder.seen
     assert style.tolist() == [0, 1, 2, 2]
     corners = [(0, 0), (4, 2), (1, 4), (2, 0)]
@@ -369,7 +369,7 @@ def test_a_step_compares_the_same_squares_of_photograph_and_teacher() -> None:
     assert torch.allclose(found["pixels"], ((inner - target) ** 2).mean())
     assert torch.allclose(found["perceptual"], PyramidDistance(2)(inner, target).mean())
     assert torch.allclose(found["loss"], 2 * found["pixels"] + 0.5 * found["perceptual"])
-    assert "perceptual" not in StyleObjective(recorder, ObjectiveConfig(patch=8, margin=2))(crops, draws)
+    assert "perceptual" not in StyleObjective(recorder, ObjectiveConfig(patch=8, margin=2))({"crops": crops}, draws)
 
 
 def test_draws_cover_styles_and_places() -> None:

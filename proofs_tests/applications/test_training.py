@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from applications.common.data import ImageSet
+from applications.common.data import Batch, ImageSet
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig, _share, fit, learning_rate
@@ -108,7 +108,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     first = toy.train(tmp_path)
     before = files_of(tmp_path)
     again = toy.train(tmp_path, resume=True)
-    assert again.losses == first.losses and again.steps == 20 and again.images_per_second == 0
+    assert again.losses == first.losses and again.steps == 20 and again.rows_per_second == 0
     assert files_of(tmp_path) == before
     for key, value in again.average.state_dict().items():
         assert torch.equal(value, first.average.state_dict()[key]), key
@@ -171,8 +171,8 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
             self.extra = torch.nn.Parameter(torch.zeros(1))
 
     class NoLoss(toy.Denoise):
-        def forward(self, images: Tensor, draws: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"error": images.mean((1, 2, 3))}
+        def forward(self, batch: Batch, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"error": batch["images"].mean((1, 2, 3))}
 
     class FewDraws(toy.Denoise):
         def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -184,7 +184,7 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
         toy.train(tmp_path / "b", objective=NoLoss())
     with pytest.raises(ShapeError, match=r"FewDraws.draw\(8, ...\) gave 'noise' of shape \(7, 1, 8, 8\)"):
         toy.train(tmp_path / "c", objective=FewDraws())
-    with pytest.raises(DataError, match="'toy' holds no image to train on"):
+    with pytest.raises(DataError, match="'toy' holds no row to train on"):
         fit(toy.Denoise(), toy.images(0), toy.CONFIG, Run(tmp_path / "d"), device="cpu")
     with pytest.raises(ShapeError, match="batch of 8 does not divide among 3 processes; choose a multiple of 3"):
         _share(toy.CONFIG, toy.images(), 3)
@@ -239,13 +239,14 @@ def test_an_image_set_of_28_pixels_is_trained_at_32(tmp_path: Path) -> None:
     shapes = []
 
     class Look(toy.Denoise):
-        def forward(self, images: Tensor, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+        def forward(self, batch: Batch, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            images = batch["images"]
             shapes.append(tuple(images.shape))
             assert images.dtype == torch.float32 and -1 <= images.min() and images.max() < 1
             return {"loss": sum(parameter.square().sum() for parameter in self.model.parameters())}
 
-        def initialize(self, images: Tensor, draws: dict[str, Tensor]) -> None:
-            shapes.append(tuple(images.shape))
+        def initialize(self, batch: Batch, draws: dict[str, Tensor]) -> None:
+            shapes.append(tuple(batch["images"].shape))
 
     data = ImageSet("28", torch.zeros(5, 1, 28, 28, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
     fit(Look(), data, replace(toy.CONFIG, steps=1), Run(tmp_path), device="cpu")

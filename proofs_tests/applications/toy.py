@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from applications.common import checkpoints
-from applications.common.data import ImageSet
+from applications.common.data import Batch, ImageSet
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from induced.serialization import register
@@ -64,13 +64,14 @@ class Denoise(Objective):
         """One noise image for each image."""
         return {"noise": torch.randn(n, 1, 8, 8, generator=generator)}
 
-    def initialize(self, images: Tensor, draws: dict[str, Tensor]) -> None:
+    def initialize(self, batch: Batch, draws: dict[str, Tensor]) -> None:
         """Scale each pixel to unit variance on the first batch, and count the calls."""
-        self.model.scale.copy_(1 / (images + 0.1 * draws["noise"]).flatten(1).std(0))
+        self.model.scale.copy_(1 / (batch["images"] + 0.1 * draws["noise"]).flatten(1).std(0))
         self.model.initialized += 1
 
-    def forward(self, images: Tensor, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, draws: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mean squared error, and its half for the log."""
+        images = batch["images"]
         error = (self.model(images + 0.1 * draws["noise"]) - images).square().mean()
         with torch.no_grad():
             self.model.last_mean.fill_(error.item())

@@ -1,4 +1,4 @@
-"""Image data sets as they are (uint8), their readers, and the map between pixels and the numbers a model sees."""
+"""Sources of data; image data sets as stored (uint8), their readers, and the map between pixels and what a model sees."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,9 @@ from applications.common.data.celeba import load_celeba
 from applications.common.data.folder import load_folder
 from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, read_idx
 from applications.common.data.idx import load_mnist5k as _load_mnist5k
-from applications.common.data.image_set import ImageSet, Points
+from applications.common.data.image_set import ImageSet
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
+from applications.common.data.source import Batch, Source, Tensors
 from induced.errors import DataError, ShapeError
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "NAMES",
     "SIZED",
     "SPLITS",
+    "Batch",
     "ImageSet",
-    "Points",
+    "Source",
+    "Tensors",
     "images_of_shape",
     "load",
     "read_idx",

@@ -1,17 +1,22 @@
-"""A set of images with their classes, and attributes where they have some."""
+"""A set of images with their classes, and attributes where they have some; a source of images in [-1, 1)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from applications.common.data.pixels import scaled, to_unit, unit_shape
+from applications.common.data.source import Batch, Source, fits, rows
 from induced.errors import DomainError, DtypeError, ShapeError
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images with their classes, as stored: no scaling, no padding.
+class ImageSet(Source):
+    """Images with their classes, as stored: no scaling, no padding. A training takes them padded and in [-1, 1).
 
     Arguments:
         name: What reports call the data.
@@ -56,6 +61,27 @@ class ImageSet:
         """Count the images."""
         return len(self.images)
 
+    def batch(self, indices: Tensor) -> Batch:
+        """The chosen "images", `(n, C, H', W')` in [-1, 1), pixels in the middle of their bins (`to_unit`)."""
+        return {"images": to_unit(rows(self.images, indices))}
+
+    def draw(self, n: int, generator: torch.Generator) -> Batch:
+        """Where in its bin each pixel lies, in [0, 1)."""
+        return {"noise": torch.rand((n, *unit_shape(self.images)[1:]), generator=generator, dtype=torch.float32)}
+
+    def randomised(self, indices: Tensor, draws: Mapping[str, Tensor]) -> Batch:
+        """The chosen "images", dequantised: in [-1, 1), and uniform in the bins of their pixels."""
+        # unchecked: the noise comes from `draw`, and a look at values on an accelerator would wait for it
+        return {"images": scaled(rows(self.images, indices), draws["noise"].to(self.images.device))}
+
+    def stored(self) -> Mapping[str, Tensor]:
+        """The images, which are what a training sees."""
+        return {"images": self.images}
+
+    def on(self, device: torch.device) -> "ImageSet":
+        """The images on a device, if they fit."""
+        return replace(self, images=self.images.to(device)) if fits(self.stored(), device) else self
+
     def spread(self, n: int) -> "ImageSet":
         """n images spread evenly over the set, first and last included: many sets are sorted by class.
 
@@ -79,15 +105,3 @@ def image_set(
     """Wrap arrays without copying the images; labels widen to int64."""
     known = None if attributes is None else torch.from_numpy(attributes.astype(np.uint8))
     return ImageSet(name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), known, attribute_names)
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """What an objective is given in place of images, as it is: float tensors (N, ...), and what reports call them."""
-
-    name: str
-    images: Tensor
-
-    def __len__(self) -> int:
-        """Count the points."""
-        return len(self.images)

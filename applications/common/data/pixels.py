@@ -63,6 +63,12 @@ def to_unit(images: Tensor, noise: Tensor | None = None) -> Tensor:
             raise ShapeError(f"dequantisation noise has shape {tuple(noise.shape)}, expected {shape} (after padding)")
         if not bool(((noise >= 0) & (noise < 1)).all()):
             raise DomainError(f"dequantisation noise must lie in [0, 1), got [{float(noise.min())}, {float(noise.max())}]")
+    return scaled(images, noise)
+
+
+def scaled(images: Tensor, noise: Tensor) -> Tensor:
+    """What `to_unit` computes, without a look at what it is given."""
+    shape = unit_shape(images)
     rows, columns = shape[-2] - images.shape[-2], shape[-1] - images.shape[-1]
     padded = F.pad(images, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     return (padded.to(noise.dtype) + noise.clamp(max=_LARGEST_NOISE)) / 128 - 1
