@@ -156,7 +156,7 @@ def named(name: str, where: str) -> Recipe:
         for point in entry_points(group=ENTRY_POINTS, name=family):
             try:
                 point.load()
-            except ImportError as error:
+            except (ImportError, AttributeError) as error:
                 raise CheckpointError(
                     f"{where} is a {name} of {point.value}, which cannot be imported ({error}): install induced[apps]"
                 ) from error

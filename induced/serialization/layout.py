@@ -18,6 +18,7 @@ Folder = str | os.PathLike[str]
 HINT: Final = f"a saved model has {CONFIG} and {WEIGHTS}"
 DTYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _SHA256: Final = re.compile("[0-9a-f]{64}")
+_LEFTOVER: Final = re.compile(rf"({re.escape(PARTIAL)}{CONFIG}-|({re.escape(PARTIAL)})?\.model-[0-9a-f]{{16}}\.safetensors)")
 _OF_RUN: Final[dict[str, type]] = {"newest_of": list, "notes": dict}
 _OF_MODEL: Final[dict[str, type]] = {
     **{"sha256": str, "bytes": int, "training": bool, "trains": bool},
@@ -78,7 +79,7 @@ def pending(folder: Path, digest: str) -> Path:
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name in a model's folder is one that `save` has not finished."""
-    return name.startswith((".model-", f"{PARTIAL}.model-", f"{PARTIAL}{CONFIG}-"))
+    return _LEFTOVER.match(name) is not None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class _Writer:
             place: dict[str, str] = {}
             tensors.append((place, value, where))
             return place
+        if isinstance(value, Real) and not isinstance(value, bool):  # NumPy's too
+            return int(value) if isinstance(value, Integral) else float(value)
         if isinstance(value, Mapping):
             raise CheckpointError(
                 f"{where} is a {type(value).__name__}: an argument is a number, text, None, tensor, module or list"

@@ -1,6 +1,7 @@
 """Every model folder there is opens with `induced.load`, by one call and by no other import."""
 
 import importlib
+import pkgutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,7 @@ from induced.serialization import notes, save
 
 ROOT = Path(induced.__file__).parents[1]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["induced.models"]
+APPLICATIONS = Path(applications.__file__).parent
 SHIPPED = {
     "flow_matching/pretrained/mnist": FlowMatching,
     "common/pretrained/digits": DigitClassifier,
@@ -40,17 +42,13 @@ def test_what_is_installed_declares_them() -> None:
 
 
 def test_the_shipped_models_are_all_here() -> None:
-    found = {str(path.parent.relative_to(Path(applications.__file__).parent)) for path in _folders()}
+    found = {str(path.parent.relative_to(APPLICATIONS)) for path in APPLICATIONS.glob("**/pretrained/*/config.json")}
     assert found == SHIPPED.keys()
-
-
-def _folders() -> list[Path]:
-    return sorted(Path(applications.__file__).parent.glob("**/pretrained/*/config.json"))
 
 
 @pytest.mark.parametrize("folder", SHIPPED)
 def test_a_shipped_model_opens_as_it_was_saved(folder: str, tmp_path: Path) -> None:
-    place = Path(applications.__file__).parent / folder
+    place = APPLICATIONS / folder
     model = induced.load(place)
     assert type(model) is SHIPPED[folder]
     assert not model.training and not any(p.requires_grad for p in model.parameters())
@@ -59,15 +57,19 @@ def test_a_shipped_model_opens_as_it_was_saved(folder: str, tmp_path: Path) -> N
         assert (again / name).read_bytes() == (place / name).read_bytes()
 
 
-def test_a_new_process_opens_them_with_nothing_imported_but_induced() -> None:
-    folders = [str(path.parent) for path in _folders()]
-    script = f"import induced; print(*(type(induced.load(folder)).__name__ for folder in {folders!r}))"
+def test_a_new_process_has_all_kinds_of_the_library_and_opens_those_of_applications() -> None:
+    for module in pkgutil.walk_packages(induced.__path__, "induced."):
+        importlib.import_module(module.name)
+    kinds = {name for name, entry in _by_name.items() if entry.owner.startswith(("induced.", "torch."))}
+    script = (
+        "import sys, induced, induced._registry as r; print(*r._by_name); print('applications' in sys.modules);"
+        f"print(*(type(induced.load(folder)).__name__ for folder in {[str(APPLICATIONS / folder) for folder in SHIPPED]!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.stdout.split(), done.stderr) == ([type_.__name__ for type_ in _sorted()], "")
-
-
-def _sorted() -> list[type]:
-    return [SHIPPED[str(path.parent.relative_to(Path(applications.__file__).parent))] for path in _folders()]
+    assert done.stderr == ""
+    found, imported, opened = done.stdout.splitlines()
+    assert set(found.split()) == kinds and imported == "False"
+    assert opened.split() == [cls.__name__ for cls in SHIPPED.values()]
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,4 +77,4 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "applications.flow_matching.model")
     monkeypatch.setitem(sys.modules, "applications.common.kinds", None)
     with pytest.raises(CheckpointError, match=r"FlowMatching of .*, which cannot be imported .*: install induced\[apps\]"):
-        induced.load(Path(applications.__file__).parent / "flow_matching/pretrained/mnist")
+        induced.load(APPLICATIONS / "flow_matching/pretrained/mnist")

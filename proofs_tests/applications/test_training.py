@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from applications.common.data import Batch, ImageSet
 from applications.common.randomness import batch_indices, step_generator
@@ -125,6 +125,14 @@ def test_a_run_is_not_overwritten_unasked_and_not_resumed_with_other_settings(tm
     toy.train(folder, config=replace(toy.CONFIG, seed=9))
     toy.train(folder, overwrite=True)
     assert files_of(folder) == files_of(uninterrupted)
+
+
+def test_a_model_that_could_not_be_saved_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    objective = toy.Denoise()
+    objective.model = nn.Bilinear(1, 1, 1)
+    with pytest.raises(CheckpointError, match="a Bilinear cannot be saved: its class is not registered; call induced.serial"):
+        toy.train(tmp_path / "run", objective=objective)
+    assert not (tmp_path / "run").exists()
 
 
 def test_samples_become_pictures_of_the_average(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from induced.serialization import disk, load, save
 KILLS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 20
 FILES = ["config.json", "model.safetensors"]
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -178,6 +179,24 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path: Path) -> None:
             save(model(2), folder)
     assert saved(tmp_path / "old") == 1 and sorted(os.listdir(tmp_path / "old")) == FILES
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there_and_nothing_besides(tmp_path: Path) -> None:
+    disk.replace_file(tmp_path / "file", b"old")
+    with no_file_above(10), pytest.raises(CheckpointError, match=r"file: cannot be written .File too large.; 100 bytes"):
+        disk.replace_file(tmp_path / "file", b"x" * 100)
+    assert (tmp_path / "file").read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_files_of_others_stay_where_they_are(tmp_path: Path) -> None:
+    save(model(1), tmp_path)
+    mine = [".model-of-mine.safetensors", ".partial-notes", "README.md", ".model-0123456789abcdef.txt"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".model-0123456789abcdef.safetensors").write_text("what a crash has left")
+    (tmp_path / ".partial-config.json-1-2").write_text("")
+    save(model(2), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*FILES, *mine])
 
 
 @pytest.mark.parametrize("when", range(1, 4))

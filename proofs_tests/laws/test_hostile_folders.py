@@ -61,7 +61,7 @@ LARGE: list[tuple[str, Objects, str]] = [
     ("a U-Net of wide layers", of("networks.UNet", shape=[1, 64, 64], depth=6, **UNET), MORE),
     ("a family of a large space", of("propagators.LowRankFamily", **FAMILY), MORE),
 ]
-"""Configs of some hundred bytes; the first took 40 GB, and a U-Net of width 400 3.6 GB."""
+"""Configs of some hundred bytes; the first asks for 40 GB, and the U-Net took 3.6 GB."""
 TANH = {"1": {"class": "torch.Tanh", "arguments": {}}}
 COUPLING = {"shape": [4], "conditioner": {"ref": "1"}, "flip": False, "names": [], "kind": "Linearizer"}
 OTHERWISE = "reads its arguments otherwise than they stand there"
@@ -87,6 +87,7 @@ def test_a_hostile_config_is_refused_with_its_reason(objects: Objects, message: 
         load(written(tmp_path, objects))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_the_peak_memory_of_refusing_is_bounded(tmp_path: Path) -> None:
     """What is allocated for a config without weights is at most FREE, 256 MiB, whatever it asks for."""
