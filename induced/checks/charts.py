@@ -1,6 +1,7 @@
 """Laws of charts."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -13,18 +14,18 @@ from induced.checks.measure import (
     attempt,
     compare,
     exactly,
+    farthest,
     finite_gradients,
-    lengths,
     longest,
     not_applicable,
     per_sample,
     require_samples,
+    unit_normal,
 )
 from induced.checks.report import Report, Reports
 from induced.checks.sides import Side, both_sides, slopes
 from induced.checks.untouched import different_bits, untouched
 from induced.checks.volume import volume_laws
-from induced.errors import DomainError
 
 
 def check_bijection(g: Bijection, x: Tensor) -> Reports:
@@ -96,30 +97,21 @@ def _contract(name: str, f: Bijection, x: Tensor, result: Tensor) -> Report:
 
 def _far(law: str, statement: str, g: Bijection, z: Tensor, floor: float) -> Report:
     """Coordinates in random directions, as long as those of the samples, then 4, 16 and 64 times."""
-    found = not_applicable(
-        law, statement, "the chart cannot be judged at coordinates in other directions than those of the samples"
-    )
-    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unsqueeze(-1).flatten(1).to(z)
-    directions = (drawn / lengths(drawn).unsqueeze(-1)).reshape(z.shape)
-    size = longest(z) or 1.0
-    for factor in (1, 4, 16, 64):
-        w = factor * size * directions
-        note = f"at coordinates of norm {factor * size:.3g}"
-        try:
+    size, directions = longest(z) or 1.0, unit_normal(z, *z.shape, seed=1)
+
+    def tries() -> Iterator[Report]:
+        for factor in (1, 4, 16, 64):
+            w = factor * size * directions
+            note = f"at coordinates of norm {factor * size:.3g}"
             x = g.inverse(w.clone())
             if factor == 1 and x.isnan().any():
-                return Report(law, statement, math.nan, 0.0, w[0], f"{note} g^-1 gives nan: is g onto?")
+                yield Report(law, statement, math.nan, 0.0, w[0], f"{note} g^-1 gives nan: is g onto?")
             if not x.isfinite().all():
-                break
-            tried = compare(law, statement, g(x) - w, longest(w), Noise(rounding(g.inv, w), floor), w, note=note)
-        except DomainError:
-            break
-        if tried.verdict == "unjudgeable":
-            break
-        found = tried
-        if tried.verdict == "violated":
-            break
-    return found
+                return
+            yield compare(law, statement, g(x) - w, longest(w), Noise(rounding(g.inv, w), floor), w, note=note)
+
+    why = "the chart cannot be judged at coordinates in other directions than those of the samples"
+    return farthest(tries(), not_applicable(law, statement, why))
 
 
 def _finite_gradients(g: Bijection, x: Tensor, z: Tensor) -> Report:

@@ -1,7 +1,7 @@
 """Laws of operators on one space: powers, the one-parameter group, idempotents."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import accumulate
 
@@ -13,8 +13,9 @@ from induced.checks.measure import (
     attempt,
     compare,
     exactly,
+    farthest,
     longest,
-    noise,
+    noises,
     not_applicable,
     one_line,
     raised,
@@ -235,8 +236,7 @@ def _flows(f: LinearizerOperator, flow: Flow, x: Tensor, scale: float, near: Flo
     def known() -> dict[tuple[float, ...], Noise]:
         """What the chart may do at the points that the laws compare or start from: one sweep for all."""
         visited = dict.fromkeys(times for left, right in near.values() for times in (left[:1], right))
-        roundings, floor = X.roundings(torch.cat([image(times) for times in visited])), X.zero_size(x)
-        return {k: Noise(float(r.max()), floor) for k, r in zip(visited, roundings.chunk(len(visited)), strict=True)}
+        return dict(zip(visited, noises(X, *map(image, visited)), strict=True))
 
     def judge(law: str, statement: str) -> Report:
         left, right = near[law]
@@ -252,7 +252,7 @@ def _flows(f: LinearizerOperator, flow: Flow, x: Tensor, scale: float, near: Flo
         fx = f(x.clone())
         off = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h) - X.coords(fx)
         truncation = scale * size * (1 + (scale * h) ** 4 / eps)
-        error = (known()[()] + sums * size) / h + noise(X, fx) + truncation
+        error = (known()[()] + sums * size) / h + noises(X, fx)[0] + truncation
         return compare(law, statement, off, scale * size, error, x)
 
     return [_unless_refused(law, judge if law in near else derivative) for law in laws]
@@ -286,18 +286,17 @@ def _doubled(X: HilbertSpace, flow: Flow, z: Tensor, scale: float, law: str, sta
         rounded = sums * (1 + 2 * time) * max(once**2, twice) * longest(X.coords(x))
         tried.append((t, x, left, expected, once, Noise(rounded) + max(1.0, once) * underflow(z)))
         visited += [mid, right]
-    floor = X.zero_size(z)
-    known = [Noise(float(r.max()), floor) for r in X.roundings(torch.cat(visited)).chunk(len(visited))] if visited else []
-    found = not_applicable(law, statement, "the flow grows beyond what can be judged")
-    for (t, x, left, expected, once, error), at_mid, at_end in zip(tried, known[::2], known[1::2], strict=True):
-        size = max(longest(left), longest(expected))
-        report = compare(law, statement, left - expected, size, at_end + once * at_mid + error, x, note=f"at t = {t:.3g}")
-        if not report.tolerance <= JUDGEABLE:
-            break
-        found = report
-        if report.verdict == "violated":
-            break
-    return found
+    known = noises(X, *visited) if visited else []
+
+    def tries() -> Iterator[Report]:
+        for (t, x, left, expected, once, error), at_mid, at_end in zip(tried, known[::2], known[1::2], strict=True):
+            size = max(longest(left), longest(expected))
+            report = compare(law, statement, left - expected, size, at_end + once * at_mid + error, x, note=f"at t = {t:.3g}")
+            if not report.tolerance <= JUDGEABLE:
+                return
+            yield report
+
+    return farthest(tries(), not_applicable(law, statement, "the flow grows beyond what can be judged"))
 
 
 # -------------------------------------------------------------------------------------------------------------------- idempotents

@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -51,9 +51,11 @@ class Noise:
         return self * (1 / a)
 
 
-def noise(X: HilbertSpace, points: Tensor, against: Tensor | None = None) -> Noise:
-    """What X may do to the coordinates of points, at the worst of them (see `HilbertSpace.roundings`)."""
-    return Noise(float(X.roundings(points, against).max()), X.zero_size(points))
+def noises(X: HilbertSpace, *groups: Tensor) -> list[Noise]:
+    """What X may do to the coordinates of each group of points, at the worst of them (see `HilbertSpace.roundings`)."""
+    sizes = torch.split_with_sizes(X.roundings(torch.cat(groups)), [len(group) for group in groups])
+    floor = X.zero_size(groups[0])
+    return [Noise(float(size.max()), floor) for size in sizes]
 
 
 def estimated(noise: Callable[[], Noise], result: Tensor) -> Noise:
@@ -64,9 +66,9 @@ def estimated(noise: Callable[[], Noise], result: Tensor) -> Noise:
         return Noise(longest(result))
 
 
-def lengths(x: Tensor, batch: int = 1) -> Tensor:
-    """The norm of each sample, (*batch,)."""
-    return scaled_norm(x.flatten(batch), -1) if x.dim() > batch else x.abs()
+def lengths(x: Tensor) -> Tensor:
+    """The norm of each sample, (k,)."""
+    return scaled_norm(x.flatten(1), -1) if x.dim() > 1 else x.abs()
 
 
 def longest(x: Tensor) -> float:
@@ -149,6 +151,24 @@ def attempt(law: str, statement: str, judge: Callable[[str, str], Report], *, ch
         return raised(law, statement, error)
 
 
+def farthest(tries: Iterable[Report], otherwise: Report) -> Report:
+    """The last of ever harder tries of a law that can be judged, or the first that is violated; `otherwise` where there is none.
+
+    Tries end where one is unjudgeable, or the chart refuses with a DomainError.
+    """
+    found = otherwise
+    try:
+        for report in tries:
+            if report.verdict == "unjudgeable":
+                break
+            found = report
+            if report.verdict == "violated":
+                break
+    except DomainError:
+        pass
+    return found
+
+
 def raised(law: str, statement: str, error: Exception) -> Report:
     """The report of a law that raised, with the line that did unless the library says what is wrong."""
     note = f"raised {one_line(error)}"
@@ -223,16 +243,22 @@ def _noted(report: Report, note: str) -> Report:
     return replace(report, note=joined(report.note, note))
 
 
-def random_like(X: HilbertSpace, x: Tensor, factor: float = 1.0, seed: int = 0, least: float = 0.0) -> Tensor:
-    """Points whose coordinates have random directions and `factor` times the norms of those of x; `factor` where x is zero.
+def unit(x: Tensor) -> Tensor:
+    """Samples (k, ...) scaled to length 1; zero stays zero."""
+    length = lengths(x).reshape(-1, *(1,) * (x.dim() - 1))
+    return x / torch.where(length > 0, length, 1.0)
 
-    Arguments:
-        least: the norms are at least that, times the factor.
-    """
+
+def unit_normal(like: Tensor, *shape: int, seed: int = 0) -> Tensor:
+    """Samples (k, ...) of length 1 in random directions, of the dtype and device of another tensor."""
+    return unit(torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like))
+
+
+def random_like(X: HilbertSpace, x: Tensor, seed: int = 0, least: float = 0.0) -> Tensor:
+    """Points whose coordinates have random directions and the norms of those of x, and at least `least`; 1 where x is zero."""
     z = X.coords(x)
-    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(z)
-    size = scaled_norm(z, -1).unsqueeze(-1)
-    return X.point(drawn / scaled_norm(drawn, -1).unsqueeze(-1) * torch.where(size > 0, size, 1.0).clamp(min=least) * factor)
+    size = lengths(z).unsqueeze(-1)
+    return X.point(torch.where(size > 0, size, 1.0).clamp(min=least) * unit_normal(z, *z.shape, seed=seed))
 
 
 def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:

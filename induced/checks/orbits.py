@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from induced.checks.measure import FACTOR, Noise, lengths, longest
+from induced.checks.measure import FACTOR, Noise, lengths, longest, unit_normal
 from induced.checks.report import JUDGEABLE
 from induced.operators import Dense, LinearOperator, inverse
 from induced.spaces import HilbertSpace
@@ -86,8 +86,7 @@ def summed(X: HilbertSpace) -> float:
 def directions(z: Tensor) -> Tensor:
     """Some coordinates in random directions, at least 8, as long as those of z; of length 1 where z is zero."""
     size = lengths(z).repeat(-(-8 // len(z))).unsqueeze(-1)
-    drawn = torch.randn((len(size), *z.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z)
-    return drawn / lengths(drawn).unsqueeze(-1) * torch.where(size > 0, size, 1.0)
+    return torch.where(size > 0, size, 1.0) * unit_normal(z, len(size), *z.shape[1:])
 
 
 def ratio(image: Tensor, z: Tensor) -> float:

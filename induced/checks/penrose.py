@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from induced.checks.maps import along, at_pairs, gain_and_reach, independent, inner, longest_image, noises, sums, unit
-from induced.checks.measure import compare, longest, random_like
+from induced.checks.maps import along, at_pairs, gain_and_reach, independent, inner, longest_image, sums
+from induced.checks.measure import compare, longest, noises, random_like, unit
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.errors import DomainError

@@ -15,7 +15,7 @@ from induced.bijections import Bijection
 from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
 from induced.checks.maps import check_adjoint, check_linear, sums
-from induced.checks.measure import FACTOR, attempt, exactly, longest, not_applicable, raised, require_samples
+from induced.checks.measure import FACTOR, attempt, exactly, longest, not_applicable, raised, require_samples, unit_normal
 from induced.checks.penrose import check_penrose
 from induced.checks.report import Report, Reports
 from induced.checks.singular import check_svd
@@ -284,9 +284,8 @@ def _map(f: LinearizerOperator, name: str) -> Part:
 def _idempotent(f: LinearizerOperator, points: Tensor) -> list[Report]:
     """f f = f where the core is a projection: by its class, or A A z = A z up to rounding at random coordinates."""
     A = f.core
-    z = torch.randn(4, f.domain.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(points)
-    once = A(z)
-    rounding = FACTOR * torch.finfo(z.dtype).eps * sums(f) * longest(once) * max(1.0, longest(once) / longest(z))
+    once = A(unit_normal(points, 4, f.domain.dim))
+    rounding = FACTOR * torch.finfo(once.dtype).eps * sums(f) * longest(once) * max(1.0, longest(once))
     if isinstance(A, Projection) or longest(A(once) - once) <= rounding:
         return check_idempotent(f, points)
     return [not_applicable("f(f(x)) = f(x)", "Lemma 4.2", "the core is not a projection")]

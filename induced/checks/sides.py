@@ -8,7 +8,7 @@ from torch import Tensor
 
 from induced.bijections import Bijection, rounding
 from induced.bijections.certificate import zero_size
-from induced.checks.measure import FACTOR, Noise, compare, exactly, lengths, longest, not_applicable, unjudgeable
+from induced.checks.measure import FACTOR, Noise, compare, exactly, longest, not_applicable, unit_normal, unjudgeable
 from induced.checks.report import JUDGEABLE, Report
 
 # Gauss (3 nodes) within Kronrod (7) on [-1, 1], and the ends, where variation is looked at
@@ -81,8 +81,7 @@ def _integral(law: str, statement: str, f: Function, x: Tensor, step: Tensor, kn
     if not moved.isfinite().all():
         return unjudgeable(law, statement, "the values overflow"), True
     t = ((1 + torch.tensor(NODES, dtype=torch.float64)) / 2).to(x).repeat_interleave(n).requires_grad_()
-    w = torch.randn(moved.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(x)
-    w = w / lengths(w).reshape(n, *(1,) * (w.dim() - 1))
+    w = unit_normal(x, *moved.shape, seed=2)
     with torch.enable_grad():
         along = f(x.repeat(len(NODES), *ones) + t.reshape(-1, *ones) * step.repeat(len(NODES), *ones))
         projected = (w.repeat(len(NODES), *(1,) * (w.dim() - 1)) * along).sum()
@@ -108,7 +107,5 @@ def _integral(law: str, statement: str, f: Function, x: Tensor, step: Tensor, kn
 
 def _elsewhere(side: Side) -> Tensor:
     """Another point for each sample, half its coordinates and as much at random, or as the chart computes with at zero."""
-    drawn = torch.randn(side.result.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(side.x)
     size = max(longest(side.result), side.known.floor) or 1.0
-    moved: Tensor = side.f.inverse(0.5 * side.result + 0.5 * size / longest(drawn) * drawn)
-    return moved
+    return side.f.inverse(0.5 * side.result + 0.5 * size * unit_normal(side.x, *side.result.shape, seed=3))

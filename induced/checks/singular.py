@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from induced.checks.maps import along, noises, sums, unit, unit_normal
-from induced.checks.measure import Noise, attempt, compare, exactly, not_applicable
+from induced.checks.maps import along, sums
+from induced.checks.measure import Noise, attempt, compare, exactly, noises, not_applicable, unit, unit_normal
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.errors import DomainError

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from induced.checks.batches import left_alone, rearrangements, same_again
-from induced.checks.measure import Noise, compare, estimated, longest, noise, require_samples, shrunk, unjudgeable
+from induced.checks.measure import Noise, compare, estimated, longest, noises, require_samples, shrunk, unjudgeable
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.spaces import HilbertSpace
@@ -38,7 +38,7 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
                 *_laws(X, points, at_points),
                 alone,
                 alone_back,
-                *rearrangements("coords", X.coords, points, z, estimated(lambda: noise(X, points), z)),
+                *rearrangements("coords", X.coords, points, z, estimated(lambda: noises(X, points)[0], z)),
                 *rearrangements("point", X.point, z, back, at_points),
                 same_again("coords", X, X.coords, points, z),
                 same_again("point", X, X.point, z, back),
@@ -73,7 +73,7 @@ def _axioms(X: HilbertSpace, x: Tensor) -> list[Report]:
     sum_left, sum_right = add(xy, w), add(x, add(y, w))
     zx, zy = X.coords(x), X.coords(y)
     size = 3 * longest(zx)
-    error = noise(X, torch.cat([x, zero[:1], xy, sum_left, ax, bx, minus]))
+    error = noises(X, torch.cat([x, zero[:1], xy, sum_left, ax, bx, minus]))[0]
 
     def coords(law: str, left: Tensor, right: Tensor) -> Report:
         return compare(law, "Prop 2.3", X.coords(left) - X.coords(right), size, error, x)
