@@ -125,6 +125,8 @@ def _gradients(s: Side) -> Report:
 
 def _on_lattice(g: Bijection, z: Tensor, back: Tensor) -> Report:
     law = "g gives multiples of its resolution, and maps lattice points exactly"
+    if not all(layer.exact or layer.resolution == g.resolution for layer in g.layers()):
+        return not_applicable(law, "contract", "a layer leaves the lattice")
     off = per_sample(z / g.resolution != (z / g.resolution).round())
     moved = per_sample(different_bits(g.inverse(g(back.clone())), back))
     return exactly(law, "contract", off + moved, z)

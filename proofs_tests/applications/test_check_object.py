@@ -13,7 +13,7 @@ from applications import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "charts_of_a_user"
-KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator, a LinearOperator"
+KINDS = "a Bijection, a HilbertSpace, a LinearizerOperator or a LinearOperator"
 SOURCE = """
 import torch
 from torch import nn
@@ -141,7 +141,9 @@ def test_a_mistake_is_one_line(here: Path) -> None:
     assert (
         said.startswith(f"induced: {MODULE}:needs_arguments cannot be called without arguments: TypeError: ") and "\n" not in said
     )
-    assert refusal(f"{MODULE}:Shear", "--samples", 0) == "induced: check needs at least 1 sample, got samples=0"
+    assert (
+        refusal(f"{MODULE}:Shear", "--samples", 0) == "induced: check draws a whole number of samples, at least 1; got samples=0"
+    )
     assert refusal(f"{MODULE}:Shear", "--radius", 0) == "induced: the radius of the samples is a finite number above 0, got 0.0"
     assert "not both" in refusal(f"{MODULE}:Shear", "--run", here)
 
