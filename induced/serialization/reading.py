@@ -49,13 +49,17 @@ def load(folder: Folder) -> nn.Module:
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another kind; the message names the file and what is wrong.
+
+    Law:
+        a folder that anyone may have written gives a CheckpointError before it takes memory (laws/test_hostile_folders.py)
     """
     folder, config, content = _read_pair(as_path(folder))
     path = folder / CONFIG
     reader = _Reader(path, config, _unpacked(folder / WEIGHTS, content))
     for number, item in config["objects"].items():
         named(item["class"], f"{path}: object {number}")
-    with torch.random.fork_rng(devices=[]), reader.allowance:  # constructors draw weights that are then replaced
+    # constructors draw weights that are then replaced, and compute constants
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), reader.allowance:
         module = reader.build("0")
     if extra := sorted(config["objects"].keys() - reader.built.keys()):
         raise CheckpointError(f"{path}: object(s) {', '.join(extra)} belong to nothing that object 0 uses")

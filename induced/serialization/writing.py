@@ -103,8 +103,8 @@ class _Writer:
             entry["dtype"], full = name_of(kept.dtype), kept
             kept = full.to(self.dtype)
             if bool((full.isfinite() & ~kept.isfinite()).any()):
-                largest = float(full[full.isfinite()].abs().max())
-                raise CheckpointError(f"{key} holds {largest:.3g}, too large for {name_of(self.dtype)}: save without dtype")
+                most, largest = torch.finfo(self.dtype).max, float(full[full.isfinite()].abs().max())
+                raise CheckpointError(f"{key} holds {largest:.3g}, and {name_of(self.dtype)} ends at {most:.3g}")
         if isinstance(tensor, nn.Parameter):
             entry["trains"] = tensor.requires_grad
         self._keys[id(tensor)], self.entries[key] = key, entry
@@ -160,7 +160,8 @@ def save(
         DtypeError: `dtype` is none of the three.
 
     Law:
-        `load(save(module, folder))(x) == module(x)` bit for bit (laws/test_serialization.py)
+        `load(save(module, folder))(x) == module(x)` bit for bit (laws/test_serialization.py), and no crash while a model is saved
+        over another loses both (laws/test_atomic_save.py)
     """
     if dtype is not None and dtype not in _NARROW:
         raise DtypeError(f"weights are stored in one of {', '.join(map(name_of, _NARROW))}, got dtype={dtype}")

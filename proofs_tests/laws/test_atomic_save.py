@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import stat
 import sys
 import threading
 import time
@@ -213,6 +214,24 @@ def test_a_disk_that_fills_at_any_file_is_said(when: int, tmp_path: Path, monkey
     with pytest.raises(CheckpointError, match="cannot be written .No space left on device."):
         save(model(2), tmp_path)
     assert saved(tmp_path) == 1 and sorted(os.listdir(tmp_path)) == FILES
+
+
+def test_a_file_system_that_syncs_no_folders_is_written_to_and_another_failure_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(code: int) -> Callable[[int], None]:
+        def sync(handle: int) -> None:
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(code, os.strerror(code))
+
+        return sync
+
+    monkeypatch.setattr(disk.os, "fsync", failing(errno.EINVAL))
+    assert saved(save(model(1), tmp_path)) == 1
+    monkeypatch.setattr(disk.os, "fsync", failing(errno.EIO))
+    with pytest.raises(CheckpointError, match="cannot be written .Input/output error."):
+        save(model(2), tmp_path)
+    assert saved(tmp_path) == 1
 
 
 def test_an_interrupt_at_the_moment_of_the_switch_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from induced.bijections import (
     ConditionalCoupling,
     Identity,
     Log,
+    PositiveDefinite,
     RandomSplit,
     Reversible,
     glow,
@@ -320,6 +321,14 @@ def test_the_mode_of_the_whole_is_kept(tmp_path: Path) -> None:
     for training in (True, False):
         loaded = load(save(real_nvp(2, 2, 4).train(training), tmp_path))
         assert all(module.training is training for module in loaded.modules())
+
+
+def test_a_model_loads_on_the_cpu_whatever_the_default_device_is(tmp_path: Path) -> None:
+    chart, x = Composition(PositiveDefinite(3), shaken(real_nvp(6, 2, 4))), torch.eye(3) + torch.ones(3, 3)
+    save(chart, tmp_path)
+    with torch.device("meta"):
+        loaded = load(tmp_path)
+    assert torch.equal(loaded(x), chart(x)) and torch.equal(loaded.inverse(chart(x)), chart.inverse(chart(x)))
 
 
 def test_most_parameters_frozen_or_few_are_told_apart(tmp_path: Path) -> None:
