@@ -137,7 +137,9 @@ class Reports(list[Report]):
         for part, group in groupby(self, key=lambda report: report.part):
             head = "".join(f"<th>{name}</th>" for name in (*HEADINGS, ""))
             rows = [(*_row(report), _details(report)) for report in group]
-            body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+            # notebooks align cells to the right
+            left = '<td style="text-align: left">'
+            body = "".join(f"<tr>{''.join(f'{left}{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
             title = f"<caption>{html.escape(part)}</caption>" if part else ""
             tables.append(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         return "".join(tables) + f"<p>{html.escape(self.summary())}</p>"
