@@ -93,7 +93,7 @@ def main() -> None:
 
     def judge(name: str) -> dict[str, float]:
         trained, steps = train(Ours(changed(BASE, VARIANTS[name])), data, 60 * asked.minutes, asked.seed)
-        found, images = measure(trained.objective.model.eval().requires_grad_(False), real, asked.samples, asked.seed)
+        found, images = measure(trained.flow.eval().requires_grad_(False), real, asked.samples, asked.seed)
         pictures = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
         save_png(asked.out / f"{name.replace(' ', '-')}.png", pictures, scale=2)
         return {"steps": float(steps), **found}

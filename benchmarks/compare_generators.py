@@ -63,15 +63,16 @@ class Ours(Contender):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
         self.config = config or Config()
-        self.objective: Objective = FlowMatchingObjective(build(self.config.model), self.config.objective)
-        if self.objective.model.density and self.config.model.noise_space == "euclidean":
+        self.flow = build(self.config.model)
+        self.objective: Objective = FlowMatchingObjective(self.flow, self.config.objective)
+        if self.flow.density and self.config.model.noise_space == "euclidean":
             self.stages = ((0.8, BATCH), (0.2, self.config.latent_batch))
 
     def enter(self, stage: int, data: ImageSet) -> Source:
         if stage == 0:
             return data
-        self.objective = LatentObjective(self.objective.model, self.config.objective)
-        return Tensors(data.name, {"coordinates": self.objective.model.encode_leading(data.images)})
+        self.objective = LatentObjective(self.flow, self.config.objective)
+        return Tensors(data.name, {"coordinates": self.flow.encode_leading(data.images)})
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         return self.objective(batch, self.objective.draw(len(next(iter(batch.values()))), generator))["loss"]
@@ -80,7 +81,7 @@ class Ours(Contender):
         self.objective.initialize(batch, self.objective.draw(len(next(iter(batch.values()))), generator))
 
     def samplers(self) -> dict[str, Sampler]:
-        return {"one step": self.objective.model.operator()}
+        return {"one step": self.flow.operator()}
 
 
 class Vanilla(Contender):

@@ -6,6 +6,7 @@
     checkpoints/step-00000500/   config.json, model.safetensors: the moving average of the model, which `induced.load` opens;
                                  training.safetensors (the weights), optimizer.safetensors, optimizer.json, state.json
     samples/, tensorboard/       pictures and curves
+    manifest.json                what the run writes: only this is deleted by --overwrite
 
 `induced.load` of the run's folder gives the model of the newest checkpoint. A checkpoint is written to a temporary sibling,
 synced, then renamed: it is there whole or not at all. Nothing is pickled. No state of a random generator is stored: all
@@ -15,7 +16,9 @@ random sequence.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +26,11 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from applications.common.checkpoints import Checkpoint, read_checkpoint, step_of, write
+from applications.common.locks import held
+from applications.common.manifest import NAME, Manifest, conflicts, delete_run, read_manifest, write_manifest
 from induced.errors import CheckpointError
 from induced.serialization import notes
-from induced.serialization.disk import PARTIAL, json_bytes, plain, remove, replace_file, sync, write_json
+from induced.serialization.disk import PARTIAL, cannot, json_bytes, plain, remove, replace_file, sync, write_json
 from induced.serialization.layout import CONFIG, read_config
 from induced.serialization.writing import save_run
 
@@ -35,7 +40,8 @@ FREE_SETTINGS: Final = frozenset(
 """Settings that may change when a run is resumed: how long it goes on, what it leaves behind, on what devices, and what keeps it
 from diverging."""
 
-_OWN: Final = ("checkpoints", "samples", "tensorboard", "config.json", "metrics.jsonl", "report.json")
+LOCK: Final = ".lock"
+TRAIN: Final = "train"
 
 
 class Run:
@@ -44,41 +50,117 @@ class Run:
     Arguments:
         folder: Where it is, or will be.
         later: Subfolders that hold later stages, runs themselves, the last one first: the model is that of the last stage.
+        maker: What makes the run. One other than "train" owns its folder alone: it begins in no folder that holds anything else.
+        files: Further files that it writes there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, later: Sequence[str] = ()) -> None:
-        self.folder, self.later = Path(folder), tuple(later)
+    def __init__(
+        self, folder: str | os.PathLike[str], *, later: Sequence[str] = (), maker: str = TRAIN, files: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.later, self.maker, self.files = Path(folder), tuple(later), maker, tuple(files)
+        self._is_locked = False
 
-    def begin(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
-        """Open the folder for training: clear leftovers of a killed process, check and write config.json.
+    def check(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, needed: int = 0) -> list[str]:
+        """Whether `begin` may: nothing is changed.
+
+        Arguments:
+            config: Settings of the run; without "data" where those are not read yet.
+            resume: Go on with the checkpoints that are there.
+            overwrite: Delete what an earlier run left, by its manifest, and start anew.
+            needed: Bytes that the run will take on disk.
+
+        Returns:
+            Settings that change on resume, in words.
+
+        Raises:
+            CheckpointError: as `begin`.
+        """
+        if resume and overwrite:
+            raise CheckpointError(f"{self.folder}: resume and overwrite exclude each other; give one of them")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointError(f"{self.folder}: is a file; a run is a folder: choose another name with --out")
+        manifest, found = read_manifest(self.folder), conflicts(self.folder)
+        if manifest is None and self.maker != TRAIN and self.folder.exists():
+            found = [path.name for path in self.folder.iterdir() if path.name != LOCK]
+        if manifest is None and found and not resume:
+            raise CheckpointError(
+                f"{self.folder}: holds {', '.join(sorted(found)[:6])} and no {NAME} of a run, so these are files of something "
+                "else: they are neither deleted nor written over; choose another folder with --out"
+            )
+        if manifest is not None and self.maker != TRAIN and manifest.maker != self.maker:
+            raise CheckpointError(
+                f"{self.folder}: is the folder of a run that {manifest.maker!r} made, not {self.maker!r}: it is neither deleted "
+                "nor written over; choose another folder with --out"
+            )
+        if manifest is not None and not (resume or overwrite):
+            saved = [path.name for path in self.checkpoints()]
+            raise CheckpointError(
+                f"{self.folder}: already holds {', '.join(found) or NAME} of an earlier run"
+                + (f"; its newest checkpoint is {saved[-1]}: give --resume to go on" if saved else "")
+                + "; give --overwrite to delete these, or another folder with --out"
+            )
+        changed = self._changed_settings(config) if resume else []
+        self._require_room(needed)
+        if (self.folder / LOCK).exists():
+            with self.locked():
+                pass
+        return changed
+
+    def begin(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, needed: int = 0) -> list[str]:
+        """Open the folder for training: check, clear leftovers of a killed process or an earlier run, write config.json.
 
         Arguments:
             config: All settings of the run, nested as they like, as JSON can hold them.
             resume: Go on with the checkpoints that are there.
-            overwrite: Delete what an earlier run left (only files this class names) and start anew.
+            overwrite: Delete what an earlier run left, by its manifest, and start anew.
+            needed: Bytes that the run will take on disk.
+
+        Returns:
+            Settings that change on resume, in words.
 
         Raises:
-            CheckpointError: an earlier run is there and neither was asked; both were asked; a resumed run's settings
-                differ from config.json beyond `FREE_SETTINGS`, or there is no config.json.
+            CheckpointError: an earlier run is there and neither was asked; both were asked; the folder holds files of something
+                else, or too little room; a resumed run's settings differ from config.json beyond `FREE_SETTINGS`, or there is no
+                config.json. Nothing has changed then.
         """
-        if resume and overwrite:
-            raise CheckpointError(f"{self.folder}: resume and overwrite exclude each other; give one of them")
-        found = [name for name in _OWN if (self.folder / name).exists()]
-        if found and not (resume or overwrite):
-            saved = [path.name for path in self.checkpoints()]
-            raise CheckpointError(
-                f"{self.folder}: already holds {', '.join(found)} of an earlier run"
-                + (f"; its newest checkpoint is {saved[-1]}: give --resume to go on" if saved else "")
-                + "; give --overwrite to delete these, or another folder with --out"
-            )
-        if resume:
-            self._check_settings(config)
-        for name in [] if resume else found:
-            remove(self.folder / name)
+        changed = self.check(config, resume=resume, overwrite=overwrite, needed=needed)
+        if not resume:
+            delete_run(self.folder)
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for leftover in (*self.folder.glob(PARTIAL + "*"), *(self.folder / "checkpoints").glob(PARTIAL + "*")):
             remove(leftover)
+        earlier = read_manifest(self.folder) or Manifest(self.maker)
+        own = dict.fromkeys((*earlier.files, *self.files))
+        write_manifest(self.folder, replace(earlier, files=tuple(own), stages=tuple({*earlier.stages, *self.later})))
+        self.configure(config)
+        return changed
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write config.json: the settings, and which stage holds the model."""
         save_run(self.folder, [f"{stage}/checkpoints" for stage in self.later] + ["checkpoints"], json.loads(json_bytes(config)))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that trains in the folder; within it, once more is without effect.
+
+        Raises:
+            CheckpointError: another one does.
+        """
+        if self._is_locked:
+            yield
+            return
+        with ExitStack() as stack:
+            with cannot("be written", self.folder, "choose another folder with --out"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.folder / LOCK, self._refuse))
+            self._is_locked = True
+            stack.callback(setattr, self, "_is_locked", False)
+            yield
+
+    def _refuse(self, other: str) -> None:
+        raise CheckpointError(
+            f"{self.folder}: {other} trains in this folder; wait for it, end it, or choose another folder with --out"
+        )
 
     def config(self) -> dict[str, Any]:
         """Read the settings of the run, the notes of config.json.
@@ -226,18 +308,44 @@ class Run:
                 remove(rejected)
                 os.replace(path, rejected)
 
-    def _check_settings(self, config: Mapping[str, Any]) -> None:
-        """Refuse settings that would make the resumed run another run."""
-        stored, given = _flatten(self.config()), _flatten(json.loads(json_bytes(config)))
+    def steps(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        return max(map(step_of, self.checkpoints()), default=0)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights of the newest checkpoint's model, by its config.json; empty where there is none."""
+        try:
+            return str(read_config(self.checkpoints()[-1] / CONFIG)["sha256"])
+        except (CheckpointError, IndexError, KeyError):
+            return ""
+
+    def _changed_settings(self, config: Mapping[str, Any]) -> list[str]:
+        """Refuse settings that would make the resumed run another run; list those that may change and do."""
+        kept = {name: value for name, value in self.config().items() if name != "data" or name in config}
+        stored, given = _flatten(kept), _flatten(json.loads(json_bytes(config)))
+        names = [name for name in sorted(stored.keys() | given.keys()) if _shown(stored, name) != _shown(given, name)]
         differing = [
             f"{name} (config.json: {_shown(stored, name)}, now: {_shown(given, name)})"
-            for name in sorted(stored.keys() | given.keys())
-            if name.rpartition(".")[2] not in FREE_SETTINGS and _shown(stored, name) != _shown(given, name)
+            for name in names
+            if name.rpartition(".")[2] not in FREE_SETTINGS
         ]
         if differing:
+            data = "; the data are not those that it was trained on" if any(n.startswith("data.") for n in names) else ""
             raise CheckpointError(
-                f"{self.folder}: cannot resume with other settings: {', '.join(differing)}. Give the same ones, or "
+                f"{self.folder}: cannot resume with other settings: {', '.join(differing)}{data}. Give the same ones, or "
                 f"another folder with --out; only {', '.join(sorted(FREE_SETTINGS))} may change"
+            )
+        return [f"{name} is {_shown(given, name)} from here on, it was {_shown(stored, name)}" for name in names]
+
+    def _require_room(self, needed: int) -> None:
+        """Refuse to begin what the disk cannot hold; checkpoints that are there already make room for others."""
+        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        there = sum(file.stat().st_size for path in self.checkpoints() for file in path.iterdir())
+        free = shutil.disk_usage(place).free
+        if needed - there > free:
+            raise CheckpointError(
+                f"{self.folder}: the checkpoints take up to {needed} bytes, and {free} are free: make room, lower --keep, or "
+                "choose another folder with --out"
             )
 
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -92,7 +93,7 @@ class Objective(nn.Module, ABC):
     """
 
     model: nn.Module
-    """The module to train, average and save; it holds every trainable parameter."""
+    """The module to train and average; it holds every trainable parameter."""
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Draws:
@@ -126,6 +127,10 @@ class Objective(nn.Module, ABC):
         Returns:
             Scalars; "loss" is minimised, the others are logged.
         """
+
+    def saved(self, model: nn.Module) -> nn.Module:
+        """What checkpoints hold of the averaged model, of a registered class: itself, or a whole that it is a part of."""
+        return model
 
 
 @dataclass(frozen=True)
@@ -212,83 +217,84 @@ def fit(
         A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for
         bit on the CPU, if `steps` stays the same (applications/test_training.py)
     """
-    require_registered(objective.model)
+    require_registered(objective.saved(objective.model))
     accelerator = accelerator_for(device)
     batch_of_process = _share(config, data, accelerator.num_processes)
     optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
-    if accelerator.is_main_process:
-        run.begin(
-            {"training": asdict(config), "data": {"name": data.name, "rows": len(data), "sha256": data.fingerprint()}}
-            | dict(settings or {}),
-            resume=resume,
-            overwrite=overwrite,
-        )
-    accelerator.wait_for_everyone()
-
-    objective.to(accelerator.device)
-    data = data.on(accelerator.device)
-    start, notes = 0, []
-    if resume:
-        checkpoint = run.latest(fallback)
-        average = _average(objective.model, config)
-        checkpoint.restore(objective.model, average.module, optimizer)
-        start = checkpoint.step
-        average.n_averaged.fill_(start)
-        notes = [f"resumed after step {start}", *filter(None, [checkpoint.note])]
-        accelerator.wait_for_everyone()
+    start, notes = 0, list[str]()
+    with ExitStack() as stack:
         if accelerator.is_main_process:
-            run.rewind(start)
-            print(*notes, sep="\n", flush=True)
-    else:
-        batch, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
-        with torch.no_grad():
-            objective.initialize(batch, draws)
-        average = _average(objective.model, config)
+            record = {"name": data.name, "rows": len(data), "sha256": data.fingerprint()}
+            begun = {"training": asdict(config), "data": record} | dict(settings or {})
+            needed = room(objective.model, config)
+            run.check(begun, resume=resume, overwrite=overwrite, needed=needed)
+            stack.enter_context(run.locked())
+            notes = run.begin(begun, resume=resume, overwrite=overwrite, needed=needed)
+        accelerator.wait_for_everyone()
 
-    wrapped = distribute(accelerator, objective, optimizer, config.shard)
-    mine = slice(accelerator.process_index * batch_of_process, (accelerator.process_index + 1) * batch_of_process)
-    writer = None
-    if accelerator.is_main_process:
-        writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
-    watch = Watch(run, config.steps)
-    progress = Progress(start, config.steps, config.batch, accelerator.is_main_process)
-    losses = _last_losses(run) if start >= config.steps else {}
-    objective.train()
-    try:
-        for step in range(start, config.steps):
-            batch, draws = _batch(objective, data, config, step, mine, accelerator.device)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimizer.zero_grad()
-            bf16 = config.precision == "bf16"
-            with watch.forward(step + 1, learning_rate(config, step)):
-                outputs = accumulate(accelerator, wrapped, batch, draws, most=config.micro_batch, bf16=bf16)
-            limit = math.inf if config.clip is None else config.clip
-            norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
-            # One transfer for all numbers of a step: each would cost a wait for the device of its own.
-            local = torch.stack([*outputs.values(), norm.detach().float()])
-            *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
-            losses = dict(zip(outputs, values, strict=True))
-            watch.losses(losses, gradient_norm)
-            optimizer.step()
-            gather_weights(wrapped)
-            average.update_parameters(objective.model)
-            progress.step(losses["loss"])
+        objective.to(accelerator.device)
+        data = data.on(accelerator.device)
+        if resume:
+            checkpoint = run.latest(fallback)
+            average = _average(objective.model, config)
+            checkpoint.restore(objective.model, objective.saved(average.module), optimizer)
+            start = checkpoint.step
+            average.n_averaged.fill_(start)
+            notes = [f"resumed after step {start}", *filter(None, [checkpoint.note]), *notes]
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                run.rewind(start)
+                print(*notes, sep="\n", flush=True)
+        else:
+            batch, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
+            with torch.no_grad():
+                objective.initialize(batch, draws)
+            average = _average(objective.model, config)
+
+        wrapped = distribute(accelerator, objective, optimizer, config.shard)
+        mine = slice(accelerator.process_index * batch_of_process, (accelerator.process_index + 1) * batch_of_process)
+        writer = None
+        if accelerator.is_main_process:
+            writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
+        watch = Watch(run, config.steps)
+        progress = Progress(start, config.steps, config.batch, accelerator.is_main_process)
+        losses = _last_losses(run) if start >= config.steps else {}
+        objective.train()
+        try:
+            for step in range(start, config.steps):
+                batch, draws = _batch(objective, data, config, step, mine, accelerator.device)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step)
+                optimizer.zero_grad()
+                bf16 = config.precision == "bf16"
+                with watch.forward(step + 1, learning_rate(config, step)):
+                    outputs = accumulate(accelerator, wrapped, batch, draws, most=config.micro_batch, bf16=bf16)
+                limit = math.inf if config.clip is None else config.clip
+                norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
+                # One transfer for all numbers of a step: each would cost a wait for the device of its own.
+                local = torch.stack([*outputs.values(), norm.detach().float()])
+                *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
+                losses = dict(zip(outputs, values, strict=True))
+                watch.losses(losses, gradient_norm)
+                optimizer.step()
+                gather_weights(wrapped)
+                average.update_parameters(objective.model)
+                progress.step(losses["loss"])
+                if writer is not None:
+                    _record(run, writer, config, step, losses, gradient_norm, progress)
+                    _sample(run, writer, config, step + 1, objective.saved(average.module), on_sample)
+                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                    weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
+                    watch.weights(weights, average.module.state_dict(), moments["state"])
+                    if accelerator.is_main_process:
+                        run.save(step + 1, weights, objective.saved(average.module), moments, keep=config.keep)
+        finally:
+            progress.close()
             if writer is not None:
-                _record(run, writer, config, step, losses, gradient_norm, progress)
-                _sample(run, writer, config, step + 1, average.module, on_sample)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
-                watch.weights(weights, average.module.state_dict(), moments["state"])
-                if accelerator.is_main_process:
-                    run.save(step + 1, weights, average.module, moments, keep=config.keep)
-    finally:
-        progress.close()
-        if writer is not None:
-            writer.close()
-    accelerator.wait_for_everyone()
-    done = max(start, config.steps)
-    return TrainingResult(done, losses, progress.seconds, progress.rate(done), average.module, tuple(notes))
+                writer.close()
+        accelerator.wait_for_everyone()
+        done = max(start, config.steps)
+        return TrainingResult(done, losses, progress.seconds, progress.rate(done), objective.saved(average.module), tuple(notes))
 
 
 def _share(config: TrainingConfig, data: Source, processes: int) -> int:
@@ -300,6 +306,11 @@ def _share(config: TrainingConfig, data: Source, processes: int) -> int:
             f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of {processes}"
         )
     return config.batch // processes
+
+
+def room(model: nn.Module, config: TrainingConfig) -> int:
+    """Bytes of the checkpoints that stay, and of one more while it is written: weights, average and two moments, each."""
+    return 4 * (config.keep + 1) * sum(value.numel() * value.element_size() for value in model.parameters())
 
 
 def _parameters(objective: Objective) -> list[nn.Parameter]:

@@ -127,6 +127,11 @@ class FlowMatching(nn.Module):
             affine.scale.fill_(self.config.floor / math.sqrt(squares / (len(images) * (self.dim - r))))
         return torch.cat(leading)
 
+    def take(self, latent: "Latent") -> "FlowMatching":
+        """Put h and the family of `latent` in the place of this model's own; returns the model."""
+        self.chart, self.family = ConditionalComposition(*self.encoder, *latent.density), latent.family  # type: ignore[arg-type]
+        return self
+
     def space(self, end: float) -> InducedSpace:
         """The induced space of an end point."""
         return InducedSpace(self.chart_at(end))
@@ -175,6 +180,14 @@ class FlowMatching(nn.Module):
         if self.config.floor is not None:
             std[self.config.rank :] = self.config.floor
         return std
+
+
+class Latent(nn.Module):
+    """The parts of a model that its second stage trains: h and the family, shared with the model."""
+
+    def __init__(self, model: FlowMatching) -> None:
+        super().__init__()
+        self.density, self.family = nn.ModuleList(model.density), model.family
 
 
 def pretrained(name: str = "mnist", root: Path = PRETRAINED) -> FlowMatching:

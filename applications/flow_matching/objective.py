@@ -1,17 +1,19 @@
 """The losses of flow matching, as pure functions, and the weighted sum that training minimises."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from applications.common.data import Batch
 from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching
+from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching, Latent
 from induced.errors import DomainError, ShapeError
 from induced.propagators import OperatorFamily
 
@@ -185,20 +187,27 @@ class FlowMatchingObjective(Objective):
 
 
 class LatentObjective(Objective):
-    """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images."""
+    """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
 
-    model: FlowMatching
+    `model` is what it trains, h and the family alone; `flow` is the whole, with the encoder as it is.
+    """
 
-    def __init__(self, model: FlowMatching, config: ObjectiveConfig) -> None:
+    model: Latent
+
+    def __init__(self, flow: FlowMatching, config: ObjectiveConfig) -> None:
         super().__init__()
-        self.model, self.config = model.requires_grad_(False), config
-        for part in (*model.density, model.family):
-            part.requires_grad_(True)
+        self.flow, self.config, self.model = flow.requires_grad_(False), config, Latent(flow).requires_grad_(True)
+        self._average = (copy.deepcopy(flow),)  # in a tuple: no part of this module, whose weights may be shards
+
+    def saved(self, model: nn.Module) -> FlowMatching:
+        """The whole model with these parts, h and the family."""
+        (whole,) = self._average
+        return whole.to(self.flow.reference().device).take(cast(Latent, model))
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {
-            "noise_image": torch.randn(n, *self.model.config.shape, generator=generator),
-            "latent_noise": torch.randn(n, self.model.dim, generator=generator),
+            "noise_image": torch.randn(n, *self.flow.config.shape, generator=generator),
+            "latent_noise": torch.randn(n, self.flow.dim, generator=generator),
             "time": times(n, generator),
         }
 
@@ -206,7 +215,7 @@ class LatentObjective(Objective):
         """Nothing depends on the first batch."""
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        weights, model, c = self.config, self.model, batch["coordinates"]
+        weights, model, c = self.config, self.flow, batch["coordinates"]
         require_pairs(len(c), weights.noise_share)
         noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
         z1, density = leading_density(model, noisy, draws["latent_noise"])

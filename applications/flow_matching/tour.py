@@ -31,19 +31,19 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
     Arguments:
         out: the run folder; figures lie in it beside the checkpoints.
         config: what to train, on the embedded digits.
-        overwrite: delete an earlier tour in the folder.
+        overwrite: delete what an earlier tour wrote to the folder, and nothing else.
         say: where the text goes.
 
     Returns:
         The report, as in report.json.
 
     Raises:
-        CheckpointError: the folder holds an earlier run and `overwrite` is false.
+        CheckpointError: the folder holds an earlier tour and `overwrite` is false; or it holds anything else.
         LawViolation: a law does not hold on the trained model.
     """
     say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
     say("   on 4,500 embedded MNIST digits (500 are held out).")
-    run = Run(out)
+    run = Run(out, maker="tour", files=tuple(_FIGURES))
     result = train(config, run, overwrite=overwrite)
     model = load_model(out, FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")

@@ -1,19 +1,21 @@
 """Training of flow matching into a run folder."""
 
 import os
-import shutil
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 import torch
 
 from applications.common.data import ImageSet, Tensors, training_images
+from applications.common.manifest import delete_run
+from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
-from applications.common.training import TrainingResult, fit
+from applications.common.training import TrainingResult, fit, room
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
-from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
+from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, require_pairs
 from applications.flow_matching.sampling import sample_grid
 
 LATENT = "latent"
@@ -37,33 +39,60 @@ def train(
 ) -> TrainingResult:
     """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
 
-    The result is that of the last stage, with the time of both and the rows a second of the first.
+    The second stage holds h and the family alone, and names the hash of the model that it was made from. Where a resumed run has
+    another one, since the first stage went on, the second is trained anew, and says so; until then the model of the run is that
+    of the first. The result is that of the last stage, with the time of both and the rows a second of the first.
     """
-    run, latent = Run(run.folder, later=[LATENT]), Run(run.folder / LATENT)
-    if overwrite and latent.folder.exists():
-        shutil.rmtree(latent.folder, ignore_errors=True)
-    data = training_set(config, data_dir)
+    latent, known = Run(run.folder / LATENT), settings(config)
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)
+    objective = FlowMatchingObjective(build(config.model), config.objective, distance)
+    # where both ends share h, it would forget the noise end while it learns the other
+    has_second = bool(config.latent_steps and objective.model.density and config.model.noise_space == "euclidean")
+    second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
+    accelerator = accelerator_for(device)
+    for stage in (config.training, second):
+        require_pairs(stage.batch // accelerator.num_processes, config.objective.noise_share)
+    goes_on = resume and run.steps() < config.training.steps
+    kept = resume and not goes_on and _made_from(latent) == run.digest()
+    if accelerator.is_main_process:
+        first = {"training": asdict(config.training)} | known
+        run.check(first, resume=resume, overwrite=overwrite, needed=room(objective.model, config.training))
+        if kept and has_second:
+            latent.check(first | {"training": asdict(second), "made_from": run.digest()}, resume=True)
+    run.later = (LATENT,) if kept or (has_second and not resume) else ()
+    data = training_set(config, data_dir)
     options: dict[str, Any] = {
-        "settings": settings(config),
         "fallback": fallback,
         "device": device,
         "on_sample": lambda model, step: sample_grid(model, step) if isinstance(model, FlowMatching) else None,
     }
-    objective = FlowMatchingObjective(build(config.model), config.objective, distance)
-    result = fit(objective, data, config.training, run, resume=resume, overwrite=overwrite, **options)
-    # where both ends share h, it would forget the noise end while it learns the other
-    if not config.latent_steps or not objective.model.density or config.model.noise_space != "euclidean":
-        return result
-    model = cast(FlowMatching, result.average)
-    name = f"leading coordinates of {data.name}"
-    coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
-    second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch)
-    begun = resume and bool(latent.checkpoints())
-    stage = LatentObjective(model, config.objective)
-    last = fit(stage, coordinates, second, latent, resume=begun, overwrite=not begun, **options)
-    both = result.seconds + last.seconds
-    return replace(
-        last, seconds=both, rows_per_second=result.rows_per_second or last.rows_per_second, notes=result.notes + last.notes
-    )
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(run.locked())
+        result = fit(objective, data, config.training, run, settings=known, resume=resume, overwrite=overwrite, **options)
+        if not has_second:
+            return result
+        begun, before = resume and _made_from(latent) == run.digest(), _made_from(latent)
+        accelerator.wait_for_everyone()
+        notes = list[str]()
+        if accelerator.is_main_process:
+            if before and not begun:
+                notes = [f"{LATENT}/ was made from another encoder than there is now: the second stage is trained anew"]
+                print(*notes, flush=True)
+            if not begun:
+                delete_run(latent.folder)
+            run.later = (LATENT,)
+            run.configure(run.config())
+        model = cast(FlowMatching, result.average)
+        name = f"leading coordinates of {data.name}"
+        coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
+        known = known | {"made_from": run.digest()}
+        last = fit(LatentObjective(model, config.objective), coordinates, second, latent, settings=known, resume=begun, **options)
+    both, notes = result.seconds + last.seconds, [*result.notes, *notes, *last.notes]
+    return replace(last, seconds=both, rows_per_second=result.rows_per_second or last.rows_per_second, notes=tuple(notes))
+
+
+def _made_from(latent: Run) -> str:
+    """The hash of the model that a second stage was made from; empty where there is none."""
+    return str(latent.config().get("made_from", "")) if latent.checkpoints() else ""

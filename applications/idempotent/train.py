@@ -1,6 +1,7 @@
 """Training of the idempotent generator into a run folder."""
 
 import os
+from dataclasses import asdict
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from applications.common.data import ImageSet, to_uint8, to_unit, training_images
 from applications.common.figures import grid
+from applications.common.parallel import accelerator_for
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
 from applications.idempotent.config import Config, settings
@@ -37,6 +39,8 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
 ) -> TrainingResult:
     """Train a model from its seed into `run`; arguments and errors as `fit`."""
+    if accelerator_for(device).is_main_process:
+        run.check({"training": asdict(config.training)} | settings(config), resume=resume, overwrite=overwrite)
     data = training_images(config.data, config.model.shape, data_dir, leave_out=config.leave_out)
     shown = to_unit(data.images[:: max(1, len(data) // 32)][:32])
     return fit(

@@ -1,6 +1,7 @@
 """Training of style transfer into a run folder."""
 
 import os
+from dataclasses import asdict
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from applications.common.data import to_uint8
 from applications.common.figures import grid
+from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
@@ -41,6 +43,8 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
 ) -> TrainingResult:
     """Train a model from its seed into `run`, or another network in its place; the rest as `fit` and `pairs`."""
+    if accelerator_for(device).is_main_process:
+        run.check({"training": asdict(config.training)} | settings(config), resume=resume, overwrite=overwrite)
     on = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     data = pairs(config, data_dir, cache_dir=cache_dir, device=on)
     if model is None:

@@ -1,0 +1,370 @@
+"""Work is kept: what a run deletes, who may write to it, what a second stage was made from, what a run was trained on."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import induced
+from applications import cli
+from applications.common import runs as runs_module
+from applications.common.data import ImageSet, Tensors
+from applications.common.manifest import Manifest, delete_run, read_manifest, write_manifest
+from applications.common.runs import Run
+from applications.common.training import TrainingConfig, fit
+from applications.flow_matching import tour as tour_module
+from applications.flow_matching import train as train_module
+from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
+from applications.flow_matching.tour import tour
+from applications.idempotent import config as idempotent_config
+from applications.idempotent import train as idempotent_train
+from applications.style_transfer import config as style_config
+from applications.style_transfer import train as style_train
+from induced.errors import CheckpointError, DataError, ShapeError
+from proofs_tests.applications import toy
+from proofs_tests.applications.test_cache import in_fork
+
+SMALL = ModelConfig(
+    shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, rank=4
+)
+CONFIG = Config(
+    model=SMALL,
+    objective=ObjectiveConfig(perceptual=0),
+    training=TrainingConfig(steps=4, batch=8, warmup=1, log_every=2, checkpoint_every=4),
+    latent_steps=3,
+    latent_batch=8,
+)
+
+
+def pixels(seed: int = 0) -> ImageSet:
+    drawn = torch.randint(0, 256, (24, 1, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return ImageSet("pixels", drawn, torch.zeros(24, dtype=torch.int64))
+
+
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_module, "training_set", lambda *_: pixels())
+
+
+def train(folder: Path, config: Config = CONFIG, **options: Any) -> Any:
+    return train_module.train(config, Run(folder), device="cpu", **options)
+
+
+def longer(steps: int, latent_steps: int = 3) -> Config:
+    return replace(CONFIG, training=replace(CONFIG.training, steps=steps), latent_steps=latent_steps)
+
+
+def state(folder: Path) -> dict[str, Tensor]:
+    return induced.load(folder).state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- two stages
+def test_a_second_stage_is_trained_anew_where_the_first_went_on_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run")
+    before = state(tmp_path / "run")
+    result = train(tmp_path / "run", longer(8), resume=True)
+    said = "latent/ was made from another encoder than there is now: the second stage is trained anew"
+    assert said in result.notes and said in capsys.readouterr().out
+    after, first = state(tmp_path / "run"), state(tmp_path / "run" / "checkpoints" / "step-00000008")
+    encoder = [name for name in after if not name.startswith(("chart.parts.3.", "family."))]
+    assert encoder and all(torch.equal(after[name], first[name]) for name in encoder)
+    assert not all(torch.equal(after[name], before[name]) for name in encoder)
+    result = train(tmp_path / "run", longer(12, latent_steps=5), resume=True)  # where both grow
+    grown, first = state(tmp_path / "run"), state(tmp_path / "run" / "checkpoints" / "step-00000012")
+    assert said in result.notes and all(torch.equal(grown[name], first[name]) for name in encoder)
+
+
+def test_a_second_stage_holds_h_alone_and_names_what_it_was_made_from(tmp_path: Path) -> None:
+    train(tmp_path)
+    latent = Run(tmp_path / "latent")
+    assert latent.config()["made_from"] == Run(tmp_path).digest() != ""
+    trained = latent.latest().model
+    assert trained and all(name.startswith(("density.", "family.")) for name in trained)
+    assert same(state(tmp_path), state(latent.folder)) and same(state(tmp_path), latent.latest().average)
+
+
+def test_a_second_stage_of_an_encoder_that_stayed_goes_on(tmp_path: Path) -> None:
+    train(tmp_path / "a", longer(4, latent_steps=6))
+    train(tmp_path / "b", longer(4, latent_steps=3))
+    result = train(tmp_path / "b", longer(4, latent_steps=6), resume=True)
+    assert "resumed after step 3" in result.notes and not any("anew" in note for note in result.notes)
+    assert "training.steps is 6 from here on, it was 3" in result.notes
+    assert [record["step"] for record in Run(tmp_path / "b" / "latent").metrics()][-1] == 6
+
+
+def test_while_the_first_stage_goes_on_the_model_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path)
+    stale = state(tmp_path)
+    monkeypatch.setattr(train_module, "LatentObjective", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, longer(8), resume=True)
+    assert same(state(tmp_path), state(Run(tmp_path).checkpoints()[-1])) and not same(state(tmp_path), stale)
+    monkeypatch.undo()
+    monkeypatch.setattr(train_module, "training_set", lambda *_: pixels())
+    train(tmp_path, longer(8), resume=True)
+    assert same(state(tmp_path), state(tmp_path / "latent" / "checkpoints" / "step-00000003"))
+    train(tmp_path, longer(12, latent_steps=0), resume=True)  # no second stage any more: the old one is passed over
+    assert same(state(tmp_path), state(Run(tmp_path).checkpoints()[-1]))
+
+
+# ------------------------------------------------------------------------------------------------------------- what is deleted
+def strangers(folder: Path) -> dict[str, bytes]:
+    for name in ("samples/a.txt", "checkpoints/step-00000001/b", "latent/thesis.tex", "tensorboard/c", "one_step.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "config.json").write_text('{"my": 1}')
+    return listing(folder)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_run_is_never_written_to(tmp_path: Path, overwrite: bool) -> None:
+    held = strangers(tmp_path)
+    message = (
+        r"holds checkpoints, config\.json, samples, tensorboard and no manifest\.json of a run, .* neither deleted nor written"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        toy.train(tmp_path, overwrite=overwrite)
+    with pytest.raises(CheckpointError, match=message):
+        train(tmp_path, overwrite=overwrite)
+    with pytest.raises(CheckpointError, match="no manifest.json of a run, .* neither deleted nor written over"):
+        tour(tmp_path, config=CONFIG, overwrite=overwrite)
+    assert listing(tmp_path) == held
+
+
+def test_overwriting_deletes_what_the_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    train(tmp_path)
+    mine = ("notes.txt", "samples/mine.png", "checkpoints/mine/x", "latent/thesis.tex", "tensorboard/mine", "latent/samples/mine")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    train(tmp_path, longer(2, latent_steps=0), overwrite=True)
+    assert all((tmp_path / name).read_text() == name for name in mine)
+    assert Run(tmp_path).steps() == 2 and not Run(tmp_path / "latent").checkpoints()
+    delete_run(tmp_path)
+    assert sorted(listing(tmp_path)) == sorted(mine)
+
+
+def test_a_tour_begins_in_its_own_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tour_module, "load_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def begin(folder: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            tour(folder, config=CONFIG, overwrite=True, say=lambda _: None)
+
+    train(tmp_path / "long")
+    held = listing(tmp_path / "long")
+    with pytest.raises(CheckpointError, match="is the folder of a run that 'train' made, not 'tour': it is neither deleted nor"):
+        tour(tmp_path / "long", config=CONFIG, overwrite=True)
+    assert listing(tmp_path / "long") == held
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "one_step.png").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds one_step\.png and no manifest"):
+        tour(tmp_path / "other", config=CONFIG, overwrite=True)
+    begin(tmp_path / "tour")
+    (tmp_path / "tour" / "one_step.png").write_text("of the tour")
+    (tmp_path / "tour" / "notes.txt").write_text("mine")
+    begin(tmp_path / "tour")
+    assert not (tmp_path / "tour" / "one_step.png").exists() and (tmp_path / "tour" / "notes.txt").exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "run").mkdir()
+    for files, stages in ((("../thesis",), ()), ((str(tmp_path / "thesis"),), ()), ((), ("..",)), (("",), ())):
+        write_manifest(tmp_path / "run", Manifest("train", files, stages))
+        with pytest.raises(CheckpointError, match="is no manifest of a run, whose files lie in its folder: nothing is deleted"):
+            delete_run(tmp_path / "run")
+    assert (tmp_path / "thesis").exists()
+
+
+def test_a_run_that_a_kill_ended_at_birth_can_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "save_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            toy.train(tmp_path)
+    assert read_manifest(tmp_path) == Manifest("train") and not (tmp_path / "config.json").exists()
+    toy.train(tmp_path, overwrite=True)
+
+
+# --------------------------------------------------------------------------------------------- checks before the first deletion
+REFUSALS: dict[str, tuple[dict[str, Any], Config, type[Exception], str]] = {
+    "both flags": ({"resume": True, "overwrite": True}, CONFIG, CheckpointError, "resume and overwrite exclude each other"),
+    "other settings": (
+        {"resume": True},
+        replace(CONFIG, model=replace(SMALL, rank=3)),
+        CheckpointError,
+        r"model\.rank \(config\.json: 4, now: 3\)",
+    ),
+    "other settings of the second stage": (
+        {"resume": True},
+        replace(CONFIG, latent_batch=4),
+        CheckpointError,
+        r"latent: cannot resume with other settings: training\.batch \(config\.json: 8, now: 4\)",
+    ),
+    "a batch of the second stage": (
+        {"overwrite": True},
+        replace(CONFIG, latent_batch=6),
+        ShapeError,
+        "multiple of noise_share=4",
+    ),
+    "a batch": (
+        {"overwrite": True},
+        replace(CONFIG, training=replace(CONFIG.training, batch=6)),
+        ShapeError,
+        "multiple of noise_share=4",
+    ),
+    "nothing asked": ({}, CONFIG, CheckpointError, "its newest checkpoint is step-00000004: give --resume to go on"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_refused_is_refused_before_data_are_read_and_anything_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    options, config, error, message = REFUSALS[case]
+    train(tmp_path)
+    held = listing(tmp_path)
+    monkeypatch.setattr(train_module, "training_set", lambda *_: pytest.fail("the data are read"))
+    with pytest.raises(error, match=message):
+        train(tmp_path, config, **options)
+    assert listing(tmp_path) == held
+
+
+def test_room_is_asked_for_before_anything_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "run")
+    held = listing(tmp_path / "run")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(train_module, "training_set", lambda *_: pytest.fail("the data are read"))
+    wide = replace(CONFIG, model=replace(SMALL, dense_width=500))
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoints take up to \d+ bytes, and 1000 are free: make room, lower --keep"
+    ):
+        train(tmp_path / "run", wide, overwrite=True)
+    with pytest.raises(CheckpointError, match="and 1000 are free"):
+        train(tmp_path / "new")
+    assert listing(tmp_path / "run") == held and not (tmp_path / "new").exists()
+
+
+def test_data_that_cannot_be_read_delete_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> ImageSet:
+        raise DataError("9.jpg: no picture")
+
+    train(tmp_path)
+    held = listing(tmp_path)
+    monkeypatch.setattr(train_module, "training_set", missing)
+    with pytest.raises(DataError, match=r"9\.jpg"):
+        train(tmp_path, overwrite=True)
+    assert listing(tmp_path) == held
+
+
+def test_every_application_checks_its_folder_before_it_reads_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strangers(tmp_path)
+    monkeypatch.setattr(idempotent_train, "training_images", lambda *_, **__: pytest.fail("the data are read"))
+    monkeypatch.setattr(style_train, "pairs", lambda *_, **__: pytest.fail("the data are read"))
+    for work in (
+        lambda: idempotent_train.train(idempotent_config.Config(), Run(tmp_path), overwrite=True, device="cpu"),
+        lambda: style_train.train(style_config.Config(), Run(tmp_path), overwrite=True, device="cpu"),
+    ):
+        with pytest.raises(CheckpointError, match="neither deleted nor written over"):
+            work()
+
+
+# ------------------------------------------------------------------------------------------------------------------------ data
+def test_other_data_of_the_same_name_and_number_are_refused_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path)
+    held = listing(tmp_path)
+    monkeypatch.setattr(train_module, "training_set", lambda *_: pixels(seed=1))
+    message = r"cannot resume with other settings: data\.sha256 .*; the data are not those that it was trained on\. Give the same"
+    with pytest.raises(CheckpointError, match=message):
+        train(tmp_path, longer(8), resume=True)
+    assert listing(tmp_path) == held
+
+
+# ----------------------------------------------------------------------------------------------------------------- export, lock
+def test_an_export_hides_no_run_and_no_strangers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "run")
+    strangers(tmp_path / "mine")
+    held = listing(tmp_path)
+    for out, message in (("run", "is the folder of a run, whose settings a model would hide"), ("mine", "holds no model that")):
+        monkeypatch.setattr(sys, "argv", ["induced", "export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / out)])
+        with pytest.raises(SystemExit, match=message):
+            cli.main()
+    assert listing(tmp_path) == held
+
+
+def waiting(there: Path) -> Callable[[object, int], None]:
+    def wait(_: object, step: int) -> None:
+        if step == 8:
+            there.touch()
+            time.sleep(60)
+
+    return wait
+
+
+def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    other = in_fork(lambda: toy.train(tmp_path / "run", on_sample=waiting(there)))
+    while not there.exists():
+        assert other.is_alive()
+        time.sleep(0.01)
+    held = listing(tmp_path / "run")
+    for options in ({"resume": True}, {"overwrite": True}):
+        message = (
+            f"run: process {other.pid} on .* trains in this folder; wait for it, end it, or choose another folder with --out$"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            toy.train(tmp_path / "run", **options)
+    assert listing(tmp_path / "run") == held
+    assert other.pid is not None
+    os.kill(other.pid, signal.SIGKILL)
+    other.join(20)
+    assert (tmp_path / "run" / ".lock").exists()  # the file is there, the lock is not
+    assert toy.train(tmp_path / "run", resume=True).notes[0] == "resumed after step 5"
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_both_stages_are_under_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def between(*_: object) -> Any:
+        with pytest.raises(CheckpointError, match="trains in this folder"):
+            train(tmp_path / "run", resume=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "LatentObjective", between)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run")
+
+
+def test_tensors_are_told_apart_on_resume(tmp_path: Path) -> None:
+    """Any source has a fingerprint that a resumed run compares."""
+
+    class Squared(toy.Denoise):
+        def forward(self, batch: dict[str, Tensor], draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"loss": (self.model(batch["images"]) ** 2).mean()}
+
+    def go(seed: int, **options: Any) -> None:
+        rows = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        fit(Squared(), Tensors("rows", {"images": rows}), toy.CONFIG, Run(tmp_path), device="cpu", **options)
+
+    go(0)
+    with pytest.raises(CheckpointError, match=r"data\.sha256 .*; the data are not those that it was trained on"):
+        go(1, resume=True)
