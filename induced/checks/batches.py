@@ -31,7 +31,9 @@ def left_alone(name: str, given: Tensor, before: Tensor) -> Report:
 
 
 def rearrangements(name: str, f: Function, x: Tensor, result: Tensor, known: Noise) -> list[Report]:
-    """A sample's result does not depend on the samples beside it, nor on how a batch is arranged.
+    """A sample's result does not depend on the samples beside it, on how the batch is arranged, nor on gradients being asked for.
+
+    The batch is arranged in another order, in up to three dimensions, and in memory with gaps between its numbers.
 
     Arguments:
         f: maps samples (*batch, ...), for any batch.
@@ -50,10 +52,17 @@ def rearrangements(name: str, f: Function, x: Tensor, result: Tensor, known: Noi
 
     def rearranged(law: str, statement: str) -> Report:
         y, expected = x.flip(0), result.flip(0)
-        shapes = [(f(y.clone()), expected), (f(y.unsqueeze(0).clone())[0], expected), (f(y.unsqueeze(1).clone())[:, 0], expected)]
-        return judge(law, statement, shapes)
+        gaps = torch.stack([torch.zeros_like(y), y], -1)[..., 1]
+        inner, outer = f(y[None, :, None].clone())[0, :, 0], f(y.unsqueeze(1).clone())[:, 0]
+        return judge(law, statement, [(f(gaps), expected), (inner, expected), (outer, expected)])
+
+    def with_gradients(law: str, statement: str) -> Report:
+        with torch.enable_grad():
+            came = f(x.clone().requires_grad_()).detach()
+        return judge(law, statement, [(came, result)])
 
     return [
         attempt(f"{name} of a sample is the same alone and in a batch", "contract", alone),
         attempt(f"{name} of a batch is the same in any order and shape", "contract", rearranged),
+        attempt(f"{name} is the same where gradients are asked for", "contract", with_gradients),
     ]

@@ -19,7 +19,7 @@ from induced.checks.measure import FACTOR, attempt, exactly, longest, not_applic
 from induced.checks.penrose import check_penrose
 from induced.checks.report import Report, Reports
 from induced.checks.singular import check_svd
-from induced.checks.spaces import check_axioms, check_space
+from induced.checks.spaces import Coordinates, check_axioms, check_operations, check_space
 from induced.checks.untouched import different_bits, untouched
 from induced.errors import DomainError, DtypeError
 from induced.linearizer import Linearizer, LinearizerOperator
@@ -218,32 +218,42 @@ def _of_chart(g: Bijection) -> list[Part]:
 
 
 def _of_space(X: HilbertSpace) -> list[Part]:
-    coords = {"coords": lambda draw: X.coords(draw(X).points.clone()), "point": lambda draw: X.point(draw(X).coordinates.clone())}
-    # the coordinates of a space that a chart makes are the chart, which has its own part
-    answers, laws = ({}, check_axioms) if isinstance(X, InducedSpace) else (coords, check_space)
-    space = Part(f"space {X!r}", answers, {"check_space": lambda draw: laws(X, draw(X).points)})
-    return [*map(_chart, dict.fromkeys(_charts(X))), space]
+    leaves = dict.fromkeys(_leaves(X))
+    own = [leaf for leaf in leaves if leaf != X and not isinstance(leaf, InducedSpace)]
+    return [*map(_chart, leaves), *map(_space, [*own, X])]
 
 
-def _charts(X: HilbertSpace) -> list[InducedSpace]:
-    """The spaces within one that a chart makes."""
+def _leaves(X: HilbertSpace) -> list[HilbertSpace]:
+    """The spaces within one whose coordinates are a chart: those that a chart makes, and those of a class of the user's."""
     match X:
-        case InducedSpace():
-            return [X]
+        case EuclideanSpace():
+            return []
         case ProductSpace():
-            return [inner for factor in X.factors for inner in _charts(factor)]  # type: ignore[arg-type]
+            return [inner for factor in X.factors for inner in _leaves(factor)]  # type: ignore[arg-type]
         case Subspace():
-            return _charts(X.space)
-    return []
+            return _leaves(X.space)
+    return [X]
 
 
-def _chart(X: InducedSpace) -> Part:
-    g = X.chart
+def _space(X: HilbertSpace) -> Part:
+    answers = {
+        "coords": lambda draw: X.coords(draw(X).points.clone()),
+        "point": lambda draw: X.point(draw(X).coordinates.clone()),
+    }
+    laws = check_space
+    if X in _leaves(X):  # its coordinates have their own part
+        answers, laws = {}, check_axioms if isinstance(X, InducedSpace) else check_operations
+    return Part(f"space {X!r}", answers, {"check_space": lambda draw: laws(X, draw(X).points)})
+
+
+def _chart(X: HilbertSpace) -> Part:
+    g = X.chart if isinstance(X, InducedSpace) else Coordinates(X)
     answers = {
         "g": lambda draw: g(draw(X).points.clone()),
         "g^-1": lambda draw: g.inverse(draw(X).coordinates.reshape((-1, *g.coord_shape)).clone()),
     }
-    return Part(f"chart {type(g).__name__}", answers, {"check_bijection": lambda draw: check_bijection(g, draw(X).points)})
+    name = f"chart {type(g).__name__}" if isinstance(X, InducedSpace) else f"coordinates of {X!r}"
+    return Part(name, answers, {"check_bijection": lambda draw: check_bijection(g, draw(X).points)})
 
 
 def _of_core(A: LinearOperator) -> list[Part]:

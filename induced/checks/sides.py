@@ -1,5 +1,6 @@
 """A chart in one of its two directions, and whether gradients of a function there are its slopes."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ def slopes(law: str, statement: str, f: Function, side: Side, known: Noise) -> R
     """f(y) - f(x) is the integral of df along the segment from x a step toward another sample.
 
     A kink between the nodes of the quadrature is missed now and then, a wrong gradient is wrong at every step: two must agree.
+    A step so short that rounding would hide what a longer one saw says nothing.
 
     Arguments:
         f: the chart, or a function of the same points.
@@ -63,7 +65,8 @@ def slopes(law: str, statement: str, f: Function, side: Side, known: Noise) -> R
     for others in (side.x.roll(1, 0)[:FEW], _elsewhere(side)[:FEW]):
         for step in STEPS:
             found, rough = _integral(law, statement, f, side.x[:FEW], step * (others - side.x[:FEW]), known)
-            if found.tolerance <= JUDGEABLE:
+            seen = min((report.residual for report in violated), default=math.inf)
+            if found.tolerance <= JUDGEABLE and not (found.ok and found.tolerance > seen):
                 (held if found.ok else violated).append(found)
                 if held and held[-1].tolerance <= FINE:
                     break

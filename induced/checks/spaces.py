@@ -1,13 +1,31 @@
 """The laws of a Hilbert space of points."""
 
+from typing import final
+
 import torch
 from torch import Tensor
 
+from induced.bijections import Bijection
 from induced.checks.batches import left_alone, rearrangements, same_again
-from induced.checks.measure import Noise, compare, estimated, longest, noises, require_samples, shrunk, unjudgeable
+from induced.checks.measure import Noise, compare, estimated, lengths, longest, noises, require_samples, shrunk, unjudgeable
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.spaces import HilbertSpace
+
+
+@final
+class Coordinates(Bijection):
+    """The coordinates of a space as the chart that they are, for a space that no chart makes."""
+
+    def __init__(self, X: HilbertSpace) -> None:
+        super().__init__(X.shape, (X.dim,))
+        self.space = X
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.space.coords(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.space.point(z)
 
 
 def check_space(X: HilbertSpace, points: Tensor) -> Reports:
@@ -36,6 +54,7 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
         return Reports(
             [
                 *_laws(X, points, at_points),
+                *shrunk("the operations", lambda x: _operations(X, x), X, points),
                 alone,
                 alone_back,
                 *rearrangements("coords", X.coords, points, z, estimated(lambda: noises(X, points)[0], z)),
@@ -51,6 +70,28 @@ def check_axioms(X: HilbertSpace, points: Tensor) -> Reports:
     points = require_samples(points, X.shape)
     with untouched(X), torch.no_grad():
         return Reports(_laws(X, points, _at_points(X, points)))
+
+
+def check_operations(X: HilbertSpace, points: Tensor) -> Reports:
+    """The laws of `check_axioms`, and those of the operations that a class may make anew."""
+    points = require_samples(points, X.shape)
+    with untouched(X), torch.no_grad():
+        others = shrunk("the operations", lambda x: _operations(X, x), X, points)
+        return Reports([*_laws(X, points, _at_points(X, points)), *others])
+
+
+def _operations(X: HilbertSpace, x: Tensor) -> list[Report]:
+    """Differences, combinations, means and distances are those of the coordinates."""
+    y, a, b = x.roll(1, 0), 0.7, -1.3
+    z, w = X.coords(x), X.coords(y)
+    minus, mixed, mean = X.sub(x, y), X.combine((a, b), (x, y)), X.mean(torch.stack([x, y]))
+    off = [X.coords(minus) - (z - w), X.coords(mixed) - (a * z + b * w), X.coords(mean) - (z + w) / 2]
+    size, error = 2 * longest(z), 2 * noises(X, torch.cat([x, minus, mixed, mean]))[0]
+    apart = X.distance(x, y) - lengths(z - w)
+    return [
+        compare("x - y, a x + b y and means are such sums", "Def 2.2", torch.cat(off, -1), size, error, x),
+        compare("d(x, y) = ||x - y||", "Def 2.6", apart, size, error, x),
+    ]
 
 
 def _at_points(X: HilbertSpace, points: Tensor) -> Noise:

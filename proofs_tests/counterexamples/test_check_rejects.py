@@ -170,6 +170,54 @@ def test_what_is_derived_from_a_map_that_trains_is_checked(derive: Callable[[Lin
         require(check(f, samples=3, dtype=dtype))
 
 
+# ------------------------------------------------------------------------------------------------- spaces of the user's class
+class Hyperbolic(HilbertSpace):
+    """R^3 with the coordinates sinh x, or broken ones."""
+
+    def __init__(self, coords: Callable[[Tensor], Tensor] = torch.sinh, point: Callable[[Tensor], Tensor] = torch.asinh) -> None:
+        super().__init__((3,), 3)
+        self.functions = coords, point
+
+    def coords(self, x: Tensor) -> Tensor:
+        return self.functions[0](x)
+
+    def point(self, z: Tensor) -> Tensor:
+        return self.functions[1](z)
+
+
+OWN = {
+    "not onto": (Hyperbolic(torch.atan, torch.tan), "far out: g(g^-1(z)) = z"),
+    "a detached gradient": (Hyperbolic(lambda x: x + x.sinh().detach() - x.detach()), "gradients of g are its slopes"),
+    "a batch mean": (Hyperbolic(lambda x: x.sinh() + x.mean(0)), "g of a sample is the same alone and in a batch"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("within", ["alone", "in a product", "in a subspace"])
+def test_the_coordinates_of_a_space_of_another_class_are_put_under_the_laws_of_a_chart(within: str, dtype: torch.dtype) -> None:
+    def wrapped(own: HilbertSpace) -> HilbertSpace:
+        match within:
+            case "in a product":
+                return ProductSpace(EuclideanSpace(2), own)
+            case "in a subspace":
+                return Subspace(own, torch.eye(3, dtype=dtype)[:, :2])
+        return own
+
+    require(check(wrapped(Hyperbolic()), samples=4, dtype=dtype))
+    for broken, law in OWN.values():
+        assert law in laws(check(wrapped(broken), samples=4, dtype=dtype), "violated")
+
+
+def test_the_operations_of_a_space_within_a_product_are_checked() -> None:
+    class Averaging(Hyperbolic):
+        def add(self, x: Tensor, y: Tensor) -> Tensor:
+            return super().add(x, y) / 2
+
+    reports = check(ProductSpace(EuclideanSpace(2), Averaging()), samples=4)
+    (part,) = {report.part for report in reports if not report.ok}
+    assert part.startswith("space Averaging")
+
+
 # ------------------------------------------------------------------------------------------------------- drift and failures
 class Tired(Bijection):
     """A shift that is another one from some call on, counted in both directions."""
@@ -227,7 +275,7 @@ def test_a_space_and_a_map_that_change_after_some_calls_are_rejected() -> None:
         def apply_adjoint(self, w: Tensor) -> Tensor:
             return 2.0 * w
 
-    for kind, law in ((TiredSpace, "coords"), (TiredCore, "f")):
+    for kind, law in ((TiredSpace, "g"), (TiredCore, "f")):
         thing = kind(10**6)
         check(thing, samples=2)
         total = 10**6 - thing.calls

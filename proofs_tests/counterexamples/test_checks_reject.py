@@ -172,6 +172,10 @@ BROKEN_SPACES: dict[str, tuple[HilbertSpace, str]] = {
         Flat(inner=lambda x, y: (x * (y @ SKEW)).sum(-1), norm=lambda x: (x * (x @ SKEW)).sum(-1).abs().sqrt()),
         "<x, y> = <y, x>",
     ),
+    "a difference of another order": (Flat(sub=lambda x, y: y - x), "x - y, a x + b y and means are such sums"),
+    "a combination that averages": (Flat(combine=lambda a, x: (x[0] + x[1]) / 2), "x - y, a x + b y and means are such sums"),
+    "a mean of twice the size": (Flat(mean=lambda x: x.sum(0)), "x - y, a x + b y and means are such sums"),
+    "a distance that is a length": (Flat(distance=lambda x, y: x.norm(dim=-1)), "d(x, y) = ||x - y||"),
     "a norm of another kind": (Flat(norm=lambda x: x.abs().sum(-1)), "<x, x> = ||x||^2"),
 }
 
