@@ -84,3 +84,15 @@ def longest_product(x: Tensor, factors: Tensor) -> Tensor:
     unit, units = x / sizes.clamp(min=tiny).unsqueeze(-1), factors / reach.clamp(min=tiny)
     norms: Tensor = sizes * reach * (unit.square() @ units.square().mT).amax(-1).sqrt()
     return norms
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """exp(A) of matrices (*batch, k, k) by torch, which sums too few terms of a single small one: that one is given twice.
+
+    Law:
+        `matrix_exp(A[:1]) == matrix_exp(A)[:1]` up to rounding (laws/test_matrices.py)
+    """
+    if A.numel() != A.shape[-1] ** 2:
+        return torch.linalg.matrix_exp(A)
+    twice: Tensor = torch.linalg.matrix_exp(A.reshape(1, *A.shape[-2:]).expand(2, *A.shape[-2:]))
+    return twice[0].reshape(A.shape)

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from induced._numerics import full_precision
+from induced._numerics import full_precision, matrix_exp
 from induced._registry import saved_as
 from induced._validate import eager, require_domain, require_finite, require_floating, require_precision
 from induced.bijections.base import Bijection
@@ -140,7 +140,7 @@ class PositiveDefinite(Bijection):
     @full_precision
     def inverse(self, z: Tensor) -> Tensor:
         require_precision(z.dtype, "the coordinate vector of a PositiveDefinite chart")
-        X = _symmetric(torch.linalg.matrix_exp(self._logarithm(z)))
+        X = _symmetric(matrix_exp(self._logarithm(z)))
         if eager(X):
             inside = self._keeps_digits(X.detach(), z.detach()).unsqueeze(-1).expand_as(z)
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
@@ -210,7 +210,7 @@ class PositiveDefinite(Bijection):
         L = (U * logs.unsqueeze(-2)) @ U.mT + derivative(difference)
         if torch.is_grad_enabled() or not eager(x):
             # one chord step of exp(L) = X: it adds an order of derivatives
-            power = torch.linalg.matrix_exp(L)
+            power = matrix_exp(L)
             L = L + derivative(difference - (power - power.detach()))
         return L.flatten(-2)[..., self.upper] * self._lengths(L), values
 

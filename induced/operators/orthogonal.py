@@ -10,7 +10,7 @@ import scipy.sparse.csgraph
 import torch
 from torch import Tensor, nn
 
-from induced._numerics import widened
+from induced._numerics import matrix_exp, widened
 from induced._registry import saved_as
 from induced._validate import eager
 from induced.errors import DomainError, ShapeError
@@ -223,7 +223,7 @@ class SkewExponential(OrthogonalOperator):
         register(self, "S", S)
 
     def matrix(self, limit: int = 4096) -> Tensor:
-        Q: Tensor = torch.linalg.matrix_exp(widened((self.S - self.S.mT) / 2)).to(self.S.dtype)
+        Q: Tensor = matrix_exp(widened((self.S - self.S.mT) / 2)).to(self.S.dtype)
         return Q
 
     def forward(self, z: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from induced._numerics import matrix_exp
 from induced.errors import DomainError
-from induced.operators import schur
+from induced.operators import SkewExponential, schur
 from induced.operators.matrices import (
     Phi,
     analytic_function,
@@ -316,3 +317,14 @@ def test_overflow_is_an_error() -> None:
     ):
         with pytest.raises(DomainError, match="overflows"):
             act()
+
+
+@pytest.mark.parametrize("norm", [1e-4, 1e-2, 0.03, 0.3, 1.0])
+def test_torchs_exponential_of_one_small_matrix_sums_all_its_terms(norm: float) -> None:
+    A = torch.randn(4, 4, dtype=torch.float64)
+    A *= norm / torch.linalg.matrix_norm(A, 1)
+    expected = torch.from_numpy(scipy.linalg.expm(A.numpy()))
+    for single in (A, A[None], A[None, None]):
+        assert float((matrix_exp(single) - expected).abs().max()) < 20 * torch.finfo(torch.float64).eps
+    skew = SkewExponential(A)
+    agree(skew.matrix(), torch.from_numpy(scipy.linalg.expm(((A - A.mT) / 2).numpy())), 20)
