@@ -17,6 +17,7 @@ from applications.common.classifier import DigitClassifier
 from applications.flow_matching.model import FlowMatching
 from induced._registry import _by_name
 from induced.errors import CheckpointError
+from induced.hub import HubModel
 from induced.serialization import notes, save
 
 ROOT = Path(induced.__file__).parents[1]
@@ -78,3 +79,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "applications.common.kinds", None)
     with pytest.raises(CheckpointError, match=r"FlowMatching of .*, which cannot be imported .*: install induced\[apps\]"):
         induced.load(APPLICATIONS / "flow_matching/pretrained/mnist")
+
+
+def test_a_folder_of_an_application_opens_as_from_the_hub() -> None:
+    assert isinstance(HubModel.from_pretrained(APPLICATIONS / "common/pretrained/digits").module, DigitClassifier)
