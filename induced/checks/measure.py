@@ -268,7 +268,8 @@ def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ShapeError(
             f"a law needs at least one sample, of shape (k, {', '.join(map(str, shape))}) with k >= 1; got {tuple(x.shape)}"
         )
-    return x.detach().flatten(0, x.dim() - len(shape) - 1).clone()
+    with torch.inference_mode(False):
+        return x.detach().flatten(0, x.dim() - len(shape) - 1).clone()
 
 
 def finite_gradients(law: str, statement: str, samples: Tensor, *functions: tuple[Callable[[Tensor], Tensor], Tensor]) -> Report:

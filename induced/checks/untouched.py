@@ -31,7 +31,8 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     """Give the modules back bit for bit as they were: parameters, buffers, modes of all submodules, gradients, random states.
 
     Inside, the modules have copies of their buffers: an update in place would spoil a graph that still needs them, even if their
-    bits were put back. The random states are the global ones of torch, numpy and Python.
+    bits were put back. The random states are the global ones of torch, numpy and Python. Around it there may be an inference mode
+    or an autocast: inside there is neither, for laws speak of gradients, and of the precision of the samples.
 
     Law:
         `state_dict()`, `training` of every submodule, `.grad` and `torch.get_rng_state()` are equal before and after
@@ -45,7 +46,8 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
             if buffer is not None:  # a buffer that two modules share stays one
                 state.module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:
-        yield
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            yield
     finally:
         for state in states:
             _restore(state)

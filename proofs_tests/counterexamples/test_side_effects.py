@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from induced.checks import (
     check_powers,
     check_space,
     check_svd,
+    require,
 )
 from induced.checks.untouched import same_bits, untouched
 from induced.operators import LU, LinearOperator
@@ -273,3 +275,13 @@ def test_spaces_without_a_chart_are_left_alone_too() -> None:
     before = state(X)
     assert check(X).ok
     assert equal(before, state(X))
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)], ids=["inference", "autocast"]
+)
+def test_a_right_chart_passes_whatever_mode_it_is_checked_in(mode: Callable[[], AbstractContextManager[object]]) -> None:
+    g = real_nvp(4, 2, 8)
+    with mode():
+        x = torch.randn(4, 4)
+        require(check(g, x), check_bijection(g, x))
