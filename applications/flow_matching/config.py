@@ -1,9 +1,7 @@
 """Every option of flow matching, as typed dataclasses; `Config()` is a working default."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from applications.common.training import TrainingConfig
 from induced.errors import DomainError
@@ -18,8 +16,8 @@ class ModelConfig:
     chart: Literal["glow", "linear", "identity", "spline", "real_nvp"] = "glow"
     """The chart; with the linear one and the identity, samples are Gaussian images. The last two are for vectors: columns
     standardised, then `density_blocks` couplings of that kind, of width `density_width`."""
-    constant: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
-    """Of vectors: the columns that the data never vary; every sample has their value."""
+    constant: tuple[int, ...] = ()
+    """Of vectors: columns that never vary, of which every sample has the value; training finds them in the table."""
     noise_space: Literal["euclidean", "labelled", "shared"] = "euclidean"
     """Space of the noise: R^n, or that of the chart: told by a label which end it serves, as in the paper, or not told."""
     prediction: Literal["velocity", "end point"] = "velocity"

@@ -115,7 +115,7 @@ def train_table(
     fallback: bool = False,
     device: Literal["auto", "cpu"] = "auto",
 ) -> TrainingResult:
-    """Train on the rows of a table, one in five held out, and compare samples with those in report.json and a picture in samples/.
+    """Train on the rows of a table, one in five held out; compare samples with those in report.json and a picture in samples/.
 
     Raises:
         DataError: as `load_table` and `Table.require` say; and as `fit`.
@@ -139,7 +139,9 @@ def train_table(
         device=device,
         on_sample=None,
     )
-    found = report(cast(FlowMatching, result.average).cpu(), train, held_out, run.folder / "samples" / f"step-{result.steps:08d}.png")
+    found = report(
+        cast(FlowMatching, result.average).cpu(), train, held_out, run.folder / "samples" / f"step-{result.steps:08d}.png"
+    )
     run.report(found)
     print(summary(found))
     return result
