@@ -1,142 +1,109 @@
 """The `induced` command: train, look at, and prove properties of models built on the library."""
 
+import difflib
 import sys
-from dataclasses import replace
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import NoReturn
 
-import torch
+import tyro
 
-from induced.errors import InducedError, LawViolation, MissingExtra
+import applications.flow_matching.record
+import applications.idempotent.record
+import applications.style_transfer.record  # noqa: F401  (each registers its application)
+import induced
+from applications.application import Application, known, owner
+from applications.commands import check_command, export, info, summary, training
+from induced._registry import ENTRY_POINTS
+from induced.errors import InducedError
 
-try:
-    import tyro
-except ImportError as error:
-    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
-
-from applications.common.data import to_unit
-from applications.common.kinds import export as export_run
-from applications.common.options import DataDir, DataName, Pretrained, RunFolder
-from applications.flow_matching import evaluate
-from applications.flow_matching.commands import (
-    edit,
-    held_out_for,
-    interpolate_command,
-    invert,
-    judge,
-    model_of,
-    sample,
-    train_flow_matching,
-)
-from applications.flow_matching.tour import BRIEF
-from applications.flow_matching.tour import tour as run_tour
-from applications.idempotent.commands import anomaly_command, generate, project_command, train_idempotent
-from applications.style_transfer.commands import add_style, style, styles_command, train_style_transfer
-from induced.checks import Reports, load_object, require
-from induced.checks import check as check_all
-
-app = tyro.extras.SubcommandApp()
-training = tyro.extras.SubcommandApp()
-app.command(training, name="train", help="Train an application into a run folder.")
-
-training.command(name="flow-matching")(train_flow_matching)
-app.command(sample)
-app.command(invert)
-app.command(name="interpolate")(interpolate_command)
-app.command(edit)
-app.command(judge)
-
-training.command(name="idempotent")(train_idempotent)
-app.command(name="project")(project_command)
-app.command(generate)
-app.command(name="anomaly")(anomaly_command)
-
-training.command(name="style-transfer")(train_style_transfer)
-app.command(style)
-app.command(name="styles")(styles_command)
-app.command(add_style)
-
-Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODULE:OBJECT]")]
+Command = Callable[..., None]
+GENERAL: dict[str, Command] = {"check": check_command, "export": export, "info": info}
+"""Commands of the models of every application."""
 
 
-@app.command
-def export(run: Path, out: Path, fallback: bool = False) -> None:
-    """Write the averaged weights of a run as config.json and a half-precision model.safetensors.
+def overview() -> str:
+    """All commands, by application."""
+    groups = {"the models of all applications": {verb: summary(command) for verb, command in GENERAL.items()}}
+    for one in known():
+        own = {verb: summary(command) for verb, command in one.commands.items()}
+        groups[one.name] = {f"train {one.name}": summary(one.Config), **own}
+    width = max(len(verb) for group in groups.values() for verb in group)
+    lines = ["usage: induced COMMAND [OPTIONS] | COMMAND --help | --help | --version", "", "Trained models, and their laws."]
+    for title, group in groups.items():
+        lines += ["", title, *(f"  {verb:<{width}}  {text}" for verb, text in group.items())]
+    return "\n".join(lines)
 
-    Args:
-        run: Run folder.
-        out: Folder to write.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+
+def chosen(arguments: Sequence[str]) -> tuple[str, Command, Sequence[str]]:
+    """The name of a command line's command, the command, and its arguments.
+
+    Raises:
+        SystemExit: there is no such command; the message names those that may be meant.
     """
-    print(f"wrote {export_run(run, out, fallback=fallback)}")
+    verb, rest = arguments[0], arguments[1:]
+    names = {one.name: one for one in known()}
+    if verb == "train":
+        if rest and rest[0] in names:
+            return f"train {rest[0]}", training(names[rest[0]]), rest[1:]
+        refuse("train which application?", [f"train {name}" for name in names])
+    if verb in GENERAL:
+        return verb, GENERAL[verb], rest
+    if verb in names:
+        refuse(f"{verb} is an application", [f"train {verb}", *names[verb].commands])
+    having = [one for one in names.values() if verb in one.commands]
+    if not having:
+        verbs = [*GENERAL, "train", *(verb for one in names.values() for verb in one.commands)]
+        refuse(f"there is no command {verb!r}", difflib.get_close_matches(verb, verbs))
+    return verb, meant(having, rest).commands[verb], rest
 
 
-@app.command
-def check(
-    target: Target = None,
-    samples: int = 8,
-    seed: int = 0,
-    radius: float = 2.0,
-    run: RunFolder = None,
-    pretrained: Pretrained = "mnist",
-    fallback: bool = False,
-    data: DataName = "mnist5k",
-    data_dir: DataDir = None,
-    n: int = 8,
-) -> None:
-    """Check every law, in float32 and float64, on a trained model or on your own module:object; fails if one does not hold.
+def meant(having: Sequence[Application], arguments: Sequence[str]) -> Application:
+    """Of applications with one verb that whose model the arguments name; else the first, which says what is wrong with it."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--pretrained")
+    given, _ = parser.parse_known_args(arguments)
+    named = owner(given.run) if len(having) > 1 and given.run is not None else None
+    return next((one for one in having if one is named or given.pretrained in one.shipped()), having[0])
 
-    Args:
-        target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
-        samples: Of an object: points that the laws are checked at, drawn in coordinates.
-        seed: Of an object: seed of the points.
-        radius: Of an object: largest norm of their coordinates.
-        run: Run folder to take the model from; the pretrained one if absent.
-        pretrained: Shipped model, where no run is given.
-        fallback: If the newest checkpoint is damaged, take the one before it.
-        data: Data set.
-        data_dir: Folder with data sets; beats $INDUCED_DATA.
-        n: Images that the laws are checked at.
+
+def refuse(problem: str, commands: Sequence[str]) -> NoReturn:
+    """End with an error of usage that names commands."""
+    among = f": {', '.join(f'`induced {command}`' for command in commands)}" if commands else ""
+    print(f"induced: {problem}{among}. `induced --help` lists all commands", file=sys.stderr)
+    sys.exit(2)
+
+
+def register_others() -> None:
+    """Import what other packages have under the entry points `induced.models`: their kinds, and their applications."""
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name not in {one.family for one in known()}:
+            try:
+                point.load()
+            except ImportError as error:
+                print(f"induced: {point.value} of another package cannot be imported ({error})", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; an error of the library ends it with its message alone.
+
+    Arguments:
+        arguments: Of the command line; those of the process where left out.
     """
-    if target is not None:
-        if run is not None:
-            raise InducedError(f"check either the object {target} or the model of --run {run}, not both")
-        return check_object(target, samples, seed, radius)
-    model = model_of(run, pretrained, fallback)
-    reports = evaluate.axioms(model, to_unit(held_out_for(model, data, data_dir).spread(n).images))
-    found = Reports(replace(report, part=dtype) for dtype, rows in reports.items() for report in rows)
-    print(found)
-    require(found)
-
-
-def check_object(target: str, samples: int, seed: int, radius: float) -> None:
-    """Print every law on module:object in both precisions; raise LawViolation, of one line, if one does not hold."""
-    thing, found = load_object(target), Reports()
-    for dtype in (torch.float32, torch.float64):
-        name = str(dtype).removeprefix("torch.")
-        reports = check_all(thing, samples=samples, seed=seed, radius=radius, dtype=dtype)
-        found += [replace(report, part=f"{name}: {report.part}") for report in reports]
-    print(found)
-    if not found.ok:
-        raise LawViolation(f"{target}: {found.summary()}")
-
-
-@app.command
-def tour(out: Path = Path("runs/tour"), steps: int = BRIEF.training.steps, overwrite: bool = True) -> None:
-    """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
-
-    Args:
-        out: Folder for the run and all figures.
-        steps: Training steps of the first stage; both take five to ten minutes on two cores at the default.
-        overwrite: Delete an earlier tour in the folder.
-    """
-    run_tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)
-
-
-def main() -> None:
-    """Run the command; an error of the library ends it with its message alone."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    register_others()
+    if arguments in ([], ["--help"], ["-h"]):
+        print(overview())
+        sys.exit(0 if arguments else 2)
+    if arguments == ["--version"]:
+        print(f"induced {induced.__version__}")
+        return
     try:
-        app.cli(prog="induced", description="Networks that are exactly linear between induced vector spaces.")
+        name, command, rest = chosen(arguments)
+        tyro.cli(command, prog=f"induced {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except InducedError as error:
         sys.exit(f"induced: {error}")
 

@@ -9,6 +9,8 @@ from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSp
 from induced.spectrum import Spectrum
 from induced.subspaces import PrincipalComponents, Subspace, principal_components
 
+__version__ = "0.1.0"
+
 __all__ = [
     "SVD",
     "EuclideanSpace",

@@ -13,6 +13,7 @@ from induced.errors import CheckpointError
 from induced.serialization import load, notes, register, save
 
 M = TypeVar("M", bound=nn.Module)
+_families: dict[type[nn.Module], str] = {}
 
 
 def built_from(settings: type[Any], name: str) -> Callable[[type[M]], type[M]]:
@@ -36,9 +37,15 @@ def built_from(settings: type[Any], name: str) -> Callable[[type[M]], type[M]]:
             return asdict(model.config)
 
         register(cls, describe=describe, build=build, name=name)
+        _families[cls] = name.partition(".")[0]
         return cls
 
     return decorate
+
+
+def family(kind: type[nn.Module]) -> str:
+    """The application of a class that is `built_from` settings, as config.json calls it; "" of others."""
+    return _families.get(kind, "")
 
 
 def load_model(folder: Path, kind: type[M], *, fallback: bool = False) -> M:

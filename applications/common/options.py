@@ -1,12 +1,61 @@
 """Options that commands of several applications share."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, TypeVar
 
-import tyro
+from torch import nn
 
-DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder with data sets; beats $INDUCED_DATA.")]
-RunFolder = Annotated[Path | None, tyro.conf.arg(help="Run folder to take the model from; the pretrained one if absent.")]
-Pretrained = Annotated[Literal["mnist"], tyro.conf.arg(help="Shipped model, where no run is given.")]
+from applications.application import known, owner
+from applications.common.kinds import family, load_model
+from induced.errors import CheckpointError
+
 DataName = Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"]
 Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a command takes its model from; without --run and --pretrained, the first one that its application ships."""
+
+    run: Path | None = None
+    """Folder of the model: a run, an export, or any other that `induced.load` opens."""
+    pretrained: str | None = None
+    """Name of a shipped model, where no folder is given."""
+    fallback: bool = False
+    """If the newest checkpoint of the run is damaged, take the one before it."""
+
+    def folder(self, kind: type[nn.Module] = nn.Module) -> Path:
+        """The folder that holds the model.
+
+        Arguments:
+            kind: Class of the model; a shipped one of its application is taken.
+
+        Raises:
+            CheckpointError: both or neither are given and none ships, no model ships under the name, or the folder holds the
+                model of another application: the message names what can be done with it.
+        """
+        if self.run is not None and self.pretrained is not None:
+            raise CheckpointError(f"take the model from --run {self.run} or --pretrained {self.pretrained}, not both")
+        mine = [one for one in known() if family(kind) in ("", one.family)]
+        if self.run is None:
+            shipped = {name: path for one in reversed(mine) for name, path in one.shipped().items()}
+            if self.pretrained is not None and self.pretrained not in shipped:
+                raise CheckpointError(f"no model {self.pretrained!r} ships; there are: {', '.join(shipped) or 'none'}")
+            if not shipped:
+                whose = " or ".join(f"`{one.name}`" for one in mine)
+                raise CheckpointError(f"no model of {whose} ships: give --run FOLDER; `induced train` makes one")
+            return shipped[self.pretrained or next(iter(shipped))]
+        if family(kind) and (found := owner(self.run)) is not None and found not in mine:
+            what = "run" if (self.run / "checkpoints").exists() else "model"
+            raise CheckpointError(f"{self.run}: this is a {what} of `{found.name}`: it has {found.verbs}")
+        return self.run
+
+    def load(self, kind: type[M]) -> M:
+        """The model.
+
+        Raises:
+            CheckpointError: as `folder`, or it cannot be read.
+        """
+        return load_model(self.folder(kind), kind, fallback=self.fallback)

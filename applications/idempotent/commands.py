@@ -5,56 +5,26 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_png
-from applications.common.kinds import load_model
 from applications.common.metrics import auroc
-from applications.common.options import DataDir, Digits
-from applications.common.runs import Run
-from applications.idempotent.config import Config
+from applications.common.options import Digits, ModelSource
 from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
-from applications.idempotent.train import train
 from induced.errors import DomainError
 
 FITTED = 5000
 """Training images that principal components are fitted to."""
 
 
-def train_idempotent(
-    config: tyro.conf.OmitArgPrefixes[Config],
-    out: Path = Path("runs/idempotent"),
-    data_dir: DataDir = None,
-    resume: bool = False,
-    fallback: bool = False,
-    overwrite: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-) -> None:
-    """Train an idempotent generator.
-
-    Args:
-        config: What to train.
-        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
-        data_dir: Folder with data sets; beats $INDUCED_DATA.
-        resume: Go on from the newest checkpoint in the run folder.
-        fallback: If the newest checkpoint is damaged, resume from the one before it.
-        overwrite: Delete an earlier run in the folder.
-        device: "auto" takes an accelerator if there is one.
-    """
-    result = train(config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
-    print(f"{result.steps} steps, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.4f}; run folder {out}")
-
-
 def project_command(
-    run: Path,
-    fallback: bool = False,
+    source: ModelSource,
     data: Digits = "mnist5k",
-    data_dir: DataDir = None,
+    data_dir: Path | None = None,
     kinds: tuple[str, ...] = tuple(KINDS),
     n: int = 12,
     seed: int = 0,
@@ -63,8 +33,7 @@ def project_command(
     """Project held-out digits and stranger inputs onto what an idempotent generator knows, and compare f(f(x)) with f(x).
 
     Args:
-        run: Run folder, or exported model.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+        source: The model.
         data: Data set.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         kinds: Kinds of inputs, two rows of the picture each.
@@ -72,7 +41,7 @@ def project_command(
         seed: Seed of what is random in them.
         out: Picture to write.
     """
-    f, images = load_model(run, Idempotent, fallback=fallback).operator(), to_unit(load(data, "test", data_dir).spread(n).images)
+    f, images = source.load(Idempotent).operator(), to_unit(load(data, "test", data_dir).spread(n).images)
     rows = []
     for kind in kinds:
         x = inputs(kind, images, seed)
@@ -84,11 +53,10 @@ def project_command(
 
 
 def generate(
-    run: Path,
-    fallback: bool = False,
+    source: ModelSource,
     how: Literal["gaussian", "classes", "noise"] = "classes",
     data: Digits = "mnist5k",
-    data_dir: DataDir = None,
+    data_dir: Path | None = None,
     n: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
@@ -97,8 +65,7 @@ def generate(
     """Draw images with an idempotent generator.
 
     Args:
-        run: Run folder, or exported model.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+        source: The model.
         how: Decode coordinates drawn from a normal distribution fitted to training images, or from one for each class; or project
             noise.
         data: Data set whose training images the distribution is fitted to.
@@ -110,7 +77,7 @@ def generate(
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
-    f = load_model(run, Idempotent, fallback=fallback).operator()
+    f = source.load(Idempotent).operator()
     if how == "noise":
         images = project(f, temperature * noise(f, n, seed))
     else:
@@ -121,24 +88,22 @@ def generate(
 
 
 def anomaly_command(
-    run: Path,
-    fallback: bool = False,
+    source: ModelSource,
     data: Digits = "mnist",
     against: Digits = "fashion-mnist",
-    data_dir: DataDir = None,
+    data_dir: Path | None = None,
     n: int = 1000,
 ) -> None:
     """Tell strange images by the induced distance ||x (-) f(x)||, and print the area under the ROC curve.
 
     Args:
-        run: Run folder, or exported model.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+        source: The model.
         data: Data set of what is not strange: its test images, and its training images for the components.
         against: Data set of what is.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: Test images of either.
     """
-    model = load_model(run, Idempotent, fallback=fallback)
+    model = source.load(Idempotent)
     own, other = (to_unit(load(name, "test", data_dir).spread(n).images) for name in (data, against))
     known = load(data, "train", data_dir)
     components = PrincipalProjection(to_unit(known.spread(min(FITTED, len(known))).images), model.rank)

@@ -1,21 +1,17 @@
 """The commands of the `induced` command line that train and use style transfer."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
-import tyro
 
 from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows
-from applications.common.kinds import export_model, load_model
+from applications.common.kinds import export_model
 from applications.common.metrics import psnr
-from applications.common.options import DataDir
+from applications.common.options import ModelSource
 from applications.common.perceptual import perceptual as perceptual_distance
-from applications.common.runs import Run
 from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
-from applications.style_transfer.config import Config
 from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
@@ -23,41 +19,15 @@ from applications.style_transfer.photographs import EMBEDDED, photographs, rando
 from applications.style_transfer.pictures import read_picture, unit, write_picture
 from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
-from applications.style_transfer.train import train
 from induced.errors import DomainError
 
 LEVELS = 256
 """Levels of a channel in a picture file."""
 
 
-def train_style_transfer(
-    config: tyro.conf.OmitArgPrefixes[Config],
-    out: Path = Path("runs/style-transfer"),
-    data_dir: DataDir = None,
-    resume: bool = False,
-    fallback: bool = False,
-    overwrite: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
-) -> None:
-    """Train modular style transfer.
-
-    Args:
-        config: What to train.
-        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
-        data_dir: Folder with data sets; beats $INDUCED_DATA.
-        resume: Go on from the newest checkpoint in the run folder.
-        fallback: If the newest checkpoint is damaged, resume from the one before it.
-        overwrite: Delete an earlier run in the folder.
-        device: "auto" takes an accelerator if there is one.
-    """
-    result = train(config, Run(out), data_dir=data_dir, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
-    print(f"{result.steps} steps, {result.rows_per_second:.1f} rows/s, loss {result.losses['loss']:.4f}; run folder {out}")
-
-
 def style(
     picture: Path,
-    run: Path,
-    fallback: bool = False,
+    source: ModelSource,
     mix: tuple[str, ...] = ("candy",),
     strength: float = 1.0,
     rank: int | None = None,
@@ -72,8 +42,7 @@ def style(
 
     Args:
         picture: PNG, JPEG or any other picture.
-        run: Run folder, or exported model.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+        source: The model.
         mix: Styles, each NAME or NAME=WEIGHT, whose weights are as given: mosaic=0.5 candy=0.5 interpolates.
         strength: 0 leaves the picture as it is, 1 is the style, above 1 exaggerates it.
         rank: Combinations of channels that are kept of the style's difference to the identity; all if absent.
@@ -84,7 +53,7 @@ def style(
         frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
         out: Picture to write, .png or .jpg.
     """
-    model, given = load_model(run, StyleTransfer, fallback=fallback), read_picture(picture)
+    model, given = source.load(StyleTransfer), read_picture(picture)
     x, weights = given.tensor(), _weights(mix)
     if into and not remove:
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
@@ -106,8 +75,7 @@ def style(
 
 
 def styles_command(
-    run: Path,
-    fallback: bool = False,
+    source: ModelSource,
     picture: Path | None = None,
     side: int = 128,
     out: Path = Path("styles.png"),
@@ -115,13 +83,12 @@ def styles_command(
     """Show the styles of a model: distances of the operators, their principal components, and what they make of a picture.
 
     Args:
-        run: Run folder, or exported model.
-        fallback: If the newest checkpoint is damaged, take the one before it.
+        source: The model.
         picture: A picture; a held-out photograph if absent.
         side: Side of the square, cut from its middle, that is shown.
         out: Picture to write.
     """
-    model = load_model(run, StyleTransfer, fallback=fallback)
+    model = source.load(StyleTransfer)
     if side < 1 or side % model.config.stride:
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
     given = read_picture(next(iter(photographs(EMBEDDED, "test").values())) if picture is None else picture)
@@ -144,11 +111,10 @@ def styles_command(
 
 
 def add_style(
-    run: Path,
+    source: ModelSource,
     style: str,
     out: Path,
-    fallback: bool = False,
-    data_dir: DataDir = None,
+    data_dir: Path | None = None,
     photos: str = EMBEDDED,
     crops: int = 40,
     side: int = 256,
@@ -160,10 +126,9 @@ def add_style(
     """Add a style to a trained model by fitting its core alone to a teacher, charts frozen, and write the model.
 
     Args:
-        run: Run folder, or exported model.
+        source: The model.
         style: Name of the weights in the folder fast-style.
         out: Folder to write.
-        fallback: If the newest checkpoint is damaged, take the one before it.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         photos: Photographs to fit to: the embedded ones, or a folder.
         crops: Random crops of them.
@@ -173,7 +138,7 @@ def add_style(
         perceptual: Weight of ST-LPIPS beside the error in pixels, in those steps; 0: without it.
         seed: Seed of the crops.
     """
-    model, teacher = load_model(run, StyleTransfer, fallback=fallback), load_teacher(style, data_dir)
+    model, teacher = source.load(StyleTransfer), load_teacher(style, data_dir)
     if crops < 1 or side < 1 or side % model.config.stride:
         raise DomainError(f"at least one crop with a side that is a multiple of {model.config.stride}, got {crops} and {side}")
     if perceptual < 0 or (perceptual and not steps):
@@ -191,7 +156,7 @@ def add_style(
     with torch.no_grad():
         found = torch.cat([extended.operator(style, side, side)(part) for part in torch.split(x, 1)])
     print(f"{style} added to {', '.join(model.config.names[1:])}: PSNR {float(psnr(found, y, PEAK).mean()):.2f} dB on its crops")
-    print(f"wrote {export_model(extended, run, out)}")
+    print(f"wrote {export_model(extended, source.folder(StyleTransfer), out)}")
 
 
 def _weights(mixture: tuple[str, ...]) -> dict[str, float]:

@@ -41,6 +41,7 @@ LAYERS = {
     "plot": 9,
     "strategies": 10,
     "__init__": 11,
+    "__main__": 12,
 }
 EXTRAS = (
     *("accelerate", "tyro", "tqdm", "tensorboard", "matplotlib", "PIL", "mlxtend", "hypothesis", "sympy", "pytest"),

@@ -17,6 +17,7 @@ from applications.common.data.source import Batch, Source, Tensors
 from induced.errors import DataError, ShapeError
 
 __all__ = [
+    "DIGITS",
     "HELD_OUT_PER_CLASS",
     "NAMES",
     "SIZED",
@@ -38,6 +39,8 @@ __all__ = [
 NAMES: Final = ("mnist", "mnist5k", "fashion-mnist", "avatars64", "celeba", "folder")
 SIZED: Final = ("celeba", "folder")
 SPLITS: Final = ("train", "test")
+DIGITS: Final = (1, 32, 32)
+"""Shape of a padded digit, as a model takes it."""
 
 _NEEDS: Final = {
     "mnist": "the four IDX files of MNIST (.gz or unpacked)",
@@ -107,14 +110,14 @@ def load(
     return load_mnist(name, split, folder)
 
 
-def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
+def images_of_shape(
+    name: str, split: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None
+) -> ImageSet:
     """Load one split for a model that takes points of a shape (C, H, W); `celeba` and `folder` are read at this size.
 
     Raises:
         ShapeError: the images are of another shape; or as `load` raises.
     """
-    if len(shape) != 3:
-        raise ShapeError(f"the model is one of vectors of shape {shape}, and takes no images")
     sized = name in SIZED
     data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
     if (found := unit_shape(data.images)[1:]) != shape:
@@ -123,7 +126,7 @@ def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str
 
 
 def training_images(
-    name: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+    name: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
 ) -> ImageSet:
     """Load the images that a model is trained on, as `images_of_shape`; `leave_out`: without those that mnist5k holds out."""
     data = images_of_shape(name, "train", shape, data_dir)

@@ -1,0 +1,5 @@
+"""`python -m applications`: the command `induced`."""
+
+from applications.cli import main
+
+main()

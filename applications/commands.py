@@ -1,0 +1,131 @@
+"""The commands that work on the models of every application."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+
+from applications.application import Application, owner
+from applications.common.kinds import export_model
+from applications.common.options import ModelSource
+from applications.common.runs import Run
+from applications.info import described
+from induced import LinearOperator, Reports, check
+from induced.checks import load_object
+from induced.errors import InducedError, LawViolation, MissingExtra
+
+try:
+    from tyro.conf import Positional, arg
+except ImportError as error:
+    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
+
+
+def training(application: Application) -> Callable[..., None]:
+    """The command that trains an application."""
+    about = summary(application.Config)
+
+    def command(
+        config: Any,
+        out: Path = Path("runs") / application.name,
+        data_dir: Path | None = None,
+        resume: bool = False,
+        fallback: bool = False,
+        overwrite: bool = False,
+        device: Literal["auto", "cpu"] = "auto",
+    ) -> None:
+        run = Run(out)
+        options = {"resume": resume, "overwrite": overwrite, "fallback": fallback, "device": device}
+        found = application.train(config, run, data_dir=data_dir, **options)
+        print(f"{found.steps} steps, {found.rows_per_second:.3g} rows/s, loss {found.losses['loss']:.4f}; run folder {out}")
+
+    command.__annotations__["config"] = application.Config
+    command.__doc__ = f"""Train {application.name} into a run folder: {about}
+
+    Args:
+        config: What to train.
+        out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+        resume: Go on from the newest checkpoint in the run folder.
+        fallback: If the newest checkpoint is damaged, resume from the one before it.
+        overwrite: Delete an earlier run in the folder.
+        device: "auto" takes an accelerator if there is one.
+    """
+    return command
+
+
+def summary(what: object) -> str:
+    """The first sentence of a docstring."""
+    return (what.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
+
+
+def check_command(
+    source: ModelSource,
+    target: Annotated[str | None, Positional, arg(metavar="[MODULE:OBJECT]")] = None,
+    samples: int = 8,
+    seed: int = 0,
+    radius: float = 2.0,
+    data: str | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Check every law, in float32 and float64, on a trained model or on your own module:object; fails if one does not hold.
+
+    Args:
+        source: The model.
+        target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
+        samples: Points that the laws are checked at, drawn in coordinates; and rows of the data set.
+        seed: Seed of the points.
+        radius: Largest norm of their coordinates.
+        data: Data set that the application checks its model at; the embedded digits if absent, where they have the model's shape.
+        data_dir: Folder with data sets; beats $INDUCED_DATA.
+    """
+    if target is None:
+        folder = source.folder()
+        model, application, name = source.load(nn.Module), owner(folder), str(folder)
+    elif source != ModelSource():
+        raise InducedError(f"check either the object {target} or the model of a folder, not both")
+    elif Path(target).is_dir():
+        raise InducedError(f"{target} is a folder: `induced check --run {target}` checks the model in it")
+    else:
+        model, application, name = load_object(target), None, target
+    thing = _checked(model, application)
+    found = Reports()
+    for dtype in (torch.float32, torch.float64):
+        reports = check(thing, samples=samples, seed=seed, radius=radius, dtype=dtype)
+        found += [replace(report, part=f"{str(dtype).removeprefix('torch.')}: {report.part}") for report in reports]
+    if application is not None and application.laws is not None:
+        found += application.laws(model, samples, data, data_dir)
+    print(found)
+    if not found.ok:
+        raise LawViolation(f"{name}: {found.summary()}")
+
+
+def _checked(model: Any, application: Application | None) -> Any:
+    """What the laws are about: the map of an application's model, else the thing itself."""
+    if application is not None:
+        return application.operator(model)
+    return model.operator() if callable(getattr(model, "operator", None)) and not isinstance(model, LinearOperator) else model
+
+
+def export(source: ModelSource, out: Path) -> None:
+    """Write a model alone, a run's moving average, as config.json and a half-precision model.safetensors.
+
+    Args:
+        source: The model.
+        out: Folder to write.
+    """
+    print(f"wrote {export_model(source.load(nn.Module), source.folder(), out)}")
+
+
+def info(source: ModelSource, folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None) -> None:
+    """Show what a folder holds: application, settings, steps done, sizes, figures.
+
+    Args:
+        source: The model, where no folder is given.
+        folder: A run, a checkpoint, an export, a shipped model, or any other that `induced.load` opens.
+    """
+    if folder is not None and source != ModelSource():
+        raise InducedError(f"info shows one folder, got {folder} and --run, --pretrained or --fallback")
+    print(described(source.folder() if folder is None else folder))

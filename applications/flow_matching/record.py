@@ -1,0 +1,42 @@
+"""One-step flow matching as an application."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from applications.application import Application, register
+from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.flow_matching import evaluate
+from applications.flow_matching.commands import edit, interpolate_command, invert, judge, sample, tour_command
+from applications.flow_matching.config import Config
+from applications.flow_matching.model import PRETRAINED, FlowMatching, build
+from applications.flow_matching.train import train
+from induced import Reports
+
+
+def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -> Reports:
+    """The laws at held-out images and noise, where `induced.check` draws coordinates; at digits unless a data set is named."""
+    if data is None and model.config.shape != DIGITS:
+        return Reports()
+    images = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
+    found = evaluate.axioms(model, images)
+    return Reports(replace(row, part=f"{dtype}: at held-out images") for dtype, rows in found.items() for row in rows)
+
+
+APPLICATION = register(
+    Application(
+        name="flow-matching",
+        Config=Config,
+        build=lambda config: build(config.model),
+        train=train,
+        commands={
+            "sample": sample,
+            "invert": invert,
+            "interpolate": interpolate_command,
+            "edit": edit,
+            "judge": judge,
+            "tour": tour_command,
+        },
+        pretrained=PRETRAINED,
+        laws=laws,
+    )
+)

@@ -1,0 +1,36 @@
+"""The idempotent generator as an application."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from applications.application import Application, register
+from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.idempotent.commands import anomaly_command, generate, project_command
+from applications.idempotent.config import Config
+from applications.idempotent.model import Idempotent, build
+from applications.idempotent.train import train
+from induced import Reports
+from induced.checks import check_idempotent
+
+
+def laws(model: Idempotent, n: int, data: str | None, data_dir: Path | None) -> Reports:
+    """That it is a projector bit for bit, at held-out images, where it is used on a lattice."""
+    if not model.config.exact or (data is None and model.config.shape != DIGITS):
+        return Reports()
+    images = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
+    found = check_idempotent(model.operator(), images, exact=True)
+    return Reports(replace(row, part="on the lattice: at held-out images") for row in found)
+
+
+APPLICATION = register(
+    Application(
+        name="idempotent",
+        Config=Config,
+        build=lambda config: build(config.model),
+        train=train,
+        commands={"project": project_command, "generate": generate, "anomaly": anomaly_command},
+        # the steps of a lattice are larger than the roundings that the linear laws are judged by
+        operator=lambda model: model.operator(exact=False),
+        laws=laws,
+    )
+)
