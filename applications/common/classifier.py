@@ -8,7 +8,6 @@ demand and kept in a cache folder. The pretrained one is made by
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.data import ImageSet, load, to_unit, unit_shape, without_held_out
+from applications.common.data.cache import cache_folder
 from applications.common.features import extract
 from applications.common.kinds import load_model
+from applications.common.locks import held
 from applications.common.randomness import batch_indices, step_generator
-from induced.errors import DataError, DomainError, DtypeError, MissingExtra, ShapeError
+from induced.errors import CheckpointError, DataError, DomainError, DtypeError, MissingExtra, ShapeError
 from induced.serialization import register, save
 from induced.serialization.disk import json_bytes, sha256
 
@@ -133,47 +134,47 @@ def cached_classifier(
 ) -> DigitClassifier:
     """Train a classifier, or load it if the same training on the same images was done before.
 
+    One process trains it while others wait. One that is damaged is trained anew, and a line says so.
+
     Arguments:
         data: Digits to train on.
         config: Settings; the default ones if None.
-        cache: Folder to keep it in; `default_cache()` if None.
+        cache: Folder to keep it in; `cache_folder()` if None.
 
     Returns:
         The classifier, frozen and in evaluation mode; a trained and a loaded one are equal bit for bit.
 
     Raises:
-        CheckpointError: what the cache holds is damaged.
+        CheckpointError: the cache cannot be written.
         DataError, ShapeError: the images are no digits.
     """
     config = config or ClassifierConfig()
     record = {"training": asdict(config), "data": _described(data)}
     key = sha256(json_bytes(record))[:16]
-    folder = Path(cache if cache is not None else default_cache()) / f"digits-{key}"
-    if not (folder / "config.json").exists():
-        save_classifier(train_classifier(data, config), folder, record)
+    folder = cache_folder(cache) / f"digits-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with held(folder.with_suffix(".lock"), lambda other: print(f"{other} makes {folder}: waiting for it", flush=True)):
+        if (folder / "config.json").exists():
+            try:
+                return digit_classifier(folder)
+            except CheckpointError as error:
+                print(f"{error}; it is made anew", flush=True)
+        save_classifier(train_classifier(data, config), folder, record, overwrite=True)
     return digit_classifier(folder)
 
 
-def default_cache() -> Path:
-    """The user's cache folder on this platform, `induced` inside it."""
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "induced"
-
-
-def save_classifier(net: DigitClassifier, folder: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+def save_classifier(
+    net: DigitClassifier, folder: str | os.PathLike[str], record: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
     """Write a classifier in float16.
 
     Arguments:
         net: The classifier.
         folder: Where to.
         record: What `config.json` is to say besides: settings, data, accuracy.
+        overwrite: As of `save`.
     """
-    save(net, folder, dtype=torch.float16, notes=record)
+    save(net, folder, overwrite=overwrite, dtype=torch.float16, notes=record)
 
 
 def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> DigitClassifier:
@@ -192,6 +193,7 @@ def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> 
     Raises:
         DataError: there is no image, or a label is none of 0 to 9.
         ShapeError: the images are of another shape.
+        DomainError: the training diverged.
     """
     config = config or ClassifierConfig()
     if len(data) == 0 or int(data.labels.min()) < 0 or int(data.labels.max()) >= _CLASSES:
@@ -211,7 +213,13 @@ def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> 
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-    return net.half().float().eval().requires_grad_(False)
+    net = net.half().float()
+    if not all(bool(value.isfinite().all()) for value in net.state_dict().values()):
+        raise DomainError(
+            f"the classifier's training diverged: after {config.steps} steps at a learning rate of up to "
+            f"{config.learning_rate:.3g} its weights are not finite; take a smaller learning_rate"
+        )
+    return net.eval().requires_grad_(False)
 
 
 def accuracy(net: nn.Module, data: ImageSet, batch: int = 500) -> float:

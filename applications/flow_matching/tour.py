@@ -41,9 +41,10 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
         CheckpointError: the folder holds an earlier tour and `overwrite` is false; or it holds anything else.
         LawViolation: a law does not hold on the trained model.
     """
+    run = Run(out, maker="tour", files=tuple(_FIGURES))
+    run.check({}, overwrite=overwrite)
     say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
     say("   on 4,500 embedded MNIST digits (500 are held out).")
-    run = Run(out, maker="tour", files=tuple(_FIGURES))
     result = train(config, run, overwrite=overwrite)
     model = load_model(out, FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")

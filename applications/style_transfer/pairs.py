@@ -38,7 +38,7 @@ def pairs(
     Arguments:
         config: The settings: photographs, crops, side, styles, seed, and the most that the file may take.
         data_dir: Folder of the teachers' weights.
-        cache_dir: Folder of the cache; else the environment variable INDUCED_CACHE, else ~/.cache/induced.
+        cache_dir: Folder of the cache; else as `cache_folder`.
         device: Where the teachers run.
 
     Raises:

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from applications.common.data.cache import cached
+from applications.common.data.cache import cache_folder, cached
 from applications.common.locks import held
 from induced.errors import DataError
 
@@ -179,3 +180,19 @@ def test_a_lock_is_one_processes_and_goes_with_it(tmp_path: Path) -> None:
     with held(tmp_path / "lock", refuse):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.delenv("INDUCED_CACHE", raising=False)
+    places = {"linux": ".cache", "darwin": "Library/Caches", "win32": "AppData/Local"}
+    for platform, place in places.items():
+        monkeypatch.setattr(sys, "platform", platform)
+        assert cache_folder() == tmp_path / place / "induced"
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere" / "induced"
+    monkeypatch.setenv("INDUCED_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine" and cache_folder(tmp_path / "given") == tmp_path / "given"

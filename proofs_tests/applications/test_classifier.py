@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from applications.common.classifier import (
     DigitClassifier,
     accuracy,
     cached_classifier,
-    default_cache,
     digit_classifier,
     main,
     save_classifier,
@@ -172,17 +172,23 @@ def test_an_interrupted_write_leaves_nothing_to_load(few: ImageSet, tmp_path: Pa
     assert cached_classifier(few, BRIEF, tmp_path).head.weight.isfinite().all()
 
 
-def test_the_cache_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    places = {"linux": ".cache", "darwin": "Library/Caches", "win32": "AppData/Local"}
-    for platform, place in places.items():
-        monkeypatch.setattr(sys, "platform", platform)
-        assert default_cache() == tmp_path / place / "induced"
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    assert default_cache() == tmp_path / "elsewhere" / "induced"
+def test_a_damaged_cache_is_trained_anew_and_said(few: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = cached_classifier(few, BRIEF, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:20])
+        again = cached_classifier(few, BRIEF, tmp_path)
+        assert torch.equal(again.head.weight, first.head.weight) and [folder] == list(tmp_path.iterdir())
+        said = capsys.readouterr().out
+        assert name in said and said.endswith("; it is made anew\n")
+
+
+def test_a_training_that_diverged_gives_no_classifier(few: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(
+        DomainError, match=r"diverged: after 3 steps at a learning rate of up to 1e\+30 its weights are not finite"
+    ):
+        cached_classifier(few, replace(BRIEF, learning_rate=1e30), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_loading_refuses_what_is_missing_damaged_or_foreign(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def load(
         size: Side of the images of `celeba` and `folder` (64 if absent); the others have their own.
         crop: Side of the central square of `celeba` that is resized: 178 is the largest, 148 leaves out most of the background.
         grey: One channel instead of three, for `celeba` and `folder`.
-        cache_dir: Folder of the cache; else the environment variable `INDUCED_CACHE`, else `~/.cache/induced`.
+        cache_dir: Folder of the cache; else `$INDUCED_CACHE`, else `induced` in the user's cache folder.
 
     Returns:
         The split, in the order of its source.

@@ -70,7 +70,7 @@ def read_pictures(
         grey: One channel instead of three.
         crop: As in `read_picture`.
         source: As in `read_picture`.
-        cache_dir: Folder of the cache; else the environment variable INDUCED_CACHE, else ~/.cache/induced.
+        cache_dir: Folder of the cache; else as `cache_folder`.
 
     Returns:
         uint8, `(N, 1 or 3, size, size)`, mapped from the file: writing to it changes memory alone.
