@@ -93,6 +93,7 @@ def matrix_exp(A: Tensor) -> Tensor:
         `matrix_exp(A[:1]) == matrix_exp(A)[:1]` up to rounding (laws/test_matrices.py)
     """
     if A.numel() != A.shape[-1] ** 2:
-        return torch.linalg.matrix_exp(A)
+        whole: Tensor = torch.linalg.matrix_exp(A)
+        return whole
     twice: Tensor = torch.linalg.matrix_exp(A.reshape(1, *A.shape[-2:]).expand(2, *A.shape[-2:]))
     return twice[0].reshape(A.shape)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,6 +178,55 @@ def line_plot(
     axis.grid(alpha=0.3)
     if len(series) > 1:
         axis.legend(frameon=False)
+    return _save(figure, path)
+
+
+def corner(path: str | os.PathLike[str], samples: Mapping[str, Tensor], columns: Sequence[str]) -> Path:
+    """Write a corner plot as PNG: each pair of columns as points below the diagonal, each column as a histogram on it.
+
+    Arguments:
+        path: The file.
+        samples: Name -> rows (N, n); the later ones lie on top. The first sets the range of each column.
+        columns: Names of the n columns.
+
+    Returns:
+        The path.
+
+    Raises:
+        ShapeError: there is no sample, or one has not one number for each column.
+    """
+    n = len(columns)
+    if not samples or any(rows.ndim != 2 or rows.shape[1] != n or len(rows) == 0 for rows in samples.values()):
+        raise ShapeError(
+            f"corner draws rows (N, {n}), one number for each of {n} columns; got "
+            f"{ {name: tuple(rows.shape) for name, rows in samples.items()} }"
+        )
+    arrays = {name: rows.detach().cpu().double().numpy() for name, rows in samples.items()}
+    first = next(iter(arrays.values()))
+    low, high = first.min(0), first.max(0)
+    margin = np.where(high > low, (high - low) / 20, 1.0)
+    low, high = low - margin, high + margin
+    figure = Figure(figsize=(1.5 * n + 1, 1.5 * n + 1), layout="constrained")
+    axes = figure.subplots(n, n, squeeze=False)
+    for i, j in np.ndindex(n, n):
+        axis: Any = axes[i, j]
+        if j > i:
+            axis.set_axis_off()
+            continue
+        for rows in arrays.values():
+            if i == j:
+                axis.hist(rows[:, i], bins=40, range=(low[i], high[i]), density=True, histtype="step")
+            else:
+                axis.scatter(rows[:, j], rows[:, i], s=2.0, alpha=min(1.0, 600 / len(rows)), linewidths=0, rasterized=True)
+        axis.set_xlim(low[j], high[j])
+        if i != j:
+            axis.set_ylim(low[i], high[i])
+        axis.tick_params(labelsize=6, left=j == 0 and i > 0, labelleft=j == 0 and i > 0, labelbottom=i == n - 1)
+        if i == n - 1:
+            axis.set_xlabel(columns[j], fontsize=8)
+        if j == 0 and i > 0:
+            axis.set_ylabel(columns[i], fontsize=8)
+    figure.legend(axes[0, 0].patches, list(arrays), loc="upper right", frameon=False)
     return _save(figure, path)
 
 

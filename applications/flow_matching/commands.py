@@ -15,6 +15,7 @@ from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import direction, encode, interpolate, move, noise
 from applications.flow_matching.sampling import sample as draw
 from applications.flow_matching.tour import BRIEF, tour
+from applications.flow_matching.vectors import write_rows
 from induced.errors import DomainError
 
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
@@ -36,13 +37,15 @@ def sample(
         steps: Integrator steps that the one step stands for.
         method: Integrator.
         seed: Seed of the noise.
-        out: Picture to write.
+        out: Picture to write; of a model of vectors, a .csv in the units of its table, or a corner plot.
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
     model = source.load(FlowMatching)
     with torch.no_grad():
         images = model.operator(steps, method)(noise(model, n, seed))
+    if model.config.vectors:
+        return print(f"wrote {write_rows(out, images, source.folder(FlowMatching))}")
     print(f"wrote {save_png(out, grid(to_uint8(images), columns=8), scale=2)}")
 
 

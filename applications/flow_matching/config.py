@@ -1,6 +1,6 @@
 """Every option of flow matching, as typed dataclasses; `Config()` is a working default."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from applications.common.training import TrainingConfig
@@ -11,10 +11,13 @@ from induced.errors import DomainError
 class ModelConfig:
     """The chart of both end points and the family of operators between them."""
 
-    shape: tuple[int, int, int] = (1, 32, 32)
-    """Shape (C, H, W) of a point."""
-    chart: Literal["glow", "linear", "identity"] = "glow"
-    """The chart; with the linear one and the identity, samples are Gaussian images."""
+    shape: tuple[int, ...] = (1, 32, 32)
+    """Shape of a point: (C, H, W) of an image, (n,) of a vector."""
+    chart: Literal["glow", "linear", "identity", "spline", "real_nvp"] = "glow"
+    """The chart; with the linear one and the identity, samples are Gaussian images. The last two are for vectors: columns
+    standardised, then `density_blocks` couplings of that kind, of width `density_width`."""
+    constant: tuple[int, ...] = ()
+    """Of vectors: columns that never vary, of which every sample has the value; training finds them in the table."""
     noise_space: Literal["euclidean", "labelled", "shared"] = "euclidean"
     """Space of the noise: R^n, or that of the chart: told by a label which end it serves, as in the paper, or not told."""
     prediction: Literal["velocity", "end point"] = "velocity"
@@ -50,6 +53,16 @@ class ModelConfig:
         if self.prediction == "end point" and self.floor is not None:
             raise DomainError(f"a family that predicts the end point is of rank r and has no floor; got floor={self.floor}")
 
+    @property
+    def vectors(self) -> bool:
+        """Whether a point is a vector."""
+        return len(self.shape) == 1
+
+    def of_vectors(self, n: int, constant: tuple[int, ...]) -> "ModelConfig":
+        """These settings for vectors (n,), all of whose varying columns lead; the chart is a spline unless it is `real_nvp`."""
+        chart: Literal["spline", "real_nvp"] = "real_nvp" if self.chart == "real_nvp" else "spline"
+        return replace(self, shape=(n,), constant=constant, rank=n - len(constant), chart=chart)
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -82,7 +95,7 @@ class ObjectiveConfig:
     distance: Literal["pyramid", "st-lpips", "auto"] = "pyramid"
     """The perceptual distance; "st-lpips" needs its weights in the data folder, "auto" takes it where they are."""
     latent_noise: float = 0.2
-    """Standard deviation of the noise added to coordinates before reconstruction, relative to theirs."""
+    """Standard deviation of the noise added to coordinates of images before reconstruction, relative to theirs."""
     noise_share: int = 4
     """One in this many images is paired with a noise image."""
 
@@ -96,11 +109,14 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Flow matching on images."""
+    """Flow matching on images, or on the rows of a table."""
 
-    data: Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"] = "mnist5k"
-    """`mnist5k` is embedded; the others need files in --data-dir or $INDUCED_DATA. celeba and folder take size and channels
-    from `model.shape`."""
+    data: str = "mnist5k"
+    """Images: `mnist5k` is embedded; mnist, fashion-mnist, avatars64, celeba and folder need files in --data-dir or
+    $INDUCED_DATA. celeba and folder take size and channels from `model.shape`. Vectors: a file .csv, .npy or .npz, or `two-moons`
+    or `digit-scores`, which need no file; the chart then is a spline of as many columns, unless --chart says real_nvp."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table to take; all if none."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
     latent_steps: int = 3000

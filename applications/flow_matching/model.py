@@ -1,4 +1,4 @@
-"""The model: a chart of images, a space of noise, and a family of operators between the two."""
+"""The model: a chart of images or of vectors, a space of noise, and a family of operators between the two."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from applications.common.data import to_unit
+from applications.common.fitted import Fitted
 from applications.common.kinds import built_from, load_model
+from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
@@ -26,7 +28,7 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import UNet
-from induced.errors import CheckpointError
+from induced.errors import CheckpointError, DomainError
 from induced.operators import LU, LinearOperator, LowRank, ScaledIdentityPlusLowRank
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
 from induced.propagators.families import Restriction
@@ -76,14 +78,18 @@ class FlowMatching(nn.Module):
     sorts the image into coordinates, and h makes the distribution of the leading ones Gaussian.
     """
 
+    fitted: Fitted | None = None
+    """What the fit came to, where `fit_flow` made the model."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        _require_fitting(config)
         self.config = config
-        self.dim = math.prod(config.shape)
+        self.dim = math.prod(config.shape) - len(config.constant)
         encoder, density = _encoder(config), _density(config)
         self._encoders = len(encoder)
         self.chart = ConditionalComposition(*encoder, *density)
-        self.noise_chart = Flatten(config.shape)
+        self.noise_chart = Flatten((self.dim,) if config.vectors else config.shape)
         family = FAMILIES[config.family](self.dim, config.rank, floor=config.floor)
         self.family = EndPointRate(family) if config.prediction == "end point" else family
 
@@ -107,6 +113,8 @@ class FlowMatching(nn.Module):
 
     def leading(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """h on leading coordinates (k, rank), and its log|det J|."""
+        if self.config.vectors:
+            return self.chart_at(DATA, self.density).forward_and_log_abs_det(c)
         (h,) = cast(list[ConditionalDirectSum], self.density)
         return self.chart_at(DATA, [h.charts[0]]).forward_and_log_abs_det(c)
 
@@ -173,6 +181,24 @@ class FlowMatching(nn.Module):
         """A parameter: the dtype and device of the model."""
         return next(self.parameters())
 
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, drawn in one step from noise of `generator`, or of torch's own."""
+        drawn = torch.randn(n, *self.noise_chart.shape, generator=generator, dtype=torch.float64)
+        return self.operator()(drawn.to(self.reference()))
+
+    @torch.no_grad()
+    def invert(self, x: Tensor) -> Tensor:
+        """The noise x_0 that one step turns into x: N(0, I) for points x as in the data.
+
+        Raises:
+            DomainError: a column that is constant in the data has another value in x.
+        """
+        points = torch.as_tensor(x).to(self.reference())
+        if isinstance(first := self.encoder[0], Varying):
+            first.require(points)
+        return self.operator().solve(points)
+
     def latent_std(self) -> Tensor:
         """Standard deviations (dim,) of the fixed latent density at the data end."""
         like = self.reference()
@@ -212,12 +238,29 @@ def build(config: ModelConfig) -> FlowMatching:
     return FlowMatching(config)
 
 
+def _require_fitting(config: ModelConfig) -> None:
+    """Refuse settings of images for vectors, and of vectors for images."""
+    if len(config.shape) not in (1, 3) or config.vectors != (config.chart in ("spline", "real_nvp")):
+        raise DomainError(
+            f"chart {config.chart!r} does not fit points of shape {config.shape}: 'spline' and 'real_nvp' are for vectors (n,), "
+            "'glow', 'linear' and 'identity' for images (C, H, W)"
+        )
+    varying = config.shape[0] - len(config.constant)
+    if config.vectors and (config.noise_space != "euclidean" or config.floor is None or config.rank != varying):
+        raise DomainError(
+            f"all {varying} varying columns of a vector lead: expected rank {varying}, a floor and noise_space 'euclidean', got "
+            f"rank {config.rank}, floor {config.floor} and noise_space {config.noise_space!r}"
+        )
+
+
 def _times(steps: int | Sequence[float]) -> list[float]:
     return [k / steps for k in range(steps + 1)] if isinstance(steps, int) else list(steps)
 
 
 def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
-    """Images to coordinates (dim,); the identity and the linear chart are there to be compared with."""
+    """Points to coordinates (dim,); the identity and the linear chart are there to be compared with."""
+    if config.vectors:
+        return standardising(config.shape[0], config.constant)
     if config.chart == "identity":
         return [Flatten(config.shape)]
     if config.chart == "linear":
@@ -234,6 +277,8 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
 
 def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     """Couplings among the leading coordinates, and the standard deviation of the others; none where no coordinates lead."""
+    if config.vectors:
+        return couplings(config.chart, config.rank, config.density_blocks, config.density_width)
     if config.chart != "glow" or not config.density_blocks or config.floor is None:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)

@@ -127,7 +127,7 @@ class FlowMatchingObjective(Objective):
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {
-            "noise_image": torch.randn(n, *self.model.config.shape, generator=generator),
+            "noise_image": torch.randn(n, *self.model.noise_chart.shape, generator=generator),
             "latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "noise_latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "time": times(n, generator),
@@ -206,7 +206,7 @@ class LatentObjective(Objective):
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {
-            "noise_image": torch.randn(n, *self.flow.config.shape, generator=generator),
+            "noise_image": torch.randn(n, *self.flow.noise_chart.shape, generator=generator),
             "latent_noise": torch.randn(n, self.flow.dim, generator=generator),
             "time": times(n, generator),
         }

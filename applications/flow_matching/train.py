@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 
 from applications.common.data import ImageSet, Tensors, training_images
+from applications.common.data.table import is_table
 from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
@@ -17,6 +18,7 @@ from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, require_pairs
 from applications.flow_matching.sampling import sample_grid
+from applications.flow_matching.vectors import train_table
 
 LATENT = "latent"
 """Subfolder of a run that holds its second stage."""
@@ -42,7 +44,11 @@ def train(
     The second stage holds h and the family alone, and names the hash of the model that it was made from. Where a resumed run has
     another one, since the first stage went on, the second is trained anew, and says so; until then the model of the run is that
     of the first. The result is that of the last stage, with the time of both and the rows a second of the first.
+
+    A table (`is_table(config.data)`) has no image to encode, and one stage: `train_table`.
     """
+    if is_table(config.data):
+        return train_table(config, run, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
     latent, known = Run(run.folder / LATENT), settings(config)
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)

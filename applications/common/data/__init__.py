@@ -110,14 +110,14 @@ def load(
     return load_mnist(name, split, folder)
 
 
-def images_of_shape(
-    name: str, split: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None
-) -> ImageSet:
+def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
     """Load one split for a model that takes points of a shape (C, H, W); `celeba` and `folder` are read at this size.
 
     Raises:
         ShapeError: the images are of another shape; or as `load` raises.
     """
+    if len(shape) != 3:
+        raise ShapeError(f"the model is one of vectors of shape {shape}, and takes no images")
     sized = name in SIZED
     data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
     if (found := unit_shape(data.images)[1:]) != shape:
@@ -126,7 +126,7 @@ def images_of_shape(
 
 
 def training_images(
-    name: str, shape: tuple[int, int, int], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+    name: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
 ) -> ImageSet:
     """Load the images that a model is trained on, as `images_of_shape`; `leave_out`: without those that mnist5k holds out."""
     data = images_of_shape(name, "train", shape, data_dir)

@@ -1,0 +1,259 @@
+"""Tables of numbers: csv, npy and npz files of your own, and two that need no file."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from applications.common.data.idx import load_mnist5k
+from induced.errors import DataError, ShapeError
+
+SUFFIXES: Final = (".csv", ".tsv", ".txt", ".npy", ".npz")
+LEAST: Final = 50
+"""Fewest rows that a model is trained on."""
+HELD_OUT: Final = 5
+"""One row in so many is held out, chosen by a permutation that depends on the number of rows alone."""
+_SHOWN: Final = 5
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of numbers under named columns.
+
+    Arguments:
+        name: What reports call it.
+        columns: Names of the n columns, each once.
+        rows: float64, (N, n), finite.
+
+    Raises:
+        ShapeError: rows and columns do not fit each other.
+        DataError: a name occurs twice, or a value is not finite.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse what is no table of numbers."""
+        if self.rows.ndim != 2 or self.rows.shape[1] != len(self.columns):
+            raise ShapeError(
+                f"{self.name}: {len(self.columns)} columns need as many numbers a row, got rows of shape {tuple(self.rows.shape)}"
+            )
+        if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
+            raise DataError(f"{self.name}: more than one column is called {', '.join(map(repr, twice))}; give each its own name")
+        if bool((bad := ~self.rows.isfinite()).any()):
+            raise DataError(_missing(self.name, self.columns, bad, "a missing value (NaN) or an infinite one", 0, "row"))
+
+    def take(self, columns: Sequence[str]) -> "Table":
+        """The table of some columns, in the order given; all of them where none is given.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        if unknown := [column for column in columns if column not in self.columns]:
+            raise DataError(f"{self.name}: there is no column {unknown[0]!r}; there are {', '.join(self.columns)}")
+        chosen = tuple(columns) or self.columns
+        return replace(self, columns=chosen, rows=self.rows[:, [self.columns.index(column) for column in chosen]])
+
+    def constant(self) -> tuple[int, ...]:
+        """Numbers of the columns with one value in all rows."""
+        return tuple(int(i) for i in (self.rows == self.rows[:1]).all(0).nonzero().flatten())
+
+    def require(self) -> None:
+        """Refuse a table that no distribution can be learned from.
+
+        Raises:
+            DataError: fewer rows than `LEAST`, or fewer than two columns that vary.
+        """
+        if len(self.rows) < LEAST:
+            raise DataError(f"{self.name} has {len(self.rows)} rows: at least {LEAST} are needed to learn a distribution from")
+        fixed = [self.columns[i] for i in self.constant()]
+        if len(self.columns) - len(fixed) < 2:
+            but = f" ({', '.join(fixed)} never vary)" if fixed else ""
+            raise DataError(
+                f"{self.name} has {len(self.columns)} column{'s' * (len(self.columns) != 1)}{but}: at least two that vary are "
+                "needed, since a chart changes some columns by the others. For a single one, its quantiles are a sampler"
+            )
+
+    def split(self, one_in: int = HELD_OUT) -> tuple["Table", "Table"]:
+        """The rows to train on, and those held out, one in so many."""
+        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(0))
+        held_out = len(self.rows) // one_in
+        parts = order[held_out:].sort().values, order[:held_out].sort().values
+        return replace(self, rows=self.rows[parts[0]]), replace(self, rows=self.rows[parts[1]])
+
+
+def two_moons(n: int = 10_000, noise: float = 0.05, seed: int = 0) -> Table:
+    """Two interleaved half circles in the plane, with normal noise."""
+    generator = torch.Generator().manual_seed(seed)
+    angle = math.pi * torch.rand(n, generator=generator, dtype=torch.float64)
+    side = torch.arange(n) % 2
+    x = torch.where(side == 0, angle.cos(), 1 - angle.cos())
+    y = torch.where(side == 0, angle.sin(), 0.5 - angle.sin())
+    rows = torch.stack([x, y], -1) + noise * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return Table("two-moons", ("x", "y"), rows)
+
+
+@cache
+def digit_scores(count: int = 8) -> Table:
+    """The first principal components of the embedded digits, 4,500, pixels in [0, 1]; each has the sign of its largest entry."""
+    pixels = load_mnist5k("train").images.flatten(1).double() / 255
+    centred = pixels - pixels.mean(0)
+    axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(1)[:, :count]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return Table("digit-scores", tuple(f"pc{k + 1}" for k in range(count)), centred @ axes)
+
+
+EXAMPLES: Final[dict[str, Callable[[], Table]]] = {"two-moons": two_moons, "digit-scores": digit_scores}
+"""Tables that need no file."""
+
+
+def is_table(name: str) -> bool:
+    """Whether a data set of this name is a table: one of `EXAMPLES`, or a file with one of `SUFFIXES`."""
+    return name in EXAMPLES or Path(name).suffix.lower() in SUFFIXES
+
+
+def load_table(name: str, columns: Sequence[str] = ()) -> Table:
+    """An example, or a table from a file: csv (also with tabs or semicolons), npy, or npz.
+
+    The first line of a csv file is its header unless all its cells are numbers. An npz file holds one matrix (N, n), or
+    vectors (N,) whose names are the columns. Columns without a name are called x1, x2, ...
+
+    Arguments:
+        name: One of `EXAMPLES`, or the path of a file.
+        columns: The columns to take; all if none.
+
+    Raises:
+        DataError: there is no such file, or it is damaged; a cell is text, missing or not finite; no such column.
+    """
+    if name in EXAMPLES:
+        return EXAMPLES[name]().take(columns)
+    path = Path(name)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path}: a table ends in {', '.join(SUFFIXES)}; or is one of {', '.join(EXAMPLES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _from_numpy(path).take(columns)
+    return _from_text(path, columns)
+
+
+def as_table(rows: object, name: str = "rows") -> Table:
+    """A table of a tensor, an array, or nested lists (N, n) of numbers.
+
+    Raises:
+        ShapeError: it is no matrix.
+        DataError: it holds no numbers, or one that is not finite.
+    """
+    array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: expected real numbers, got an array of {array.dtype}")
+    if array.ndim != 2:
+        raise ShapeError(f"{name}: expected a matrix (N, n), one row a sample, got shape {array.shape}")
+    return Table(name, _numbered(array.shape[1]), torch.from_numpy(array.astype(np.float64)))
+
+
+def csv_text(columns: Sequence[str], rows: Tensor) -> str:
+    """A csv file's text: a header, and rows (N, n) with as many digits as tell their numbers from all others of their dtype."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([str(value) for value in row] for row in rows.numpy())
+    return text.getvalue()
+
+
+def _from_text(path: Path, columns: Sequence[str]) -> Table:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    first = text.split("\n", 1)[0]
+    delimiter = max("\t;,", key=first.count)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: is no csv ({error})") from error
+    if not lines:
+        raise DataError(f"{path}: is empty")
+    headed = any(_number(cell) is None and cell for cell in lines[0][1])
+    names, body = (tuple(lines[0][1]), lines[1:]) if headed else (_numbered(len(lines[0][1])), lines)
+    for line, cells in body:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}, line {line}: has {len(cells)} cells, expected {len(names)}, one for each of {', '.join(names)}"
+            )
+    named = Table(str(path), names, torch.zeros(0, len(names), dtype=torch.float64)).take(columns)
+    wanted = [names.index(name) for name in named.columns]
+    values = np.full((len(body), len(wanted)), math.nan)
+    for row, (line, cells) in enumerate(body):
+        for place, column in enumerate(wanted):
+            number = _number(cells[column])
+            if number is None and cells[column].lower() not in _ABSENT:
+                some = [name for i, name in enumerate(names) if body and _number(body[0][1][i]) is not None]
+                raise DataError(
+                    f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. Code it as "
+                    f"numbers, or take other columns: --columns {' '.join(some[:_SHOWN])}{' ...' * (len(some) > _SHOWN)}"
+                )
+            values[row, place] = math.nan if number is None else number
+    if (bad := ~np.isfinite(values)).any():
+        numbers = np.array([line for line, _ in body])
+        raise DataError(
+            _missing(str(path), named.columns, torch.from_numpy(bad), "no number, or an infinite one,", numbers, "line")
+        )
+    return replace(named, rows=torch.from_numpy(values))
+
+
+_ABSENT: Final = ("", "na", "n/a", "nan", "null", "none", "?", "-")
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _from_numpy(path: Path) -> Table:
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read as an array of numbers ({error})") from error
+    if len(arrays) == 1 and (array := next(iter(arrays.values()))).ndim == 2:
+        return as_table(array, str(path))
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if "" in arrays or any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
+        raise DataError(
+            f"{path}: expected one matrix (N, n), or in an npz vectors (N,) whose names are the columns; got the shapes {shapes}"
+        )
+    if text := [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]:
+        raise DataError(f"{path}: column {text[0]!r} holds {arrays[text[0]].dtype}, expected real numbers")
+    rows = np.stack([array.astype(np.float64) for array in arrays.values()], 1)
+    return Table(str(path), tuple(arrays), torch.from_numpy(rows))
+
+
+def _numbered(n: int) -> tuple[str, ...]:
+    return tuple(f"x{k + 1}" for k in range(n))
+
+
+def _missing(name: str, columns: Sequence[str], bad: Tensor, what: str, numbers: np.ndarray | int, unit: str) -> str:
+    """What to say of cells that are no finite numbers: where they are, and what to do."""
+    rows = bad.any(1).nonzero().flatten().numpy()
+    where = rows if isinstance(numbers, int) else numbers[rows]
+    shown = ", ".join(map(str, where[:_SHOWN])) + (" ..." if len(where) > _SHOWN else "")
+    held = ", ".join(column for column, any_bad in zip(columns, bad.any(0).tolist(), strict=True) if any_bad)
+    return (
+        f"{name}: {len(rows)} of {len(bad)} rows hold {what} in {held} ({unit} {shown}): leave these rows out, "
+        "fill them in, or take other columns (--columns)"
+    )
