@@ -140,7 +140,8 @@ class PositiveDefinite(Bijection):
     @full_precision
     def inverse(self, z: Tensor) -> Tensor:
         require_precision(z.dtype, "the coordinate vector of a PositiveDefinite chart")
-        X = _symmetric(matrix_exp(self._logarithm(z)))
+        # in float32 torch's exponential is off by tens of roundings
+        X = _symmetric(matrix_exp(self._logarithm(z).double()).to(z.dtype))
         if eager(X):
             inside = self._keeps_digits(X.detach(), z.detach()).unsqueeze(-1).expand_as(z)
             require_domain(z, inside, "the logarithms of definite matrices", "the coordinates", _TOO_LARGE)
