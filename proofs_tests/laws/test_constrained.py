@@ -290,5 +290,5 @@ class Lebesgue(Bijection):
 
 
 def test_a_determinant_for_another_measure_is_rejected() -> None:
-    with pytest.raises(LawViolation, match=r"1 of 5 laws do not hold:\nJacobian"):
+    with pytest.raises(LawViolation, match=r"1 of \d+ laws do not hold:\nJacobian"):
         require(check_bijection(Lebesgue(), compositions(4, 3)))
