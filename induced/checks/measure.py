@@ -73,7 +73,7 @@ def lengths(x: Tensor) -> Tensor:
 
 def longest(x: Tensor) -> float:
     """The largest norm of samples (k, ...)."""
-    return float(lengths(x).max())
+    return float(lengths(x.detach()).max())
 
 
 def per_sample(entries: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def compare(
         per: differences a sample.
     """
     error = error if isinstance(error, Noise) else Noise(error)
-    off = lengths(difference)
+    off = lengths(difference.detach())
     worst = int(off.argmax())
     scale = max(size, min(error.floor, error.roundings))
     if size > 0 and scale > FAR_ABOVE * size:
