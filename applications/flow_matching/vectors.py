@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from applications.common.data import Tensors
 from applications.common.data.table import Table, as_table, csv_text, load_table
 from applications.common.figures import corner
+from applications.common.parallel import accelerator_for
 from applications.common.runs import Run
 from applications.common.timed import fit_for
 from applications.common.training import TrainingResult, fit
@@ -120,6 +121,8 @@ def train_table(
     Raises:
         DataError: as `load_table` and `Table.require` say; and as `fit`.
     """
+    if not resume and accelerator_for(device).is_main_process:  # on resume its settings need the columns, and `fit` compares them
+        run.check({}, overwrite=overwrite)
     table = load_table(config.data, config.columns)
     table.require()
     train, held_out = table.split()

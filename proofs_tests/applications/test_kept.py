@@ -23,6 +23,7 @@ from applications.common.runs import Run
 from applications.common.training import TrainingConfig, fit
 from applications.flow_matching import tour as tour_module
 from applications.flow_matching import train as train_module
+from applications.flow_matching import vectors
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
 from applications.flow_matching.tour import tour
 from applications.idempotent import config as idempotent_config
@@ -280,8 +281,10 @@ def test_data_that_cannot_be_read_delete_nothing(tmp_path: Path, monkeypatch: py
 def test_every_application_checks_its_folder_before_it_reads_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strangers(tmp_path)
     monkeypatch.setattr(idempotent_train, "training_images", lambda *_, **__: pytest.fail("the data are read"))
+    monkeypatch.setattr(vectors, "load_table", lambda *_, **__: pytest.fail("the data are read"))
     monkeypatch.setattr(style_train, "pairs", lambda *_, **__: pytest.fail("the data are read"))
     for work in (
+        lambda: train(tmp_path, Config(data="two-moons"), overwrite=True),
         lambda: idempotent_train.train(idempotent_config.Config(), Run(tmp_path), overwrite=True, device="cpu"),
         lambda: style_train.train(style_config.Config(), Run(tmp_path), overwrite=True, device="cpu"),
     ):
