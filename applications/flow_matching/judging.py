@@ -26,7 +26,8 @@ def report(model: FlowMatching, train: Table, held_out: Table, picture: Path, se
         memorised. energy_distance, and accuracy of the classifier (`applications/common/two_sample.py`): of samples, and of
         rows trained on.
     """
-    real, seen = (table.rows[:: max(1, len(table.rows) // MOST)][:MOST] for table in (held_out, train))
+    real = held_out.rows[:MOST]
+    seen = train.rows[: len(real)]
     samples = model.sample(len(real), torch.Generator().manual_seed(seed)).double()
     corner(picture, {"data": real, "samples": samples}, held_out.columns)
     varying = [i for i in range(len(train.columns)) if i not in model.config.constant]

@@ -123,6 +123,7 @@ def test_a_split_keeps_every_row_once_and_depends_on_their_number_alone() -> Non
     parts = table.split()
     assert [len(part.rows) for part in parts] == [80, 20]
     assert torch.equal(torch.cat([part.rows for part in parts]).sort(0).values, table.rows)
+    assert (parts[0].rows[:20, 0] > 100).any() and (parts[0].rows[:20, 0] < 100).any(), "a sorted table is sorted no more"
     assert all(torch.equal(a.rows + 1, b.rows) for a, b in zip(parts, as_table(table.rows + 1).split(), strict=True))
 
 
