@@ -75,7 +75,9 @@ def load_model(folder: Path, kind: type[M], *, fallback: bool = False) -> M:
 
 
 def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
-    """Write the model of a run, its moving average, in half precision; notes are the settings of the run but the model's own.
+    """Write the model of a run, its moving average, in half precision unless it `keeps_digits`.
+
+    Notes are the settings of the run but the model's own.
 
     Returns:
         The folder.
@@ -89,4 +91,4 @@ def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
 def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
     """`export` of a model at hand that was made from the one in the folder `source`."""
     kept = {name: value for name, value in notes(source).items() if name != "model"}
-    return save(model, folder, dtype=torch.float16, notes=kept)
+    return save(model, folder, dtype=None if getattr(model, "keeps_digits", False) else torch.float16, notes=kept)

@@ -94,6 +94,11 @@ class FlowMatching(nn.Module):
         self.family = EndPointRate(family) if config.prediction == "end point" else family
 
     @property
+    def keeps_digits(self) -> bool:
+        """Whether an export in half precision would lose what counts: the means and scales of a table's columns."""
+        return self.config.vectors
+
+    @property
     def encoder(self) -> list[nn.Module]:
         """The parts of e."""
         return list(self.chart.parts)[: self._encoders]

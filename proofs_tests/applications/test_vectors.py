@@ -274,6 +274,9 @@ def test_a_table_is_trained_reported_and_sampled_in_its_own_units(tmp_path: Path
     drawn = load_table(str(out))
     assert drawn.columns == ("weight", "one", "size") and drawn.rows.shape == (12, 3)
     assert (drawn.rows[:, 1] == 7.1).all() and 9_000 < drawn.rows[:, 2].mean() < 11_000
+    command("export", "--run", run, "--out", tmp_path / "exported")
+    command("sample", "--run", tmp_path / "exported", "--n", 12, "--out", tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text() == out.read_text(), "an export keeps all digits of the columns' units"
     command("sample", "--run", run, "--n", 12, "--out", tmp_path / "samples.png")
     assert (tmp_path / "samples.png").exists()
     command("train", "flow-matching", "--data", tmp_path / "table.csv", *chosen, "--out", run, *TINY, "--steps", 8, "--resume")
