@@ -282,7 +282,7 @@ def fit(
                 progress.step(losses["loss"])
                 if writer is not None:
                     _record(run, writer, config, step, losses, gradient_norm, progress)
-                    _sample(run, writer, config, step + 1, objective.saved(average.module), on_sample)
+                    _sample(run, writer, config, step + 1, average.module, objective, on_sample)
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
                     watch.weights(weights, average.module.state_dict(), moments["state"])
@@ -380,13 +380,13 @@ def _record(
 
 
 def _sample(
-    run: Run, writer: SummaryWriter, config: TrainingConfig, step: int, model: nn.Module, on_sample: Sampler | None
+    run: Run, writer: SummaryWriter, config: TrainingConfig, step: int, model: nn.Module, of: Objective, on_sample: Sampler | None
 ) -> None:
     """Ask for a picture and write it, if its turn has come."""
     if on_sample is None or not config.sample_every or step % config.sample_every:
         return
     with torch.no_grad():
-        picture = on_sample(model, step)
+        picture = on_sample(of.saved(model), step)
     if picture is not None:
         save_png(run.folder / "samples" / f"step-{step:08d}.png", picture)
         writer.add_image("samples", picture.cpu(), step)
