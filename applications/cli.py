@@ -56,7 +56,7 @@ def chosen(arguments: Sequence[str]) -> tuple[str, Command, Sequence[str]]:
     having = [one for one in names.values() if verb in one.commands]
     if not having:
         verbs = [*GENERAL, "train", *(verb for one in names.values() for verb in one.commands)]
-        refuse(f"there is no command {verb!r}", difflib.get_close_matches(verb, verbs))
+        refuse(f"there is no command {verb!r}", difflib.get_close_matches(verb, dict.fromkeys(verbs)))
     return verb, meant(having, rest).commands[verb], rest
 
 

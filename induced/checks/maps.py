@@ -260,11 +260,11 @@ def gain_and_reach(f: LinearizerOperator, x: Tensor, fx: Tensor) -> tuple[float,
     """
     X, Y = f.domain, f.codomain
     least = max(X.zero_size(x), Y.zero_size(fx))
-    sizes, images = lengths(X.coords(x)), lengths(Y.coords(fx))
+    sizes, images = lengths(X.coords(x).detach()), lengths(Y.coords(fx).detach())
     clear = sizes > least
     try:
         drawn = random_like(X, x, least=least)
-        gains = [lengths(Y.coords(f(drawn))) / lengths(X.coords(drawn))]
+        gains = [lengths(Y.coords(f(drawn)).detach()) / lengths(X.coords(drawn).detach())]
     except DomainError:
         gains, clear = [], sizes > 0
     gains.append(images[clear] / sizes[clear])

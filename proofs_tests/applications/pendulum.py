@@ -1,4 +1,4 @@
-"""A pendulum as an application in one file: in learned coordinates a step of time is a matrix, and n steps are its n-th power."""
+"""A pendulum with friction as an application in one file: near rest it is linear in the right coordinates, which are learned."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,14 +31,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A pendulum without friction: angle and speed, a step of time later."""
+    """A pendulum with friction: angle and speed, a step of time later."""
 
-    seconds: float = 0.2
+    seconds: float = 0.5
     """The step of time."""
-    swings: float = 2.0
-    """Largest angle and speed of the states to learn from."""
+    friction: float = 0.5
+    """Deceleration by the speed."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=100, batch=64, learning_rate=1e-2, warmup=10))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=400, batch=64, learning_rate=1e-2, warmup=10))
 
 
 @final
@@ -74,23 +74,22 @@ class Step(Objective):
 
 
 def states(config: Config, rows: int = 512, substeps: int = 100) -> Tensors:
-    """Random states, and what they are a step later, by the leapfrog method."""
-    before = config.swings * (2 * torch.rand(rows, 2, generator=torch.Generator().manual_seed(0)) - 1)
+    """Random states, and what they are a step later."""
+    before = 3 * torch.rand(rows, 2, generator=torch.Generator().manual_seed(0)) - 1.5
     angle, speed, h = before[:, 0], before[:, 1], config.seconds / substeps
     for _ in range(substeps):
-        speed = speed - h / 2 * angle.sin()
+        speed = speed - h * (angle.sin() + config.friction * speed)
         angle = angle + h * speed
-        speed = speed - h / 2 * angle.sin()
     return Tensors("pendulum", {"before": before, "after": torch.stack([angle, speed], 1)})
 
 
 def train(config: Config, run: Run, *, data_dir: Path | None = None, **options: Any) -> TrainingResult:
     torch.manual_seed(config.training.seed)
-    settings = {"application": "pendulum", "model": asdict(config.model), "seconds": config.seconds, "swings": config.swings}
+    settings = {"application": "pendulum", "model": asdict(config.model), "data_of": [config.seconds, config.friction]}
     return fit(Step(Pendulum(config.model)), states(config), config.training, run, settings=settings, **options)
 
 
-def forecast(source: ModelSource, angle: float = 1.0, speed: float = 0.0, steps: int = 10) -> None:
+def forecast(source: ModelSource, angle: float = 1.0, speed: float = 0.0, steps: int = 2) -> None:
     """Print where a state is after some steps of time; fewer than 0 lead back.
 
     Args:
