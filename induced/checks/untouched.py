@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,9 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
             if buffer is not None:  # a buffer that two modules share stays one
                 state.module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:
-        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+        # leaving inference mode asks for gradients, which who is in none may have turned off
+        leave = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with leave, torch.autocast("cpu", enabled=False):
             yield
     finally:
         for state in states:

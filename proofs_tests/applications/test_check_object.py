@@ -91,7 +91,7 @@ def refusal(*arguments: object) -> str:
     [
         ("Shear", ["chart Shear", "space InducedSpace(Shear(3,))"]),
         ("space", ["chart Shear", "space InducedSpace(Shear(3,))"]),
-        ("Twisted", ["space Twisted()"]),
+        ("Twisted", ["coordinates of Twisted()", "space Twisted()"]),
         ("core", ["operator Dense"]),
         ("within", ["domain: chart Shear", "domain: space InducedSpace(Shear(3,))", "map Linearizer"]),
     ],
