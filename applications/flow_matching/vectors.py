@@ -18,7 +18,7 @@ from applications.flow_matching.columns import standardise
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig, settings
 from applications.flow_matching.judging import report, summary
 from applications.flow_matching.model import DATA, FlowMatching, build
-from applications.flow_matching.objective import LatentObjective
+from applications.flow_matching.objective import LatentObjective, require_pairs
 from induced.errors import DomainError
 from induced.serialization import notes
 from induced.serialization.disk import replace_file
@@ -121,7 +121,9 @@ def train_table(
     Raises:
         DataError: as `load_table` and `Table.require` say; and as `fit`.
     """
-    if not resume and accelerator_for(device).is_main_process:  # on resume its settings need the columns, and `fit` compares them
+    accelerator = accelerator_for(device)
+    require_pairs(config.training.batch // accelerator.num_processes, config.objective.noise_share)
+    if not resume and accelerator.is_main_process:  # on resume its settings need the columns, and `fit` compares them
         run.check({}, overwrite=overwrite)
     table = load_table(config.data, config.columns)
     table.require()
@@ -142,11 +144,12 @@ def train_table(
         device=device,
         on_sample=None,
     )
-    found = report(
-        cast(FlowMatching, result.average).cpu(), train, held_out, run.folder / "samples" / f"step-{result.steps:08d}.png"
-    )
-    run.report(found)
-    print(summary(found))
+    if accelerator.is_main_process:
+        picture = run.folder / "samples" / f"step-{result.steps:08d}.png"
+        found = report(cast(FlowMatching, result.average).cpu(), train, held_out, picture)
+        run.report(found)
+        print(summary(found))
+    accelerator.wait_for_everyone()
     return result
 
 
