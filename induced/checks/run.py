@@ -243,7 +243,13 @@ def _space(X: HilbertSpace) -> Part:
     laws = check_space
     if X in _leaves(X):  # its coordinates have their own part
         answers, laws = {}, check_axioms if isinstance(X, InducedSpace) else check_operations
-    return Part(f"space {X!r}", answers, {"check_space": lambda draw: laws(X, draw(X).points)})
+    return Part(f"space {_named(X)}", answers, {"check_space": lambda draw: laws(X, draw(X).points)})
+
+
+def _named(X: HilbertSpace) -> str:
+    """The space on one line: torch prints the modules within on lines of their own."""
+    printed = repr(X)
+    return printed if "\n" not in printed else type(X).__name__
 
 
 def _chart(X: HilbertSpace) -> Part:
@@ -252,7 +258,7 @@ def _chart(X: HilbertSpace) -> Part:
         "g": lambda draw: g(draw(X).points.clone()),
         "g^-1": lambda draw: g.inverse(draw(X).coordinates.reshape((-1, *g.coord_shape)).clone()),
     }
-    name = f"chart {type(g).__name__}" if isinstance(X, InducedSpace) else f"coordinates of {X!r}"
+    name = f"chart {type(g).__name__}" if isinstance(X, InducedSpace) else f"coordinates of {_named(X)}"
     return Part(name, answers, {"check_bijection": lambda draw: check_bijection(g, draw(X).points)})
 
 
