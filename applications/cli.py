@@ -1,6 +1,7 @@
 """The `induced` command: train, look at, and prove properties of models built on the library."""
 
 import difflib
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -104,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         name, command, rest = chosen(arguments)
         tyro.cli(command, prog=f"induced {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `induced info FOLDER | head`; the flush at exit would raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InducedError as error:
         sys.exit(f"induced: {error}")
 

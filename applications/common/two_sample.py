@@ -8,12 +8,6 @@ from torch import Tensor
 
 from induced.errors import DomainError, MissingExtra, ShapeError
 
-try:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-except ImportError as error:
-    raise MissingExtra(f"the two-sample test needs scikit-learn ({error}): install induced[apps]") from error
-
 LEAST = 10
 """Fewest rows of either sample."""
 
@@ -55,6 +49,11 @@ def classifier_test(a: Tensor, b: Tensor, seed: int = 0) -> TwoSample:
         ShapeError: not two matrices of one width with at least 10 rows each.
         DomainError: a value is not finite.
     """
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
+    except ImportError as error:
+        raise MissingExtra(f"the two-sample test needs scikit-learn ({error}): install induced[apps]") from error
     a, b = _samples("classifier_test", a, b)
     n = min(len(a), len(b))
     rows, side = torch.cat([a[:n], b[:n]]).numpy(), np.repeat([0, 1], n)

@@ -15,7 +15,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import induced
-from applications import application, cli
+from applications import application, cli, commands
 from applications.application import Application, known, owner, register
 from applications.common.kinds import family
 from applications.common.runs import Run
@@ -243,3 +243,18 @@ def test_another_package_of_the_name_is_named_in_one_line(elsewhere: Path) -> No
     hides = f"{elsewhere.resolve() / 'applications'} hides it: rename that, or take its folder off the path"
     said = f"induced: the command lies in the package `applications` at {ROOT / 'applications'}; {hides}\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_reader_that_leaves_early_is_no_error(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`induced info FOLDER | head`."""
+
+    def closed(folder: Path) -> str:
+        raise BrokenPipeError
+
+    replaced: list[int] = []
+    monkeypatch.setattr(commands, "described", closed)
+    monkeypatch.setattr(cli.os, "dup2", lambda _, descriptor: replaced.append(descriptor))
+    cli.main(["info", str(runs["pendulum"])])
+    assert replaced == [sys.stdout.fileno()]
