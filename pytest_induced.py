@@ -3,6 +3,8 @@
 It stands beside the package, whose import takes torch: pytest loads this module at each start, and `induced` only when asked.
 """
 
+import importlib
+
 import pytest
 
 LAWS = "induced.checks.items"
@@ -21,4 +23,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--induced"):
         config.addinivalue_line("markers", "induced: the laws of the objects that --induced names")
-        config.pluginmanager.import_plugin(LAWS)
+        config.pluginmanager.register(
+            importlib.import_module(LAWS), LAWS
+        )  # import_plugin warns of modules that are there already

@@ -78,7 +78,9 @@ def scaled_norm(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
 
 
 def longest_product(x: Tensor, factors: Tensor) -> Tensor:
-    """The largest norm of the products, entry by entry, of vectors x (*batch, n) and one of (m, n); (*batch,)."""
+    """The largest norm of the products, entry by entry, of vectors x (*batch, n) and one of (m, n); (*batch,), 0 for m = 0."""
+    if not len(factors):
+        return torch.zeros_like(x).sum(-1)
     sizes, reach = scaled_norm(x), largest(scaled_norm(factors))
     tiny = torch.finfo(x.dtype).tiny
     unit, units = x / sizes.clamp(min=tiny).unsqueeze(-1), factors / reach.clamp(min=tiny)

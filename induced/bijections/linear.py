@@ -59,13 +59,14 @@ class _Mixing(Bijection):
 
     def _solve(self, A: LinearOperator, z: Tensor) -> Tensor:
         """x with A x = z up to eps |A| |x|: a product with A^-1 leaves eps |A| |A^-1| |z|, the condition times as much."""
-        if isinstance(A, Dense) and A.A.dtype == torch.float64:
+        if isinstance(A, Dense) and A.A.dtype != torch.float64:
+            return self._mix(Dense(torch.linalg.inv(A.A.double())), z).to(A.A.dtype)
+        if isinstance(A, Dense) and not torch.compiler.is_compiling():
             rows = self._columns(z).mT.to(A.A)
             solved: Tensor = torch.linalg.solve(A.A, rows.reshape(-1, len(A.A)).mT)
             return solved.mT.reshape(rows.shape).mT.reshape(z.shape)
-        if isinstance(A, Dense):
-            return self._mix(Dense(torch.linalg.inv(A.A.double())), z).to(A.A.dtype)
-        X = inverse(A)
+        # a graph holds the inverse as a constant
+        X = Dense(torch.linalg.inv(A.A)) if isinstance(A, Dense) else inverse(A)
         x = self._mix(X, z)
         # a step of refinement
         return x if A.orthogonal or isinstance(A, STABLE) else x + self._mix(X, z - self._mix(A, x))

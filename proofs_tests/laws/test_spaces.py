@@ -62,7 +62,7 @@ def test_the_axioms_of_a_hilbert_space_hold(case: SpaceCase, dtype: torch.dtype)
     X = case.make(dtype)
     reports = check_space(X, case.points(X, (6,), dtype))
     require(reports)
-    assert sum(report.statement != "contract" for report in reports) == 12
+    assert sum(report.statement != "contract" for report in reports) == 14
 
 
 @every_space

@@ -239,7 +239,7 @@ def test_check_space_rejects_points_off_the_subspace() -> None:
     W = Subspace(EuclideanSpace(3), torch.eye(3).double()[:, :2])
     on, off = torch.eye(3).double()[:2], torch.ones(3, 3).double()
     require(check_space(W, on))
-    with pytest.raises(LawViolation, match=r"1 of 12 laws do not hold:\n.*scalar identity: 1 x = x"):
+    with pytest.raises(LawViolation, match=r"1 of \d+ laws do not hold:\n.*scalar identity: 1 x = x"):
         require(check_space(W, off))
 
 
