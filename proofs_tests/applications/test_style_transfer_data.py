@@ -17,7 +17,6 @@ from applications import cli
 from applications.style_transfer import commands
 from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer import photographs as photographs_module
-from applications.style_transfer.commands import style
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
 from applications.style_transfer.photographs import TEST, TRAIN, photographs, plain_crops, random_crop
@@ -394,7 +393,7 @@ def test_a_style_is_added_to_a_trained_model_and_exported(
 
 def test_the_styles_by_default_are_those_of_the_data_folder() -> None:
     assert ModelConfig().names == ("identity", *STYLES)
-    assert "candy" in inspect.getsource(style)
+    assert "candy" in inspect.getsource(commands.style)
 
 
 def test_errors_of_the_library_end_a_command_with_their_message(tmp_path: Path) -> None:
