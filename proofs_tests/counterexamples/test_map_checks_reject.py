@@ -11,6 +11,7 @@ from induced import SVD, EuclideanSpace, HilbertSpace, InducedSpace, Linearizer,
 from induced.bijections import Bijection, Log, RationalQuadraticCoupling, real_nvp
 from induced.bijections.networks import MLP
 from induced.checks import Reports, check_adjoint, check_linear, check_penrose, check_svd, require
+from induced.checks.measure import random_like
 from induced.operators import Dense, Diagonal, LinearOperator, LowRank, Orthogonal, pinv
 from proofs_tests.counterexamples.test_checks_reject import A, linear, points, rejected, verdicts
 from proofs_tests.registry import DTYPES, shaken
@@ -480,3 +481,11 @@ def test_a_map_that_raises_is_rejected_with_what_it_raised() -> None:
     reports = check_linear(between(torch.float64, forward=forward), torch.randn(4, N, dtype=torch.float64))
     assert any(r.verdict == "violated" and "only batches of one dimension" in r.note for r in reports)
     require(all_laws(Linearizer(Orthogonal(torch.eye(N)), EuclideanSpace(N)), torch.randn(4, N), torch.randn(4, N)))
+
+
+def test_random_companions_are_as_long_as_asked_for() -> None:
+    X = InducedSpace(real_nvp(4).double())
+    x = X.point(torch.cat([torch.zeros(1, 4), 2 * torch.eye(4)]).double())
+    lengths = X.norm(random_like(X, x, seed=1))
+    assert torch.allclose(lengths[1:], torch.full((4,), 2.0).double()) and 0 < lengths[0]
+    assert torch.allclose(X.norm(random_like(X, x, seed=1, least=5.0)), torch.full((5,), 5.0).double())
