@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, cast, final
 
 import pytest
 import torch
@@ -70,8 +70,8 @@ class Laws(pytest.Item):
         self.add_marker(pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"))
 
     def runtest(self) -> None:
-        assert isinstance(self.parent, Object)
-        require([replace(report, part="") for report in self.parent.reports(self.dtype) if report.part == self.part])
+        reports = cast(Object, self.parent).reports(self.dtype)
+        require([replace(report, part="") for report in reports if report.part == self.part])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The lines of the reports alone, where a law does not hold."""

@@ -19,13 +19,12 @@ from proofs_tests.registry import DTYPES, shaken
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-class Map(LinearizerOperator):
-    """A map of R^3 with some of its parts replaced."""
+class OfHonest(LinearizerOperator):
+    """A map with the spaces and the core of an honest one."""
 
-    def __init__(self, A: LinearOperator | Tensor, **replaced: object) -> None:
+    def __init__(self, honest: Linearizer) -> None:
         super().__init__()
-        self.honest = Linearizer(A, EuclideanSpace(3))
-        self.replaced = replaced
+        self.honest = honest
 
     @property
     def domain(self) -> HilbertSpace:
@@ -38,6 +37,14 @@ class Map(LinearizerOperator):
     @property
     def core(self) -> LinearOperator:
         return self.honest.core
+
+
+class Map(OfHonest):
+    """A map of R^3 with some of its parts replaced."""
+
+    def __init__(self, A: LinearOperator | Tensor, **replaced: object) -> None:
+        super().__init__(Linearizer(A, EuclideanSpace(3)))
+        self.replaced = replaced
 
     def forward(self, x: Tensor) -> Tensor:
         function = self.replaced.get("forward", self.honest)
@@ -164,25 +171,12 @@ def violated(reports: Reports) -> list[str]:
     return [report.law for report in reports if report.verdict == "violated"]
 
 
-class Between(LinearizerOperator):
+class Between(OfHonest):
     """A map between two learned spaces, with some of its parts replaced by functions of the honest one."""
 
     def __init__(self, core: Tensor, X: HilbertSpace, Y: HilbertSpace, **parts: Callable[..., object]) -> None:
-        super().__init__()
-        self.honest = Linearizer(core, X, Y)
+        super().__init__(Linearizer(core, X, Y))
         self.parts = parts
-
-    @property
-    def domain(self) -> HilbertSpace:
-        return self.honest.domain
-
-    @property
-    def codomain(self) -> HilbertSpace:
-        return self.honest.codomain
-
-    @property
-    def core(self) -> LinearOperator:
-        return self.honest.core
 
     def forward(self, x: Tensor) -> Tensor:
         return self.parts["forward"](self.honest, x) if "forward" in self.parts else self.honest(x)
