@@ -15,12 +15,12 @@ from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
 from applications.common.figures import captioned_rows, grid, save_png
-from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr
+from applications.common.options import ModelSource
 from applications.common.perceptual import ShiftTolerantLPIPS, perceptual
 from applications.common.quality import quality
 from applications.flow_matching import evaluate
-from applications.flow_matching.model import DATA, FlowMatching, pretrained
+from applications.flow_matching.model import DATA, FlowMatching
 from applications.flow_matching.objective import velocity_loss
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from induced.errors import DataError
@@ -173,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     options.out.mkdir(parents=True, exist_ok=True)
-    model = load_model(options.run, FlowMatching) if options.run else pretrained()
+    model = ModelSource(options.run).load(FlowMatching)
     real, train = load(options.data, "test"), load(options.data, "train")
     laws(model, to_unit(real.spread(100).images))
     one_step(model)

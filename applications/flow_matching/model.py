@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, cast, final
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from applications.common.data import to_unit
 from applications.common.fitted import Fitted
-from applications.common.kinds import built_from, load_model
+from applications.common.kinds import built_from
 from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import ModelConfig
 from induced import InducedSpace, Linearizer
@@ -28,13 +27,12 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import UNet
-from induced.errors import CheckpointError, DomainError
+from induced.errors import DomainError
 from induced.operators import LU, LinearOperator, LowRank, ScaledIdentityPlusLowRank
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
 from induced.propagators.families import Restriction
 
 NOISE, DATA = 0.0, 1.0
-PRETRAINED = Path(__file__).parent / "pretrained"
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
 NetworkFamily = LowRankFamily | SharedBasisFamily
 FAMILIES: dict[str, type[LowRankFamily] | type[SharedBasisFamily]] = {
@@ -219,18 +217,6 @@ class Latent(nn.Module):
     def __init__(self, model: FlowMatching) -> None:
         super().__init__()
         self.density, self.family = nn.ModuleList(model.density), model.family
-
-
-def pretrained(name: str = "mnist", root: Path = PRETRAINED) -> FlowMatching:
-    """A model that ships with the package.
-
-    Raises:
-        CheckpointError: there is no such model, or its files are damaged or of another kind.
-    """
-    known = sorted(path.parent.name for path in root.glob("*/config.json"))
-    if name not in known:
-        raise CheckpointError(f"{root / name}: no pretrained model {name!r}; there are: {', '.join(known) or 'none'}")
-    return load_model(root / name, FlowMatching)
 
 
 def at_a_time(dim: int) -> int:

@@ -3,14 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from applications.application import Application, register
 from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.common.options import ModelSource
 from applications.flow_matching import evaluate
 from applications.flow_matching.commands import edit, interpolate_command, invert, judge, sample, tour_command
 from applications.flow_matching.config import Config
-from applications.flow_matching.model import PRETRAINED, FlowMatching, build
+from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.train import train
-from induced import Reports
+from induced import Linearizer, Reports
 
 
 def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -> Reports:
@@ -36,7 +39,22 @@ APPLICATION = register(
             "judge": judge,
             "tour": tour_command,
         },
-        pretrained=PRETRAINED,
+        pretrained=Path(__file__).parent / "pretrained",
         laws=laws,
     )
 )
+
+
+@torch.no_grad()
+def load_pretrained(name: str = "mnist") -> Linearizer:
+    """The one-step sampler of a model that ships: of "mnist", noise N(0, I) (k, 1, 32, 32) -> digits in about [-1, 1].
+
+    `Linearizer.from_pretrained(folder)` is that of any other folder, `induced.load(folder)` the model.
+
+    Raises:
+        CheckpointError: no model of this name ships, or its files are damaged.
+
+    Law:
+        the same bits as `model.operator()` of 100 Runge-Kutta steps (applications/test_flow_matching.py)
+    """
+    return ModelSource(pretrained=name).load(FlowMatching).operator()

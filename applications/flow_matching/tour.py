@@ -11,11 +11,12 @@ from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
 from applications.common.kinds import load_model
 from applications.common.metrics import psnr
+from applications.common.options import ModelSource
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config
-from applications.flow_matching.model import FlowMatching, pretrained
+from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import encode, interpolate, noise
 from applications.flow_matching.train import train
 from induced import Linearizer
@@ -183,7 +184,7 @@ def _timing(model: FlowMatching, say: Callable[[str], None]) -> dict[str, object
 
 
 def _pretrained(out: Path, say: Callable[[str], None]) -> dict[str, object]:
-    model = pretrained()
+    model = ModelSource(pretrained="mnist").load(FlowMatching)
     say("7. pretrained_samples.png is drawn by the pretrained model, trained for longer on full MNIST, and not by the one above.")
     save_png(out / "pretrained_samples.png", grid(to_uint8(model.operator()(noise(model, 64, seed=6))), columns=16), scale=2)
     return {"samples": 64, "steps": 100}

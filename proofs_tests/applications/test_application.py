@@ -19,7 +19,7 @@ from applications import application, cli, commands
 from applications.application import Application, known, owner, register
 from applications.common.kinds import family
 from applications.common.runs import Run
-from applications.flow_matching.model import PRETRAINED, FlowMatching
+from applications.flow_matching.model import FlowMatching
 from induced import InducedSpace, Linearizer, LinearizerOperator
 from induced.bijections import Affine
 from induced.errors import InducedError
@@ -95,7 +95,7 @@ def test_a_name_belongs_to_one_application() -> None:
     assert register(one) is one
     with pytest.raises(InducedError, match=r"two applications are called 'idempotent'"):
         register(Application("idempotent", one.Config, one.build, one.train, {}))
-    assert application.owner(PRETRAINED / "mnist") is RECORDS["flow-matching"]
+    assert application.owner(RECORDS["flow-matching"].shipped()["mnist"]) is RECORDS["flow-matching"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -27,14 +27,14 @@ from applications.common import data
 from applications.common.data import load, to_unit
 from applications.common.kinds import export, load_model
 from applications.common.metrics import psnr
+from applications.common.options import ModelSource
 from applications.common.perceptual import pyramid_distance
 from applications.common.quality import quality
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
-from applications.flow_matching import evaluate
+from applications.flow_matching import evaluate, load_pretrained
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, PRETRAINED, FlowMatching, at_a_time, build
-from applications.flow_matching.model import pretrained as load_pretrained
+from applications.flow_matching.model import DATA, NOISE, FlowMatching, at_a_time, build
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
     LatentObjective,
@@ -43,6 +43,7 @@ from applications.flow_matching.objective import (
     perturb,
     velocity_loss,
 )
+from applications.flow_matching.record import APPLICATION
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
@@ -100,7 +101,7 @@ def digits_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pretrained() -> FlowMatching:
-    return load_pretrained()
+    return ModelSource(pretrained="mnist").load(FlowMatching)
 
 
 @pytest.fixture(scope="module")
@@ -751,7 +752,7 @@ def test_the_digits_that_judge_a_model_are_left_out_of_full_mnist() -> None:
     assert len(everything) == 60_000 and left < contents(everything.images)
     kept = training_set(Config(data="mnist"))
     assert not left & contents(kept.images)
-    assert notes(PRETRAINED / "mnist")["data"] == {"name": kept.name, "images": len(kept)}
+    assert notes(APPLICATION.shipped()["mnist"])["data"] == {"name": kept.name, "images": len(kept)}
 
 
 @DTYPES
@@ -798,7 +799,7 @@ def test_an_exported_model_reads_back_as_its_half_precision(tiny_run: Path, expo
     written, average = load_file(exported / "model.safetensors"), Run(tiny_run / "latent").latest().average
     assert notes(exported) == {k: v for k, v in notes(tiny_run).items() if k != "model"}
     assert {value.dtype for value in written.values() if value.is_floating_point()} == {torch.float16}
-    model = load_pretrained("tiny", exported.parent)
+    model = load_model(exported, FlowMatching)
     assert model.config == TINY and not model.training and not any(p.requires_grad for p in model.parameters())
     state = model.state_dict()
     assert state.keys() == average.keys() == written.keys()
@@ -810,7 +811,7 @@ def test_an_exported_model_reads_back_as_its_half_precision(tiny_run: Path, expo
 
 
 def test_the_pretrained_model_is_small_and_says_what_it_is(pretrained: FlowMatching) -> None:
-    folder = PRETRAINED / "mnist"
+    folder = APPLICATION.shipped()["mnist"]
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
     assert notes(folder)["application"] == "flow_matching"
     assert pretrained.config == ModelConfig()
@@ -830,7 +831,7 @@ def test_a_weight_beyond_half_precision_is_not_exported(tiny_run: Path, tmp_path
 
 def test_every_folder_of_flow_matching_opens_as_its_model_and_as_its_linearizer(tiny_run: Path, exported: Path) -> None:
     x = torch.randn(2, 1, 32, 32)
-    for folder in (tiny_run, tiny_run / "latent", Run(tiny_run).checkpoints()[-1], exported, PRETRAINED / "mnist"):
+    for folder in (tiny_run, tiny_run / "latent", Run(tiny_run).checkpoints()[-1], exported, APPLICATION.shipped()["mnist"]):
         model = induced.load(folder)
         assert isinstance(model, FlowMatching)
         f = Linearizer.from_pretrained(folder)
@@ -867,7 +868,7 @@ def test_a_config_that_describes_another_model_is_refused(exported: Path, change
     change(config)
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="tiny.*" + message):
-        load_pretrained("tiny", exported.parent)
+        load_model(exported, FlowMatching)
 
 
 def test_a_model_of_another_application_is_refused(exported: Path) -> None:
@@ -875,11 +876,12 @@ def test_a_model_of_another_application_is_refused(exported: Path) -> None:
         load_model(exported, StyleTransfer)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no pretrained model 'mnits'; there are: tiny"):
-        load_pretrained("mnits", exported.parent)
-    with pytest.raises(CheckpointError, match="no pretrained model 'mnist'; there are: none"):
-        load_pretrained(root=tmp_path / "nowhere")
+def test_load_pretrained_is_the_shipped_one_step_sampler(pretrained: FlowMatching) -> None:
+    f, x = load_pretrained(), noise(pretrained, 2, seed=0)
+    assert isinstance(f, Linearizer) and (f.domain.shape, f.codomain.shape) == ((1, 32, 32), (1, 32, 32))
+    assert torch.equal(f(x), pretrained.operator()(x)) and not f(x).requires_grad
+    with pytest.raises(CheckpointError, match="no model 'mnits' ships; there are: mnist"):
+        load_pretrained("mnits")
 
 
 # -------------------------------------------------------------------------------------------------- killed, resumed, shared
