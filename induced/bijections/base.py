@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class Bijection(Module, ABC):
     resolution: float = 0.0
     """The step of the lattice onto which the chart rounds its points and coordinates; 0 where it is defined on all of them."""
     _origin: tuple[object, ...] | None = unset()
-    # how points are cut into the pieces that `_step` takes; None for not at all
-    _cut: Shape | None = unset()
 
     def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -46,7 +44,6 @@ class Bijection(Module, ABC):
         if not all(n >= 1 for n in self.shape + self.coord_shape):
             raise ShapeError(f"the sides of a chart are at least 1, got {self.shape} -> {self.coord_shape}")
         self._origin = None
-        self._cut = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -127,31 +124,6 @@ class Bijection(Module, ABC):
             return NotImplemented
         return Composition(other, self)
 
-    def _split(self, x: Tensor) -> Pieces:
-        """The pieces on which the chart works. A composition carries them from one chart to the next with an equal `_cut`."""
-        return (x,)
-
-    def _join(self, pieces: Pieces) -> Tensor:
-        return pieces[0]
-
-    def _step(self, pieces: Pieces) -> Pieces:
-        """`forward` on pieces."""
-        return (self(pieces[0]),)
-
-    def _step_back(self, pieces: Pieces) -> Pieces:
-        """`inverse` on pieces."""
-        return (self.inverse(pieces[0]),)
-
-    def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
-        """`forward_and_log_abs_det` on pieces."""
-        z, log_det = self.forward_and_log_abs_det(pieces[0])
-        return (z,), log_det
-
-    def _step_back_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
-        """`inverse_and_log_abs_det` on pieces."""
-        x, log_det = self.inverse_and_log_abs_det(pieces[0])
-        return (x,), log_det
-
     def _event_sum(self, values: Tensor) -> Tensor:
         """Sum over the dimensions of one point."""
         return values.sum(dim=tuple(range(-len(self.shape), 0))) if self.shape else values
@@ -225,6 +197,48 @@ class Inverse(Bijection):
         return self.bijection
 
 
+class Pieced(Bijection):
+    """A chart that works on pieces of a point; in a composition, neighbours that cut points alike hand the pieces on."""
+
+    @abstractmethod
+    def _split(self, x: Tensor) -> Pieces:
+        """The pieces of a point, which its shape decides."""
+
+    @abstractmethod
+    def _join(self, pieces: Pieces) -> Tensor:
+        """The point of its pieces."""
+
+    @abstractmethod
+    def _step(self, pieces: Pieces) -> Pieces:
+        """`forward` on pieces."""
+
+    @abstractmethod
+    def _step_back(self, pieces: Pieces) -> Pieces:
+        """`inverse` on pieces."""
+
+    @abstractmethod
+    def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        """`forward_and_log_abs_det` on pieces."""
+
+    @abstractmethod
+    def _step_back_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
+        """`inverse_and_log_abs_det` on pieces."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._join(self._step(self._split(x)))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self._join(self._step_back(self._split(z)))
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pieces, log_det = self._step_and_log_abs_det(self._split(x))
+        return self._join(pieces), log_det
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        pieces, log_det = self._step_back_and_log_abs_det(self._split(z))
+        return self._join(pieces), log_det
+
+
 @final
 @saved_as("bijections.Composition", "*parts")
 class Composition(Bijection):
@@ -253,37 +267,20 @@ class Composition(Bijection):
         self.resolution = max(part.resolution for part in flat)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._sweep(self._parts(), x, lambda part, pieces: part._step(pieces))
+        for run in _runs(self._parts()):
+            x = run(x)
+        return x
 
     def inverse(self, z: Tensor) -> Tensor:
-        return self._sweep(self._parts()[::-1], z, lambda part, pieces: part._step_back(pieces))
+        for run in reversed(_runs(self._parts())):
+            z = run.inverse(z)
+        return z
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._sweep_and_sum(self._parts(), x, lambda part, pieces: part._step_and_log_abs_det(pieces))
+        return _summed(x, [run.forward_and_log_abs_det for run in _runs(self._parts())])
 
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._sweep_and_sum(self._parts()[::-1], z, lambda part, pieces: part._step_back_and_log_abs_det(pieces))
-
-    def _sweep_and_sum(
-        self, parts: Sequence[Bijection], x: Tensor, step: Callable[[Bijection, Pieces], tuple[Pieces, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        log_dets = []
-
-        def and_kept(part: Bijection, pieces: Pieces) -> Pieces:
-            pieces, log_det = step(part, pieces)
-            log_dets.append(log_det)
-            return pieces
-
-        return self._sweep(parts, x, and_kept), reduce(torch.add, log_dets)
-
-    def _sweep(self, parts: Sequence[Bijection], x: Tensor, step: Callable[[Bijection, Pieces], Pieces]) -> Tensor:
-        """One part after the other; points are cut anew only where a part cuts them otherwise than the last."""
-        last, pieces = parts[0], parts[0]._split(x)
-        for part in parts:
-            if part._cut != last._cut:
-                pieces = part._split(last._join(pieces))
-            pieces, last = step(part, pieces), part
-        return last._join(pieces)
+        return _summed(z, [run.inverse_and_log_abs_det for run in reversed(_runs(self._parts()))])
 
     def roundoff(self, x: Tensor) -> Tensor:
         """That of the last part that rounds; `rounding` takes the others from `layers`."""
@@ -310,6 +307,57 @@ class Composition(Bijection):
 
     def layers(self) -> tuple[Bijection, ...]:
         return tuple(layer for part in self._parts() for layer in part.layers())
+
+
+class _Run:
+    """Charts that cut points alike, one after the other: the point is cut before the first and joined after the last."""
+
+    def __init__(self, first: Pieced) -> None:
+        self.parts = [first]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pieces = self.parts[0]._split(x)
+        for part in self.parts:
+            pieces = part._step(pieces)
+        return self.parts[0]._join(pieces)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        pieces = self.parts[0]._split(z)
+        for part in reversed(self.parts):
+            pieces = part._step_back(pieces)
+        return self.parts[0]._join(pieces)
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pieces, log_det = _summed(self.parts[0]._split(x), [part._step_and_log_abs_det for part in self.parts])
+        return self.parts[0]._join(pieces), log_det
+
+    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        steps = [part._step_back_and_log_abs_det for part in reversed(self.parts)]
+        pieces, log_det = _summed(self.parts[0]._split(z), steps)
+        return self.parts[0]._join(pieces), log_det
+
+
+def _runs(parts: Sequence[Bijection]) -> list[Bijection | _Run]:
+    """The parts, neighbours that cut points of one shape into pieces joined to a run."""
+    runs: list[Bijection | _Run] = []
+    for part in parts:
+        last = runs[-1] if runs else None
+        if not isinstance(part, Pieced):
+            runs.append(part)
+        elif isinstance(last, _Run) and last.parts[0].shape == part.shape:
+            last.parts.append(part)
+        else:
+            runs.append(_Run(part))
+    return runs
+
+
+def _summed(x: Any, steps: Sequence[Callable[[Any], tuple[Any, Tensor]]]) -> tuple[Any, Tensor]:
+    """What the steps make of x one after the other, and the sum of their log-determinants."""
+    log_dets = []
+    for step in steps:
+        x, log_det = step(x)
+        log_dets.append(log_det)
+    return x, reduce(torch.add, log_dets)
 
 
 def _last_roundoff(parts: Sequence[Bijection], x: Tensor) -> Tensor:

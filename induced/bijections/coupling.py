@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from induced._registry import saved_as
 from induced._validate import require_floating
-from induced.bijections.base import Bijection, Pieces
+from induced.bijections.base import Pieced, Pieces
 from induced.errors import DomainError, ShapeError
 
 
-class Coupling(Bijection):
+class Coupling(Pieced):
     """(a, b) -> (a, h(b; conditioner(a))), a and b the halves of the first axis of a point; `flip` exchanges their roles.
 
     Under autocast only the conditioner runs in the lower precision. One coupling is then inverted as accurately as ever, since
@@ -38,7 +38,6 @@ class Coupling(Bijection):
         first = self.shape[0] // 2
         self._sizes = [first, self.shape[0] - first]
         self._axis = -len(self.shape)
-        self._cut = self.shape
         self.changed = self._sizes[0] if flip else self._sizes[1]
         if self.changed == 0:
             raise ShapeError(f"a flipped coupling changes the first half of a point, which is empty for shape {self.shape}")
@@ -73,20 +72,6 @@ class Coupling(Bijection):
             )
         # under autocast the conditioner alone runs in its lower precision
         return parameters.to(b.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._join(self._step(self._split(x)))
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return self._join(self._step_back(self._split(z)))
-
-    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pieces, log_det = self._step_and_log_abs_det(self._split(x))
-        return self._join(pieces), log_det
-
-    def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        pieces, log_det = self._step_back_and_log_abs_det(self._split(z))
-        return self._join(pieces), log_det
 
     def _step(self, pieces: Pieces) -> Pieces:
         a, b = self._roles(pieces)
