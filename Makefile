@@ -48,7 +48,7 @@ bench-quick: $(INSTALLED) ## the same once at small sizes, to runs/benchmarks/: 
 
 # The page is written of whatever was measured, even where a row was wrong; then the target fails.
 measured = mkdir -p runs; BENCHMARKS=$(1) $(BIN)/python -m pytest benchmarks --benchmark-json=$(2); status=$$?; \
-	$(BIN)/python benchmarks/report.py $(2) --out $(3) && exit $$status
+	$(BIN)/python -m benchmarks.report $(2) --out $(3) && exit $$status
 
 mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators (or ONLY="files"): which do the tests miss?
 	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/mutation cosmic-ray==8.7.0

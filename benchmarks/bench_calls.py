@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from bench_linalg import LIBRARIES, MATVEC, Parts
-from common import judge, measure, pick, require
 from torch import Tensor, nn
 
+from benchmarks.bench_linalg import LIBRARIES, MATVEC, Parts
+from benchmarks.common import judge, measure, pick, require
 from induced import InducedSpace, Linearizer
 from induced.bijections import Bijection, Identity, glow, real_nvp, rounding
 from induced.operators import Dense, Diagonal, LinearOperator, LowRank, ScaledIdentityPlusLowRank

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from common import judge, measure, pick, relative, require
 from torch import Tensor, nn
 
+from benchmarks.common import judge, measure, pick, relative, require
 from induced.bijections import (
     AdditiveCoupling,
     Bijection,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from common import forget_peak, judge, measure, pick, resident, size
 from torch import Tensor
 
+from benchmarks.common import forget_peak, judge, measure, pick, resident, size
 from induced.operators import Dense, LinearOperator, LowRank
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, adaptive_grid, integrate, propagator
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from common import judge, measure, pick, require
 from torch import Tensor
 
+from benchmarks.common import judge, measure, pick, require
 from induced import EuclideanSpace
 from induced.fitting import LeastSquares, least_squares
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from bench_charts import Held, allowed
-from bench_collapse import Secretive, judged, peak, probes, shaken
-from bench_linalg import COLUMNS, EXP, INDUCED, LIBRARIES, MATMAT, PINV, POWER, PRODUCT, SVD, bound, check, operator
-from common import QUICK, judge, measure, pick, size
 from torch import Tensor
 
+from benchmarks.bench_charts import Held, allowed
+from benchmarks.bench_collapse import Secretive, judged, peak, probes, shaken
+from benchmarks.bench_linalg import COLUMNS, EXP, INDUCED, LIBRARIES, MATMAT, PINV, POWER, PRODUCT, SVD, bound, check, operator
+from benchmarks.common import QUICK, judge, measure, pick, size
 from induced.bijections import real_nvp
 from induced.propagators import propagator
 

@@ -7,7 +7,8 @@ from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 import pytest
-from common import ROOT, measure, pick, require
+
+from benchmarks.common import ROOT, measure, pick, require
 
 PEERS = ("zuko", "normflows", "cola", "linear_operator")
 MODULES = ("induced", "torch", "applications.cli", *pick(PEERS, ()))

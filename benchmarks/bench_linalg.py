@@ -17,9 +17,9 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
-from common import judge, limited, measure, pick, require
 from torch import Tensor
 
+from benchmarks.common import judge, limited, measure, pick, require
 from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank, exp, exp_multiply, inverse, pinv, power, svd
 
 RANK, TIMES, COLUMNS = 8, pick(1000, 20), 64

@@ -2,7 +2,7 @@
 
 Times are CPU seconds of the one thread that all libraries are pinned to, so that other work changes them little; forms that
 are compared take turns, so that a slow minute slows them all. `bench_*.py` are suites of pytest-benchmark, which `make bench`
-runs and `report.py` makes a page of; the other scripts are run as `python benchmarks/x.py` from anywhere.
+runs and `report.py` makes a page of; the experiments use its clocks too.
 """
 
 import gc
@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 if os.environ.get("OMP_NUM_THREADS") != "1":  # which libraries read when they load
     if "PYTEST_VERSION" in os.environ:
         raise RuntimeError("benchmarks are timed on one thread: start pytest with OMP_NUM_THREADS=1, as `make bench` does")
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 torch.set_num_threads(1)
 
 QUICK = os.environ.get("BENCHMARKS") == "quick"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from common import QUICK
+
+from benchmarks.common import QUICK
 
 PACKAGES = ("torch", "numpy", "scipy", "cola-ml", "FrEIA", "linear_operator", "nflows", "normflows", "pylops", "zuko")
 SKIPPED: list[dict[str, str]] = []

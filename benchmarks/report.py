@@ -1,6 +1,6 @@
 """A page of what the suites measured: tables, pictures, exponents, and every row in which a peer is faster, explained.
 
-    python benchmarks/report.py runs/benchmarks.json [MORE.json ...] [--out docs/benchmarks.md] [--figures docs/figures]
+    python -m benchmarks.report runs/benchmarks.json [MORE.json ...] [--out docs/benchmarks.md] [--figures docs/figures]
 
 Reads what `pytest benchmarks --benchmark-json=...` wrote; several files are joined. A benchmark is a cell of a table: its
 `extra_info` names `table`, `row` and `form` ("induced" is the library's own) and may hold

@@ -46,7 +46,7 @@ LAYERS = {
 EXTRAS = (
     *("accelerate", "tyro", "tqdm", "tensorboard", "matplotlib", "PIL", "mlxtend", "hypothesis", "sympy", "pytest"),
     "huggingface_hub",
-    *("applications", "proofs_tests", "benchmarks"),
+    *("applications", "proofs_tests", "benchmarks", "experiments"),
 )
 
 
@@ -78,7 +78,7 @@ def test_imports_go_in_one_direction(path: Path) -> None:
     mine = LAYERS[layer(path)]
     for node, name in imports(path):
         parts = name.split(".")
-        assert parts[0] not in {"applications", "proofs_tests", "benchmarks"}
+        assert parts[0] not in {"applications", "proofs_tests", "benchmarks", "experiments"}
         if parts[0] == "induced":
             theirs = parts[1] if len(parts) > 1 else "__init__"
             assert LAYERS[theirs] < mine or theirs == layer(path), f"{path.name}:{node.lineno} imports {name}"

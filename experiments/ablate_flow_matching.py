@@ -1,16 +1,14 @@
 """What each choice of one-step flow matching is worth: a base with one thing changed, at an equal training budget.
 
-    python benchmarks/ablate_flow_matching.py --minutes 5 --out runs/ablation [--only "rank 1" "rank 64"]
+    python -m experiments.ablate_flow_matching --minutes 5 --out runs/ablation [--only "rank 1" "rank 64"]
 
-Each is trained on the embedded digits (4,500) for the same CPU time of one thread, by the loop of `compare_generators.py`, from
+Each is trained on the embedded digits (4,500) for the same CPU time of one thread, by the loop of `compare_generators`, from
 the same seed, and judged by MNIST's test images. A variant that is in --out already is not trained again.
 """
 
 from dataclasses import asdict
 
 import torch
-from ablation import Variants, ablate, changed, options
-from compare_generators import BASE, Ours, train
 from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
@@ -21,6 +19,8 @@ from applications.flow_matching.evaluate import bits_per_dimension, inversion
 from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import noise
 from applications.flow_matching.train import training_set
+from experiments.ablation import Variants, ablate, changed, options
+from experiments.compare_generators import BASE, Ours, train
 
 END_POINT = {"prediction": "end point", "floor": None}, {"velocity": 0.0, "end_point": 1.0}
 DEFAULT = Config()

@@ -1,6 +1,6 @@
 """What trained style transfer is: nearness to its teachers, interpolation, removal, cost, a style added afterwards.
 
-    INDUCED_DATA=... python benchmarks/measure_style_transfer.py runs/style-transfer --baseline runs/feed-forward
+    INDUCED_DATA=... python -m experiments.measure_style_transfer runs/style-transfer --baseline runs/feed-forward
 
 The run is one of `induced train style-transfer`. The ordinary feed-forward student of equal size that it is compared with is
 trained into --baseline with the settings and the pairs of the run by --train-baseline, which also resumes. Every section adds a
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import ROOT, seconds, table
 from torch import Tensor, nn
 
 from applications.common.data import to_uint8
@@ -37,6 +36,7 @@ from applications.style_transfer.photographs import photographs, plain_crops, ra
 from applications.style_transfer.pictures import read_picture, unit
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
+from benchmarks.common import ROOT, seconds, table
 from induced.serialization import register
 
 SECTIONS = ("nearness", "sensitivity", "interpolation", "removal", "algebra", "cost", "added")

@@ -1,15 +1,13 @@
 """What each choice of the idempotent generator is worth: the default with one thing changed, at an equal training budget.
 
-    INDUCED_DATA=... python benchmarks/ablate_idempotent.py --minutes 5 --out runs/idempotent-ablation [--only "3 blocks"]
+    INDUCED_DATA=... python -m experiments.ablate_idempotent --minutes 5 --out runs/idempotent-ablation [--only "3 blocks"]
 
-Each is trained on the embedded digits (4,500) for the same CPU time of one thread, by the loop of `compare_generators.py`, from
+Each is trained on the embedded digits (4,500) for the same CPU time of one thread, by the loop of `compare_generators`, from
 the same seed, and judged by MNIST's test images. Variants that differ in the lattice alone share the default's weights. What is
 in --out already is not trained again.
 """
 
 import torch
-from ablation import Variants, ablate, changed, options
-from compare_generators import Contender, Sampler, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +21,8 @@ from applications.idempotent.model import Idempotent, build
 from applications.idempotent.objective import IdempotentObjective, isometry
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
 from applications.idempotent.train import start
+from experiments.ablation import Variants, ablate, changed, options
+from experiments.compare_generators import Contender, Sampler, train
 
 VARIANTS: Variants = {
     "the default": ({}, {}),

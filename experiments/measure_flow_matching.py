@@ -1,6 +1,6 @@
 """The figures and pictures of docs/applications/flow_matching.md, for the pretrained model or a run.
 
-    python benchmarks/measure_flow_matching.py [--run FOLDER] [--data mnist] [--samples 5000] [--out runs/figures]
+    python -m experiments.measure_flow_matching [--run FOLDER] [--data mnist] [--samples 5000] [--out runs/figures]
 
 Needs the data folder for all but mnist5k; what it lacks is said and left out.
 """
@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 
 import torch
-from common import seconds, table
 from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
@@ -23,6 +22,7 @@ from applications.flow_matching import evaluate
 from applications.flow_matching.model import DATA, FlowMatching
 from applications.flow_matching.objective import velocity_loss
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
+from benchmarks.common import seconds, table
 from induced.errors import DataError
 from induced.propagators import LowRankFamily
 

@@ -1,6 +1,6 @@
 """Generators of digits at an equal training budget: this one-step model, flow matching with a U-Net, and a glow by likelihood.
 
-    python benchmarks/compare_generators.py --minutes 20 --out runs/compare [--models ours base steeper vanilla glow]
+    python -m experiments.compare_generators --minutes 20 --out runs/compare [--models ours base steeper vanilla glow]
 
 Each is trained for the same CPU time of one thread, on the same data with the same batch, by the same loop (Adam, linear warmup
 and a cosine over the budget, moving average), and judged by the same features (`applications/flow_matching/evaluate.py`) of as
@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ablation import changed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from applications.flow_matching.config import Config
 from applications.flow_matching.model import DATA, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, minus_log_density
 from applications.flow_matching.train import training_set
+from experiments.ablation import changed
 from induced.bijections.networks import UNet
 
 BATCH, WARMUP, PART = 64, 50, 500

@@ -1,6 +1,6 @@
 """One-step flow matching on vectors beside a neural spline flow of zuko, at equal CPU time, in one process.
 
-    python benchmarks/compare_vectors.py --seconds 60 --seeds 3
+    python -m experiments.compare_vectors --seconds 60 --seeds 3
 
 Both are fitted by one loop (`applications.common.timed`: Adam, the same batches, learning rate, average of the weights, and rows
 held out to choose the best weights), in turn, on one thread. They are judged by rows that neither has seen, beside as many rows

@@ -1,9 +1,9 @@
 """What a trained idempotent generator is: bits, errors beside a network trained to be idempotent, quality, anomalies, cost.
 
-    INDUCED_DATA=... python benchmarks/measure_idempotent.py runs/idempotent --minutes 20 --out runs/idempotent-measured
+    INDUCED_DATA=... python -m experiments.measure_idempotent runs/idempotent --minutes 20 --out runs/idempotent-measured
 
 The run is one of `induced train idempotent` on MNIST. What it is compared with, the usual idempotent network and a glow, is
-trained here for --minutes of CPU time of one thread each, by the loop of `compare_generators.py`, and kept in --out. Every
+trained here for --minutes of CPU time of one thread each, by the loop of `compare_generators`, and kept in --out. Every
 section adds lines to results.jsonl; --only names the sections.
 """
 
@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from compare_generators import Contender, Glow, Sampler, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from applications.idempotent.fixed_point import Conditioner
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, principal_range, project
+from experiments.compare_generators import Contender, Glow, Sampler, train
 from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Bijection, Composition, Flatten, LatticeCoupling
 

@@ -1,6 +1,6 @@
 """What images of growing sides cost: the chart, a training step, the collapsed operator, and what 8 GPUs would do with them.
 
-    python benchmarks/measure_scaling.py [--sides 32 64 128 256] [--channels 3]
+    python -m experiments.measure_scaling [--sides 32 64 128 256] [--channels 3]
 
 The model is `ModelConfig` with one level more, since colours are not squeezed first, and two blocks a level; the same network at
 every side. Times are CPU milliseconds an image of one thread, those of training user time. Memory of an image is the difference
@@ -20,8 +20,6 @@ from statistics import linear_regression, median
 from typing import Any
 
 import torch
-from bench_collapse import shaken
-from common import forget_peak, resident, seconds, size
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,6 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
 from applications.flow_matching.model import DATA, FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective
+from benchmarks.bench_collapse import shaken
+from benchmarks.common import forget_peak, resident, seconds, size
 from induced.bijections import Conv1x1
 from induced.propagators import propagator
 
