@@ -1,7 +1,9 @@
 """Laws of maps between two spaces: linearity and the adjoint."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +18,14 @@ from induced.checks.measure import (
     finite_gradients,
     lengths,
     longest,
+    noise,
     noises,
     not_applicable,
     one_line,
+    raised,
     random_like,
     require_samples,
+    roundings,
     shrunk,
     unit,
     unit_normal,
@@ -37,6 +42,18 @@ at the zero vector below which one counts as zero."""
 
 SOME = 4
 """So many samples have the derivative taken at them, and as many random ones."""
+
+
+class Multiple(NamedTuple):
+    """Samples x = a u, their images, how far these are from a f(u), and what the charts alone are off there and back."""
+
+    a: float
+    x: Tensor
+    fx: Tensor
+    difference: Tensor
+    chart_x: Tensor
+    chart_fx: Tensor
+    size: float
 
 
 def check_linear(f: LinearizerOperator, points: Tensor) -> Reports:
@@ -73,13 +90,17 @@ def _linear(f: LinearizerOperator, x: Tensor) -> list[Report]:
     mixed, scaled = X.combine((a, b), (u, v)), X.scale(b, u)
     sums_of_images, images_scaled = Y.combine((a, b), (fu, f(v))), Y.scale(b, fu)
     f_mixed, f_scaled, f_zero = torch.split_with_sizes(f(torch.cat([mixed, scaled, zero])), [len(u), len(u), 1])
+    zu, zfx = X.coords(u), Y.coords(fx)
     gain, _ = gain_and_reach(f, x, fx)
-    reach = gain * longest(X.coords(u))
-    at_x, at_others = noises(X, x, torch.cat([u, mixed, scaled, zero]))
-    at_fx, at_images = noises(Y, fx, torch.cat([fu, images_scaled, sums_of_images, f_zero]))
+    reach = gain * longest(zu)
+    farther = lengths(zu).topk(min(SOME, len(u))).indices
+    far, end = _multiples(f, u[farther], fu[farther])
+    # each space is asked once for all that is visited
+    at_x, at_others, *at_far = noises(X, x, torch.cat([u[len(x) :], mixed, scaled, zero]), *(m.x for m in far))
+    images = torch.cat([fu[len(x) :], sums_of_images, images_scaled, f_zero])
+    at_fx, at_images, *at_far_images = noises(Y, fx, images, *(m.fx for m in far))
     at_image = gain * at_x + at_fx + sums(f) * reach
-    error = gain * at_others + at_images + sums(f) * reach
-    zfx = Y.coords(fx)
+    error = gain * max(at_x, at_others) + max(at_fx, at_images) + sums(f) * reach
 
     def linear(law: str, left: Tensor, right: Tensor | float, note: str = "") -> Report:
         return compare(law, "Prop 2.4", Y.coords(left) - right, reach, error, u, note=note)
@@ -92,7 +113,12 @@ def _linear(f: LinearizerOperator, x: Tensor) -> list[Report]:
         linear("f(a u + b v) = a f(u) + b f(v)", f_mixed, Y.coords(sums_of_images), note),
         linear("f(a u) = a f(u)", f_scaled, Y.coords(images_scaled)),
         linear("f(0) = 0", f_zero, 0.0),
-        attempt("far out: f(a u) = a f(u)", "Prop 2.4", lambda law, of: _far(law, of, f, u, fu, gain, error), chosen=True),
+        attempt(
+            "far out: f(a u) = a f(u)",
+            "Prop 2.4",
+            partial(_far, far=far, known=[*zip(at_far, at_far_images, strict=True)], end=end, gain=gain, error=error),
+            chosen=True,
+        ),
         attempt("f = g_y^-1 A g_x", "Def 2.1", through_the_core),
         left_alone("f", given, x),
         *rearrangements("f", lambda p: Y.coords(f(p)), x, zfx, at_image),
@@ -130,20 +156,41 @@ def _others(X: HilbertSpace, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(parallel.reshape(-1, *(1,) * (x.dim() - 1)), drawn, before), parallel
 
 
-def _far(law: str, statement: str, f: LinearizerOperator, u: Tensor, fu: Tensor, gain: float, known: Noise) -> Report:
-    """f(a u) = a f(u) for a = 4, 16, 64, up to where a chart refuses, or cannot be judged."""
-    X, Y = f.domain, f.codomain
+def _multiples(f: LinearizerOperator, u: Tensor, fu: Tensor) -> tuple[list[Multiple], Exception | None]:
+    """f at 4, 16, 64 times samples u with images f(u), up to where a chart refuses, and what else was raised."""
+    X, Y, found = f.domain, f.codomain, list[Multiple]()
     zu, zfu = X.coords(u), Y.coords(fu)
+    try:
+        for a in (4.0, 16.0, 64.0):
+            x, expected = X.scale(a, u), Y.coords(Y.scale(a, fu))
+            fx = f(x.clone())
+            found.append(Multiple(a, x, fx, Y.coords(fx) - expected, X.coords(x) - a * zu, expected - a * zfu, a * longest(zu)))
+    except DomainError:
+        pass
+    except Exception as error:
+        return found, error
+    return found, None
+
+
+def _far(
+    law: str,
+    statement: str,
+    far: Sequence[Multiple],
+    known: Sequence[tuple[Noise, Noise]],
+    end: Exception | None,
+    gain: float,
+    error: Noise,
+) -> Report:
+    """f(a u) = a f(u) for a = 4, 16, 64, up to where a chart refuses, or cannot be judged."""
 
     def tries() -> Iterator[Report]:
-        for a in (4.0, 16.0, 64.0):
-            far, expected = X.scale(a, u), Y.coords(Y.scale(a, fu))
-            image = f(far)
-            at_far, at_image = noises(X, far)[0], noises(Y, image)[0]
-            if not (_explained(X.coords(far) - a * zu, at_far) and _explained(expected - a * zfu, at_image)):
+        for m, (at_x, at_fx) in zip(far, known, strict=True):
+            if not (_explained(m.chart_x, at_x) and _explained(m.chart_fx, at_fx)):
                 return
-            difference, error = Y.coords(image) - expected, gain * at_far + at_image + a * known
-            yield compare(law, statement, difference, a * gain * longest(zu), error, u, note=f"up to {a:.0f} times the samples")
+            noise, note = gain * at_x + at_fx + m.a * error, f"up to {m.a:.0f} times the samples"
+            yield compare(law, statement, m.difference, gain * m.size, noise, m.x, note=note)
+        if end is not None:
+            yield raised(law, statement, end)
 
     return farthest(tries(), not_applicable(law, statement, "the charts cannot be judged at 4 times the samples"))
 
@@ -196,8 +243,20 @@ def _adjoint(f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor)
     gain, reach = gain_and_reach(f, x, fx)
     zx, zy, zfx, zHy = X.coords(x), Y.coords(y), Y.coords(fx), X.coords(Hy)
     size_x, size_y = longest(zx), longest(zy)
-    (at_x, at_Hy), (at_y, at_fx) = noises(X, x, Hy), noises(Y, y, fx)
+    try:  # images of other directions than those of the samples
+        drawn = random_like(Y, y[:SOME])
+        w, Hw = torch.cat([y[:SOME], drawn]), torch.cat([Hy[:SOME], H(drawn.clone()).detach()])
+    except DomainError:
+        w, Hw = y[:SOME], Hy[:SOME]
+    # each space is asked once for all that is visited
+    (in_x, *in_X), (in_fx, *in_Y) = roundings(X, x, Hy, Hw), roundings(Y, fx, y, w)
+    (at_x, at_Hy, at_Hw), (at_fx, at_y, at_w) = noise(X, x, in_x, *in_X), noise(Y, y, in_fx, *in_Y)
     along_x, along_y = gain * at_x + at_fx, gain * at_y + at_Hy
+
+    def transpose(law: str, statement: str) -> Report:
+        error = at_Hw + gain * at_w
+        return _transpose(law, statement, f, x[:SOME], fx[:SOME], w, X.coords(Hw), gain, (in_x[:SOME], in_fx[:SOME]), error)
+
     return [
         compare(
             "<f(x), y> = <x, f*(y)>",
@@ -208,9 +267,7 @@ def _adjoint(f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor)
             x,
         ),
         compare("f** = f", "Prop 2.8", Y.coords(H.H(x.clone())) - zfx, reach, along_x, x),
-        attempt(
-            "f* is the transpose of df", "Prop 2.8", lambda law, of: _transpose(law, of, f, H, x[:SOME], y, gain), chosen=True
-        ),
+        attempt("f* is the transpose of df", "Prop 2.8", transpose, chosen=True),
         left_alone("f*", given, y),
         *rearrangements("f*", lambda p: X.coords(H(p)), y, zHy, along_y + sums(f) * gain * size_y),
         same_again("f*", nn.ModuleList([H, X, Y]), H, y, Hy),
@@ -218,31 +275,44 @@ def _adjoint(f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor)
 
 
 def _transpose(
-    law: str, statement: str, f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor, gain: float
+    law: str,
+    statement: str,
+    f: LinearizerOperator,
+    x: Tensor,
+    fx: Tensor,
+    y: Tensor,
+    u: Tensor,
+    gain: float,
+    known: tuple[Tensor, Tensor],
+    error: Noise,
 ) -> Report:
-    """The vjp of z -> Y.coords(f(X.point(z))) is A^T w at every z: the coordinates of f*(y), entry by entry."""
+    """The vjp of z -> Y.coords(f(X.point(z))) is A^T w at every z: the coordinates u of f*(y), entry by entry.
+
+    Arguments:
+        known: the roundings of X at the samples x and of Y at their images, in multiples of eps.
+        error: what rounding may do to u and to gain times the coordinates of y.
+    """
     X, Y = f.domain, f.codomain
-    y = torch.cat([y[:SOME], random_like(Y, y[:SOME])])
-    x = x.repeat(len(y) // len(x), *(1,) * (x.dim() - 1))
-    z, w, Hy = X.coords(x), Y.coords(y), H(y.clone())
-    u = X.coords(Hy)
+    times = -(-len(y) // len(x))
+    x, fx, in_x, in_fx = (t.repeat(times, *(1,) * (t.dim() - 1))[: len(y)] for t in (x, fx, *known))
+    w = Y.coords(y)
     try:
-        pulled = vjp(lambda z: Y.coords(f(X.point(z))), z, w)
-        off = _slopes(X, x, u) + gain * _slopes(Y, f(x), w)
+        pulled = vjp(lambda z: Y.coords(f(X.point(z))), X.coords(x), w)
+        off = _slopes(X, x, u, in_x) + gain * _slopes(Y, fx, w, in_fx)
     except RuntimeError as refusal:
         return not_applicable(law, statement, f"there is no derivative: {one_line(refusal)}")
     reach = gain * longest(w)
-    error = noises(X, Hy)[0] + gain * noises(Y, y)[0] + off / torch.finfo(x.dtype).eps + reach
+    error = error + off / torch.finfo(x.dtype).eps + reach
     report = compare(law, statement, (pulled - u).abs().amax(-1, keepdim=True), reach, error, y)
     if FACTOR * off > JUDGEABLE / 2 * reach:
         return not_applicable(law, statement, "the derivatives of the charts there and back are not the identity")
     return report
 
 
-def _slopes(X: HilbertSpace, x: Tensor, w: Tensor) -> float:
+def _slopes(X: HilbertSpace, x: Tensor, w: Tensor, known: Tensor) -> float:
     """How far the derivatives of X there and back, transposed, are from the identity at w, at coordinates a rounding apart."""
     z = X.coords(x)
-    apart = unit_normal(z, *z.shape) * (torch.finfo(z.dtype).eps * X.roundings(x)).unsqueeze(-1)
+    apart = unit_normal(z, *z.shape) * (torch.finfo(z.dtype).eps * known).unsqueeze(-1)
     cotangents = vjp(X.coords, X.point(z), w)
     return max(longest(vjp(X.point, z + step, cotangents) - w) for step in (apart, -apart))
 
@@ -272,11 +342,16 @@ def gain_and_reach(f: LinearizerOperator, x: Tensor, fx: Tensor) -> tuple[float,
     return gain, gain * float(sizes.max())
 
 
-def along(X: HilbertSpace, points: Tensor, directions: Tensor) -> Noise:
-    """What X may do to inner products of points with vectors of these coordinates."""
-    size = longest(directions)
-    roundings = X.roundings(points, directions / (size or 1.0))
-    return size * Noise(float(roundings.max()), X.zero_size(points))
+def along(X: HilbertSpace, *pairs: tuple[Tensor, Tensor]) -> list[Noise]:
+    """What X may do to inner products of points with vectors of some coordinates, for each such pair: in one sweep.
+
+    An error along the directions of one pair counts in all of them.
+    """
+    sizes = [longest(directions) for _, directions in pairs]
+    units = torch.cat([w / (size or 1.0) for (_, w), size in zip(pairs, sizes, strict=True)])
+    points = [given for given, _ in pairs]
+    known = torch.split_with_sizes(X.roundings(torch.cat(points), units), [len(given) for given in points])
+    return [size * at for size, at in zip(sizes, noise(X, points[0], *known), strict=True)]
 
 
 def inner(z: Tensor, w: Tensor) -> Tensor:

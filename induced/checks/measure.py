@@ -22,7 +22,7 @@ FAR_ABOVE = 1e3
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Noise:
     """What rounding may do to a difference, in multiples of eps, and the size of the numbers computed with at the zero vector.
 
@@ -53,9 +53,18 @@ class Noise:
 
 def noises(X: HilbertSpace, *groups: Tensor) -> list[Noise]:
     """What X may do to the coordinates of each group of points, at the worst of them (see `HilbertSpace.roundings`)."""
-    sizes = torch.split_with_sizes(X.roundings(torch.cat(groups)), [len(group) for group in groups])
-    floor = X.zero_size(groups[0])
-    return [Noise(float(size.max()), floor) for size in sizes]
+    return noise(X, groups[0], *roundings(X, *groups))
+
+
+def roundings(X: HilbertSpace, *groups: Tensor) -> tuple[Tensor, ...]:
+    """`X.roundings` of each point of each group, in one sweep."""
+    return torch.split_with_sizes(X.roundings(torch.cat(groups)), [len(group) for group in groups])
+
+
+def noise(X: HilbertSpace, like: Tensor, *sizes: Tensor) -> list[Noise]:
+    """The worst of each group of roundings, beside the numbers that X computes with at its zero vector."""
+    floor = X.zero_size(like)
+    return [Noise(float(group.max()), floor) for group in sizes]
 
 
 def estimated(noise: Callable[[], Noise], result: Tensor) -> Noise:

@@ -66,8 +66,8 @@ def _triplets(f: LinearizerOperator, S: SVD, rank: int | None, length: float) ->
         number,
         pairs("f(v_i) = s_i u_i", Y.coords(fv), zu, at_fv, v),
         pairs("f*(u_i) = s_i v_i", X.coords(Hu), zv, at_Hu, u),
-        orthonormal("<u_i, u_j> = delta_ij", zu, along(Y, u, zu)),
-        orthonormal("<v_i, v_j> = delta_ij", zv, along(X, v, zv)),
+        orthonormal("<u_i, u_j> = delta_ij", zu, along(Y, (u, zu))[0]),
+        orthonormal("<v_i, v_j> = delta_ij", zv, along(X, (v, zv))[0]),
         exactly("s_1 >= s_2 >= ... >= 0", "Prop 2.9", disorder),
         attempt(law, "Prop 2.9", lambda law, of: rest(law, of, f, S, length, known), chosen=True),
     ]
