@@ -39,28 +39,52 @@ ERRORS = "units/test_errors.py"
 # the laws over every chart and those through the compiler would take a minute a mutant
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
-ENDOMORPHISMS = ("counterexamples/test_endomorphism_checks_reject.py", "counterexamples/test_tolerances.py")
+RECORDED = "counterexamples/test_recorded_reports.py"
+ENDOMORPHISMS = (
+    f"{RECORDED}::test_reports_of_endomorphisms",
+    "counterexamples/test_endomorphism_checks_reject.py",
+    "counterexamples/test_tolerances.py",
+)
 REDUCED = "laws/test_reductions.py"
 STRUCTURES = "laws/test_structures.py"
 FINAL = "structure/test_structure.py::test_a_public_class_is_abstract_or_final"
 CHARTS = "counterexamples/test_chart_checks_reject.py"
-MAPS = ("counterexamples/test_map_checks_reject.py", "counterexamples/test_tolerances.py", ERRORS)
+MAPS = (
+    f"{RECORDED}::test_reports_of_maps",
+    "counterexamples/test_map_checks_reject.py",
+    "counterexamples/test_tolerances.py",
+    ERRORS,
+)
 SPACES = "counterexamples/test_checks_reject.py"
 VOLUMES = "counterexamples/test_volume_checks_reject.py"
 TESTS = {
-    "induced/checks": (REJECT, ERRORS, "laws/test_spaces.py"),
-    "induced/checks/batches.py": (CHARTS, ERRORS, "counterexamples/test_map_checks_reject.py"),
-    "induced/checks/charts.py": (CHARTS, ERRORS),
+    "induced/checks": (RECORDED, REJECT, ERRORS, "laws/test_spaces.py"),
+    "induced/checks/batches.py": (
+        f"{RECORDED}::test_reports_of_charts",
+        CHARTS,
+        ERRORS,
+        "counterexamples/test_map_checks_reject.py",
+    ),
+    "induced/checks/charts.py": (f"{RECORDED}::test_reports_of_charts", CHARTS, ERRORS),
     "induced/checks/endomorphisms.py": ENDOMORPHISMS,
+    "induced/checks/items.py": ("applications/test_pytest_plugin.py",),
+    "induced/checks/loading.py": (ERRORS, "applications/test_pytest_plugin.py"),
     "induced/checks/maps.py": MAPS,
-    "induced/checks/measure.py": (CHARTS, ERRORS, *MAPS),
+    "induced/checks/measure.py": (RECORDED, CHARTS, ERRORS, *MAPS),
     "induced/checks/penrose.py": MAPS,
     "induced/checks/report.py": ("counterexamples/test_reports.py", ERRORS),
-    "induced/checks/sides.py": (CHARTS, VOLUMES),
+    "induced/checks/run.py": (f"{RECORDED}::test_reports_of_all_laws", "counterexamples/test_check_rejects.py", ERRORS),
+    "induced/checks/sides.py": (f"{RECORDED}::test_reports_of_charts", CHARTS, VOLUMES),
     "induced/checks/singular.py": MAPS,
-    "induced/checks/spaces.py": (CHARTS, SPACES, "counterexamples/test_check_rejects.py", ERRORS),
+    "induced/checks/spaces.py": (
+        f"{RECORDED}::test_reports_of_spaces",
+        CHARTS,
+        SPACES,
+        "counterexamples/test_check_rejects.py",
+        ERRORS,
+    ),
     "induced/checks/untouched.py": ("counterexamples/test_side_effects.py",),
-    "induced/checks/volume.py": (VOLUMES,),
+    "induced/checks/volume.py": (f"{RECORDED}::test_reports_of_charts", VOLUMES),
     "induced/checks/orbits.py": ENDOMORPHISMS,
     "induced/linearizer.py": (ERRORS, "laws/test_linearizer.py", "laws/test_analysis.py", QUICK),
     "induced/operators": (ERRORS, REDUCED, "laws/test_operators.py", "laws/test_solutions.py"),
