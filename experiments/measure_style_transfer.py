@@ -25,6 +25,7 @@ from applications.common.data import to_uint8
 from applications.common.figures import captioned_rows, line_plot
 from applications.common.kinds import load_model
 from applications.common.perceptual import perceptual
+from applications.common.pictures import read_picture, unit
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.style_transfer.algebra import distances, low_rank, mix, principal_styles, restyle, strength
@@ -32,8 +33,7 @@ from applications.style_transfer.config import IDENTITY, Config, ModelConfig, Ob
 from applications.style_transfer.evaluate import fidelity, removal, walk
 from applications.style_transfer.model import StyleTransfer, build
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
-from applications.style_transfer.photographs import photographs, plain_crops, random_crop
-from applications.style_transfer.pictures import read_picture, unit
+from applications.style_transfer.photographs import SMALLEST, photographs, plain_crops, random_crop
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from benchmarks.common import ROOT, seconds, table
@@ -258,7 +258,7 @@ def all_styles(model: StyleTransfer, x: Tensor, side: int) -> Tensor:
 def added(model: StyleTransfer, style: str, out: Path, crops: int, steps: int, n: int) -> dict[str, object]:
     """4b: a style that the charts were not trained for (of --without), or one that they were, from its core alone."""
     teacher, generator, distance = load_teacher(style), torch.Generator().manual_seed(0), perceptual(None, "st-lpips")
-    known = [read_picture(path).colours for path in photographs("embedded", "train").values()]
+    known = [read_picture(path, SMALLEST).colours for path in photographs("embedded", "train").values()]
     x = unit(torch.stack([torch.from_numpy(random_crop(known[i % len(known)], 256, generator)) for i in range(crops)]))
     test = unit(plain_crops("embedded", 256, n))
     with torch.no_grad():

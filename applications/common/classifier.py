@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.data import ImageSet, load, to_unit, unit_shape, without_held_out
-from applications.common.data.cache import cache_folder
 from applications.common.features import extract
 from applications.common.kinds import load_model
 from applications.common.locks import held
+from applications.common.places import cache_folder
 from applications.common.randomness import batch_indices, step_generator
 from induced.errors import CheckpointError, DataError, DomainError, DtypeError, MissingExtra, ShapeError
 from induced.serialization import register, save

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.data import to_unit
+from applications.common.places import data_folder
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
 
 SQUEEZENET: Final = ("fid", "squeezenet1_1_onnxzoo.npz")
@@ -35,12 +36,7 @@ def find_weights(place: tuple[str, str], data_dir: str | os.PathLike[str] | None
     Raises:
         DataError: there is no such file, or no folder was given.
     """
-    folder = data_dir if data_dir is not None else os.environ.get("INDUCED_DATA")
-    if not folder:
-        raise DataError(
-            f"the weights {'/'.join(place)} are needed and no folder was given: pass --data-dir or set INDUCED_DATA to the "
-            "folder that holds them"
-        )
+    folder = data_folder(data_dir, f"the weights {'/'.join(place)} are needed")
     candidates = (Path(folder, *place), Path(folder, place[1]))
     for candidate in candidates:
         if candidate.is_file():

@@ -10,13 +10,13 @@ from applications.common.kinds import export_model
 from applications.common.metrics import psnr
 from applications.common.options import ModelSource
 from applications.common.perceptual import perceptual as perceptual_distance
+from applications.common.pictures import read_picture, unit, write_picture
 from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
 from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
-from applications.style_transfer.photographs import EMBEDDED, photographs, random_crop
-from applications.style_transfer.pictures import read_picture, unit, write_picture
+from applications.style_transfer.photographs import EMBEDDED, SMALLEST, photographs, random_crop
 from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
 from induced.errors import DomainError
@@ -53,7 +53,7 @@ def style(
         frame: Pixels by which the picture is reflected outwards before; 0 in both directions makes removal exact but for 8 bits.
         out: Picture to write, .png or .jpg.
     """
-    model, given = source.load(StyleTransfer), read_picture(picture)
+    model, given = source.load(StyleTransfer), read_picture(picture, SMALLEST)
     x, weights = given.tensor(), _weights(mix)
     if into and not remove:
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
@@ -91,7 +91,7 @@ def styles_command(
     model = source.load(StyleTransfer)
     if side < 1 or side % model.config.stride:
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
-    given = read_picture(next(iter(photographs(EMBEDDED, "test").values())) if picture is None else picture)
+    given = read_picture(next(iter(photographs(EMBEDDED, "test").values())) if picture is None else picture, SMALLEST)
     x = given.tensor()
     if min(x.shape[-2:]) < side:
         raise DomainError(f"--side is at most the picture's least side {min(x.shape[-2:])}, got {side}")
@@ -145,7 +145,7 @@ def add_style(
         raise DomainError(f"--perceptual is a weight in the loss of --steps, got {perceptual} and {steps} steps")
     distance = perceptual_distance(data_dir, "st-lpips").requires_grad_(False) if perceptual else None
     generator = torch.Generator().manual_seed(seed)
-    pictures = [read_picture(path).colours for path in photographs(photos, "train").values()]
+    pictures = [read_picture(path, SMALLEST).colours for path in photographs(photos, "train").values()]
     x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))
     with torch.no_grad():
         y = torch.cat([teacher(part) for part in torch.split(x, 1)])

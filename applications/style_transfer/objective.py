@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from applications.common.data import Batch
 from applications.common.perceptual import PerceptualDistance
+from applications.common.pictures import unit
 from applications.common.training import Draws, Objective
 from applications.style_transfer.config import ObjectiveConfig
-from applications.style_transfer.pictures import unit
 
 
 def pixels(y: Tensor, target: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from applications.common.data import Tensors, to_uint8
-from applications.common.data.cache import cache_folder, cached
+from applications.common.data.cache import cached
+from applications.common.pictures import read_picture, unit
+from applications.common.places import cache_folder
 from applications.common.progress import Progress
 from applications.style_transfer.config import Config
-from applications.style_transfer.photographs import photographs, random_crop
-from applications.style_transfer.pictures import read_picture, unit
+from applications.style_transfer.photographs import SMALLEST, photographs, random_crop
 from applications.style_transfer.teacher import load_teacher
 from induced.errors import DomainError
 
@@ -68,7 +69,7 @@ def pairs(
 def _blocks(
     shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int, start: int
 ) -> Iterator[np.ndarray]:
-    pictures = [read_picture(path).colours for path in paths]
+    pictures = [read_picture(path, SMALLEST).colours for path in paths]
     progress = Progress(start, shape[0], 1, shown=True)
     for first in range(start, shape[0], AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, shape[0]))

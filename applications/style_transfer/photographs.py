@@ -10,10 +10,12 @@ import torch
 from PIL import Image, ImageEnhance
 
 from applications.common.data.folder import names_below
-from applications.style_transfer.pictures import read_picture
+from applications.common.pictures import read_picture
 from induced.errors import DataError, MissingExtra
 
 EMBEDDED: Final = "embedded"
+SMALLEST: Final = 16
+"""Least side of a photograph."""
 TRAIN: Final = (
     *("skimage/data/astronaut.png", "skimage/data/ihc.png", "skimage/data/motorcycle_left.png"),
     *("skimage/data/motorcycle_right.png", "skimage/data/rocket.jpg", "sklearn/datasets/images/flower.jpg"),
@@ -71,7 +73,7 @@ def plain_crops(source: str, side: int, n: int, seed: int = 0) -> torch.Tensor:
     Raises:
         DataError: a photograph has a smaller side.
     """
-    pictures = [read_picture(path).colours for path in photographs(source, "test").values()]
+    pictures = [read_picture(path, SMALLEST).colours for path in photographs(source, "test").values()]
     if (least := min(min(picture.size) for picture in pictures)) < side:
         raise DataError(f"a held-out photograph has a side of {least} pixels, crops have {side}")
     generator, crops = torch.Generator().manual_seed(seed), []

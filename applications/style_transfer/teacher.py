@@ -1,7 +1,6 @@
 """The style networks that are distilled: those of Johnson et al. (2016) with instance norm, laid out as in pytorch/examples."""
 
 import os
-from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from applications.common.places import data_folder
 from induced.errors import DataError, ShapeError
 
 STYLES: Final = ("mosaic", "candy", "rain_princess", "udnie", "pointilism")
@@ -87,13 +87,8 @@ def load_teacher(style: str, data_dir: str | os.PathLike[str] | None = None) -> 
     Raises:
         DataError: no folder was given, or the file is missing, damaged or of another layout.
     """
-    given = data_dir if data_dir is not None else os.environ.get("INDUCED_DATA")
-    if not given:
-        raise DataError(
-            f"the style {style!r} needs the weights fast-style/{style}.npz and no folder was given: pass --data-dir or set "
-            "INDUCED_DATA to where they are"
-        )
-    path, teacher = Path(given) / "fast-style" / f"{style}.npz", Teacher()
+    folder, teacher = data_folder(data_dir, f"the style {style!r} needs the weights fast-style/{style}.npz"), Teacher()
+    path = folder / "fast-style" / f"{style}.npz"
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}

@@ -11,13 +11,13 @@ from applications.common.data import to_uint8
 from applications.common.figures import grid
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
+from applications.common.pictures import unit
 from applications.common.runs import Run
 from applications.common.training import TrainingResult, fit
 from applications.style_transfer.config import Config, settings
 from applications.style_transfer.model import build
 from applications.style_transfer.objective import StyleObjective
 from applications.style_transfer.pairs import pairs
-from applications.style_transfer.pictures import unit
 
 
 def objective_for(config: Config, model: nn.Module, data_dir: str | os.PathLike[str] | None = None) -> StyleObjective:

@@ -4,16 +4,17 @@ import errno
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from platformdirs import user_cache_path
 
-from applications.common.data.cache import cache_folder, cached
+from applications.common.data.cache import cached
 from applications.common.locks import held
+from applications.common.places import cache_folder, data_folder
 from induced.errors import DataError
 
 SHAPE = (10, 3, 5)
@@ -183,16 +184,21 @@ def test_a_lock_is_one_processes_and_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_the_cache_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.delenv("INDUCED_CACHE", raising=False)
-    places = {"linux": ".cache", "darwin": "Library/Caches", "win32": "AppData/Local"}
-    for platform, place in places.items():
-        monkeypatch.setattr(sys, "platform", platform)
-        assert cache_folder() == tmp_path / place / "induced"
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    assert cache_folder() == tmp_path / "elsewhere" / "induced"
+    assert cache_folder() == user_cache_path("induced", appauthor=False)
     monkeypatch.setenv("INDUCED_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine" and cache_folder(tmp_path / "given") == tmp_path / "given"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("INDUCED_CACHE", "~/there")
+    assert cache_folder() == tmp_path / "there"
+
+
+def test_the_data_folder_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert data_folder("~", "digits are needed") == tmp_path
+    monkeypatch.setenv("INDUCED_DATA", "~/nowhere")
+    with pytest.raises(DataError, match=r"digits are needed: the folder .*/nowhere \(INDUCED_DATA\) does not exist"):
+        data_folder(None, "digits are needed")
+    with pytest.raises(DataError, match=r"digits are needed: the folder .*/file \(--data-dir\) is a file, not a folder"):
+        data_folder(tmp_path / "file", "digits are needed")

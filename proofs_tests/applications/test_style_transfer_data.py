@@ -14,13 +14,13 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from applications import cli
+from applications.common.pictures import Picture, read_picture, unit, write_picture
 from applications.style_transfer import commands
 from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer import photographs as photographs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
 from applications.style_transfer.photographs import TEST, TRAIN, photographs, plain_crops, random_crop
-from applications.style_transfer.pictures import Picture, read_picture, unit, write_picture
 from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
 from induced.errors import DataError, DomainError, InducedError, MissingExtra, ShapeError
 from proofs_tests.applications import stylists
@@ -224,15 +224,15 @@ def test_pictures_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
     with pytest.raises(DataError, match="no picture that can be decoded"):
         read_picture(tmp_path / "x.png")
-    with pytest.raises(DataError, match="no picture that can be decoded"):
+    with pytest.raises(DataError, match="there is no such file"):
         read_picture(tmp_path / "missing.png")
     Image.new("RGB", (40, 15)).save(tmp_path / "tiny.png")
     with pytest.raises(DataError, match="is 40x15 pixels; sides of at least 16 are needed"):
-        read_picture(tmp_path / "tiny.png")
+        read_picture(tmp_path / "tiny.png", 16)
     with pytest.raises(DataError, match="pictures are written as .png, .jpg, .jpeg"):
         write_picture(tmp_path / "x.bmp", Picture(Image.new("RGB", (16, 16))))
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="its folder cannot be made"):
         write_picture(tmp_path / "file" / "x.png", Picture(Image.new("RGB", (16, 16))))
 
 

@@ -1,7 +1,6 @@
 """Sources of data; image data sets as stored (uint8), their readers, and the map between pixels and what a model sees."""
 
 import os
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -9,11 +8,11 @@ import torch
 from applications.common.data.avatars import load_avatars
 from applications.common.data.celeba import load_celeba
 from applications.common.data.folder import load_folder
-from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, read_idx
-from applications.common.data.idx import load_mnist5k as _load_mnist5k
+from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, load_mnist5k, read_idx
 from applications.common.data.image_set import ImageSet
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
 from applications.common.data.source import Batch, Source, Tensors
+from applications.common.places import data_folder
 from induced.errors import DataError, ShapeError
 
 __all__ = [
@@ -43,7 +42,7 @@ DIGITS: Final = (1, 32, 32)
 """Shape of a padded digit, as a model takes it."""
 
 _NEEDS: Final = {
-    "mnist": "the four IDX files of MNIST (.gz or unpacked)",
+    "mnist": "the four IDX files of MNIST",
     "fashion-mnist": "the IDX files of Fashion-MNIST in a folder fashion-mnist",
     "avatars64": "the file toonhead64.npz",
     "celeba": "img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt in a folder celeba",
@@ -60,6 +59,7 @@ def load(
     crop: int = 178,
     grey: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Load one split of a data set from local files (docs/guide/data.md); nothing is ever downloaded.
 
@@ -76,6 +76,7 @@ def load(
         crop: Side of the central square of `celeba` that is resized: 178 is the largest, 148 leaves out most of the background.
         grey: One channel instead of three, for `celeba` and `folder`.
         cache_dir: Folder of the cache; else `$INDUCED_CACHE`, else `induced` in the user's cache folder.
+        skip_bad: Leave out pictures of `celeba` and `folder` that cannot be decoded; else they are all named, as an error.
 
     Returns:
         The split, in the order of its source.
@@ -93,20 +94,15 @@ def load(
     if size is not None and name not in SIZED:
         raise DataError(f"the images of {name} have a size of their own, got size={size}; {' and '.join(SIZED)} take one")
     if name == "mnist5k":
-        return _load_mnist5k(split)
-    given = data_dir if data_dir is not None else os.environ.get("INDUCED_DATA")
-    if not given:
-        raise DataError(
-            f"{name} needs {_NEEDS[name]} and no folder was given: pass --data-dir or set INDUCED_DATA to where they are. "
-            "The data set mnist5k needs no files"
-        )
-    folder, side = Path(given), 64 if size is None else size
+        return load_mnist5k(split)
+    folder = data_folder(data_dir, f"{name} needs {_NEEDS[name]} (the data set mnist5k needs no files)")
+    side = 64 if size is None else size
     if name == "avatars64":
         return load_avatars(split, folder)
     if name == "celeba":
-        return load_celeba(split, folder, side, crop=crop, grey=grey, cache_dir=cache_dir)
+        return load_celeba(split, folder, side, crop=crop, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
     if name == "folder":
-        return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir)
+        return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
     return load_mnist(name, split, folder)
 
 

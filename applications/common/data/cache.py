@@ -6,7 +6,6 @@ import io
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,19 +21,6 @@ from induced.serialization.disk import sync
 _PIECE: Final = 2**22
 _COUNT: Final = 8
 _TRAILER: Final = _COUNT + hashlib.sha256().digest_size
-
-
-def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of caches: the given one, else $INDUCED_CACHE, else `induced` in the user's cache folder on this platform."""
-    if given or (given := os.environ.get("INDUCED_CACHE")):
-        return Path(given)
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "induced"
 
 
 def cached(path: Path, shape: tuple[int, ...], blocks: Callable[[int], Iterable[np.ndarray]]) -> np.ndarray:

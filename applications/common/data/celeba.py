@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
-from applications.common.data.pictures import read_pictures
+from applications.common.data.squares import read_squares
 from induced.errors import DataError
 
 SOURCE: Final = (178, 218)
@@ -28,6 +28,7 @@ def load_celeba(
     crop: int = 178,
     grey: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Read one split of the authors' partition: the central square of side `crop`, resized; the label is `Smiling`."""
     if not 1 <= crop <= min(SOURCE):
@@ -42,8 +43,8 @@ def load_celeba(
     if len(present) != len(files):
         raise DataError(f"{pictures}: holds {len(present)} pictures; {attribute_list} lists {len(files)}")
     paths = [pictures / files[i] for i in chosen]
-    images = read_pictures(paths, size, grey=grey, crop=crop, source=SOURCE, cache_dir=cache_dir)
-    kept = values[chosen]
+    images, good = read_squares(paths, size, grey=grey, crop=crop, source=SOURCE, cache_dir=cache_dir, skip_bad=skip_bad)
+    kept = values[chosen][good]
     return image_set(f"celeba {split} (crop {crop})", images, kept[:, names.index(LABEL)], kept, names)
 
 

@@ -2,53 +2,81 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
-from applications.common.data.pictures import read_pictures
+from applications.common.data.squares import read_squares
+from applications.common.pictures import SUFFIXES
 from induced.errors import DataError
 
-SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_HEAD: Final = 2**16
+"""Bytes of a file that, with its size, tell which split it is in."""
 
 
 def load_folder(
-    split: str, folder: Path, size: int, *, grey: bool = False, cache_dir: str | os.PathLike[str] | None = None
+    split: str,
+    folder: Path,
+    size: int,
+    *,
+    grey: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    skip_bad: bool = False,
 ) -> ImageSet:
-    """Read one split, sorted by path; a picture is in the test split where the hash of its relative path says so (one in ten)."""
+    """Read one split, sorted by path; a picture is in the test split where the hash of its content says so (one in ten)."""
     found, chosen = _names(folder), names_below(split, folder)
     classes = sorted({name.split("/")[0] for name in found if "/" in name})
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[name.split("/")[0]] if "/" in name else len(classes) for name in chosen])
-    images = read_pictures([folder / name for name in chosen], size, grey=grey, cache_dir=cache_dir)
-    return image_set(f"folder {folder.name} {split}", images, labels)
+    paths = [folder / name for name in chosen]
+    images, kept = read_squares(paths, size, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
+    return image_set(f"folder {folder.name} {split}", images, labels[kept])
 
 
 def names_below(split: str, folder: Path) -> list[str]:
     """The paths, relative to a folder, of the pictures of one split that are in or below it, sorted.
 
+    Linked folders are followed, hidden files and folders are left out.
+
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the folder is missing.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; expected a folder of pictures")
     found = _names(folder)
     if not found:
         raise DataError(f"{folder}: no picture is in or below it; expected files ending in {', '.join(SUFFIXES)}")
-    chosen = [name for name in found if _held_out(name) == (split == "test")]
+    with ThreadPoolExecutor() as pool:
+        held_out = list(pool.map(_held_out, (folder / name for name in found)))
+    chosen = [name for name, out in zip(found, held_out, strict=True) if out == (split == "test")]
     if not chosen:
         raise DataError(f"{folder}: none of its {len(found)} pictures falls into the {split} split (one in ten is held out)")
     return chosen
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    names, seen = list[str](), set[str]()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inner[:] = () if real in seen else (name for name in inner if not name.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
+        below = Path(place).relative_to(folder)
+        chosen = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        names += ((below / name).as_posix() for name in chosen)
+    return sorted(names)
 
 
-def _held_out(name: str) -> bool:
-    """Decide by the path alone, so that adding pictures moves none."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % 10 == 0
+def _held_out(path: Path) -> bool:
+    """Decide by the content alone: copies are in one split, and adding pictures moves none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_HEAD)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return int.from_bytes(hashlib.sha256(content + str(size).encode()).digest()[:8], "big") % 10 == 0

