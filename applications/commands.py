@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from applications.application import Application, owner
-from applications.common.kinds import export_model
+from applications.common import kinds
 from applications.common.options import ModelSource
 from applications.common.runs import Run
 from applications.info import described
 from induced import LinearOperator, Reports, check
 from induced.checks import load_object
+from induced.checks.run import SAMPLES
 from induced.errors import InducedError, LawViolation, MissingExtra
 
 try:
@@ -64,9 +65,9 @@ def summary(what: object) -> str:
 def check_command(
     source: ModelSource,
     target: Annotated[str | None, Positional, arg(metavar="[MODULE:OBJECT]")] = None,
-    samples: int = 8,
+    samples: int | None = None,
     seed: int = 0,
-    radius: float = 2.0,
+    radius: float | None = None,
     data: str | None = None,
     data_dir: Path | None = None,
 ) -> None:
@@ -75,9 +76,10 @@ def check_command(
     Args:
         source: The model.
         target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
-        samples: Points that the laws are checked at, drawn in coordinates; and rows of the data set.
+        samples: Points that the laws are checked at, drawn in coordinates, and rows of the data set; 8 if absent, but 2
+            points of more than 65,536 coordinates.
         seed: Seed of the points.
-        radius: Largest norm of their coordinates.
+        radius: Largest norm of their coordinates; 2 if absent, or 4,096 steps in each of a lattice.
         data: Data set that the application checks its model at; the embedded digits if absent, where they have the model's shape.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
     """
@@ -96,7 +98,7 @@ def check_command(
         reports = check(thing, samples=samples, seed=seed, radius=radius, dtype=dtype)
         found += [replace(report, part=f"{str(dtype).removeprefix('torch.')}: {report.part}") for report in reports]
     if application is not None and application.laws is not None:
-        found += application.laws(model, samples, data, data_dir)
+        found += application.laws(model, SAMPLES if samples is None else samples, data, data_dir)
     print(found)
     if not found.ok:
         raise LawViolation(f"{name}: {found.summary()}")
@@ -116,7 +118,7 @@ def export(source: ModelSource, out: Path) -> None:
         source: The model.
         out: Folder to write.
     """
-    print(f"wrote {export_model(source.load(nn.Module), source.folder(), out)}")
+    print(f"wrote {kinds.export(source.folder(), out, fallback=source.fallback)}")
 
 
 def info(source: ModelSource, folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None) -> None:

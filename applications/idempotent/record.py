@@ -29,8 +29,6 @@ APPLICATION = register(
         build=lambda config: build(config.model),
         train=train,
         commands={"project": project_command, "generate": generate, "anomaly": anomaly_command},
-        # the steps of a lattice are larger than the roundings that the linear laws are judged by
-        operator=lambda model: model.operator(exact=False),
         laws=laws,
     )
 )

@@ -17,6 +17,10 @@ from induced.errors import DomainError, InducedError, ShapeError
 from induced.spaces import HilbertSpace
 
 FACTOR = 10.0
+WIDE = 2**16
+"""Above so many coordinates a check looks at fewer samples and directions, and estimates no log|det J|."""
+LATTICE_STEPS = 4096.0
+"""Steps of a lattice in each coordinate of what laws are tried at there: far above the roundings to it."""
 FAR_ABOVE = 1e3
 """A report says so where the numbers at the zero vector exceed the samples so many times."""
 
@@ -268,6 +272,12 @@ def random_like(X: HilbertSpace, x: Tensor, seed: int = 0, least: float = 0.0) -
     z = X.coords(x)
     size = lengths(z).unsqueeze(-1)
     return X.point(torch.where(size > 0, size, 1.0).clamp(min=least) * unit_normal(z, *z.shape, seed=seed))
+
+
+def lattice_radius(*spaces: HilbertSpace) -> float:
+    """The norm of coordinates of `LATTICE_STEPS` steps each; 0 of spaces without a lattice."""
+    steps = {X: max((getattr(part, "resolution", 0.0) for part in X.modules()), default=0.0) for X in spaces}
+    return LATTICE_STEPS * max(step * math.sqrt(X.dim) for X, step in steps.items())
 
 
 def require_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:

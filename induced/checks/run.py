@@ -15,7 +15,18 @@ from induced.bijections import Bijection
 from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
 from induced.checks.maps import check_adjoint, check_linear, sums
-from induced.checks.measure import FACTOR, attempt, exactly, longest, not_applicable, raised, require_samples, unit_normal
+from induced.checks.measure import (
+    FACTOR,
+    WIDE,
+    attempt,
+    exactly,
+    lattice_radius,
+    longest,
+    not_applicable,
+    raised,
+    require_samples,
+    unit_normal,
+)
 from induced.checks.penrose import check_penrose
 from induced.checks.report import Report, Reports
 from induced.checks.singular import check_svd
@@ -29,8 +40,12 @@ from induced.subspaces import Subspace
 
 Checkable = Bijection | HilbertSpace | LinearizerOperator | LinearOperator
 
-TRIPLETS = 16
-"""As many singular triplets of a map are looked at."""
+SAMPLES, TRIPLETS = 8, 16
+"""As many samples are drawn of each space, and as many singular triplets of a map looked at."""
+FEWEST = 2
+"""As many, of either, where a space is wide; two tell whether a sample is its own."""
+RADIUS = 2.0
+"""The largest norm of coordinates that are drawn, where no lattice rounds them."""
 
 
 class Samples(NamedTuple):
@@ -58,7 +73,7 @@ class Part(NamedTuple):
 class Draw:
     """Samples of spaces, the same ones whenever asked: given, or drawn in coordinates of norm at most `radius`."""
 
-    def __init__(self, number: int, seed: int, radius: float, like: Tensor) -> None:
+    def __init__(self, number: int, seed: int, radius: float | None, like: Tensor) -> None:
         self.number, self.seed, self.radius, self.like = number, seed, radius, like
         self.known: dict[tuple[HilbertSpace, bool], Samples] = {}
         self.points: dict[HilbertSpace, Tensor] = {}
@@ -77,7 +92,8 @@ class Draw:
         else:
             generator = torch.Generator().manual_seed(self.seed + other)
             z = torch.randn(self.number, X.dim, generator=generator, dtype=torch.float64)
-            lengths = self.radius * torch.linspace(1, 0.1, self.number, dtype=torch.float64)[:, None]
+            radius = self.radius or lattice_radius(X) or RADIUS
+            lengths = radius * torch.linspace(1, 0.1, self.number, dtype=torch.float64)[:, None]
             z = (z / z.norm(dim=-1, keepdim=True) * lengths).to(self.like)
             found = Samples(X.point(z.clone()).clone(), z)
         return self.known.setdefault((X, other), found)
@@ -95,9 +111,9 @@ def check(
     thing: Checkable,
     points: Tensor | None = None,
     *,
-    samples: int = 8,
+    samples: int | None = None,
     seed: int = 0,
-    radius: float = 2.0,
+    radius: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> Reports:
     """Every law that applies to a chart, a space, a map or an operator: print the result, or `require` it.
@@ -111,9 +127,10 @@ def check(
         thing: a `Bijection`, `HilbertSpace`, `LinearizerOperator` or `LinearOperator`, on its device.
         points: samples (*batch, *shape) of it, of the domain of a map, or vectors (*batch, n). By default they are drawn in
             coordinates, as those of all other spaces are.
-        samples: how many are drawn of each space, at least 1.
+        samples: how many are drawn of each space, at least 1; 8 by default, 2 above 65,536 coordinates.
         seed: seed of the draw.
-        radius: largest norm of the coordinates that are drawn. Laws form sums of three points.
+        radius: largest norm of the coordinates that are drawn: 2 by default; on a lattice, whose roundings are large, that of
+            4,096 steps in each coordinate. Laws form sums of three points.
         dtype: look at a copy in this dtype. By default the object itself is looked at, in the dtype of its parameters; in that of
             the points where it has none, and in float64 without points.
 
@@ -138,11 +155,14 @@ def check(
         (counterexamples/test_side_effects.py)
     """
     kind = _kind(thing)
+    if samples is None:
+        domain = kind.domain(thing)
+        samples = FEWEST if _wide(domain, getattr(thing, "codomain", domain)) else SAMPLES
     if not isinstance(samples, int) or samples < 1:
         raise DomainError(f"check draws a whole number of samples, at least 1; got samples={samples!r}")
     if not isinstance(seed, int):
         raise DomainError(f"the seed of the samples is a whole number, got {seed!r}")
-    if not 0 < radius < math.inf:
+    if radius is not None and not 0 < radius < math.inf:
         raise DomainError(f"the radius of the samples is a finite number above 0, got {radius}")
     if dtype is not None:
         if not dtype.is_floating_point:
@@ -282,7 +302,7 @@ def _map(f: LinearizerOperator, name: str) -> Part:
         "check_linear": lambda draw: check_linear(f, draw(X).points),
         "check_adjoint": lambda draw: check_adjoint(f, *sides(draw)),
         "check_penrose": lambda draw: check_penrose(f, *sides(draw)),
-        "check_svd": lambda draw: check_svd(f, min(X.dim, Y.dim, TRIPLETS)),
+        "check_svd": lambda draw: check_svd(f, min(X.dim, Y.dim, FEWEST if _wide(X, Y) else TRIPLETS)),
     }
     if X == Y:
         laws["check_powers"] = lambda draw: check_powers(f, draw(X).points)
@@ -295,6 +315,10 @@ def _map(f: LinearizerOperator, name: str) -> Part:
         ]
     answers = {"f": lambda draw: f(draw(X).points.clone()), "f*": lambda draw: f.H(draw(Y, other=True).points.clone())}
     return Part(name, answers, laws)
+
+
+def _wide(*spaces: HilbertSpace) -> bool:
+    return max(X.dim for X in spaces) > WIDE
 
 
 def _idempotent(f: LinearizerOperator, points: Tensor) -> list[Report]:

@@ -4,7 +4,18 @@ import torch
 from torch import Tensor
 
 from induced.checks.maps import along, sums
-from induced.checks.measure import Noise, attempt, compare, exactly, noises, not_applicable, unit, unit_normal
+from induced.checks.measure import (
+    WIDE,
+    Noise,
+    attempt,
+    compare,
+    exactly,
+    lattice_radius,
+    noises,
+    not_applicable,
+    unit,
+    unit_normal,
+)
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.errors import DomainError
@@ -14,7 +25,7 @@ TRIES = 8
 """Lengths of singular vectors, each a third of the last, that are tried where a chart refuses."""
 
 STARTS, STEPS = 4, 6
-"""Random vectors from which what is missing in an SVD is looked for, and how often the map is applied to them."""
+"""Random vectors from which what is missing in an SVD is looked for, one in a wide space, and how often the map is applied."""
 
 
 def check_svd(f: LinearizerOperator, rank: int | None = None) -> Reports:
@@ -28,13 +39,13 @@ def check_svd(f: LinearizerOperator, rank: int | None = None) -> Reports:
         rank: as many triplets; all of them by default.
     """
     with untouched(f, f.domain, f.codomain), torch.no_grad():
-        S = f.svd(rank)
+        S, length = f.svd(rank), lattice_radius(f.domain, f.codomain) or 1.0
         for k in range(TRIES - 1):
             try:
-                return Reports(_triplets(f, S, rank, 3.0**-k))
+                return Reports(_triplets(f, S, rank, length * 3.0**-k))
             except DomainError:
                 continue
-        return Reports(_triplets(f, S, rank, 3.0 ** (1 - TRIES)))
+        return Reports(_triplets(f, S, rank, length * 3.0 ** (1 - TRIES)))
 
 
 def _triplets(f: LinearizerOperator, S: SVD, rank: int | None, length: float) -> list[Report]:
@@ -94,8 +105,9 @@ def _largest(law: str, statement: str, f: LinearizerOperator, S: SVD, length: fl
         (at_x,), (at_fx,) = noises(X, x), noises(Y, fx)
         return Y.coords(fx) / length - z @ S.V * s @ S.U.mT, (top * at_x + at_fx) / length
 
-    z, spanned = unit_normal(S.V, STARTS, X.dim), []
-    for _ in range(min(STEPS, -(-X.dim // STARTS))):
+    starts = STARTS if X.dim <= WIDE else 1
+    z, spanned = unit_normal(S.V, starts, X.dim), []
+    for _ in range(min(STEPS, -(-X.dim // starts))):
         spanned.append(z)
         w = unit(Y.coords(f(X.point(length * z))) / length - z @ S.V * s @ S.U.mT)
         z = unit(X.coords(H(Y.point(length * w))) / length - w @ S.U * s @ S.V.mT)

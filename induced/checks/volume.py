@@ -13,6 +13,7 @@ from induced.bijections.certificate import log_det_roundings
 from induced.checks.batches import left_alone, rearrangements
 from induced.checks.measure import (
     FACTOR,
+    WIDE,
     Noise,
     attempt,
     compare,
@@ -62,8 +63,8 @@ class Estimate(NamedTuple):
 def volume_laws(there: Side, again: Side) -> list[Report]:
     """log|det J| of a chart, where it has one, in both directions.
 
-    - It is that of the Jacobian: by autograd at all samples up to 64 coordinates, at the first sample up to 1,024, and above that
-      estimated there, if well enough for 1e-2 a coordinate to show.
+    - It is that of the Jacobian: by autograd at all samples up to 64 coordinates, at the first sample up to 1,024, and up to
+      65,536 estimated there, if well enough for 1e-2 a coordinate to show.
     - It comes with the chart's own coordinates, of their dtype, one number a sample, whatever the samples beside it.
     - Its gradient is its slope.
 
@@ -157,6 +158,8 @@ def _volume(law: str, statement: str, there: Side, again: Side, error: Noise) ->
         note = f"the Jacobian at {'all samples' if n <= ALL_SAMPLES else 'the first sample'}"
     elif tangent:
         return not_applicable(law, statement, f"not checked above {ONE_SAMPLE} coordinates of a constrained set")
+    elif n > WIDE:
+        return not_applicable(law, statement, f"not estimated above {WIDE} coordinates; there are {n}")
     else:
         estimate = _estimate(g, x)
         volume = z.new_full((1,), estimate.value, dtype=torch.float64)

@@ -104,7 +104,7 @@ def test_check_export_info_and_load_take_a_run_of_every_application(
 ) -> None:
     one, run = RECORDS[name], runs[name]
     Run(run).report({"quality": {"frechet": 1.25}, "values": [0.5] * 99})
-    cli.main(["check", "--run", str(run), "--samples", "1", "--radius", "1"])
+    cli.main(["check", "--run", str(run), "--samples", "1"])
     printed = capsys.readouterr().out
     assert "float32: domain: " in printed and "float64: map Linearizer" in printed
     assert " 0 violated; 0 unjudgeable, " in printed.splitlines()[-1]

@@ -786,7 +786,9 @@ def exported(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def test_an_exported_model_reads_back_as_its_half_precision(tiny_run: Path, exported: Path) -> None:
-    written, average = load_file(exported / "model.safetensors"), Run(tiny_run / "latent").latest().average
+    written, second = load_file(exported / "model.safetensors"), Run(tiny_run / "latent").latest()
+    average = second.average
+    assert {name.partition(".")[0] for name in second.model} == {"density", "family"}, "what the second stage trains, alone"
     assert notes(exported) == {k: v for k, v in notes(tiny_run).items() if k != "model"}
     assert {value.dtype for value in written.values() if value.is_floating_point()} == {torch.float16}
     model = load_model(exported, FlowMatching)

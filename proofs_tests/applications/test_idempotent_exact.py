@@ -15,8 +15,10 @@ from applications.idempotent.evaluate import bits, same_bits
 from applications.idempotent.fixed_point import LIMIT, Conditioner, FixedPoint
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent, build
+from applications.idempotent.record import APPLICATION
 from applications.idempotent.sampling import project
-from induced import Linearizer
+from induced import InducedSpace, Linearizer, check
+from induced.bijections import Bijection
 from induced.checks import check_bijection, check_idempotent, check_linear, require
 from induced.errors import DomainError
 from induced.operators import Householder
@@ -127,6 +129,29 @@ def test_it_keeps_the_laws_of_the_library_and_its_bits_on_disk(config: ModelConf
     require(check_idempotent(f, x, exact=True), check_bijection(f.domain.chart, x), check_linear(f, x))
     loaded = Linearizer.from_pretrained(f.save_pretrained(tmp_path))
     assert torch.equal(loaded(x), f(x)) and bits(loaded, x).ok
+
+
+def test_all_laws_are_judged_on_the_lattice_where_its_roundings_are_small() -> None:
+    f = APPLICATION.operator(made(replace(SMALL, shape=(1, 8, 8)), stretch=1.0))
+    assert f.domain.chart.resolution == 2.0**-12, "the map that is judged is the one in use"
+    found = check(f, samples=2)
+    assert found.ok and found.counts()["unjudgeable"] == 0
+    broken = Linearizer(f.core, InducedSpace(Shrinking(f.domain.chart)))
+    assert check_idempotent(broken, f.domain.point(torch.eye(64)[:2])).counts()["violated"] == 1
+
+
+class Shrinking(Bijection):
+    """A chart of a lattice whose inverse loses a sixteenth of the coordinates."""
+
+    def __init__(self, g: Bijection) -> None:
+        super().__init__(g.shape, g.coord_shape)
+        self.g, self.resolution = g, g.resolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return self.g.inverse((15 / 16 * z / self.resolution).round() * self.resolution)
 
 
 @pytest.mark.parametrize("config", [SMALL, PLAIN], ids=["rotated", "coordinates"])

@@ -1,7 +1,8 @@
 """At n = 50,000 nothing makes a hundredth of an n x n matrix, and expressions of any depth stay cheap to make, apply and name."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from induced import EuclideanSpace, Linearizer, Subspace
+from induced import EuclideanSpace, InducedSpace, Linearizer, Reports, Subspace, check
+from induced.bijections import Bijection
 from induced.checks import check_adjoint, check_group, check_linear, check_penrose, check_svd
+from induced.checks.measure import WIDE
 from induced.errors import InducedError, ShapeError
 from induced.operators import (
     Diagonal,
@@ -263,3 +266,48 @@ def test_an_error_about_forty_terms_is_short() -> None:
         with pytest.raises(InducedError) as raised:
             make()
         assert len(str(raised.value)) < 2000
+
+
+# --------------------------------------------------------------------------------------------------------- checks of wide things
+@final
+class Counted(Bijection):
+    """z = 2 x, with one entry back that is wrong by `off`; it counts the samples that it is asked about."""
+
+    def __init__(self, dim: int, off: float = 0.0) -> None:
+        super().__init__((dim,))
+        self.off, self.asked = off, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += x.shape[:-1].numel()
+        return 2 * x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        self.asked += z.shape[:-1].numel()
+        return torch.cat([(0.5 + self.off) * z[..., :1], 0.5 * z[..., 1:]], -1)
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return math.log(2.0) * x.shape[-1] * torch.ones_like(x[..., 0])
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), self.log_abs_det(x)
+
+
+def test_a_wide_space_is_checked_at_fewer_samples_and_says_what_is_left_out() -> None:
+    asked, found = list[int](), list[Reports]()
+    for dim in (WIDE, WIDE + 1):
+        g = Counted(dim)
+        found.append(check(Linearizer(Diagonal(torch.linspace(1, 2, dim)), InducedSpace(g), EuclideanSpace(dim))))
+        asked.append(g.asked)
+    assert asked[1] < 0.4 * asked[0]
+    narrow, wide = ({report.law: report for report in reports} for reports in found)
+    assert all(reports.ok for reports in found)
+    assert narrow["log|det J|"].verdict == "holds" and "estimated at the first sample" in narrow["log|det J|"].note
+    assert wide["log|det J|"].verdict == "not applicable"
+    assert wide["log|det J|"].note == f"not estimated above {WIDE} coordinates; there are {WIDE + 1}"
+    number = "there are as many triplets as asked for"
+    assert (narrow[number].note, wide[number].note) == ("16 of 16 asked for", "2 of 2 asked for")
+
+
+def test_one_wrong_entry_of_a_wide_chart_is_seen() -> None:
+    broken = check(Counted(WIDE + 1, off=1.0))
+    assert broken.counts()["violated"] > 0
