@@ -40,8 +40,10 @@ ERRORS = "units/test_errors.py"
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
 RECORDED = "counterexamples/test_recorded_reports.py"
+MEASURES = "counterexamples/test_measures.py"
 ENDOMORPHISMS = (
     f"{RECORDED}::test_reports_of_endomorphisms",
+    MEASURES,
     "counterexamples/test_endomorphism_checks_reject.py",
     "counterexamples/test_tolerances.py",
 )
@@ -51,6 +53,7 @@ FINAL = "structure/test_structure.py::test_a_public_class_is_abstract_or_final"
 CHARTS = "counterexamples/test_chart_checks_reject.py"
 MAPS = (
     f"{RECORDED}::test_reports_of_maps",
+    MEASURES,
     "counterexamples/test_map_checks_reject.py",
     "counterexamples/test_tolerances.py",
     ERRORS,
@@ -61,6 +64,7 @@ TESTS = {
     "induced/checks": (RECORDED, REJECT, ERRORS, "laws/test_spaces.py"),
     "induced/checks/batches.py": (
         f"{RECORDED}::test_reports_of_charts",
+        MEASURES,
         CHARTS,
         ERRORS,
         "counterexamples/test_map_checks_reject.py",
@@ -70,11 +74,11 @@ TESTS = {
     "induced/checks/items.py": ("applications/test_pytest_plugin.py",),
     "induced/checks/loading.py": (ERRORS, "applications/test_pytest_plugin.py"),
     "induced/checks/maps.py": MAPS,
-    "induced/checks/measure.py": (RECORDED, CHARTS, ERRORS, *MAPS),
+    "induced/checks/measure.py": (MEASURES, RECORDED, CHARTS, ERRORS, *MAPS),
     "induced/checks/penrose.py": MAPS,
-    "induced/checks/report.py": ("counterexamples/test_reports.py", ERRORS),
+    "induced/checks/report.py": ("counterexamples/test_reports.py", MEASURES, ERRORS),
     "induced/checks/run.py": (f"{RECORDED}::test_reports_of_all_laws", "counterexamples/test_check_rejects.py", ERRORS),
-    "induced/checks/sides.py": (f"{RECORDED}::test_reports_of_charts", CHARTS, VOLUMES),
+    "induced/checks/sides.py": (MEASURES, f"{RECORDED}::test_reports_of_charts", CHARTS, VOLUMES),
     "induced/checks/singular.py": MAPS,
     "induced/checks/spaces.py": (
         f"{RECORDED}::test_reports_of_spaces",

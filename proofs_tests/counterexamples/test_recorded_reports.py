@@ -48,7 +48,7 @@ from induced.checks import (
 )
 from induced.errors import DomainError
 from induced.operators import Dense, Diagonal, LowRank, Projection
-from proofs_tests.counterexamples.test_chart_checks_reject import Doubled, Shifted
+from proofs_tests.counterexamples.test_chart_checks_reject import AnotherLattice, Doubled, NotOnto, Shifted
 from proofs_tests.counterexamples.test_checks_reject import BROKEN_SPACES, Flat
 from proofs_tests.counterexamples.test_endomorphism_checks_reject import OneSpace
 from proofs_tests.counterexamples.test_map_checks_reject import Between
@@ -125,6 +125,30 @@ class HalfSlope(Shifted):
         return torch.sin(a) / 2 + torch.sin(a).detach() / 2
 
 
+class Sheared(Scaled):
+    """The second half is moved by a share of the first one, which is no diagonal Jacobian."""
+
+    def __init__(self, n: int, share: float) -> None:
+        super().__init__(n)
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a, b + self.share * a], -1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        a, b = z.chunk(2, -1)
+        return torch.cat([a, b - self.share * a], -1)
+
+    def volume(self, x: Tensor) -> Tensor:
+        return self._batch_zeros(x)
+
+
+class Overflows(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.finfo(x.dtype).max ** 0.25
+
+
 class FarAndNear(Doubled):
     """Wrong beyond a size, and below one."""
 
@@ -144,6 +168,7 @@ class OfTheBatch(Doubled):
 def chart_cases(dtype: torch.dtype) -> dict[str, Callable[[], Reported]]:
     x = normal(6, 4).to(dtype)
     eight = normal(6, 8).to(dtype)
+    sizes = torch.tensor([[0.1], [1.0]], dtype=dtype)
     weights = torch.linspace(0.5, 2, 1100, dtype=torch.float64)
     estimated = Composition(Sinh((1100,)), Linear(Diagonal(weights)))
     return {
@@ -161,6 +186,13 @@ def chart_cases(dtype: torch.dtype) -> dict[str, Callable[[], Reported]]:
         "volume of 70": lambda: check_bijection(Scaled(70), normal(2, 70).to(dtype)),
         "estimated volume": lambda: check_bijection(estimated.to(dtype), normal(2, 1100).to(dtype)),
         "wrong estimated volume": lambda: check_bijection(Misjudged(estimated.to(dtype), 0.9), normal(1, 1100).to(dtype)),
+        "volume of several rounds": lambda: check_bijection(Sheared(1026, 0.27).to(dtype), normal(1, 1026).to(dtype)),
+        "volume of too many rounds": lambda: check_bijection(Sheared(1026, 1.0).to(dtype), normal(1, 1026).to(dtype)),
+        "wrong volume of the second sample": lambda: check_bijection(Misjudged(Scaled(64), 0.9), sizes * normal(2, 64).to(dtype)),
+        "images": lambda: check_bijection(Sinh((2, 1, 3)), normal(3, 2, 2, 1, 3).to(dtype) / 2),
+        "not onto": lambda: check_bijection(NotOnto(4), x),
+        "another lattice": lambda: check_bijection(AnotherLattice(4), x),
+        "overflows": lambda: check_bijection(Overflows(4), x * torch.finfo(dtype).max ** 0.8),
         "wrong": lambda: check_bijection(Off(0.01), x),
         "wrong far and near": lambda: check_bijection(FarAndNear(4), x),
         "half a slope": lambda: check_bijection(HalfSlope(8), eight),
@@ -230,6 +262,9 @@ def map_cases(dtype: torch.dtype) -> dict[str, Callable[[], Reported]]:
     steep = Linearizer((150.0 if dtype == torch.float32 else 1200.0) * torch.eye(3).to(dtype), InducedSpace(Log((3,))))
     positive = (0.5 * y).exp()
     within = Linearizer(torch.diag(torch.tensor([1.0, 0.5, 0.25, 0.0])).to(dtype), InducedSpace(Within(0.5)))
+    tight = Composition(learned(4, dtype), Within(1e-3))
+    short = Linearizer(A[:, :3] @ A[:, :3], InducedSpace(Composition(learned(3, dtype), Affine((3,), 1.0, 2.0))))
+    tiny = Linearizer(torch.diag(torch.tensor([1.0, 0.5, 0.25, 0.2])).to(dtype), InducedSpace(tight))
     ties = Linearizer(torch.diag(torch.tensor([2.0, 2.0, 1.0])).to(dtype), InducedSpace(learned(3, dtype)))
     wrong = Between(A, X, Y, forward=bent(0.01))
     off = Between(
@@ -258,6 +293,8 @@ def map_cases(dtype: torch.dtype) -> dict[str, Callable[[], Reported]]:
         "triplets: none": lambda: check_svd(f, 0),
         "triplets: ties": lambda: check_svd(ties),
         "triplets: within": lambda: check_svd(within),
+        "triplets: tiny": lambda: check_svd(tiny),
+        "all of a short map": lambda: [*check_linear(short, y), *check_adjoint(short, y, y.flip(0)), *check_svd(short)],
         "triplets: wrong": lambda: check_svd(off),
         "triplets: two wrong": lambda: check_svd(off, 2),
         "triplets: low rank": lambda: check_svd(low, 2),
@@ -319,6 +356,7 @@ def run_cases(dtype: torch.dtype) -> dict[str, Callable[[], Reported]]:
     return {
         "all laws of a map": lambda: check(Linearizer(A, InducedSpace(learned(3, dtype))), samples=4, seed=3, radius=1.5),
         "all laws of a map between": lambda: check(Linearizer(A[:2], InducedSpace(Log((3,))), EuclideanSpace(2)), samples=3),
+        "all laws of a map of equal spaces": lambda: check(Linearizer(A, EuclideanSpace(3), EuclideanSpace(3)), samples=2),
         "all laws of a projection": lambda: check(Dense(P), normal(2, 3).to(dtype)),
         "all laws of a broken space": lambda: check(Flat(sub=lambda x, y: 1.1 * x - y), normal(3, 3).to(dtype)),
         "all laws of a broken chart": lambda: check(Off(0.01), dtype=dtype, samples=2),
