@@ -27,7 +27,7 @@ EPS = torch.finfo(torch.float32).eps
 
 def shaken(dim: int, rank: int) -> LowRankFamily:
     """A family as far from its start as training takes it, so that the ranks of A_t add up."""
-    family = LowRankFamily(dim, rank, floor=0.03)
+    family = LowRankFamily(dim, rank, rest_std=0.03)
     with torch.no_grad():
         family.factors += torch.randn(family.factors.shape) * (1.0 / (dim * 8) ** 0.5)
     return family
@@ -35,7 +35,7 @@ def shaken(dim: int, rank: int) -> LowRankFamily:
 
 def shared(dim: int, rank: int) -> SharedBasisFamily:
     """The like of `shaken` whose directions are the same at all times."""
-    family = SharedBasisFamily(dim, rank, floor=0.03)
+    family = SharedBasisFamily(dim, rank, rest_std=0.03)
     with torch.no_grad():
         family.directions += torch.randn(family.directions.shape) / dim**0.5
         family.factors += torch.randn(family.factors.shape) / (8 * max(rank, 1)) ** 0.5

@@ -22,7 +22,7 @@ from applications.flow_matching.train import training_set
 from experiments.ablation import Variants, ablate, changed, options
 from experiments.compare_generators import BASE, Ours, train
 
-END_POINT = {"prediction": "end point", "floor": None}, {"velocity": 0.0, "end_point": 1.0}
+END_POINT = {"prediction": "end point", "rest_std": None}, {"velocity": 0.0, "end_point": 1.0}
 DEFAULT = Config()
 CHOSEN = {"prior": DEFAULT.objective.prior, "perceptual": DEFAULT.objective.perceptual}
 # changes of the base; the last rows led from it to the default
@@ -36,7 +36,7 @@ VARIANTS: Variants = {
     "rank 1": ({"rank": 1}, {}),
     "rank 4": ({"rank": 4}, {}),
     "rank 64": ({"rank": 64}, {}),
-    "no floor: flat spectrum (paper)": ({"floor": None}, {}),
+    "no `rest_std`: flat spectrum (paper)": ({"rest_std": None}, {}),
     "end point predicted (paper)": END_POINT,
     "end point loss in place of velocity": ({}, {"velocity": 0.0, "end_point": 1.0}),
     "with the decoded end point": ({}, {"end_point_image": 1.0}),

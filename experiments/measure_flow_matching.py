@@ -71,7 +71,7 @@ def spectrum(model: FlowMatching, images: Tensor) -> None:
     z1, std = torch.cat([model.space(DATA).coords(part) for part in images.split(250)]), model.latent_std()
     order = torch.randperm(len(z1), generator=torch.Generator().manual_seed(1))  # images come sorted by class, times in order
     z0, t = torch.randn(z1.shape, generator=torch.Generator().manual_seed(2)), torch.arange(len(z1)).sub(-0.5) / len(z1)
-    oracle = LowRankFamily(model.dim, model.config.rank, floor=model.config.floor)
+    oracle = LowRankFamily(model.dim, model.config.rank, rest_std=model.config.rest_std)
     oracle.factors.zero_()
     trained, start = (float(velocity_loss(family, z0, z1[order], t)) for family in (model.family, oracle))
     gaussian, lead = float(std.mean()) * math.pi / 2, z1[:, : model.config.rank]

@@ -21,7 +21,7 @@ class ModelConfig:
     noise_space: Literal["euclidean", "labelled", "shared"] = "euclidean"
     """Space of the noise: R^n, or that of the chart: told by a label which end it serves, as in the paper, or not told."""
     prediction: Literal["velocity", "end point"] = "velocity"
-    """What A_t z_t stands for; "end point" is the other choice of the paper: B is of rank r, and `floor` must be None."""
+    """What A_t z_t stands for; "end point" is the other choice of the paper: B is of rank r, and `rest_std` must be None."""
     blocks: int = 6
     """Blocks of the convolutional part of the chart: ActNorm, two affine couplings, 1x1 convolution."""
     widths: tuple[int, ...] = (32, 48, 96)
@@ -45,13 +45,13 @@ class ModelConfig:
     """Factors U_t V_t^T that turn with the time, or one trained basis for all times, Q K_t Q^T."""
     rank: int = 16
     """Rank of U_t V_t^T, and number of leading coordinates that carry the image."""
-    floor: float | None = 0.03
+    rest_std: float | None = 0.03
     """Standard deviation of the other coordinates at the data end; None: the paper's family U_t V_t^T, whose spectrum is flat."""
 
     def __post_init__(self) -> None:
         """Refuse a family that has no meaning."""
-        if self.prediction == "end point" and self.floor is not None:
-            raise DomainError(f"a family that predicts the end point is of rank r and has no floor; got floor={self.floor}")
+        if self.prediction == "end point" and self.rest_std is not None:
+            raise DomainError(f"a family that predicts the end point is of rank r: expected rest_std=None, got {self.rest_std}")
 
     @property
     def vectors(self) -> bool:
@@ -85,7 +85,7 @@ class ObjectiveConfig:
     density: float = 10.0
     """Negative log-likelihood of the noisy leading coordinates; it trains the couplings that make them Gaussian."""
     residual: float = 1.0
-    """The same for the other coordinates, whose standard deviation is `floor`."""
+    """The same for the other coordinates, whose standard deviation is `rest_std`."""
     likelihood: float = 0.0
     """Negative log-likelihood of the data under the fixed density at the data end (docs/theory/flow_matching.md)."""
     noise_reconstruction: float = 0.1

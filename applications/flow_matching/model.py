@@ -71,7 +71,7 @@ class EndPointRate(OperatorFamily):
 class FlowMatching(nn.Module):
     """x_1 = g_1^-1(B g_0(x_0)), B the propagator of z' = A_t z (docs/theory/flow_matching.md).
 
-    The first `rank` coordinates of the data end carry the image; the others have standard deviation `floor`, so that
+    The first `rank` coordinates of the data end carry the image; the others have standard deviation `rest_std`, so that
     g_1^-1 on the range of B works as a decoder while B stays invertible. The chart of the data end is g_1 = h . e: the encoder e
     sorts the image into coordinates, and h makes the distribution of the leading ones Gaussian.
     """
@@ -88,7 +88,7 @@ class FlowMatching(nn.Module):
         self._encoders = len(encoder)
         self.chart = ConditionalComposition(*encoder, *density)
         self.noise_chart = Flatten((self.dim,) if config.vectors else config.shape)
-        family = FAMILIES[config.family](self.dim, config.rank, floor=config.floor)
+        family = FAMILIES[config.family](self.dim, config.rank, rest_std=config.rest_std)
         self.family = EndPointRate(family) if config.prediction == "end point" else family
 
     @property
@@ -134,8 +134,8 @@ class FlowMatching(nn.Module):
             leading.append(c[:, :r])
             squares += float(c[:, r:].double().square().sum())
         (h,) = cast(list[ConditionalDirectSum], self.density)
-        if isinstance(affine := h.charts[1], Affine) and self.config.floor is not None:
-            affine.scale.fill_(self.config.floor / math.sqrt(squares / (len(images) * (self.dim - r))))
+        if isinstance(affine := h.charts[1], Affine) and self.config.rest_std is not None:
+            affine.scale.fill_(self.config.rest_std / math.sqrt(squares / (len(images) * (self.dim - r))))
         return torch.cat(leading)
 
     def take(self, latent: "Latent") -> "FlowMatching":
@@ -206,8 +206,8 @@ class FlowMatching(nn.Module):
         """Standard deviations (dim,) of the fixed latent density at the data end."""
         like = self.reference()
         std = torch.ones(self.dim, dtype=like.dtype, device=like.device)
-        if self.config.floor is not None:
-            std[self.config.rank :] = self.config.floor
+        if self.config.rest_std is not None:
+            std[self.config.rank :] = self.config.rest_std
         return std
 
 
@@ -237,10 +237,10 @@ def _require_fitting(config: ModelConfig) -> None:
             "'glow', 'linear' and 'identity' for images (C, H, W)"
         )
     varying = config.shape[0] - len(config.constant)
-    if config.vectors and (config.noise_space != "euclidean" or config.floor is None or config.rank != varying):
+    if config.vectors and (config.noise_space != "euclidean" or config.rest_std is None or config.rank != varying):
         raise DomainError(
-            f"all {varying} varying columns of a vector lead: expected rank {varying}, a floor and noise_space 'euclidean', got "
-            f"rank {config.rank}, floor {config.floor} and noise_space {config.noise_space!r}"
+            f"all {varying} varying columns of a vector lead: expected rank {varying}, rest_std, noise_space 'euclidean', got "
+            f"rank {config.rank}, rest_std {config.rest_std} and noise_space {config.noise_space!r}"
         )
 
 
@@ -270,7 +270,7 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     """Couplings among the leading coordinates, and the standard deviation of the others; none where no coordinates lead."""
     if config.vectors:
         return couplings(config.chart, config.rank, config.density_blocks, config.density_width)
-    if config.chart != "glow" or not config.density_blocks or config.floor is None:
+    if config.chart != "glow" or not config.density_blocks or config.rest_std is None:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
     leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)

@@ -145,7 +145,7 @@ class FlowMatchingObjective(Objective):
         e = model.chart_at(DATA, model.encoder)
         some = slice(None, None, weights.noise_share)
         x0, unit = draws["noise_image"][some], std.new_ones(model.dim)
-        kept = model.dim if model.config.floor is None else model.config.rank
+        kept = model.dim if model.config.rest_std is None else model.config.rank
 
         z0, volume0 = g0.forward_and_log_abs_det(x0)
         c1, volume1 = e.forward_and_log_abs_det(images) if weights.likelihood else (e(images), std.new_zeros(()))

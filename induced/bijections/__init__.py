@@ -14,7 +14,7 @@ from induced.bijections.conditional import ConditionalActNorm, ConditionalBiject
 from induced.bijections.constrained import PositiveDefinite, Simplex
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling
 from induced.bijections.direct_sum import ConditionalDirectSum, DirectSum
-from induced.bijections.elementwise import Affine, Arctanh, Log, LogExpm1, Logit, Sinh
+from induced.bijections.elementwise import Affine, Arctanh, InverseSoftplus, Log, Logit, Sinh
 from induced.bijections.lattice import LatticeCoupling
 from induced.bijections.linear import Conv1x1, Linear
 from induced.bijections.normalize import ActNorm
@@ -41,10 +41,10 @@ __all__ = [
     "Flatten",
     "Identity",
     "Inverse",
+    "InverseSoftplus",
     "LatticeCoupling",
     "Linear",
     "Log",
-    "LogExpm1",
     "Logit",
     "PixelShuffle",
     "PositiveDefinite",

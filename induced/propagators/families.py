@@ -73,18 +73,18 @@ class OperatorFamily(Module, ABC):
 
 
 class _NetworkFamily(OperatorFamily):
-    """What the families below share: a network h of t, numbers offset + sum_f h_f(t) factors_f, and a floor."""
+    """What the families below share: a network h of t, numbers offset + sum_f h_f(t) factors_f, and a `rest_std`."""
 
     offset: nn.Parameter
     factors: nn.Parameter
 
-    def __init__(self, dim: int, rank: int, width: int, features: int, floor: float | None) -> None:
+    def __init__(self, dim: int, rank: int, width: int, features: int, rest_std: float | None) -> None:
         super().__init__(dim)
         if not 0 <= rank <= dim:
             raise ShapeError(f"the rank of a family on {dim} coordinates lies in 0..{dim}, got {rank}")
-        if floor is not None and not floor > 0:
-            raise DomainError(f"floor is a standard deviation and must be positive, got {floor}")
-        self.rank, self.floor = int(rank), floor
+        if rest_std is not None and not rest_std > 0:
+            raise DomainError(f"rest_std is a standard deviation and must be positive, got {rest_std}")
+        self.rank, self.rest_std = int(rank), rest_std
         self.hidden = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, features), nn.Tanh())
 
     def numbers(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -102,15 +102,15 @@ class _NetworkFamily(OperatorFamily):
         return torch.cat([torch.ones_like(h[:, :1]), h], -1)
 
     def rates(self, time: Tensor) -> tuple[Tensor, Tensor]:
-        """c(t) and b(t) - c(t); 0 and 1 without a floor."""
-        if self.floor is None:
+        """c(t) and b(t) - c(t); 0 and 1 without `rest_std`."""
+        if self.rest_std is None:
             return torch.zeros_like(time), torch.ones_like(time)
-        c = gaussian_rate(time, self.floor)
+        c = gaussian_rate(time, self.rest_std)
         return c, gaussian_rate(time, 1.0) - c
 
     def operator(self, time: Tensor, U: Tensor, V: Tensor) -> LinearOperator:
         """U V^T, or c(t) I + (b(t) - c(t)) U V^T."""
-        if self.floor is None:
+        if self.rest_std is None:
             return LowRank(U, V)
         c, rest = self.rates(time)
         return ScaledIdentityPlusLowRank(c, rest[..., None, None] * U, V)
@@ -118,15 +118,15 @@ class _NetworkFamily(OperatorFamily):
 
 def _described(F: _NetworkFamily) -> dict[str, object]:
     width, features = F.hidden[0].out_features, F.hidden[2].out_features
-    return {"dim": F.dim, "rank": F.rank, "width": width, "features": features, "floor": F.floor}
+    return {"dim": F.dim, "rank": F.rank, "width": width, "features": features, "rest_std": F.rest_std}
 
 
 @final
 @saved_as("propagators.LowRankFamily", describe=_described)
 class LowRankFamily(_NetworkFamily):
-    """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with a `floor`; smooth factors made by a network of t.
+    """A_t = U_t V_t^T, or c(t) I + (b(t) - c(t)) U_t V_t^T with `rest_std`; smooth factors made by a network of t.
 
-    Without `floor` this is the paper's family. With `floor` = s, c and b are the exact generators of the straight paths
+    Without `rest_std` this is the paper's family. With `rest_std` = s, c and b are the exact generators of the straight paths
     from N(0, 1) to N(0, s^2) and to N(0, 1) (`gaussian_rate`), and the factors start at the first r unit vectors: at
     the Gaussian oracle from N(0, I) to N(0, diag(1, ..., 1, s^2, ..., s^2)). Every direction that the factors leave
     alone ends at standard deviation s, so that the propagator has a decaying spectrum and stays invertible. A_0 = -I
@@ -137,19 +137,21 @@ class LowRankFamily(_NetworkFamily):
         rank: columns r of U_t and V_t.
         width: hidden units of the network of t, whose activations are smooth (order 4 needs A in C^4).
         features: outputs of that network; the factors are affine in them and hold (features + 1) 2 n r numbers.
-        floor: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
+        rest_std: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
 
     Raises:
-        DomainError: `floor` is not positive.
+        DomainError: `rest_std` is not positive.
         ShapeError: `rank` lies outside 0..dim, or `dim` is below 1.
     """
 
-    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, floor: float | None = None) -> None:
-        super().__init__(dim, rank, width, features, floor)
+    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, rest_std: float | None = None) -> None:
+        super().__init__(dim, rank, width, features, rest_std)
         # Entries of size 1/sqrt(n) make columns of unit length, so that A_t starts with a norm of order one.
-        spread = 0.1 if floor is not None else 1.0
+        spread = 0.1 if rest_std is not None else 1.0
         self.factors = nn.Parameter(torch.randn(features, 2, dim, rank) * (spread / (dim * features) ** 0.5))
-        start = torch.eye(dim, rank).expand(2, dim, rank) if floor is not None else torch.randn(2, dim, rank) * (0.5 / dim**0.5)
+        start = (
+            torch.eye(dim, rank).expand(2, dim, rank) if rest_std is not None else torch.randn(2, dim, rank) * (0.5 / dim**0.5)
+        )
         self.offset = nn.Parameter(start.clone())
 
     def at(self, t: float | Tensor) -> LinearOperator:
@@ -193,7 +195,7 @@ class LowRankFamily(_NetworkFamily):
 @final
 @saved_as("propagators.SharedBasisFamily", describe=_described)
 class SharedBasisFamily(_NetworkFamily):
-    """A_t = Q K_t Q^T, or c(t) I + (b(t) - c(t)) Q K_t Q^T with a `floor`; one trained basis Q, and K_t (r, r) by a network of t.
+    """A_t = Q K_t Q^T, or c(t) I + (b(t) - c(t)) Q K_t Q^T with `rest_std`; Q is one trained basis, K_t a network of t.
 
     Every product of A_t's is one of r x r matrices, so that a propagator costs the same for any number of coordinates, besides
     forming its factors. It holds r directions for all times, where a `LowRankFamily` turns them; c, b, and the start at the
@@ -204,10 +206,10 @@ class SharedBasisFamily(_NetworkFamily):
         rank: number r of columns of Q.
         width: hidden units of the network of t, whose activations are smooth.
         features: outputs of that network; K_t is affine in them.
-        floor: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
+        rest_std: standard deviation s > 0 that the scalar part leads to, or None for no scalar part.
 
     Raises:
-        DomainError: `floor` is not positive.
+        DomainError: `rest_std` is not positive.
         ShapeError: `rank` lies outside 0..dim, or `dim` is below 1.
 
     Law:
@@ -216,21 +218,21 @@ class SharedBasisFamily(_NetworkFamily):
     Example:
         >>> from induced.propagators import propagator
         >>> with torch.no_grad():
-        ...     B = propagator(SharedBasisFamily(100, 3, floor=0.1))
+        ...     B = propagator(SharedBasisFamily(100, 3, rest_std=0.1))
         >>> B.U.shape
         torch.Size([100, 3])
     """
 
-    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, floor: float | None = None) -> None:
-        super().__init__(dim, rank, width, features, floor)
+    def __init__(self, dim: int, rank: int, width: int = 64, *, features: int = 8, rest_std: float | None = None) -> None:
+        super().__init__(dim, rank, width, features, rest_std)
         # Entries of size 1/sqrt(r) make K_t of a norm of order one.
-        spread, unit = 0.1 if floor is not None else 1.0, max(rank, 1) ** -0.5
+        spread, unit = 0.1 if rest_std is not None else 1.0, max(rank, 1) ** -0.5
         self.factors = nn.Parameter(torch.randn(features, rank, rank) * (spread * unit / features**0.5))
-        self.offset = nn.Parameter(torch.eye(rank) if floor is not None else torch.randn(rank, rank) * (0.5 * unit))
-        self.directions = nn.Parameter(torch.eye(dim, rank) if floor is not None else torch.randn(dim, rank) / dim**0.5)
+        self.offset = nn.Parameter(torch.eye(rank) if rest_std is not None else torch.randn(rank, rank) * (0.5 * unit))
+        self.directions = nn.Parameter(torch.eye(dim, rank) if rest_std is not None else torch.randn(dim, rank) / dim**0.5)
 
     def basis(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Q of shape (n, r): the first r unit vectors at the start with a floor."""
+        """Q of shape (n, r): the first r unit vectors at the start with `rest_std`."""
         like, dtype = self.directions, dtype or self.directions.dtype
         require_finite(like, "the directions of a SharedBasisFamily")  # a QR may hide a nan
         Q, R = torch.linalg.qr(like.to(torch.promote_types(dtype, torch.float32)))

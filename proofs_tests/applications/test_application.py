@@ -32,7 +32,7 @@ RECORDS = {one.name: one for one in known()}
 SMALL: dict[str, dict[str, Any]] = {
     "flow-matching": {
         **{"shape": (1, 8, 8), "blocks": 1, "widths": (4,), "dense_blocks": 2, "dense_width": 8},
-        **{"density_blocks": 2, "density_width": 8, "rank": 3, "floor": 0.5},
+        **{"density_blocks": 2, "density_width": 8, "rank": 3, "rest_std": 0.5},
     },
     "idempotent": {"shape": (1, 8, 8), "blocks": 1, "widths": (4,), "rank": 5},
     "style-transfer": {"styles": ("candy",), "squeezes": 1, "blocks": 1, "width": 4},

@@ -60,10 +60,10 @@ def refusal(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four steps; its high floor keeps the laws within what float32 can judge."""
+    """A run of four steps; its high `rest_std` keeps the laws within what float32 can judge."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     command(
-        *TRAIN, "--steps", 4, "--checkpoint-every", 2, "--sample-every", 2, "--floor", 0.5, "--device", "cpu", "--out", folder
+        *TRAIN, "--steps", 4, "--checkpoint-every", 2, "--sample-every", 2, "--rest-std", 0.5, "--device", "cpu", "--out", folder
     )
     return folder
 
@@ -314,7 +314,7 @@ def test_missing_mnist_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("INDUCED_DATA", raising=False)
     said = refusal(*TRAIN, "--data", "mnist", "--out", tmp_path / "run")
     assert said.startswith("induced: mnist needs the four IDX files of MNIST ") and "\n" not in said
-    assert "pass --data-dir or set INDUCED_DATA to where they are. The data set mnist5k needs no files" in said
+    assert "(the data set mnist5k needs no files) and no folder was given: pass --data-dir or set INDUCED_DATA" in said
     said = refusal(*TRAIN, "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert said.startswith(f"induced: mnist: found none of {tmp_path}/mnist/train-images-idx3-ubyte.gz, ") and "\n" not in said
     assert not (tmp_path / "run").exists()
@@ -332,9 +332,9 @@ def test_a_damaged_checkpoint_is_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_earlier_run_is_kept_and_settings_cannot_change(run: Path) -> None:
-    assert "give --resume to go on" in refusal(*TRAIN, "--floor", 0.5, "--out", run)
-    said = refusal(*TRAIN, "--floor", 0.4, "--out", run, "--resume", "--device", "cpu")
-    assert "model.floor (config.json: 0.5, now: 0.4)" in said and "\n" not in said
+    assert "give --resume to go on" in refusal(*TRAIN, "--rest-std", 0.5, "--out", run)
+    said = refusal(*TRAIN, "--rest-std", 0.4, "--out", run, "--resume", "--device", "cpu")
+    assert "model.rest_std (config.json: 0.5, now: 0.4)" in said and "\n" not in said
 
 
 def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_setting_that_cannot_be_meant_is_an_error_of_usage(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--rank", "5000"], ["--floor", "-1"], ["--widths"], ["--shape", "1", "30", "30"]], ids=" ".join
+    "arguments", [["--rank", "5000"], ["--rest-std", "-1"], ["--widths"], ["--shape", "1", "30", "30"]], ids=" ".join
 )
 def test_a_model_that_cannot_be_built_is_one_line(arguments: list[str], tmp_path: Path) -> None:
     said = refusal(*TRAIN, *arguments, "--out", tmp_path / "run")

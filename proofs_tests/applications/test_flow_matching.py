@@ -177,10 +177,10 @@ def test_one_step_is_many_steps_on_the_pretrained_model_at_noise_and_at_the_enco
 
 
 def test_encodings_keep_what_the_cutoff_of_a_dense_matrix_of_that_size_would_drop() -> None:
-    n, floor = 64 * 64 * 3, 1e-3  # n eps is 1/683
+    n, rest_std = 64 * 64 * 3, 1e-3  # n eps is 1/683
     U = torch.linalg.qr(torch.randn(n, 4, generator=torch.Generator().manual_seed(0)))[0]
     X = EuclideanSpace(n)
-    f = Linearizer(ScaledIdentityPlusLowRank(torch.tensor(floor), U, (1 - floor) * U), X)
+    f = Linearizer(ScaledIdentityPlusLowRank(torch.tensor(rest_std), U, (1 - rest_std) * U), X)
     x0 = torch.randn(2, n, generator=torch.Generator().manual_seed(1))
     assert (encode(f, f(x0)) - x0).norm() < 1e-3 * x0.norm()
     assert (f.pinv(n * torch.finfo(x0.dtype).eps)(f(x0)) - x0).norm() > 0.9 * x0.norm()
@@ -227,8 +227,8 @@ def test_the_velocity_loss_is_its_formula_sample_by_sample(t: list[float]) -> No
     times = torch.tensor(t, dtype=torch.float64)
     swing = [math.cos(s) * M.numpy() + math.sin(s) * N.numpy() for s in t]
     assert float(velocity_loss(Swing(M, N), z0, z1, times)) == pytest.approx(sample_by_sample(swing, z0, z1, times), rel=1e-12)
-    for floor in (None, 0.2):
-        family = LowRankFamily(7, 3, floor=floor).double()
+    for rest_std in (None, 0.2):
+        family = LowRankFamily(7, 3, rest_std=rest_std).double()
         matrices = [family.at(s).matrix().detach().numpy() for s in t]
         assert float(velocity_loss(family, z0, z1, times)) == pytest.approx(sample_by_sample(matrices, z0, z1, times), rel=1e-12)
 
@@ -236,7 +236,7 @@ def test_the_velocity_loss_is_its_formula_sample_by_sample(t: list[float]) -> No
 @torch.no_grad()
 def test_the_end_point_loss_is_the_velocity_loss_weighted_by_the_square_of_the_time_left() -> None:
     z0, z1 = torch.randn(2, 6, 7, dtype=torch.float64)
-    family, t = LowRankFamily(7, 3, floor=0.2).double(), torch.linspace(0, 1, 6, dtype=torch.float64)
+    family, t = LowRankFamily(7, 3, rest_std=0.2).double(), torch.linspace(0, 1, 6, dtype=torch.float64)
     errors = [float(velocity_loss(family, z0[i : i + 1], z1[i : i + 1], t[i : i + 1])) for i in range(6)]
     expected = np.mean([(1 - s) ** 2 * error for s, error in zip(t.tolist(), errors, strict=True)])
     assert float(end_point_loss(family, z0, z1, t)) == pytest.approx(expected, rel=1e-12)
@@ -258,9 +258,9 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     """Every part of the objective from the charts' maps, autograd Jacobians and dense matrices alone."""
     g0, g1, e = model.chart_at(NOISE), model.chart_at(DATA), model.chart_at(DATA, model.encoder)
     h = model.chart_at(DATA, model.density) if model.density else None
-    n, dim, floor = len(images), model.dim, model.config.floor
-    kept = dim if floor is None else model.config.rank
-    std = np.array([1.0 if i < kept else floor for i in range(dim)])
+    n, dim, rest_std = len(images), model.dim, model.config.rest_std
+    kept = dim if rest_std is None else model.config.rank
+    std = np.array([1.0 if i < kept else rest_std for i in range(dim)])
     some = range(0, n, weights.noise_share)
     x0 = draws["noise_image"][list(some)]
     c1, z0 = e(images).detach().numpy(), g0(x0).detach().numpy()
@@ -314,10 +314,10 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
 
 
 @pytest.mark.parametrize("likelihood", [0.0, 0.7])
-@pytest.mark.parametrize("floor", [0.1, None])
+@pytest.mark.parametrize("rest_std", [0.1, None])
 @pytest.mark.parametrize("noise_space", ["euclidean", "labelled", "shared"])
 def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(
-    noise_space: Literal["euclidean", "labelled", "shared"], floor: float | None, likelihood: float
+    noise_space: Literal["euclidean", "labelled", "shared"], rest_std: float | None, likelihood: float
 ) -> None:
     """The likelihood is minus log density minus log|det J|, by autograd's Jacobian, and is there only if it has a weight."""
     weights = ObjectiveConfig(
@@ -334,7 +334,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(
         noise_reconstruction=0.4,
         noise_share=2,
     )
-    config = replace(SMALL, floor=floor, noise_space=noise_space)
+    config = replace(SMALL, rest_std=rest_std, noise_space=noise_space)
     objective = FlowMatchingObjective(ready(config), weights)
     images, draws = batch_of(config, 6), draws_of(objective, 6)
     found = {name: float(value.detach()) for name, value in objective({"images": images}, draws).items()}
@@ -385,11 +385,11 @@ def test_the_objective_uses_no_global_randomness() -> None:
 
 
 @pytest.mark.parametrize("noise_space", ["euclidean", "labelled"])
-@pytest.mark.parametrize("floor", [0.03, None])
+@pytest.mark.parametrize("rest_std", [0.03, None])
 def test_gradients_reach_every_parameter_and_are_finite(
-    floor: float | None, noise_space: Literal["euclidean", "labelled"]
+    rest_std: float | None, noise_space: Literal["euclidean", "labelled"]
 ) -> None:
-    config = replace(TINY, floor=floor, noise_space=noise_space)
+    config = replace(TINY, rest_std=rest_std, noise_space=noise_space)
     objective = FlowMatchingObjective(ready(config, torch.float32), ObjectiveConfig())
     objective({"images": batch_of(config, 8, torch.float32)}, draws_of(objective, 8, torch.float32))["loss"].backward()
     for name, parameter in objective.named_parameters():
@@ -424,7 +424,7 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
 @torch.no_grad()
 def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r(family: str) -> None:
     """By hand: Euler steps of (A_t z - z) / (1 - t); the last of them, at 1 - h, lands on the prediction."""
-    model, steps = ready(replace(SMALL, prediction="end point", floor=None, family=family)), 5
+    model, steps = ready(replace(SMALL, prediction="end point", rest_std=None, family=family)), 5
     z = torch.randn(3, model.dim, dtype=torch.float64)
     state = z
     for k in range(steps):
@@ -440,7 +440,10 @@ def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_
 
 @torch.no_grad()
 def test_a_family_of_end_points_collapses_in_the_one_basis_of_its_prediction() -> None:
-    model, times = ready(replace(SMALL, prediction="end point", floor=None, family="shared basis")), torch.tensor([0.0, 0.5, 0.9])
+    model, times = (
+        ready(replace(SMALL, prediction="end point", rest_std=None, family="shared basis")),
+        torch.tensor([0.0, 0.5, 0.9]),
+    )
     restricted = model.family.restricted(times, model.dim)
     assert restricted is not None and model.family.restricted(times, SMALL.rank - 1) is None
     (Q, core), eye = restricted, torch.eye(model.dim).double()
@@ -458,7 +461,7 @@ def test_a_model_of_one_shared_basis_has_the_losses_of_its_family_and_one_step_i
 
 @torch.no_grad()
 def test_the_end_point_loss_of_a_family_of_end_points_is_the_distance_of_its_prediction() -> None:
-    model = ready(replace(SMALL, prediction="end point", floor=None))
+    model = ready(replace(SMALL, prediction="end point", rest_std=None))
     z0, z1, t = *torch.randn(2, 4, model.dim, dtype=torch.float64), torch.linspace(0, 0.9, 4, dtype=torch.float64)
     states = (1 - t)[:, None] * z0 + t[:, None] * z1
     predictions = torch.stack([model.family.prediction.at(float(s)).matrix() @ z for s, z in zip(t, states, strict=True)])
@@ -466,10 +469,10 @@ def test_the_end_point_loss_of_a_family_of_end_points_is_the_distance_of_its_pre
 
 
 def test_a_family_of_end_points_has_no_floor_and_no_velocity_loss() -> None:
-    with pytest.raises(DomainError, match=r"of rank r and has no floor; got floor=0.03"):
+    with pytest.raises(DomainError, match=r"of rank r: expected rest_std=None, got 0.03"):
         ModelConfig(prediction="end point")
     with pytest.raises(DomainError, match="singular at t = 1: train it with velocity 0, end_point > 0"):
-        FlowMatchingObjective(build(replace(SMALL, prediction="end point", floor=None)), ObjectiveConfig())
+        FlowMatchingObjective(build(replace(SMALL, prediction="end point", rest_std=None)), ObjectiveConfig())
 
 
 # -------------------------------------------------------------------------------------------------------- other charts
@@ -549,7 +552,7 @@ def test_the_second_stage_is_the_density_and_velocity_of_the_leading_coordinates
     c = model.chart_at(DATA, model.encoder)(to_unit(images).double())
     torch.testing.assert_close(leading, c[:, :r], rtol=1e-9, atol=1e-12)
     z = model.chart_at(DATA, model.density)(c)
-    assert float(z[:, r:].square().mean().sqrt()) == pytest.approx(SMALL.floor, rel=1e-9)
+    assert float(z[:, r:].square().mean().sqrt()) == pytest.approx(SMALL.rest_std, rel=1e-9)
     weights = ObjectiveConfig(velocity=0.7, end_point=0.5, density=3.0, noise_share=2)
     objective = LatentObjective(model, weights)
     draws = draws_of(objective, 8)
@@ -652,7 +655,7 @@ RANK, DIM, FLOOR = 4, 12, 0.1
 def oracle_family(seed: int = 0, *, untrained: bool = False, perturbed: float = 0.0) -> LowRankFamily:
     """The family at its start; without `untrained`, less the small random part that its network of t adds."""
     torch.manual_seed(seed)
-    family = LowRankFamily(DIM, RANK, floor=FLOOR).double()
+    family = LowRankFamily(DIM, RANK, rest_std=FLOOR).double()
     with torch.no_grad():
         if not untrained:
             family.factors.zero_()
@@ -996,7 +999,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------------------- tour
 def test_the_tour_writes_what_it_names_and_is_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a high floor: three steps leave latents of the data end far above a low one, and its laws beyond float32."""
+    """With a high `rest_std`: three steps leave latents of the data end far above a low one, and its laws beyond float32."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     for name, fewer in (
@@ -1006,7 +1009,7 @@ def test_the_tour_writes_what_it_names_and_is_not_overwritten_unasked(tmp_path: 
     ):
         monkeypatch.setattr(evaluate, name, functools.partial(getattr(evaluate, name), **fewer))
     said: list[str] = []
-    config = Config(model=replace(TINY, floor=0.5), training=BRIEF, latent_steps=3, latent_batch=32)
+    config = Config(model=replace(TINY, rest_std=0.5), training=BRIEF, latent_steps=3, latent_batch=32)
     report = tour(tmp_path / "tour", config=config, say=said.append)
     text = "\n".join(said)
     named = {word.rstrip(",/") for word in text[text.index("Everything lies in") :].split() if word.rstrip(",").endswith(ENDINGS)}

@@ -17,7 +17,7 @@ from skbio.stats import composition
 from torch import Tensor
 
 from induced import InducedSpace
-from induced.bijections import Arctanh, Bijection, Log, LogExpm1, Logit, PositiveDefinite, Simplex
+from induced.bijections import Arctanh, Bijection, InverseSoftplus, Log, Logit, PositiveDefinite, Simplex
 from induced.checks import check_bijection, require
 from induced.errors import LawViolation
 from proofs_tests.registry import DTYPES, agree
@@ -91,7 +91,7 @@ def test_velocities_of_several_dimensions_are_independent_copies_and_not_the_bal
 
 @given(st.floats(1e-6, 700))
 def test_log_expm1_is_its_formula(x: float) -> None:
-    g = LogExpm1((1,))
+    g = InverseSoftplus((1,))
     with mpmath.workdps(50):
         z = mpmath.log(mpmath.expm1(x))
         slope = mpmath.log(1 / (1 - mpmath.exp(-mpmath.mpf(x))))
@@ -102,7 +102,7 @@ def test_log_expm1_is_its_formula(x: float) -> None:
 
 def test_log_expm1_has_gradients_in_both_branches() -> None:
     x = torch.tensor([1e-3, 0.9, 1.0, 1.1, 50.0, 800.0]).double().requires_grad_()
-    (slope,) = torch.autograd.grad(LogExpm1((6,))(x).sum(), x)
+    (slope,) = torch.autograd.grad(InverseSoftplus((6,))(x).sum(), x)
     agree(slope, -1 / torch.expm1(-x.detach()))
 
 
@@ -257,7 +257,7 @@ def test_the_error_of_the_logarithm_is_eps_times_the_condition(dtype: torch.dtyp
     assert abs(float(z.norm()) - float(expected.norm())) <= 100 * eps * 1e3
 
 
-@pytest.mark.parametrize("g", [Simplex(4), PositiveDefinite(3), LogExpm1((3,))], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("g", [Simplex(4), PositiveDefinite(3), InverseSoftplus((3,))], ids=lambda g: type(g).__name__)
 def test_charts_of_constrained_sets_work_under_torchs_transforms(g: Bijection) -> None:
     z = torch.randn(5, *g.coord_shape) / 2
     x = g.inverse(z)

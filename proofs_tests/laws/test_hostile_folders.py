@@ -51,7 +51,7 @@ def many(count: int) -> Objects:
 
 UNET = {"outputs": 1, "width": 400, "context": 0, "norm": True}
 MORE = f"its arguments ask for more than {FREE}"
-FAMILY = {"dim": 10**8, "rank": 8, "width": 64, "features": 8, "floor": None}
+FAMILY = {"dim": 10**8, "rank": 8, "width": 64, "features": 8, "rest_std": None}
 LARGE: list[tuple[str, Objects, str]] = [
     ("a layer of 40 GB", of("torch.Linear", **LINEAR), MORE),
     ("a layer of 10^36 bytes", of("torch.Linear", **LINEAR | {"in_features": 10**18, "out_features": 10**18}), MORE),

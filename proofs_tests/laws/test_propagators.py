@@ -66,18 +66,18 @@ Kind = Callable[..., LowRankFamily | SharedBasisFamily]
 
 FAMILIES: dict[str, Callable[[], OperatorFamily]] = {
     "low rank": lambda: LowRankFamily(40, 2, 8, features=2),
-    "low rank with a floor": lambda: LowRankFamily(40, 2, 8, features=2, floor=0.3),
-    "low rank of rank 0 with a floor": lambda: LowRankFamily(5, 0, 8, floor=0.3),
-    "low rank that tells of no basis": lambda: Secretive(LowRankFamily(40, 2, 8, features=2, floor=0.3)),
+    "low rank, rest_std": lambda: LowRankFamily(40, 2, 8, features=2, rest_std=0.3),
+    "low rank of rank 0, rest_std": lambda: LowRankFamily(5, 0, 8, rest_std=0.3),
+    "low rank that tells of no basis": lambda: Secretive(LowRankFamily(40, 2, 8, features=2, rest_std=0.3)),
     "one shared basis": lambda: SharedBasisFamily(20, 3, 8),
-    "one shared basis with a floor": lambda: SharedBasisFamily(20, 3, 8, floor=0.3),
-    "one shared basis of rank 0": lambda: SharedBasisFamily(5, 0, 8, floor=0.3),
-    "one shared basis of full rank": lambda: SharedBasisFamily(3, 3, 8, floor=0.3),
+    "one shared basis, rest_std": lambda: SharedBasisFamily(20, 3, 8, rest_std=0.3),
+    "one shared basis of rank 0": lambda: SharedBasisFamily(5, 0, 8, rest_std=0.3),
+    "one shared basis of full rank": lambda: SharedBasisFamily(3, 3, 8, rest_std=0.3),
     "rank that outgrows n/4": lambda: LowRankFamily(12, 2, 8),
-    "rank that outgrows n/4, with a floor": lambda: LowRankFamily(12, 2, 8, floor=0.3),
+    "rank that outgrows n/4, rest_std": lambda: LowRankFamily(12, 2, 8, rest_std=0.3),
     "full rank": lambda: LowRankFamily(3, 3, 8),
-    "one coordinate": lambda: LowRankFamily(1, 1, 8, floor=0.5),
-    "one coordinate, one shared basis": lambda: SharedBasisFamily(1, 1, 8, floor=0.5),
+    "one coordinate": lambda: LowRankFamily(1, 1, 8, rest_std=0.5),
+    "one coordinate, one shared basis": lambda: SharedBasisFamily(1, 1, 8, rest_std=0.5),
     "dense": Rotations,
 }
 
@@ -138,7 +138,7 @@ def test_one_operator_takes_the_steps_of_the_integrator(name: str, method: str, 
 
 
 def test_the_propagator_stays_structured_while_its_rank_is_at_most_a_quarter() -> None:
-    family = LowRankFamily(40, 2, 8, features=2, floor=0.3)
+    family = LowRankFamily(40, 2, 8, features=2, rest_std=0.3)
     with torch.no_grad():
         for B in (propagator(family, steps=20), propagator(Secretive(family), steps=20)):
             assert isinstance(B, ScaledIdentityPlusLowRank)
@@ -150,7 +150,7 @@ def test_the_propagator_turns_dense_when_its_rank_outgrows_a_quarter() -> None:
         assert isinstance(propagator(LowRankFamily(12, 2, 8), steps=20), Dense)
 
 
-@pytest.mark.parametrize("name", ["low rank", "low rank with a floor", "one shared basis", "rank that outgrows n/4"])
+@pytest.mark.parametrize("name", ["low rank", "low rank, rest_std", "one shared basis", "rank that outgrows n/4"])
 def test_the_propagator_is_the_same_with_and_without_gradients(name: str) -> None:
     family = FAMILIES[name]().double()
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_the_propagator_is_the_same_with_and_without_gradients(name: str) -> Non
 
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_gradients_reach_the_family_and_are_those_of_the_integrator(kind: Kind) -> None:
-    family = kind(12, 1, 4, floor=0.5).double()
+    family = kind(12, 1, 4, rest_std=0.5).double()
     z = torch.randn(3, 12).double()
     propagator(family, steps=4)(z).square().sum().backward()
     through_operator = {name: p.grad.clone() for name, p in family.named_parameters()}
@@ -203,7 +203,7 @@ def test_steps_are_ordered_in_time() -> None:
 
 
 def test_structured_steps_are_ordered_in_time() -> None:
-    family = Secretive(LowRankFamily(40, 2, 8, features=2, floor=0.3)).double()
+    family = Secretive(LowRankFamily(40, 2, 8, features=2, rest_std=0.3)).double()
 
     def matrix(t: float) -> Tensor:
         return family.at(t).matrix()
@@ -255,7 +255,7 @@ def test_euler_of_one_step_is_the_identity_plus_the_first_operator() -> None:
     agree(propagator(family, 0.5, 0.7, steps=1, method="euler").matrix(), torch.eye(5).double() + 0.2 * family.matrix(0.5))
 
 
-@pytest.mark.parametrize("name", ["dense", "low rank with a floor", "rank that outgrows n/4"])
+@pytest.mark.parametrize("name", ["dense", "low rank, rest_std", "rank that outgrows n/4"])
 def test_integrating_backwards_inverts(name: str) -> None:
     family = FAMILIES[name]().double()
     eye = torch.eye(family.dim).double()
@@ -280,7 +280,7 @@ def gaussian_generator(C: Tensor, t: float) -> Tensor:
 
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_a_floor_family_starts_at_the_gaussian_oracle(kind: Kind) -> None:
-    family = kind(8, 2, floor=0.2).double()
+    family = kind(8, 2, rest_std=0.2).double()
     with torch.no_grad():
         family.factors.zero_()
         C = torch.diag(torch.tensor([1.0, 1.0] + [0.2**2] * 6, dtype=torch.float64))
@@ -293,7 +293,7 @@ def test_a_floor_family_starts_at_the_gaussian_oracle(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_a_trained_floor_family_keeps_the_ends_of_every_gaussian_path(kind: Kind) -> None:
-    family = kind(5, 2, floor=0.2).double()
+    family = kind(5, 2, rest_std=0.2).double()
     with torch.no_grad():
         for p in family.parameters():
             p.normal_()
@@ -308,10 +308,10 @@ def test_the_gaussian_rate_is_the_logarithmic_derivative_of_the_standard_deviati
         agree(gaussian_rate(t, s).detach(), torch.autograd.grad(log_std.sum(), t)[0])
 
 
-@pytest.mark.parametrize("floor", [None, 0.4])
+@pytest.mark.parametrize("rest_std", [None, 0.4])
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
-def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(kind: Kind, floor: float | None) -> None:
-    family = kind(6, 2, 8, floor=floor).double()
+def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(kind: Kind, rest_std: float | None) -> None:
+    family = kind(6, 2, 8, rest_std=rest_std).double()
     times, z = torch.rand(3).double(), torch.randn(3, 6).double()
     with torch.no_grad():
         A = family.at(times)
@@ -327,10 +327,10 @@ TIMES = torch.linspace(0, 1, 7).double()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("floor", [None, 0.4])
+@pytest.mark.parametrize("rest_std", [None, 0.4])
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
-def test_a_restriction_is_the_family_in_one_basis(kind: Kind, floor: float | None, dtype: torch.dtype) -> None:
-    family = kind(30, 2, 8, features=3, floor=floor).to(dtype)
+def test_a_restriction_is_the_family_in_one_basis(kind: Kind, rest_std: float | None, dtype: torch.dtype) -> None:
+    family = kind(30, 2, 8, features=3, rest_std=rest_std).to(dtype)
     with torch.no_grad():
         restricted = family.restricted(TIMES, 30)
         assert restricted is not None
@@ -370,10 +370,10 @@ def test_a_family_has_no_restriction_past_the_columns_of_use_nor_where_a_truncat
     assert low.requires_grad_(False).restricted(TIMES, 8) is not None
 
 
-@pytest.mark.parametrize("floor", [None, 0.3])
+@pytest.mark.parametrize("rest_std", [None, 0.3])
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
-def test_steps_in_one_basis_are_those_of_the_matrices(kind: Kind, floor: float | None) -> None:
-    family = kind(40, 2, 8, features=2, floor=floor).double()
+def test_steps_in_one_basis_are_those_of_the_matrices(kind: Kind, rest_std: float | None) -> None:
+    family = kind(40, 2, 8, features=2, rest_std=rest_std).double()
     with torch.no_grad():
         assert family.restricted(TIMES, 20) is not None
         for method, step in (("rk4", rk4_step), ("magnus4", magnus_step)):
@@ -382,7 +382,7 @@ def test_steps_in_one_basis_are_those_of_the_matrices(kind: Kind, floor: float |
 
 
 def test_steps_in_one_basis_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = LowRankFamily(40, 2, 8, features=2, floor=0.3).double()
+    family = LowRankFamily(40, 2, 8, features=2, rest_std=0.3).double()
     with torch.no_grad():
         expected = propagator(family, steps=7).matrix()
         monkeypatch.setattr("induced.propagators.propagate.BLOCK", 2 * 12**2)  # two steps of 12 columns
@@ -391,8 +391,8 @@ def test_steps_in_one_basis_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_rank_past_a_quarter_is_dense_in_one_basis_too() -> None:
     with torch.no_grad():
-        assert isinstance(propagator(SharedBasisFamily(20, 5, 8, floor=0.3), steps=3), ScaledIdentityPlusLowRank)
-        assert isinstance(propagator(SharedBasisFamily(20, 6, 8, floor=0.3), steps=3), Dense)
+        assert isinstance(propagator(SharedBasisFamily(20, 5, 8, rest_std=0.3), steps=3), ScaledIdentityPlusLowRank)
+        assert isinstance(propagator(SharedBasisFamily(20, 6, 8, rest_std=0.3), steps=3), Dense)
 
 
 def test_many_steps_in_one_basis_are_multiplied_even_for_one_state() -> None:
@@ -410,11 +410,11 @@ def test_the_shared_basis_is_orthonormal_and_the_parameter_itself_where_that_is(
         agree(Q @ (Q.mT @ family.directions), family.directions)
         family.directions.copy_(Q)
         agree(family.basis(), Q)
-        agree(SharedBasisFamily(9, 4, floor=0.1).basis(), torch.eye(9, 4))
+        agree(SharedBasisFamily(9, 4, rest_std=0.1).basis(), torch.eye(9, 4))
 
 
 def test_a_shared_basis_family_is_a_small_matrix_in_its_basis() -> None:
-    family = SharedBasisFamily(9, 2, floor=0.3).double()
+    family = SharedBasisFamily(9, 2, rest_std=0.3).double()
     with torch.no_grad():
         family.directions.normal_()
         family.factors.normal_()
@@ -455,7 +455,7 @@ def test_a_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
 
 
 def test_a_structured_magnus_step_is_the_exponential_of_two_gauss_nodes() -> None:
-    family = Secretive(LowRankFamily(40, 2, 8, features=1, floor=0.3)).double()
+    family = Secretive(LowRankFamily(40, 2, 8, features=1, rest_std=0.3)).double()
     with torch.no_grad():
         B = propagator(family, steps=4, method="magnus4")
         assert isinstance(B, ScaledIdentityPlusLowRank)
@@ -478,7 +478,7 @@ def test_magnus_of_a_constant_operator_is_exact_in_one_step(structured: bool) ->
     agree(B.matrix(), torch.from_numpy(scipy.linalg.expm(2 * A.matrix().numpy())))
 
 
-@pytest.mark.parametrize("name", ["dense", "low rank with a floor", "rank that outgrows n/4"])
+@pytest.mark.parametrize("name", ["dense", "low rank, rest_std", "rank that outgrows n/4"])
 def test_magnus_backwards_inverts_exactly(name: str) -> None:
     family = FAMILIES[name]().double()
     with torch.no_grad():
@@ -491,7 +491,7 @@ def test_magnus_backwards_inverts_exactly(name: str) -> None:
             agree(other, torch.eye(family.dim).double(), float(torch.linalg.cond(B)))
 
 
-@pytest.mark.parametrize("name", ["dense", "low rank", "low rank with a floor"])
+@pytest.mark.parametrize("name", ["dense", "low rank", "low rank, rest_std"])
 def test_the_determinant_of_magnus_is_the_exponential_of_the_traces(name: str) -> None:
     family, T = FAMILIES[name]().double(), 3
     nodes = [(k + node) / T for k in range(T) for node in (0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6)]
@@ -505,7 +505,7 @@ def test_the_determinant_of_magnus_is_the_exponential_of_the_traces(name: str) -
 
 
 def test_gradients_of_magnus_are_those_of_the_integrator() -> None:
-    family = LowRankFamily(12, 1, 4, floor=0.5).double()
+    family = LowRankFamily(12, 1, 4, rest_std=0.5).double()
     z = torch.randn(3, 12).double()
     propagator(family, steps=2, method="magnus4")(z).square().sum().backward()
     through_operator = {name: p.grad.clone() for name, p in family.named_parameters()}
@@ -632,8 +632,8 @@ def test_a_restriction_is_the_family_however_its_factors_share_their_size(size: 
 @pytest.mark.parametrize("method", ["rk4", "magnus4"])
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_a_family_that_is_not_finite_has_no_propagator(kind: Kind, method: str) -> None:
-    for name in dict(kind(40, 2, 8, floor=0.3).named_parameters()):
-        family = kind(40, 2, 8, floor=0.3)
+    for name in dict(kind(40, 2, 8, rest_std=0.3).named_parameters()):
+        family = kind(40, 2, 8, rest_std=0.3)
         with torch.no_grad():
             family.get_parameter(name).view(-1)[0] = math.nan
         for gradients in (False, True):
@@ -735,7 +735,7 @@ def test_a_stepwise_operator_trains_and_says_what_it_does() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["dense", "low rank with a floor"])
+@pytest.mark.parametrize("name", ["dense", "low rank, rest_std"])
 def test_times_of_equal_steps_are_equal_steps(method: str, name: str) -> None:
     family = FAMILIES[name]().double()
     with torch.no_grad():
@@ -761,7 +761,7 @@ def test_adaptive_steps_meet_the_tolerance(method: str, tolerance: float, span: 
     family = {
         "dense": Rotations,
         "dense of 20": lambda: Rotations(20),
-        "low rank": lambda: LowRankFamily(24, 2, 8, features=1, floor=0.1).double(),
+        "low rank": lambda: LowRankFamily(24, 2, 8, features=1, rest_std=0.1).double(),
     }[name]()
     grid = adaptive_grid(family, *span, tolerance=tolerance, method=method)
     assert grid.times[0] == span[0] and grid.times[-1] == span[1] and grid.error <= tolerance

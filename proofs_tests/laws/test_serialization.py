@@ -221,7 +221,7 @@ def test_what_is_frozen_stays_frozen_and_a_loaded_model_trains(tmp_path: Path) -
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Stepwise(LowRankFamily(4, 2, width=8, floor=0.5), steps=7),
+        lambda: Stepwise(LowRankFamily(4, 2, width=8, rest_std=0.5), steps=7),
         lambda: Stepwise(LowRankFamily(4, 2, width=8, features=3), 0.0, 1.0, steps=[0.0, 0.1, 1.0], method="euler"),
         lambda: Scaled(torch.tensor(0.3), Dense(torch.randn(4, 4))),
         lambda: Exponent(Dense(torch.randn(4, 4)), Diagonal(torch.randn(4)), 0.1),
@@ -238,7 +238,7 @@ def test_derived_operators_come_back(build: Callable[[], Any], tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_families_come_back(kind: Callable[..., OperatorFamily], tmp_path: Path) -> None:
-    family = kind(4, 2, width=8, features=3, floor=0.5)
+    family = kind(4, 2, width=8, features=3, rest_std=0.5)
     z = torch.randn(3, 4)
     assert torch.equal(again(family, tmp_path).at(0.3)(z), family.at(0.3)(z))
 

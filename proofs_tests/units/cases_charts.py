@@ -2,7 +2,16 @@
 
 import torch
 
-from induced.bijections import DirectSum, LatticeCoupling, LogExpm1, PixelShuffle, PositiveDefinite, RandomSplit, Simplex, Squeeze
+from induced.bijections import (
+    DirectSum,
+    InverseSoftplus,
+    LatticeCoupling,
+    PixelShuffle,
+    PositiveDefinite,
+    RandomSplit,
+    Simplex,
+    Squeeze,
+)
 from induced.bijections.networks import MLP
 from induced.errors import DomainError, DtypeError, ShapeError
 from proofs_tests.units.case import Case
@@ -57,11 +66,15 @@ CASES = [
         r"the coordinates must lie in the logarithms of definite matrices, .*: keep \|z\| smaller, or use float64",
         lambda: MATRICES.inverse(torch.tensor([30.0, 30.0, -30.0])),
     ),
-    Case(DomainError, r"the point of a LogExpm1 chart must lie in the positive numbers", lambda: LogExpm1(())(torch.tensor(0.0))),
+    Case(
+        DomainError,
+        r"the point of a InverseSoftplus chart must lie in the positive numbers",
+        lambda: InverseSoftplus(())(torch.tensor(0.0)),
+    ),
     Case(
         DomainError,
         r"the softplus of the coordinates must lie in the positive numbers, .*: keep \|z\| smaller",
-        lambda: LogExpm1(()).inverse(torch.tensor(-1000.0)),
+        lambda: InverseSoftplus(()).inverse(torch.tensor(-1000.0)),
     ),
     Case(
         DomainError, IN_FLOAT32 + r"4096: use fewer bits, smaller values or float64", lambda: LATTICE(torch.tensor([4096.0, 0.0]))

@@ -275,7 +275,9 @@ CASES = [
     # families and propagators
     Case(ShapeError, r"a family acts on at least one coordinate, got dim=0", lambda: LowRankFamily(0, 0)),
     Case(ShapeError, r"the rank of a family on 3 coordinates lies in 0..3, got 4", lambda: LowRankFamily(3, 4)),
-    Case(DomainError, r"floor is a standard deviation and must be positive, got 0.0", lambda: LowRankFamily(3, 1, floor=0.0)),
+    Case(
+        DomainError, r"rest_std is a standard deviation and must be positive, got 0.0", lambda: LowRankFamily(3, 1, rest_std=0.0)
+    ),
     Case(ShapeError, r"the rank of a family on 3 coordinates lies in 0..3, got 4", lambda: SharedBasisFamily(3, 4)),
     Case(DomainError, r"unknown integrator 'rk5'; known are euler, .*midpoint, rk4", lambda: propagator(FAMILY, method="rk5")),
     Case(

@@ -26,7 +26,7 @@ from induced._validate import eager, require_domain
 from induced.bijections.adapters.base import AdaptedWithDeterminant, composed, require_from, require_one_function
 from induced.bijections.base import Bijection, Identity
 from induced.bijections.direct_sum import DirectSum, on_vectors
-from induced.bijections.elementwise import Arctanh, Log, LogExpm1, Logit
+from induced.bijections.elementwise import Arctanh, InverseSoftplus, Log, Logit
 from induced.bijections.reshape import Blocks
 from induced.errors import DomainError, InducedError, NotInvertible, ShapeError
 from induced.operators.algebra import register
@@ -35,7 +35,7 @@ OWN: dict[type[Transform], Callable[[Sequence[int]], Bijection]] = {
     ExpTransform: Log,
     SigmoidTransform: Logit,
     TanhTransform: Arctanh,
-    SoftplusTransform: LogExpm1,
+    SoftplusTransform: InverseSoftplus,
 }
 """Transforms whose inverse is a chart of this library; torch's own clip some of their values in silence."""
 CLIPPED = (StickBreakingTransform, CorrCholeskyTransform)
@@ -201,9 +201,9 @@ def from_transform(transform: Transform, shape: Sequence[int] = ()) -> Bijection
     between different numbers of entries, as `StickBreakingTransform().inv`, is that of volumes on the surface of its points, from
     the Jacobian; torch's own is for another base measure.
 
-    The inverses of Exp, Sigmoid, Tanh and Softplus become `Log`, `Logit`, `Arctanh` and `LogExpm1`, Cat and Stack a `DirectSum`,
-    whose parts may change in length. A point on the edge of a domain is refused, even where
-    torch's own check includes it or its transform clips it.
+    The inverses of Exp, Sigmoid, Tanh and Softplus become `Log`, `Logit`, `Arctanh` and `InverseSoftplus`, Cat and Stack a
+    `DirectSum`, whose parts may change in length. A point on the edge of a domain is refused, even where torch's own check
+    includes it or its transform clips it.
 
     Arguments:
         transform: any transform, composed or not; a `StickBreakingTransform().inv` is a chart of the open simplex.
