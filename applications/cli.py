@@ -49,15 +49,18 @@ def chosen(arguments: Sequence[str]) -> tuple[str, Command, Sequence[str]]:
     if verb == "train":
         if rest and rest[0] in names:
             return f"train {rest[0]}", training(names[rest[0]]), rest[1:]
-        refuse("train which application?", [f"train {name}" for name in names])
+        refuse("train takes the name of an application", [f"train {name}" for name in names])
     if verb in GENERAL:
         return verb, GENERAL[verb], rest
-    if verb in names:
-        refuse(f"{verb} is an application", [f"train {verb}", *names[verb].commands])
+    if (named := verb.replace("_", "-")) in names:
+        refuse(f"{named} is an application; its commands are", [f"train {named}", *names[named].commands])
     having = [one for one in names.values() if verb in one.commands]
     if not having:
         verbs = [*GENERAL, "train", *(verb for one in names.values() for verb in one.commands)]
-        refuse(f"there is no command {verb!r}", difflib.get_close_matches(verb, dict.fromkeys(verbs)))
+        near = difflib.get_close_matches(verb, dict.fromkeys(verbs))
+        refuse(f"there is no command {verb!r}{'; like it' * bool(near)}", near)
+    if rest and not rest[0].startswith("-") and Path(rest[0]).is_dir():
+        refuse(f"{verb} takes its model by an option", [f"{verb} --run {rest[0]}"])
     return verb, meant(having, rest).commands[verb], rest
 
 

@@ -29,7 +29,7 @@ def sample(
     seed: int = 0,
     out: Path = Path("samples.png"),
 ) -> None:
-    """Draw digits in ONE step with the collapsed operator.
+    """Draw images, or rows of a table, in ONE step with the collapsed operator.
 
     Args:
         source: The model.
@@ -63,7 +63,7 @@ def invert(
         data_dir: Folder with data sets; beats $INDUCED_DATA.
         n: How many.
     """
-    model = source.load(FlowMatching)
+    model = of_images(source)
     images = to_unit(held_out_for(model, data, data_dir).spread(n).images)
     with torch.no_grad():
         f = model.operator()
@@ -94,7 +94,7 @@ def interpolate_command(
         count: Images on the way, ends included.
         out: Picture to write.
     """
-    model = source.load(FlowMatching)
+    model = of_images(source)
     images = to_unit(held_out_for(model, data, data_dir).images)
     for index in (first, second):
         if not 0 <= index < len(images):
@@ -126,7 +126,7 @@ def edit(
     """
     if n < 1:
         raise DomainError(f"--n is at least 1, got {n}")
-    model = source.load(FlowMatching)
+    model = of_images(source)
     known, held_out = (images_of_shape(data, split, model.config.shape, data_dir) for split in ("train", "test"))
     classes = [to_unit(known.images[known.labels == label][:500]) for label in (from_class, to_class)]
     images = to_unit(held_out.images[held_out.labels == from_class][:n])
@@ -160,7 +160,7 @@ def judge(
     """
     if n < 2 or likelihood < 0:
         raise DomainError(f"--n is at least 2 and --likelihood not negative, got {n} and {likelihood}")
-    model = source.load(FlowMatching)
+    model = of_images(source)
     real = held_out_for(model, data, data_dir)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -186,6 +186,21 @@ def tour_command(out: Path = Path("runs/tour"), steps: int = BRIEF.training.step
         overwrite: Delete an earlier tour in the folder.
     """
     tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)
+
+
+def of_images(source: ModelSource) -> FlowMatching:
+    """The model, which draws images.
+
+    Raises:
+        DomainError: it draws the rows of a table.
+    """
+    model = source.load(FlowMatching)
+    if model.config.vectors:
+        raise DomainError(
+            f"{source.folder(FlowMatching)}: this model draws rows of {model.config.shape[0]} columns, not images: it has "
+            "sample, info, check and export; `induced info RUN` compares its samples with the rows that training held out"
+        )
+    return model
 
 
 def held_out_for(model: FlowMatching, data: DataName, data_dir: Path | None) -> ImageSet:

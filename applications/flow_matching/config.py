@@ -112,9 +112,9 @@ class Config:
     """Flow matching on images, or on the rows of a table."""
 
     data: str = "mnist5k"
-    """Images: `mnist5k` is embedded; mnist, fashion-mnist, avatars64, celeba and folder need files in --data-dir or
-    $INDUCED_DATA. celeba and folder take size and channels from `model.shape`. Vectors: a file .csv, .npy or .npz, or `two-moons`
-    or `digit-scores`, which need no file; the chart then is a spline of as many columns, unless --chart says real_nvp."""
+    """Images: `mnist5k` is embedded; mnist, fashion-mnist, avatars64, celeba and folder need files in the folder --data-dir,
+    else $INDUCED_DATA. celeba and folder take size and channels from --shape. Vectors: a file .csv, .npy or .npz, or the
+    examples `two-moons` and `digit-scores`, which need no file; the chart is a spline, unless --chart says real_nvp."""
     columns: tuple[str, ...] = ()
     """Columns of a table to take; all if none."""
     leave_out: bool = True

@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 
 import torch
 
-from applications.common.data import ImageSet, Tensors, training_images
-from applications.common.data.table import is_table
+from applications.common.data import NAMES, ImageSet, Tensors, training_images
+from applications.common.data.table import EXAMPLES, SUFFIXES, is_table
 from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
@@ -19,6 +19,7 @@ from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, require_pairs
 from applications.flow_matching.sampling import sample_grid
 from applications.flow_matching.vectors import train_table
+from induced.errors import DataError
 
 LATENT = "latent"
 """Subfolder of a run that holds its second stage."""
@@ -49,6 +50,11 @@ def train(
     """
     if is_table(config.data):
         return train_table(config, run, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
+    if config.data not in NAMES:
+        raise DataError(
+            f"--data {config.data}: neither images ({', '.join(NAMES)}) nor a table ({', '.join(EXAMPLES)}, or a file that "
+            f"ends in {', '.join(SUFFIXES)})"
+        )
     latent, known = Run(run.folder / LATENT), settings(config)
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)

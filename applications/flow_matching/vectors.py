@@ -131,6 +131,11 @@ def train_table(
     model = model_of(config.model, train, table.constant(), config.training.seed)
     for name in (table.columns[i] for i in table.constant()):
         print(f"column {name} never varies: it is left out of the model, and every sample has its value")
+    for name, count in table.discrete().items():
+        print(
+            f"column {name} takes {count} values only and has no density: -log p and the classifier mean little; add uniform "
+            "noise as wide as its steps before, and round samples"
+        )
     config = replace(config, model=model.config, objective=replace(config.objective, latent_noise=0.0))
     result = fit(
         LatentObjective(model, config.objective),

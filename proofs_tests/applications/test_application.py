@@ -152,13 +152,16 @@ def test_wrong_uses_name_the_right_command(
 ) -> None:
     run = runs["idempotent"]
     all_ = ". `induced --help` lists all commands\n"
-    assert misuse(capsys, "smaple") == f"induced: there is no command 'smaple': `induced sample`{all_}"
+    assert misuse(capsys, "smaple") == f"induced: there is no command 'smaple'; like it: `induced sample`{all_}"
     assert misuse(capsys, "qqq") == f"induced: there is no command 'qqq'{all_}"
     trainings = ", ".join(f"`induced train {name}`" for name in RECORDS)
     for wrong in ([], ["flow"], ["--help"]):
-        assert misuse(capsys, "train", *wrong) == f"induced: train which application?: {trainings}{all_}"
+        assert misuse(capsys, "train", *wrong) == f"induced: train takes the name of an application: {trainings}{all_}"
     mine = "`induced train idempotent`, `induced project`, `induced generate`, `induced anomaly`"
-    assert misuse(capsys, "idempotent", "--run", run) == f"induced: idempotent is an application: {mine}{all_}"
+    assert misuse(capsys, "idempotent", "--run", run) == f"induced: idempotent is an application; its commands are: {mine}{all_}"
+    assert misuse(capsys, "style_transfer").startswith("induced: style-transfer is an application; its commands are: ")
+    bare = f"induced: project takes its model by an option: `induced project --run {run}`{all_}"
+    assert misuse(capsys, "project", run) == bare
     ships = "induced: no model of `idempotent` ships: give --run FOLDER; `induced train` makes one"
     assert refusal("project") == ships
     assert refusal("sample", "--pretrained", "faces") == "induced: no model 'faces' ships; there are: mnist"

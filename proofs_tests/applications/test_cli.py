@@ -126,6 +126,7 @@ def test_help_of_training_explains_every_setting(name: str, config: type, capsys
     for name, text in told.items():
         assert f"--{name.replace('_', '-')}" in shown
         assert prose(text) in shown, name
+        assert all(line.strip()[0].isalpha() for line in text.splitlines()[1:]), f"{name}: help breaks a line before a sign"
 
 
 def test_help_lists_all_commands_by_application(capsys: pytest.CaptureFixture[str]) -> None:

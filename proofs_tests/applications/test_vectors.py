@@ -292,7 +292,10 @@ def test_a_table_is_trained_reported_and_sampled_in_its_own_units(tmp_path: Path
             ("sample", "--n", 3, "--out", "samples.txt"),
             "samples of vectors are written as .csv, or drawn as .png; got samples.txt",
         ),
-        (("invert",), r"the model is one of vectors of shape \(2,\), and takes no images"),
+        *(
+            ((verb,), "this model draws rows of 2 columns, not images: it has sample, info, check and export; `induced info RUN`")
+            for verb in ("invert", "interpolate", "edit", "judge")
+        ),
     ],
 )
 def test_a_command_that_does_not_fit_a_run_of_vectors_says_so(
@@ -309,6 +312,29 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "rows.npy", rows(60)[:, [0, 2]].numpy())
     command("train", "flow-matching", "--data", folder / "rows.npy", "--out", folder / "run", *TINY)
     return folder / "run"
+
+
+def test_a_column_of_few_values_is_told_since_it_has_no_density(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = rows(60)[:, [0, 2]]
+    data[:, 1] = torch.arange(60) % 3
+    np.save(tmp_path / "rows.npy", data.numpy())
+    command("train", "flow-matching", "--data", tmp_path / "rows.npy", "--out", tmp_path / "run", *TINY)
+    said = capsys.readouterr().out
+    assert "column x2 takes 3 values only and has no density" in said and "column x1" not in said
+
+
+@pytest.mark.parametrize(("values", "found"), [(1, {}), (2, {"x1": 2}), (100, {"x1": 100}), (101, {}), (2000, {})])
+def test_a_column_is_discrete_where_each_of_at_most_100_values_comes_ten_times(values: int, found: dict[str, int]) -> None:
+    column = torch.arange(2000, dtype=torch.float64) % values
+    assert as_table(torch.stack([column, torch.randn(2000).double()], 1)).discrete() == found
+    assert as_table(torch.stack([column, torch.randn(2000).double()], 1)[: 10 * values - 1]).discrete() == {}
+
+
+def test_a_name_that_is_no_data_set_is_told_both_kinds() -> None:
+    with pytest.raises(
+        SystemExit, match=r"--data people: neither images \(mnist, .*\) nor a table \(two-moons, digit-scores, or"
+    ):
+        command("train", "flow-matching", "--data", "people", "--out", "never")
 
 
 def test_a_model_that_memorises_is_told() -> None:

@@ -69,6 +69,12 @@ class Table:
         """Numbers of the columns with one value in all rows."""
         return tuple(int(i) for i in (self.rows == self.rows[:1]).all(0).nonzero().flatten())
 
+    def discrete(self) -> dict[str, int]:
+        """How many values each column takes that varies, but takes each of them ten times in the mean; 100 values at most."""
+        counts = [len(column.unique()) for column in self.rows.T]
+        most = min(100, len(self.rows) // 10)
+        return {name: count for name, count in zip(self.columns, counts, strict=True) if 1 < count <= most}
+
     def require(self) -> None:
         """Refuse a table that no distribution can be learned from.
 
