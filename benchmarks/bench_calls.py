@@ -38,7 +38,7 @@ CHARTS: dict[str, Callable[[], Bijection]] = {
 
 
 def spread(g: Bijection, y: Tensor) -> float:
-    """The relative error that rounding may leave in points y of a chart, by its certificate: the worst point's, for all."""
+    """The relative error that rounding may leave in points y of a chart, by its amplification: the worst point's, for all."""
     return EPS * rounding(g, y) * y.shape[0] ** 0.5 / float(y.norm())
 
 

@@ -277,7 +277,9 @@ def bench_round_trip(benchmark: Any, d: int, name: str) -> None:
     own = None if name == INDUCED else lambda: mine.inverse(mine.forward(x))
     facts = {"table": "there and back", "row": f"d = {d}", "form": name, "peer": not name.startswith(INDUCED)}
     measure(benchmark, lambda: form.inverse(form.forward(x)), own, errors=errors, **facts)
-    assert all(c.ok or c.predicted > 1e-2 for c in certified), certified  # beyond that a certificate of first order says nothing
+    assert all(c.ok or c.predicted > 1e-2 for c in certified), (
+        certified
+    )  # beyond that an amplification of first order says nothing
 
 
 def stressed(name: str, d: int, dtype: torch.dtype, scale: float) -> Form:
@@ -379,7 +381,7 @@ def bench_images(
         measure(benchmark, own, **facts)
         with torch.no_grad():
             back = chart.inverse(chart(x))
-    if way == "inverse" and autocast:  # whose rounding the certificate does not know
+    if way == "inverse" and autocast:  # whose rounding the amplification does not know
         benchmark.extra_info["error"] = relative(back, x)
     elif way == "inverse":
         judge(benchmark, back, x, 10 * roundtrip(chart, x).predicted * batch**0.5 / float(x.norm()))

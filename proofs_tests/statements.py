@@ -413,16 +413,16 @@ STATEMENTS = (
         page="numerical_honesty.md",
     ),
     Statement(
-        "§7 certificate",
+        "§7 amplification",
         "the round trip errs by about eps sum |J^-1| |z_l|",
-        ("proofs/test_certificate.py",),
+        ("proofs/test_amplification.py",),
         (
-            "laws/test_certificate.py::test_the_certificate_is_as_large_as_the_error_and_no_thousand_times_larger",
-            "laws/test_bijections.py::test_round_trips_stay_within_the_certificate",
+            "laws/test_amplification.py::test_the_amplification_is_as_large_as_the_error_and_no_thousand_times_larger",
+            "laws/test_bijections.py::test_round_trips_stay_within_the_amplification",
         ),
         (
-            "laws/test_certificate.py::test_an_error_that_rounding_does_not_explain_is_told",
-            "laws/test_certificate.py::test_the_certificate_sees_that_a_chart_breaks",
+            "laws/test_amplification.py::test_an_error_that_rounding_does_not_explain_is_told",
+            "laws/test_amplification.py::test_the_amplification_sees_that_a_chart_breaks",
         ),
         page="numerical_honesty.md",
     ),

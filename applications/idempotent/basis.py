@@ -38,7 +38,7 @@ class LatticeRotation(Bijection):
     def __init__(self, V: Tensor, *, bits: int, weight_bits: int) -> None:
         n, self.rank = V.shape
         super().__init__((n,))
-        self.bits, self.weight_bits, self.resolution = bits, weight_bits, 2.0**-bits
+        self.bits, self.weight_bits, self.lattice_step = bits, weight_bits, 2.0**-bits
         self.label = "the change of basis"
         top, bottom = torch.split_with_sizes(V.detach().double(), [self.rank, n - self.rank])
         U, cosines, Wh = torch.linalg.svd(top)
@@ -65,13 +65,13 @@ class LatticeRotation(Bijection):
         return self(x), self._batch_zeros(x)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        on = require_range(rounded(x, self.resolution), self.bits, self.label)
+        on = require_range(rounded(x, self.lattice_step), self.bits, self.label)
         return on[..., : self.rank], on[..., self.rank :]
 
     def _add(self, b: Tensor, a: Tensor, shear: Tensor) -> Tensor:
         """b + shear a, rounded to the lattice; -shear rounds to the negative of what shear rounds to."""
         steps = (a.double() * 2.0**self.bits).clamp(-(2.0**_REACH), 2.0**_REACH)
-        shift = rounded(steps @ shear.double().mT * 2.0**-self.weight_bits, 1.0) * self.resolution
+        shift = rounded(steps @ shear.double().mT * 2.0**-self.weight_bits, 1.0) * self.lattice_step
         return require_range(b + shift.to(b.dtype), self.bits, self.label)
 
 

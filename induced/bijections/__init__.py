@@ -8,8 +8,8 @@ from induced.bijections.adapters import (
     from_transform,
     from_zuko,
 )
+from induced.bijections.amplification import rounding, roundtrip
 from induced.bijections.base import Bijection, Composition, Identity, Inverse
-from induced.bijections.certificate import rounding, roundtrip
 from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
 from induced.bijections.constrained import PositiveDefinite, Simplex
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling

@@ -31,9 +31,9 @@ class Bijection(Module, ABC):
     first_call = "super().__init__(shape)"
     shape: Shape = unset()
     coord_shape: Shape = unset()
-    exact: bool = False
+    moves_entries: bool = False
     """Whether the chart only moves entries, and so never rounds."""
-    resolution: float = 0.0
+    lattice_step: float = 0.0
     """The step of the lattice onto which the chart rounds its points and coordinates; 0 where it is defined on all of them."""
     _origin: tuple[object, ...] | None = unset()
 
@@ -84,7 +84,7 @@ class Bijection(Module, ABC):
         rounding of each number; a chart that adds up larger numbers than its results overrides them (a matrix A has b = |A| |x|).
 
         Law:
-            `(g(g.inverse(z)) - z).norm() <= 10 * eps * rounding(g.inv, z)` (laws/test_certificate.py)
+            `(g(g.inverse(z)) - z).norm() <= 10 * eps * rounding(g.inv, z)` (laws/test_amplification.py)
         """
         return self._ulps(self(x))
 
@@ -94,7 +94,7 @@ class Bijection(Module, ABC):
 
     def _ulps(self, result: Tensor) -> Tensor:
         """What a rounding of each number is, over eps: |x|, but for denormal numbers that of the smallest normal one."""
-        if self.exact or self.resolution:
+        if self.moves_entries or self.lattice_step:
             return torch.zeros_like(result)
         return result.abs().clamp(min=torch.finfo(result.dtype).tiny)
 
@@ -140,7 +140,7 @@ class Bijection(Module, ABC):
 class Identity(Bijection):
     """g(x) = x."""
 
-    exact = True
+    moves_entries = True
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -164,8 +164,8 @@ class Inverse(Bijection):
         super().__init__(bijection.coord_shape, bijection.shape)
         self.bijection = bijection
         self._origin = ("inverse", *bijection.identity())
-        self.exact = bijection.exact
-        self.resolution = bijection.resolution
+        self.moves_entries = bijection.moves_entries
+        self.lattice_step = bijection.lattice_step
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bijection.inverse(x)
@@ -263,8 +263,8 @@ class Composition(Bijection):
         super().__init__(parts[0].shape, parts[-1].coord_shape)
         flat = [p for part in parts for p in (part._parts() if isinstance(part, Composition) else (part,))]
         self.parts = nn.ModuleList(flat)
-        self.exact = all(part.exact for part in flat)
-        self.resolution = max(part.resolution for part in flat)
+        self.moves_entries = all(part.moves_entries for part in flat)
+        self.lattice_step = max(part.lattice_step for part in flat)
 
     def forward(self, x: Tensor) -> Tensor:
         for run in _runs(self._parts()):
@@ -364,7 +364,7 @@ def _last_roundoff(parts: Sequence[Bijection], x: Tensor) -> Tensor:
     """The roundoff of the last part, which parts that only move entries move."""
     size = torch.zeros_like(x)
     for part in parts:
-        size, x = part(size) if part.exact else part.roundoff(x), part(x)
+        size, x = part(size) if part.moves_entries else part.roundoff(x), part(x)
     return size
 
 

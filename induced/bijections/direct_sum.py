@@ -50,8 +50,8 @@ class DirectSum(Bijection):
         self.coord_sizes = [chart.coord_shape[0] for chart in charts]
         super().__init__((sum(self.sizes),), (sum(self.coord_sizes),))
         self.charts = nn.ModuleList(charts)
-        self.exact = all(chart.exact for chart in charts)
-        self.resolution = max(chart.resolution for chart in charts)
+        self.moves_entries = all(chart.moves_entries for chart in charts)
+        self.lattice_step = max(chart.lattice_step for chart in charts)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([chart(part) for chart, part in self._pairs(x)], -1)

@@ -64,7 +64,7 @@ class LatticeCoupling(Coupling):
     changes a shift with a probability of about 1e-12. On CUDA choose deterministic kernels.
 
     Gradients pass through the rounding as if it were not there (straight through), so log|det J| is 0 and conditioners train.
-    Addition of points is exact, the multiple a (.) x is rounded to the lattice, by at most half a `resolution` a coordinate.
+    Addition of points is exact, the multiple a (.) x is rounded to the lattice, by at most half a `lattice_step` a coordinate.
 
     Arguments:
         shape: shape of a point; its first axis of length C is cut after C // 2.
@@ -92,7 +92,7 @@ class LatticeCoupling(Coupling):
 
     def __init__(self, shape: Sequence[int], conditioner: nn.Module, *, flip: bool = False, bits: int = 12) -> None:
         super().__init__(shape, _OnLattice(conditioner, 2.0**-bits), flip=flip)
-        self.bits, self.resolution = bits, 2.0**-bits
+        self.bits, self.lattice_step = bits, 2.0**-bits
         self.label = "a lattice coupling"
         """What messages call it."""
 
@@ -115,7 +115,7 @@ class LatticeCoupling(Coupling):
         return b - parameters, None
 
     def _onto_lattice(self, pieces: Pieces) -> Pieces:
-        return self._inside(tuple(rounded(piece, self.resolution) for piece in pieces))
+        return self._inside(tuple(rounded(piece, self.lattice_step) for piece in pieces))
 
     def _inside(self, pieces: Pieces) -> Pieces:
         return tuple(require_range(piece, self.bits, self.label) for piece in pieces)

@@ -142,7 +142,7 @@ class Linear(_Mixing):
             )
         super().__init__(shape)
         self.operator = operator
-        self.exact = isinstance(operator, Permutation)
+        self.moves_entries = isinstance(operator, Permutation)
 
     def _operator(self) -> LinearOperator:
         return self.operator

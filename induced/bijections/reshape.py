@@ -15,7 +15,7 @@ from induced.errors import ShapeError
 class Rearrangement(Bijection):
     """A chart that moves the entries of a point: exact, an isometry, with log|det J| = 0."""
 
-    exact = True
+    moves_entries = True
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)

@@ -48,7 +48,7 @@ class Reversible(Bijection):
         super().__init__(chart.shape, chart.coord_shape)
         self.chart = chart
         self._origin = chart.identity()
-        self.exact, self.resolution = chart.exact, chart.resolution
+        self.moves_entries, self.lattice_step = chart.moves_entries, chart.lattice_step
 
     def forward(self, x: Tensor) -> Tensor:
         tensors = _trained(self.layers())

@@ -83,7 +83,7 @@ def _laws(g: Bijection, x: Tensor) -> list[Report]:
         _finite_gradients(g, x, z),
         *(_gradients(s) for s in sides),
         *volume_laws(there, again),
-        *([_on_lattice(g, z, back)] if g.resolution else []),
+        *([_on_lattice(g, z, back)] if g.lattice_step else []),
         *(same_again(s.name, g, s.f, s.x, s.result) for s in sides),
     ]
 
@@ -134,9 +134,9 @@ def _gradients(s: Side) -> Report:
 
 
 def _on_lattice(g: Bijection, z: Tensor, back: Tensor) -> Report:
-    law = "g gives multiples of its resolution, and maps lattice points exactly"
-    if not all(layer.exact or layer.resolution == g.resolution for layer in g.layers()):
+    law = "g gives multiples of its lattice step, and maps lattice points exactly"
+    if not all(layer.moves_entries or layer.lattice_step == g.lattice_step for layer in g.layers()):
         return not_applicable(law, "contract", "a layer leaves the lattice")
-    off = per_sample(z / g.resolution != (z / g.resolution).round())
+    off = per_sample(z / g.lattice_step != (z / g.lattice_step).round())
     moved = per_sample(different_bits(g.inverse(g(back.clone())), back))
     return exactly(law, "contract", off + moved, z)

@@ -245,7 +245,7 @@ def _flows(f: LinearizerOperator, flow: Flow, x: Tensor, scale: float, near: Flo
         return compare(law, statement, X.coords(image(left)) - X.coords(image(right)), size, error, x)
 
     def derivative(law: str, statement: str) -> Report:
-        if any(getattr(part, "resolution", 0.0) for part in X.modules()):
+        if any(getattr(part, "lattice_step", 0.0) for part in X.modules()):
             return not_applicable(law, statement, "points of a lattice have no derivative")
         h = eps**0.2 / scale
         steps = [X.coords(flow(k * h)(x.clone())) for k in (-2, -1, 1, 2)]

@@ -276,7 +276,7 @@ def random_like(X: HilbertSpace, x: Tensor, seed: int = 0, least: float = 0.0) -
 
 def lattice_radius(*spaces: HilbertSpace) -> float:
     """The norm of coordinates of `LATTICE_STEPS` steps each; 0 of spaces without a lattice."""
-    steps = {X: max((getattr(part, "resolution", 0.0) for part in X.modules()), default=0.0) for X in spaces}
+    steps = {X: max((getattr(part, "lattice_step", 0.0) for part in X.modules()), default=0.0) for X in spaces}
     return LATTICE_STEPS * max(step * math.sqrt(X.dim) for X, step in steps.items())
 
 

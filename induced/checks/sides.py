@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from induced.bijections import Bijection, rounding
-from induced.bijections.certificate import zero_size
+from induced.bijections.amplification import zero_size
 from induced.checks.measure import FACTOR, Noise, compare, exactly, longest, not_applicable, unit_normal, unjudgeable
 from induced.checks.report import JUDGEABLE, Report
 
@@ -58,7 +58,7 @@ def slopes(law: str, statement: str, f: Function, side: Side, known: Noise) -> R
         f: the chart, or a function of the same points.
         known: what rounding may do to its values.
     """
-    if side.f.resolution:
+    if side.f.lattice_step:
         return not_applicable(law, statement, "a chart onto a lattice has steps, not slopes")
     held: list[Report] = []
     violated: list[Report] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from induced.bijections import Bijection
-from induced.bijections.certificate import log_det_roundings
+from induced.bijections.amplification import log_det_roundings
 from induced.checks.batches import left_alone, rearrangements
 from induced.checks.measure import (
     FACTOR,
@@ -215,7 +215,7 @@ def _estimate(g: Bijection, x: Tensor) -> Estimate:
     found = Estimate(0.0, 0.0, 0.0)
     for round in range(1, ROUNDS + 1):
         for k, layer in enumerate(g.layers()):
-            if layer.exact:
+            if layer.moves_entries:
                 continue
             above, below = _log_traces(layer, points[k], points[k + 1], seed=k * ROUNDS + round)
             middle = (above + below) / 2

@@ -12,7 +12,7 @@ from induced._numerics import scaled_norm
 from induced._registry import saved_as
 from induced._validate import eager, require_like, require_shape
 from induced.bijections import Bijection
-from induced.bijections.certificate import roundings, zero_size
+from induced.bijections.amplification import roundings, zero_size
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.spaces.hilbert import HilbertSpace, require_alike
 

@@ -133,7 +133,7 @@ def test_it_keeps_the_laws_of_the_library_and_its_bits_on_disk(config: ModelConf
 
 def test_all_laws_are_judged_on_the_lattice_where_its_roundings_are_small() -> None:
     f = APPLICATION.operator(made(replace(SMALL, shape=(1, 8, 8)), stretch=1.0))
-    assert f.domain.chart.resolution == 2.0**-12, "the map that is judged is the one in use"
+    assert f.domain.chart.lattice_step == 2.0**-12, "the map that is judged is the one in use"
     found = check(f, samples=2)
     assert found.ok and found.counts()["unjudgeable"] == 0
     broken = Linearizer(f.core, InducedSpace(Shrinking(f.domain.chart)))
@@ -145,13 +145,13 @@ class Shrinking(Bijection):
 
     def __init__(self, g: Bijection) -> None:
         super().__init__(g.shape, g.coord_shape)
-        self.g, self.resolution = g, g.resolution
+        self.g, self.lattice_step = g, g.lattice_step
 
     def forward(self, x: Tensor) -> Tensor:
         return self.g(x)
 
     def inverse(self, z: Tensor) -> Tensor:
-        return self.g.inverse((15 / 16 * z / self.resolution).round() * self.resolution)
+        return self.g.inverse((15 / 16 * z / self.lattice_step).round() * self.lattice_step)
 
 
 @pytest.mark.parametrize("config", [SMALL, PLAIN], ids=["rotated", "coordinates"])

@@ -183,7 +183,7 @@ class NotOnto(Doubled):
 
 
 class AnotherLattice(Doubled):
-    resolution = 0.5
+    lattice_step = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         return (4 * x).round() / 4
@@ -269,7 +269,7 @@ BROKEN: dict[str, tuple[Callable[[], Bijection], str]] = {
     "a detached gradient": (Detached, "gradients of g are its slopes"),
     "a detached gradient of the inverse": (Detached, "gradients of g^-1 are its slopes"),
     "a conditioner in half precision": (Halved, "gradients of g are its slopes"),
-    "a lattice of another step": (AnotherLattice, "g gives multiples of its resolution"),
+    "a lattice of another step": (AnotherLattice, "g gives multiples of its lattice step"),
     "another dtype": (AnotherDtype, "g is finite, of its dtype and shape"),
     "another shape": (AnotherShape, "g^-1 is finite, of its dtype and shape"),
     "a slope that is not finite": (NoSlope, "gradients are finite"),

@@ -455,7 +455,7 @@ def test_a_point_that_a_module_would_overwrite_is_left_alone() -> None:
     assert torch.equal(z, before)
 
 
-def test_the_certificate_sees_every_layer_of_a_flow() -> None:
+def test_the_amplification_sees_every_layer_of_a_flow() -> None:
     g = freia("GLOWCouplingBlock").double()
     large, small = from_callables(lambda x: x + 1e6, lambda z: z - 1e6, (4,)), torch.randn(3, 4, dtype=DOUBLE)
     assert len(g.layers()) == 2
@@ -495,7 +495,7 @@ def test_an_inverse_found_by_bisection_is_no_chart_to_rounding() -> None:
     x = torch.randn(5, 2, dtype=DOUBLE)
     difference = (g.inverse(g(x)) - x).abs().max()
     assert 1e-12 < difference < 1e-5  # zuko searches to 1e-6
-    with pytest.raises(InducedError, match=r"torch\.func does not take, so that it has no certificate"):
+    with pytest.raises(InducedError, match=r"torch\.func does not take, so that it has no amplification"):
         rounding(g, x)
 
 

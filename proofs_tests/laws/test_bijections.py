@@ -68,14 +68,14 @@ def test_a_batch_is_mapped_sample_by_sample(case: ChartCase) -> None:
 
 
 @every_chart
-def test_round_trips_stay_within_the_certificate(case: ChartCase) -> None:
+def test_round_trips_stay_within_the_amplification(case: ChartCase) -> None:
     g = case.make()
     x = case.points(g, (8,))
     with torch.no_grad():
         error = (g.inverse(g(x)) - x).reshape(8, -1).norm(dim=-1).max()
     bound = 100 * EPS * rounding(g, x)
     assert error <= bound
-    assert bound < 1e-10  # the certificate itself stays useful at these points
+    assert bound < 1e-10  # the amplification itself stays useful at these points
 
 
 @every_chart
@@ -299,8 +299,8 @@ def test_sinh_has_a_log_slope_where_cosh_overflows() -> None:
     assert Sinh((1,)).log_slope(x).item() == pytest.approx(800 - math.log(2), rel=1e-15)
 
 
-# --------------------------------------------------------------------------------------------------------------- certificate
-def test_the_certificate_sees_cancellation_inside_a_composition() -> None:
+# --------------------------------------------------------------------------------------------------------------- amplification
+def test_the_amplification_sees_cancellation_inside_a_composition() -> None:
     # x + 1e6 - 1e6 is the identity, with a Jacobian of condition 1, and loses six digits
     g = Affine((1,), shift=-1e6) @ Affine((1,), shift=1e6)
     x = torch.randn(16, 1)
@@ -309,15 +309,15 @@ def test_the_certificate_sees_cancellation_inside_a_composition() -> None:
     assert 1e-4 < error <= 100 * torch.finfo(torch.float32).eps * rounding(g, x)
 
 
-def test_the_certificate_of_the_identity_is_a_few_roundings_of_a_point() -> None:
+def test_the_amplification_of_the_identity_is_a_few_roundings_of_a_point() -> None:
     x = torch.randn(5, 3)
     largest = float(x.norm(dim=-1).max())
     assert largest <= rounding(Identity((3,)), x) < 4 * largest
 
 
-def test_the_certificate_of_no_points_is_0() -> None:
+def test_the_amplification_of_no_points_is_0() -> None:
     assert rounding(Identity((3,)), torch.zeros(0, 3)) == 0
 
 
-def test_the_certificate_of_a_scaling_does_not_depend_on_the_scale() -> None:
+def test_the_amplification_of_a_scaling_does_not_depend_on_the_scale() -> None:
     assert 1 <= rounding(Affine((2,), 1e-3), torch.ones(4, 2, dtype=torch.float64)) < 4

@@ -232,7 +232,7 @@ def test_the_derivative_at_the_identity_is_that_of_the_entries(dtype: torch.dtyp
     g, eye = PositiveDefinite(3), torch.eye(3, dtype=dtype)
     E = torch.randn(3, 3, dtype=dtype)
     E = E + E.mT
-    # in forward mode without a graph, as the certificate takes it
+    # in forward mode without a graph, as the amplification takes it
     with torch.no_grad():
         tangent = torch.func.jvp(g, (eye,), (E,))[1]
     agree(tangent, torch.stack([E[i, j] * (1 if i == j else math.sqrt(2)) for i in range(3) for j in range(i, 3)]))

@@ -140,7 +140,7 @@ def test_scaled_weights_leave_the_chart_invertible_in_float32(scale: float, allo
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
-def test_the_certificate_warns_of_what_scaled_weights_cost(scale: float) -> None:
+def test_the_amplification_warns_of_what_scaled_weights_cost(scale: float) -> None:
     for max_log_scale in (0.5, 1.0):
         g, x = stressed(scale, max_log_scale, START), torch.randn(32, 64)
         with torch.no_grad():
@@ -477,4 +477,4 @@ def test_a_reversible_chart_is_the_chart_it_wraps() -> None:
     x = torch.randn(3, 2, 4, 4)
     assert torch.equal(r(x), g(x)) and torch.equal(r.inverse(x), g.inverse(x)) and torch.equal(r.log_abs_det(x), g.log_abs_det(x))
     assert InducedSpace(r) == InducedSpace(g) and r.layers() == g.layers() and rounding(r, x) == rounding(g, x)
-    assert Reversible(Identity((2,))).exact and not r.exact
+    assert Reversible(Identity((2,))).moves_entries and not r.moves_entries

@@ -135,7 +135,7 @@ def test_images_split_into_streams_stay_exact() -> None:
     x = on_lattice(torch.randn(16, 1, 4, 4))
     with torch.no_grad():
         assert same_bits(g.inverse(g(x)), x) and same_bits(g(g.inverse(x)), x)
-    assert g.coord_shape == (1, 4, 4) and g.resolution == 2.0**-12
+    assert g.coord_shape == (1, 4, 4) and g.lattice_step == 2.0**-12
 
 
 def test_the_size_of_the_batch_does_not_change_a_bit() -> None:
@@ -155,7 +155,7 @@ def test_addition_of_points_is_exact_and_multiples_are_rounded_by_half_a_step() 
         assert same_bits(X.add(x, X.neg(x)), X.zero(64))
         assert same_bits(X.scale(3.0, x), X.add(X.add(x, x), x))
         error = (X.coords(X.scale(0.3, x)) - 0.3 * X.coords(x)).abs().max()
-        assert 0.4 * g.resolution < error <= 0.5 * g.resolution * (1 + 1e-3)
+        assert 0.4 * g.lattice_step < error <= 0.5 * g.lattice_step * (1 + 1e-3)
 
 
 def test_the_bound_is_sharp() -> None:
@@ -170,7 +170,7 @@ def test_the_bound_is_sharp() -> None:
         with pytest.raises(DomainError, match="got a value of size 4096"):
             g.inverse(torch.tensor([-4095.5]))
         # beyond it neighbouring floats are more than a step apart
-        assert torch.nextafter(torch.tensor(4096.0), torch.tensor(math.inf)) - 4096 > g.resolution
+        assert torch.nextafter(torch.tensor(4096.0), torch.tensor(math.inf)) - 4096 > g.lattice_step
 
 
 # ----------------------------------------------------------------------------------------------------------------- training
@@ -182,7 +182,7 @@ def test_gradients_pass_through_the_rounding() -> None:
     found = torch.autograd.grad(g(x).square().sum(), [x, *g.parameters()])
     expected = torch.autograd.grad(smooth(x).square().sum(), [x, *smooth.parameters()])
     for a, b in zip(found, expected, strict=True):
-        assert float((a - b).norm()) <= 1e3 * g.resolution * float(b.norm())
+        assert float((a - b).norm()) <= 1e3 * g.lattice_step * float(b.norm())
         assert (b != 0).any()
 
 
@@ -215,20 +215,20 @@ def test_transforms_and_autocast_do_not_change_a_bit() -> None:
     agree(tangent[0], torch.func.jacrev(g)(x[0]).detach().sum(-1), 10)
 
 
-# --------------------------------------------------------------------------------------------------------------- resolution
+# --------------------------------------------------------------------------------------------------------------- lattice_step
 def test_a_chart_has_the_coarsest_resolution_of_its_parts() -> None:
     fine, coarse = (LatticeCoupling((2,), MLP(1, 1, 4), bits=bits) for bits in (20, 8))
-    assert (fine.resolution, fine.inv.resolution, (fine @ coarse).resolution) == (2.0**-20, 2.0**-20, 2.0**-8)
-    assert Identity((2,)).resolution == (Identity((2,)) @ Affine((2,), 2.0)).resolution == 0
+    assert (fine.lattice_step, fine.inv.lattice_step, (fine @ coarse).lattice_step) == (2.0**-20, 2.0**-20, 2.0**-8)
+    assert Identity((2,)).lattice_step == (Identity((2,)) @ Affine((2,), 2.0)).lattice_step == 0
 
 
 def half_steps(g: Bijection, x: Tensor) -> float:
-    """The certificate in half steps of a lattice of 12 bits, each of which counts 3/10."""
+    """The amplification in half steps of a lattice of 12 bits, each of which counts 3/10."""
     with torch.no_grad():
         return rounding(g, x) * torch.finfo(x.dtype).eps / (0.3 * 2.0**-13)
 
 
-def test_the_certificate_counts_the_rounding_to_a_lattice_once() -> None:
+def test_the_amplification_counts_the_rounding_to_a_lattice_once() -> None:
     x = torch.randn(8, DIM, dtype=torch.float64)
     for depth in (1, 12):
         g = couplings(depth=depth).double()
@@ -236,7 +236,7 @@ def test_the_certificate_counts_the_rounding_to_a_lattice_once() -> None:
         assert half_steps(g.inv, x) == pytest.approx(math.sqrt(DIM), rel=1e-6)
 
 
-def test_the_certificate_counts_the_rounding_again_where_the_lattice_was_left() -> None:
+def test_the_amplification_counts_the_rounding_again_where_the_lattice_was_left() -> None:
     x = torch.randn(8, DIM, dtype=torch.float64)
     one = couplings(depth=1).double()
     tenfold = Affine((DIM,), 10.0)

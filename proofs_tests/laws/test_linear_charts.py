@@ -76,7 +76,9 @@ ILL_CONDITIONED: dict[str, Callable[[Tensor], LinearOperator]] = {
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("make", ILL_CONDITIONED.values(), ids=ILL_CONDITIONED)
-def test_the_certificate_explains_a_chart_of_any_condition(make: Callable[[Tensor], LinearOperator], dtype: torch.dtype) -> None:
+def test_the_amplification_explains_a_chart_of_any_condition(
+    make: Callable[[Tensor], LinearOperator], dtype: torch.dtype
+) -> None:
     for n in (1, 2, 4, 16, 64):
         for condition in (1, 1e2, 1e4) if dtype == torch.float32 else (1, 1e2, 1e4, 1e7):
             g = Linear(make(graded(n, condition)).to(dtype))
@@ -104,7 +106,7 @@ def test_the_inverse_of_a_matrix_meets_its_coordinates_whatever_the_condition(dt
 def test_a_permutation_is_an_exact_chart() -> None:
     g = Linear(Permutation([2, 0, 1]), (3, 2))
     x = torch.randn(5, 3, 2)
-    assert g.exact and not Linear(LU(3)).exact
+    assert g.moves_entries and not Linear(LU(3)).moves_entries
     assert torch.equal(g(x), x[:, [2, 0, 1]]) and torch.equal(g.inverse(g(x)), x)
     torch.compiler.reset()
     assert torch.equal(torch.compile(g.inverse, backend="eager", fullgraph=True)(x), g.inverse(x))

@@ -170,7 +170,7 @@ CASES = [
     ),
     Case(
         InducedError,
-        r"Search computes in a way that torch\.func does not take, so that it has no certificate",
+        r"Search computes in a way that torch\.func does not take, so that it has no amplification",
         lambda: rounding(from_nflows(Search(), (2,)), torch.ones(1, 2)),
     ),
     Case(

@@ -1,7 +1,7 @@
 """Charts made of other libraries' bijections; none of those libraries is imported, an object is known by its class's module.
 
 Points go to coordinates, in the normalising direction of a flow. A flow that is a sequence becomes a `Composition` of its
-layers, so that the rounding certificate sees each of them. The adapted object is held, not copied: its parameters train, and are
+layers, so that the amplification sees each of them. The adapted object is held, not copied: its parameters train, and are
 saved and moved with the chart. Its modules are kept in evaluation mode (dropout off, running statistics frozen), whatever
 the mode of the chart, since a chart is one function; zuko's own modules, which read the mode only to say what gets
 gradients, follow it.

@@ -43,7 +43,7 @@ def from_zuko(flow: Any, shape: Sequence[int], context: Context = None) -> Bijec
     """The chart of a zuko `Flow` or `LazyTransform`, from data to noise, unconditional or with its context bound.
 
     NAF, UNAF, GF and BPF are inverted by bisection to 1e-6 and CNF by an ODE solver to 1e-4, not to rounding. Their maps and
-    gradients work, but zuko computes them in a way that torch.func refuses: they have no certificate, and the laws raise.
+    gradients work, but zuko computes them in a way that torch.func refuses: they have no amplification, and the laws raise.
 
     Arguments:
         flow: the flow.

@@ -107,8 +107,8 @@ class Layer(AdaptedWithDeterminant):
             )
         if self._opaque and not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
             raise InducedError(
-                f"{type(self.module).__name__} computes in a way that torch.func does not take, so that it has no certificate of "
-                f"rounding and no law can be judged; its maps and gradients work"
+                f"{type(self.module).__name__} computes in a way that torch.func does not take, so that it has no amplification "
+                f"and no law can be judged; its maps and gradients work"
             )
 
     def initialize(self, batch: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Certificates: the predicted error of a round trip beside the measured one, for couplings up to where they break."""
+"""Amplification of rounding: the predicted error of a round trip beside the measured one, up to where couplings break."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ from induced.bijections import (
     rounding,
     roundtrip,
 )
-from induced.bijections.certificate import Roundtrip, log_det_roundings, zero_size
+from induced.bijections.amplification import Roundtrip, log_det_roundings, zero_size
 from induced.bijections.networks import MLP
 from induced.errors import InducedError
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree
@@ -52,7 +52,7 @@ def stressed(kind: type[AffineCoupling] | type[AdditiveCoupling], dim: int, weig
 @pytest.mark.parametrize("weight", [1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("dim", [2, 16, 64])
 @pytest.mark.parametrize("kind", [AffineCoupling, AdditiveCoupling])
-def test_the_certificate_is_as_large_as_the_error_and_no_thousand_times_larger(
+def test_the_amplification_is_as_large_as_the_error_and_no_thousand_times_larger(
     kind: type[AffineCoupling] | type[AdditiveCoupling], dim: int, weight: float, dtype: torch.dtype
 ) -> None:
     for seed in range(2):
@@ -62,7 +62,7 @@ def test_the_certificate_is_as_large_as_the_error_and_no_thousand_times_larger(
         assert r.predicted <= 1000 * r.error
 
 
-def test_the_certificate_sees_that_a_chart_breaks() -> None:
+def test_the_amplification_sees_that_a_chart_breaks() -> None:
     predicted = [roundtrip(stressed(AffineCoupling, 16, w), torch.randn(16, 16)).predicted for w in (1.0, 2.0, 3.0)]
     assert predicted[0] < 1e-5 < predicted[1] < 0.1 < predicted[2]
 
@@ -92,7 +92,7 @@ def test_errors_are_measured_in_units_in_the_last_place_of_the_largest_entry(dty
     r = roundtrip(g, x)
     assert r.ulp == count
     assert r.error == pytest.approx(float((g.inverse(x) - x).double().norm(dim=-1).max()), rel=1e-6)
-    assert r.predicted == r.certificate * torch.finfo(dtype).eps == rounding(g, x) * torch.finfo(dtype).eps
+    assert r.predicted == r.amplification * torch.finfo(dtype).eps == rounding(g, x) * torch.finfo(dtype).eps
 
 
 def test_an_error_that_rounding_does_not_explain_is_told() -> None:
@@ -108,7 +108,7 @@ def test_points_have_any_shape(shape: tuple[int, ...], batch: tuple[int, ...]) -
     x = torch.rand((*batch, *shape)) + 0.5
     for g in (Log(shape), Flatten(shape) @ Log(shape)):
         r = roundtrip(g, x)
-        assert 0 < r.certificate and r.ok
+        assert 0 < r.amplification and r.ok
     assert roundtrip(Identity(shape), x)[:2] == (0, 0)
 
 
@@ -121,11 +121,11 @@ def test_a_point_at_zero_has_units_too() -> None:
     assert roundtrip(Ulps(1), torch.zeros(1, 2)).ulp > 0
 
 
-def test_overflow_is_an_infinite_error_and_certificate() -> None:
+def test_overflow_is_an_infinite_error_and_amplification() -> None:
     x = torch.tensor([[100.0]])
     assert rounding(Sinh((1,)), x) == math.inf
     r = roundtrip(Sinh((1,)), x)
-    assert r.error == r.ulp == r.certificate == math.inf and not r.ok
+    assert r.error == r.ulp == r.amplification == math.inf and not r.ok
 
 
 @pytest.mark.parametrize("case", CHARTS, ids=str)
@@ -136,7 +136,7 @@ def test_the_inverse_of_a_chart_rounds_points_as_coordinates(case: ChartCase) ->
         z = g(x)
         of_z, of_x = g.roundoff(x), g.inverse_roundoff(z)
         assert of_z.shape == z.shape and of_x.shape == x.shape
-        silent = all(layer.exact or layer.resolution for layer in g.layers())
+        silent = all(layer.moves_entries or layer.lattice_step for layer in g.layers())
         assert (of_z >= 0).all() and (of_x >= 0).all() and bool((of_z == 0).all()) == silent
         assert torch.equal(g.inv.roundoff(z), of_x) and torch.equal(g.inv.inverse_roundoff(x), of_z)
         moved = Flatten(g.coord_shape) @ g
@@ -203,7 +203,7 @@ def test_log_abs_det_is_as_accurate_as_its_roundings_say(case: ChartCase) -> Non
     # a float32 point of the simplex is none in float64
     for h, at in ((g, x), (g.inv, z)) if case.square else ((g.inv, z),):
         allowed = 10 * torch.finfo(torch.float32).eps * log_det_roundings(h, at)
-        assert allowed.shape == (3, 4) and bool((allowed == 0).all()) == g.exact
+        assert allowed.shape == (3, 4) and bool((allowed == 0).all()) == g.moves_entries
         assert ((h.log_abs_det(at).detach().double() - exactly(h, at)).abs() <= allowed).all()
         assert (allowed <= 1e-4 * z[0, 0].numel()).all()
 
@@ -242,19 +242,19 @@ def test_denormal_points_are_known_to_less(dtype: torch.dtype) -> None:
     assert roundtrip(Log((1,)).inv, z).error > 100 * eps * z.abs().max()
 
 
-def test_points_of_any_size_have_a_certificate() -> None:
+def test_points_of_any_size_have_a_amplification() -> None:
     for size in (1e-30, 1e30):
         r = roundtrip(Identity((4,)), torch.full((3, 4), size))
-        assert r.certificate == pytest.approx(2 * size) and r.ok
+        assert r.amplification == pytest.approx(2 * size) and r.ok
 
 
 def test_more_probes_find_no_smaller_error() -> None:
     torch.manual_seed(0)
     g, x = stressed(AffineCoupling, 16, 1.5), torch.randn(8, 16)
-    assert rounding(g, x, probes=1) <= rounding(g, x, probes=4) <= roundtrip(g, x, probes=16).certificate
+    assert rounding(g, x, probes=1) <= rounding(g, x, probes=4) <= roundtrip(g, x, probes=16).amplification
 
 
-def test_the_certificate_of_a_lattice_allows_half_a_step_for_each_of_three_results() -> None:
+def test_the_amplification_of_a_lattice_allows_half_a_step_for_each_of_three_results() -> None:
     g = LatticeCoupling((4,), MLP(2, 2, 8), bits=10)
     r = roundtrip(g, torch.randn(100, 4))
     assert r.ok and 0.3 * r.error <= r.predicted

@@ -1,4 +1,4 @@
-"""Certificate (numerical_honesty.md): an error e_l of z_l, on the way up or down, reaches the point as J_l^-1 e_l, J_l the
+"""Amplification (numerical_honesty.md): an error e_l of z_l, on the way up or down, reaches the point as J_l^-1 e_l, J_l the
 Jacobian of (g_l ... g_1): to first order the round trip loses the sum over l, and rounding has |e_l| of about eps |z_l|.
 
 Assumed: the layers are smooth. Proved by induction for any number of layers and dimensions; that the rest is of second order,

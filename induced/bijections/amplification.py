@@ -22,32 +22,32 @@ class Roundtrip(NamedTuple):
     Attributes:
         error: the norm |g^-1(g(x)) - x|, measured.
         ulp: the largest entry of that, in units in the last place of the largest entry of x.
-        certificate: `rounding(g, x)`: the norm of the error that rounding may make, in multiples of eps.
-        predicted: the certificate times eps, in the units of `error`.
+        amplification: `rounding(g, x)`: the norm of the error that rounding may make, in multiples of eps.
+        predicted: the amplification times eps, in the units of `error`.
     """
 
     error: float
     ulp: float
-    certificate: float
+    amplification: float
     predicted: float
 
     @property
     def ok(self) -> bool:
-        """Whether rounding explains the error: it is at most ten times what the certificate predicts."""
+        """Whether rounding explains the error: it is at most ten times what the amplification predicts."""
         return self.error <= 10 * self.predicted < math.inf
 
     def __str__(self) -> str:
         verdict = "explained by rounding" if self.ok else "NOT explained by rounding"
         return (
-            f"round trip off by {self.error:.2e} ({self.ulp:.3g} ulp), certificate {self.certificate:.3g} eps = "
+            f"round trip off by {self.error:.2e} ({self.ulp:.3g} ulp), amplification {self.amplification:.3g} eps = "
             f"{self.predicted:.2e}: {verdict}"
         )
 
 
 def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roundtrip:
-    """|g^-1(g(x)) - x| as measured, beside its certificate eps sum_l |J_{(g_l ... g_1)^-1}| |z_l|, taken layer by layer.
+    """|g^-1(g(x)) - x| as measured, beside its amplification eps sum_l |J_{(g_l ... g_1)^-1}| |z_l|, taken layer by layer.
 
-    The certificate is an estimate, not a proof: it adds one rounding to every coordinate of every layer, with random signs, and
+    The amplification is an estimate, not a proof: it adds one rounding to every coordinate of every layer, with random signs, and
     takes the worst of a few draws. So it may miss the worst direction, and it may exceed what roundings that cancel do. Over
     couplings of random weights up to where they break, the error was 1/40 to 5 times what it predicted; `ok` allows 10. It is of
     first order: an error of the size of the point is beyond it but foretold, so look at `predicted` before relying on a chart.
@@ -58,17 +58,17 @@ def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roun
         probes: as in `rounding`.
 
     Law:
-        `r.error <= 10 * r.predicted` (docs/theory/numerical_honesty.md; laws/test_certificate.py)
+        `r.error <= 10 * r.predicted` (docs/theory/numerical_honesty.md; laws/test_amplification.py)
     """
     if x.numel() == 0:
         return Roundtrip(0.0, 0.0, 0.0, 0.0)
     with torch.no_grad():
         difference = (chart.inverse(chart(x)) - x).reshape(-1, math.prod(chart.shape))
-    eps, certificate = torch.finfo(x.dtype).eps, rounding(chart, x, probes=probes)
+    eps, amplification = torch.finfo(x.dtype).eps, rounding(chart, x, probes=probes)
     largest = x.detach().reshape(difference.shape).abs().amax(-1).clamp(min=torch.finfo(x.dtype).tiny)
     # 2^(e-1) <= |x| < 2^e
     ulps = difference.abs().amax(-1) / torch.ldexp(torch.full_like(largest, eps), torch.frexp(largest).exponent - 1)
-    return Roundtrip(_worst(scaled_norm(difference, -1)), _worst(ulps), certificate, eps * certificate)
+    return Roundtrip(_worst(scaled_norm(difference, -1)), _worst(ulps), amplification, eps * amplification)
 
 
 def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> float:
@@ -80,7 +80,7 @@ def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, prob
     down the layers for all probes: an estimate of sum_l J_{(g_l ... g_1)^-1} |z_l|, layer by layer, so that cancellation inside a
     composition counts. The error that coordinates may make through g(g^-1(z)) is `rounding(g.inv, z)`.
 
-    A layer with a `resolution` rounds what it is given to its lattice, by half a step, and is exact from there on; it rounds
+    A layer with a `lattice_step` rounds what it is given to its lattice, by half a step, and is exact from there on; it rounds
     nothing that comes from a lattice as coarse as its own. Half a step is a bound and not an estimate that needs the ten times of
     `ok`: it counts 3/10, so that a law may join three results, each off by all of it.
 
@@ -150,7 +150,7 @@ def log_det_roundings(chart: Bijection, x: Tensor) -> Tensor:
     with torch.no_grad():
         pairs = zip(slopes, _sizes(layers, points), strict=False)
         carried = [(slope * size).reshape(*x.shape[:batch], -1) for slope, size in pairs if slope is not None]
-        added = [n + log_det for layer, log_det in zip(layers, map(torch.abs, log_dets), strict=True) if not layer.exact]
+        added = [n + log_det for layer, log_det in zip(layers, map(torch.abs, log_dets), strict=True) if not layer.moves_entries]
         each = torch.cat([x.new_zeros((*x.shape[:batch], 1)), *carried, *(size.unsqueeze(-1) for size in added)], -1)
         return torch.nan_to_num(scaled_norm(each, -1), nan=math.inf, posinf=math.inf)
 
@@ -186,8 +186,8 @@ def _lattice_steps(layers: tuple[Bijection, ...]) -> list[float]:
     """The step of the lattice to which each layer rounds its points; 0 where they lie on it already, or there is none."""
     steps, lattice = [], 0.0
     for layer in layers:
-        steps.append(0.0 if lattice >= layer.resolution else layer.resolution)
-        lattice = lattice if layer.exact else layer.resolution
+        steps.append(0.0 if lattice >= layer.lattice_step else layer.lattice_step)
+        lattice = lattice if layer.moves_entries else layer.lattice_step
     return steps
 
 
