@@ -117,7 +117,7 @@ class ConditionalCoupling(ConditionalBijection):
         kind: Callable[..., Coupling] = AffineCoupling,
     ) -> None:
         super().__init__()
-        self.shape, self.conditioner, self.flip, self.kind = tuple(shape), conditioner, flip, kind
+        self.shape, self.conditioner, self.flip, self.kind = tuple(shape), conditioner, bool(flip), kind
 
     def bind(self, context: Tensor) -> Bijection:
         return self.kind(self.shape, _Bound(self.conditioner, context), flip=self.flip)

@@ -34,7 +34,7 @@ class Coupling(Pieced):
 
     def __init__(self, shape: Sequence[int], conditioner: nn.Module, *, flip: bool = False) -> None:
         super().__init__(shape)
-        self.conditioner, self.flip = conditioner, flip
+        self.conditioner, self.flip = conditioner, bool(flip)
         first = self.shape[0] // 2
         self._sizes = [first, self.shape[0] - first]
         self._axis = -len(self.shape)

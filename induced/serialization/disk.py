@@ -102,6 +102,8 @@ def cannot(be_done: str, path: Path, hint: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise CheckpointError(f"{path}: cannot {be_done} ({error.strerror or error}); {hint}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path}: cannot {be_done} (it is larger than memory); {hint}") from error
 
 
 # --------------------------------------------------------------------------------------------------------------- reading
@@ -112,11 +114,11 @@ def read(path: Path, hint: str, most: int | None = None) -> bytes:
         CheckpointError: it is not there, cannot be read, or is a fifo, socket, device or folder.
     """
     with cannot("be read", path, hint):
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opened, a fifo would be waited for, and a device may do anything
+        if not stat.S_ISREG(path.stat().st_mode):  # opened, a fifo would be waited for, and a device may do anything
             raise CheckpointError(f"{path}: is a folder, fifo, socket or device, not a file; {hint}")
         with path.open("rb") as file:
-            return file.read(found.st_size if most is None else min(most, found.st_size))
+            size = os.fstat(file.fileno()).st_size  # not the path's: another process may have replaced the file meanwhile
+            return file.read(size if most is None else min(most, size))
 
 
 def sha256(content: bytes) -> str:

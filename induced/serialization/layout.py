@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -57,9 +57,12 @@ def as_path(folder: Folder) -> Path:
         CheckpointError: it is none.
     """
     try:
-        return Path(folder)
+        path = Path(folder)
     except TypeError as error:
         raise CheckpointError(f"a folder is a str or an os.PathLike of one, got {folder!r}") from error
+    if "\0" in str(path):
+        raise CheckpointError(f"no folder has a null character in its name, got {folder!r}")
+    return path
 
 
 def key_of(number: str, name: str) -> str:
@@ -99,6 +102,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is not laid out as schema version {VERSION} is: look at {', '.join(wrong)}")
     if "newest_of" not in config and not _SHA256.fullmatch(config["sha256"]):
         raise CheckpointError(f"{path}: names no SHA-256 of its weights, but {config['sha256']!r}"[:300])
+    if config.get("bytes", 0) < 0:
+        raise CheckpointError(f"{path}: says that its weights have {config['bytes']} bytes"[:300])
+    for place in config.get("newest_of", []):
+        inside = PurePosixPath(place) if isinstance(place, str) else None
+        if inside is None or inside.is_absolute() or ".." in inside.parts or "\0" in place:
+            raise CheckpointError(f"{path}: the models of a run lie in folders within it, not in {place!r}"[:300])
     items = [(f"object {number}", item, _OF_OBJECT) for number, item in config.get("objects", {}).items()]
     tensors = [(f"tensor {key}", entry, _OF_TENSOR) for key, entry in config.get("tensors", {}).items()]
     for what, item, kinds in (*items, *tensors):

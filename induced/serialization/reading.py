@@ -1,7 +1,7 @@
 """Models read from disk: both files are checked before anything is built, and only registered classes are."""
 
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import safetensors
@@ -13,7 +13,7 @@ from induced._registry import Recipe, named
 from induced.bijections.normalize import DataDependent
 from induced.errors import CheckpointError, InducedError
 from induced.serialization.allocation import Allowance
-from induced.serialization.disk import DEPTH, read, sha256
+from induced.serialization.disk import DEPTH, cannot, read, sha256
 from induced.serialization.layout import (
     CONFIG,
     DTYPES,
@@ -104,16 +104,14 @@ def _read_pair(folder: Path) -> tuple[Path, dict[str, Any], bytes]:
     raise CheckpointError(f"{folder}: is written to so often that no state of it could be read in {_ATTEMPTS * _WAIT:.0f} s")
 
 
-def _newest(folder: Path, places: list[Any]) -> Path:
+def _newest(folder: Path, places: list[str]) -> Path:
     """The newest model of a run: the last `step-*` of the first of these places that holds one."""
     for place in places:
-        inside = PurePosixPath(place) if isinstance(place, str) else None
-        if inside is None or inside.is_absolute() or ".." in inside.parts:
-            raise CheckpointError(f"{folder / CONFIG}: the models of a run lie in folders within it, not in {place!r}")
-        found = sorted(path.parent for path in (folder / inside).glob(f"step-*/{CONFIG}"))
+        with cannot("be read", folder / CONFIG, "its newest_of names the folders of checkpoints"):
+            found = sorted(path.parent for path in (folder / place).glob(f"step-*/{CONFIG}"))
         if found and "newest_of" not in read_config(found[-1] / CONFIG):
             return found[-1]
-    raise CheckpointError(f"{folder}: is a run without a checkpoint yet, in {', '.join(map(str, places))}")
+    raise CheckpointError(f"{folder}: is a run without a checkpoint yet, in {', '.join(places[:5])}")
 
 
 def _refuse(path: Path, found: bytes) -> NoReturn:

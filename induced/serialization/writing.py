@@ -146,7 +146,8 @@ def save(
     Arguments:
         module: anything of registered classes; whether the whole is in train or in eval mode is kept.
         folder: made if need be.
-        overwrite: write over a config.json or model.safetensors that `save` has not written. Other files are never touched.
+        overwrite: write over a config.json or model.safetensors that `save` has not written, but never over those of a run. Other
+            files are never touched.
         dtype: torch.float16, torch.bfloat16 or torch.float32: wider floating point numbers are stored rounded to it; `load` gives
             their dtype back.
         notes: what config.json says besides, for `induced.serialization.notes`: strict JSON.
@@ -181,8 +182,7 @@ def save(
     content = _text(config)
     if len(content) > MOST_JSON:
         raise CheckpointError(f"{folder}: {CONFIG} would have {len(content)} bytes, {MOST_JSON} is the most: make lists tensors")
-    if not overwrite:
-        require_ours(folder)
+    _require_ours(folder, overwrite)
     _write(folder, content, weights, pending(folder, config["sha256"]))
     return folder
 
@@ -222,19 +222,21 @@ def _text(config: Mapping[str, Any]) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def require_ours(folder: Path) -> None:
-    """Refuse to write over what `save` has not written.
-
-    Raises:
-        CheckpointError: the folder is a file, or holds a run, or is not empty and without a config.json of `save`.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: is a file; a model is saved to a folder")
-    if not folder.exists() or all(is_leftover(path.name) for path in folder.iterdir()):
-        return
+def _require_ours(folder: Path, overwrite: bool) -> None:
+    """Refuse to write over a run, or over what `save` has not written unless that is meant."""
+    with cannot("be written", folder, "choose another folder"):
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder}: is a file; a model is saved to a folder")
+        if not folder.exists() or all(is_leftover(path.name) for path in folder.iterdir()):
+            return
+    for name in (CONFIG, WEIGHTS):
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise CheckpointError(f"{folder / name}: is a folder, where a model has a file: remove it, or choose another folder")
     try:
         config = read_config(folder / CONFIG)
     except CheckpointError as error:
+        if overwrite:
+            return
         raise CheckpointError(
             f"{folder}: is not empty, and holds no model that induced saved ({error}); choose another folder, or give "
             f"overwrite=True to replace {CONFIG} and {WEIGHTS} in it"
@@ -245,9 +247,9 @@ def require_ours(folder: Path) -> None:
 
 def _write(folder: Path, config: bytes, weights: bytes, beside: Path) -> None:
     """Replace the model of a folder; renaming config.json is the moment when the new one takes the place of the old one."""
-    created = not folder.exists()
     hint = f"{len(config) + len(weights)} bytes were to be stored, and the folder holds what it held"
     with cannot("be written", folder, hint):
+        created = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             _finish(folder)
@@ -261,8 +263,9 @@ def _write(folder: Path, config: bytes, weights: bytes, beside: Path) -> None:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
                 raise
-            _finish(folder)
-            sync(folder)
+            with cannot("be put in order", folder, f"it holds the new model, with its weights in {beside.name}: save it again"):
+                _finish(folder)
+                sync(folder)
 
 
 def _finish(folder: Path) -> None:
@@ -272,5 +275,5 @@ def _finish(folder: Path) -> None:
         if (beside := pending(folder, digest)).exists():
             os.replace(beside, folder / WEIGHTS)
     for path in folder.iterdir():
-        if is_leftover(path.name):
+        if is_leftover(path.name) and not path.is_dir():
             path.unlink(missing_ok=True)
