@@ -99,20 +99,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     register_others()
-    if arguments in ([], ["--help"], ["-h"]):
-        print(overview())
-        sys.exit(0 if arguments else 2)
-    if arguments == ["--version"]:
-        print(f"induced {induced.__version__}")
-        return
     try:
-        name, command, rest = chosen(arguments)
-        tyro.cli(command, prog=f"induced {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
-        sys.stdout.flush()
+        _run(arguments)
     except BrokenPipeError:  # of `induced info FOLDER | head`; the flush at exit would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InducedError as error:
         sys.exit(f"induced: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"induced: {where}{error.strerror or error}")
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if arguments in ([], ["--help"], ["-h"]):
+        print(overview(), flush=True)
+        sys.exit(0 if arguments else 2)
+    if arguments == ["--version"]:
+        print(f"induced {induced.__version__}", flush=True)
+        return
+    name, command, rest = chosen(arguments)
+    tyro.cli(command, prog=f"induced {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    print(end="", flush=True)
 
 
 if __name__ == "__main__":

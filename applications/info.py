@@ -11,6 +11,7 @@ from applications.application import family_of, owner
 from applications.common.runs import Run
 from induced import LinearizerOperator, load
 from induced.errors import CheckpointError
+from induced.serialization.disk import read_json
 from induced.serialization.layout import CONFIG, read_config
 
 WIDTH = 12
@@ -40,7 +41,7 @@ def described(folder: Path) -> str:
         notes["model"] = config["objects"]["0"]["arguments"]
     lines += _table("settings", flat(notes))
     if (folder / "report.json").exists():
-        lines += _table("figures", flat(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+        lines += _table("figures", flat(read_json(folder / "report.json")))
     return "\n".join(lines)
 
 
@@ -60,7 +61,8 @@ def _progress(stage: Run, folder: Path) -> list[str]:
     if not (stage.folder / CONFIG).exists():
         return [f"{name:<{WIDTH}} not begun"]
     records, saved = stage.metrics(), [path.name for path in stage.checkpoints()]
-    done, asked = records[-1]["step"] if records else 0, stage.config().get("training", {}).get("steps", "?")
+    training = stage.config().get("training")
+    done, asked = records[-1]["step"] if records else 0, training.get("steps", "?") if isinstance(training, dict) else "?"
     lines = [f"{name:<{WIDTH}} {done} of {asked}; checkpoints: {', '.join(saved) or 'none yet'}"]
     if records:
         shown = (f"{key} {value:.4g}" for key, value in records[-1].items() if key != "step" and isinstance(value, int | float))

@@ -21,6 +21,8 @@ from induced.serialization.disk import json_bytes, parse_json, read, read_json, 
 SCHEMA: Final = 2
 """Version of the layout; another one is refused."""
 
+STATE: Final = "state.json"
+"""The file that makes a folder a checkpoint."""
 _KIND: Final = "induced-training"
 _TENSOR_FILES: Final = ("training.safetensors", "optimizer.safetensors")
 _FILES: Final = ("config.json", *_TENSOR_FILES, "optimizer.json")
@@ -95,7 +97,7 @@ def write(
     hashes["config.json"] = sha256(read(folder / "config.json", "it was just written"))
     aliases = {name: names for name, (_, names) in packed.items()}
     record = {"kind": _KIND, "schema": SCHEMA, "step": step, "aliases": aliases, "sha256": hashes}
-    for name, content in (contents | {"state.json": json_bytes(record)}).items():
+    for name, content in (contents | {STATE: json_bytes(record)}).items():
         write_synced(folder / name, content)
 
 
@@ -106,7 +108,7 @@ def step_of(path: Path) -> int:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint and verify kind, schema, step, presence and hashes."""
-    state = read_json(path / "state.json")
+    state = read_json(path / STATE)
     if state.get("kind") != _KIND or state.get("schema") != SCHEMA:
         raise CheckpointError(
             f"{path}: is of kind {state.get('kind')!r}, schema {state.get('schema')!r}; this version reads "

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from applications.common.checkpoints import STATE
 from applications.common.runs import last_stage
 from induced.errors import CheckpointError
 from induced.serialization import load, notes, register, save
@@ -89,6 +90,15 @@ def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
 
 
 def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
-    """`export` of a model at hand that was made from the one in the folder `source`."""
+    """`export` of a model at hand that was made from the one in the folder `source`.
+
+    Raises:
+        CheckpointError: the folder is `source` or a checkpoint, whose digits or whose training would be lost; or as `export`.
+    """
+    if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
+        raise CheckpointError(
+            f"{folder}: holds {'a checkpoint of a run' if (folder / STATE).exists() else 'the model itself'}, which an export would "
+            "replace in half precision: choose another folder"
+        )
     kept = {name: value for name, value in notes(source).items() if name != "model"}
     return save(model, folder, dtype=None if getattr(model, "keeps_digits", False) else torch.float16, notes=kept)

@@ -35,7 +35,7 @@ def held(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
 
 def _taken(path: Path, busy: Callable[[str], None]) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)  # a link's target is not written
         if fcntl is None:
             return handle
         try:

@@ -55,8 +55,9 @@ def delete_run(folder: Path) -> None:
     """Delete what the manifest of a run lists, stages first, and folders that are empty then; without effect on another folder.
 
     Raises:
-        CheckpointError: as `read_manifest`.
+        CheckpointError: as `require_within`; nothing is deleted then.
     """
+    require_within(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         return
@@ -67,10 +68,33 @@ def delete_run(folder: Path) -> None:
         for path in list(folder.glob(pattern)):
             remove(path)
         places.add(folder / PurePosixPath(pattern).parent)
-    (folder / NAME).unlink()
+    (folder / NAME).unlink(missing_ok=True)
     for place in places - {folder}:
         with suppress(OSError):
             place.rmdir()
+
+
+def require_within(folder: Path) -> None:
+    """Refuse a run whose manifest lists what lies elsewhere.
+
+    Raises:
+        CheckpointError: as `read_manifest`; a pattern is none; or a link leads out of the folder to what is listed.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    try:
+        places = [path.parent for pattern in manifest.files for path in folder.glob(pattern)]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / NAME}: lists what no file can be called ({error}): nothing is deleted there") from error
+    for place in (*places, *(folder / stage for stage in manifest.stages)):
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(
+                f"{place}: leads out of {folder}, to {place.resolve()}: nothing is deleted there; remove the link, or choose another "
+                "folder with --out"
+            )
+    for stage in manifest.stages:
+        require_within(folder / stage)
 
 
 def conflicts(folder: Path) -> list[str]:

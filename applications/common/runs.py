@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from applications.common.checkpoints import Checkpoint, read_checkpoint, step_of, write
 from applications.common.locks import held
-from applications.common.manifest import NAME, Manifest, conflicts, delete_run, read_manifest, write_manifest
+from applications.common.manifest import NAME, Manifest, conflicts, delete_run, read_manifest, require_within, write_manifest
 from induced.errors import CheckpointError
 from induced.serialization import notes
 from induced.serialization.disk import PARTIAL, cannot, json_bytes, plain, remove, replace_file, sync, write_json
@@ -79,6 +79,13 @@ class Run:
             raise CheckpointError(f"{self.folder}: resume and overwrite exclude each other; give one of them")
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"{self.folder}: is a file; a run is a folder: choose another name with --out")
+        if (self.folder / LOCK).exists():  # before advice to overwrite what another process trains
+            with self.locked():
+                pass
+        if resume and not (self.folder / CONFIG).exists():
+            raise CheckpointError(f"{self.folder}: holds no run to go on with; start without --resume")
+        if overwrite:
+            require_within(self.folder)
         manifest, found = read_manifest(self.folder), conflicts(self.folder)
         if manifest is None and self.maker != TRAIN and self.folder.exists():
             found = [path.name for path in self.folder.iterdir() if path.name != LOCK]
@@ -101,9 +108,6 @@ class Run:
             )
         changed = self._changed_settings(config) if resume else []
         self._require_room(needed)
-        if (self.folder / LOCK).exists():
-            with self.locked():
-                pass
         return changed
 
     def begin(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, needed: int = 0) -> list[str]:
@@ -192,7 +196,7 @@ class Run:
             CheckpointError: a finished line is no record with a "step".
         """
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
         records = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -249,16 +253,21 @@ class Run:
         place = self.folder / "checkpoints"
         target = place / f"step-{step:08d}"
         partial = place / f"{PARTIAL}{target.name}-{os.getpid()}"
-        remove(partial)
-        write(partial, step, model, average, optimizer, self.config() | {"step": step})
-        sync(partial)
-        if (self.folder / "metrics.jsonl").exists():
-            sync(self.folder / "metrics.jsonl")
-        _discard(target)
-        os.replace(partial, target)
-        sync(place)
-        for old in self.checkpoints()[:-keep]:
-            _discard(old)
+        with cannot("be written", target, "make room, then go on with --resume from the checkpoint before, if there is one"):
+            remove(partial)
+            try:
+                write(partial, step, model, average, optimizer, self.config() | {"step": step})
+                sync(partial)
+                if (self.folder / "metrics.jsonl").exists():
+                    sync(self.folder / "metrics.jsonl")
+                _discard(target)
+                os.replace(partial, target)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            sync(place)
+            for old in self.checkpoints()[:-keep]:
+                _discard(old)
         return target
 
     def latest(self, fallback: bool = False) -> Checkpoint:
@@ -275,7 +284,7 @@ class Run:
         """
         paths = self.checkpoints()
         if not paths:
-            raise CheckpointError(f"{self.folder}: holds no checkpoint to resume from; start without --resume")
+            raise CheckpointError(f"{self.folder}: holds no checkpoint to resume from; --overwrite starts anew")
         damage: list[str] = []
         for path in reversed(paths):
             try:
@@ -324,10 +333,11 @@ class Run:
         kept = {name: value for name, value in self.config().items() if name != "data" or name in config}
         stored, given = _flatten(kept), _flatten(json.loads(json_bytes(config)))
         names = [name for name in sorted(stored.keys() | given.keys()) if _shown(stored, name) != _shown(given, name)]
+        same = stored.get("data.sha256") == given.get("data.sha256")  # a file may have another place or name by now
         differing = [
             f"{name} (config.json: {_shown(stored, name)}, now: {_shown(given, name)})"
             for name in names
-            if name.rpartition(".")[2] not in FREE_SETTINGS
+            if name.rpartition(".")[2] not in FREE_SETTINGS and not (name == "data.name" and same)
         ]
         if differing:
             data = "; the data are not those that it was trained on" if any(n.startswith("data.") for n in names) else ""

@@ -164,7 +164,9 @@ def write_rows(out: Path, rows: Tensor, folder: Path) -> Path:
     Raises:
         DomainError: the name ends otherwise.
     """
-    columns = notes(folder).get("columns") or [f"x{k + 1}" for k in range(rows.shape[1])]
+    columns = notes(folder).get("columns")
+    if not isinstance(columns, list) or len(columns) != rows.shape[1]:
+        columns = [f"x{k + 1}" for k in range(rows.shape[1])]
     if out.suffix == ".png":
         return corner(out, {"samples": rows}, columns)
     if out.suffix != ".csv":

@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_offered(run: Run,
 
 
 def test_without_a_good_checkpoint_there_is_no_fallback(run: Run) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from; start without --resume"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from; --overwrite starts anew"):
         run.latest()
     truncate(save(run, 5))
     with pytest.raises(CheckpointError, match="There is none before it: --overwrite starts anew"):

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,6 +24,9 @@ LEAST: Final = 50
 HELD_OUT: Final = 5
 """One row in so many is held out, chosen by a permutation that depends on the number of rows alone."""
 _SHOWN: Final = 5
+_LARGE: Final = 2**28
+_RATIO: Final = 100
+"""An npz file of more than _LARGE bytes unpacks to at most so many times its own."""
 
 
 @final
@@ -146,7 +151,7 @@ def load_table(name: str, columns: Sequence[str] = ()) -> Table:
     path = Path(name)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: a table ends in {', '.join(SUFFIXES)}; or is one of {', '.join(EXAMPLES)}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, not an error, where no file can be called so
         raise DataError(f"{path}: there is no such file")
     if path.suffix.lower() in (".npy", ".npz"):
         return _from_numpy(path).take(columns)
@@ -160,7 +165,11 @@ def as_table(rows: object, name: str = "rows") -> Table:
         ShapeError: it is no matrix.
         DataError: it holds no numbers, or one that is not finite.
     """
-    array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+    try:
+        # bfloat16 is no dtype of NumPy's, and float64 holds each number of it
+        array = rows.detach().double().cpu().numpy() if isinstance(rows, Tensor) and not rows.is_complex() else np.asarray(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from error
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name}: expected real numbers, got an array of {array.dtype}")
     if array.ndim != 2:
@@ -192,7 +201,8 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
     if not lines:
         raise DataError(f"{path}: is empty")
     headed = any(_number(cell) is None and cell for cell in lines[0][1])
-    names, body = (tuple(lines[0][1]), lines[1:]) if headed else (_numbered(len(lines[0][1])), lines)
+    header = tuple(cell or f"x{k + 1}" for k, cell in enumerate(lines[0][1]))  # pandas leaves that of an index empty
+    names, body = (header, lines[1:]) if headed else (_numbered(len(lines[0][1])), lines)
     for line, cells in body:
         if len(cells) != len(names):
             raise DataError(
@@ -208,7 +218,8 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
                 some = [name for i, name in enumerate(names) if body and _number(body[0][1][i]) is not None]
                 raise DataError(
                     f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. Code it as "
-                    f"numbers, or take other columns: --columns {' '.join(some[:_SHOWN])}{' ...' * (len(some) > _SHOWN)}"
+                    "numbers" + (f", or take other columns: --columns {' '.join(some[:_SHOWN])}" if some else "")
+                    + " ..." * (len(some) > _SHOWN)
                 )
             values[row, place] = math.nan if number is None else number
     if (bad := ~np.isfinite(values)).any():
@@ -231,9 +242,14 @@ def _number(cell: str) -> float | None:
 
 def _from_numpy(path: Path) -> Table:
     try:
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as packed:
+                size = sum(entry.file_size for entry in packed.infolist())
+            if size > max(_LARGE, _RATIO * path.stat().st_size):
+                raise DataError(f"{path}: would unpack to {size} bytes, over {_RATIO} times its own: write it with numpy.savez")
         found = np.load(path, allow_pickle=False)
-        arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        arrays = {"": found} if isinstance(found, np.ndarray) else {name: np.asarray(found[name]) for name in found.files}
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read as an array of numbers ({error})") from error
     if len(arrays) == 1 and (array := next(iter(arrays.values()))).ndim == 2:
         return as_table(array, str(path))
