@@ -103,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(arguments)
     except BrokenPipeError:  # of `induced info FOLDER | head`; the flush at exit would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        after = ": the same command with --resume goes on from the newest checkpoint" if arguments[:1] == ["train"] else ""
+        print(f"\ninduced: interrupted{after}", file=sys.stderr)
+        sys.exit(130)
     except InducedError as error:
         sys.exit(f"induced: {error}")
     except OSError as error:

@@ -63,7 +63,8 @@ def register(
         when: the recipe is for those objects of the class and of its subclasses of which this is true, before their own recipes.
 
     Raises:
-        CheckpointError: another class has this name.
+        CheckpointError: another class has this name; or the class lies in a function, where several may be called the same, and
+            `name` is left out.
 
     Example:
         >>> from induced.bijections import Log
@@ -74,6 +75,8 @@ def register(
         `load(folder)(x) == module(x)` after `save(module, folder)`, bit for bit (laws/test_serialization.py)
     """
     owner = f"{cls.__module__}.{cls.__qualname__}"
+    if name is None and "<locals>" in owner:
+        raise CheckpointError(f"{owner} lies in a function, where several classes may be called so: give register a name= for it")
     name = owner if name is None else name
     if name in _by_name and _by_name[name].owner != owner:
         raise CheckpointError(f"{owner} cannot be registered as {name!r}: that is the name of {_by_name[name].owner}")
@@ -163,6 +166,7 @@ def named(name: str, where: str) -> Recipe:
     if name not in _by_name:
         raise CheckpointError(
             f"{where} is of the class {name!r}, which is not registered: nothing else is built. If it is an application's, "
-            f"install induced[apps]; if it is yours, import the module that registers it first"
+            f"install induced[apps]; if it is yours, import the module that registers it first, or register it with "
+            f"name={name!r} where it has moved"
         )
     return _by_name[name]

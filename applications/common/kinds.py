@@ -96,9 +96,6 @@ def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
         CheckpointError: the folder is `source` or a checkpoint, whose digits or whose training would be lost; or as `export`.
     """
     if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
-        raise CheckpointError(
-            f"{folder}: holds {'a checkpoint of a run' if (folder / STATE).exists() else 'the model itself'}, which an export would "
-            "replace in half precision: choose another folder"
-        )
+        raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
     kept = {name: value for name, value in notes(source).items() if name != "model"}
     return save(model, folder, dtype=None if getattr(model, "keeps_digits", False) else torch.float16, notes=kept)

@@ -90,8 +90,8 @@ def require_within(folder: Path) -> None:
     for place in (*places, *(folder / stage for stage in manifest.stages)):
         if not place.resolve().is_relative_to(folder.resolve()):
             raise CheckpointError(
-                f"{place}: leads out of {folder}, to {place.resolve()}: nothing is deleted there; remove the link, or choose another "
-                "folder with --out"
+                f"{place}: leads out of {folder}, to {place.resolve()}: nothing is deleted there; remove the link, or choose "
+                "another folder with --out"
             )
     for stage in manifest.stages:
         require_within(folder / stage)

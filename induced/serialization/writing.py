@@ -55,7 +55,13 @@ class _Writer:
         self._depth += 1
         entry, number = recipe(module), str(len(self.objects))
         self._ids[id(module)] = number
-        described = entry.describe(module)
+        try:
+            described = entry.describe(module)
+        except AttributeError as error:
+            raise CheckpointError(
+                f"a {entry.name} cannot be saved: {error}; register its constructor's arguments under the names that the module "
+                "keeps them by, or give describe="
+            ) from error
         self._alive.append(described)
         mine = self.objects[number] = {"class": entry.name, "arguments": {}}
         tensors: list[tuple[dict[str, str], Tensor, str]] = []

@@ -251,13 +251,46 @@ def test_another_package_of_the_name_is_named_in_one_line(elsewhere: Path) -> No
 def test_a_reader_that_leaves_early_is_no_error(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`induced info FOLDER | head`."""
+    """`induced info FOLDER | head`, and `induced --help | head`."""
 
-    def closed(folder: Path) -> str:
+    def closed(*_: object) -> str:
         raise BrokenPipeError
 
     replaced: list[int] = []
     monkeypatch.setattr(commands, "described", closed)
+    monkeypatch.setattr(cli, "overview", closed)
     monkeypatch.setattr(cli.os, "dup2", lambda _, descriptor: replaced.append(descriptor))
     cli.main(["info", str(runs["pendulum"])])
-    assert replaced == [sys.stdout.fileno()]
+    cli.main(["--help"])
+    assert replaced == 2 * [sys.stdout.fileno()]
+
+
+def test_what_the_system_refuses_is_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.png").mkdir()
+    sample = ["sample", "--run", runs["flow-matching"], "--n", "1", "--out"]
+    assert refusal(*sample, tmp_path / "x.png") == f"induced: {tmp_path / 'x.png'}: Is a directory"
+    assert refusal(*sample, "/dev/full") == "induced: No space left on device"
+
+
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "described", interrupted)
+    monkeypatch.setitem(application._records, "pendulum", replace(RECORDS["pendulum"], train=interrupted))
+    goes_on = ": the same command with --resume goes on from the newest checkpoint"
+    for command, said in (("train pendulum", goes_on), (f"info {tmp_path}", "")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(command.split())
+        assert end.value.code == 130 and capsys.readouterr().err == f"\ninduced: interrupted{said}\n"
+
+
+def test_figures_and_metrics_that_are_none_are_said(runs: dict[str, Path], tmp_path: Path) -> None:
+    Run(tmp_path).begin({"application": "pendulum", "training": 3})
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n")
+    assert "metrics.jsonl: line 1 is no record with a step" in refusal("info", tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "report.json").write_text("[1]")
+    assert refusal("info", tmp_path).endswith("report.json: holds a JSON list, expected an object")

@@ -253,7 +253,7 @@ def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, cap
     assert load_file(tmp_path / "models" / "mine" / "model.safetensors")["family.offset"].dtype == torch.float16
     command("sample", "--run", tmp_path / "models" / "mine", "--n", 2, "--out", tmp_path / "x.png")
     said = refusal("export", "--run", run, "--out", run)
-    assert "is the folder of a run, whose settings a model would hide: choose another folder" in said and "\n" not in said
+    assert "holds what is exported, or a checkpoint, which an export would replace: choose another" in said and "\n" not in said
 
 
 # ---------------------------------------------------------------------------------------------------- idempotent generators

@@ -194,7 +194,24 @@ def test_a_manifest_that_names_files_elsewhere_deletes_nothing(tmp_path: Path) -
         write_manifest(tmp_path / "run", Manifest("train", files, stages))
         with pytest.raises(CheckpointError, match="is no manifest of a run, whose files lie in its folder: nothing is deleted"):
             delete_run(tmp_path / "run")
+    (tmp_path / "run" / "link").symlink_to(tmp_path)
+    for files, stages in ((("link/thesis",), ()), ((), ("link",))):
+        write_manifest(tmp_path / "run", Manifest("train", files, stages))
+        with pytest.raises(CheckpointError, match="run/link: leads out of .*: nothing is deleted there; remove the link"):
+            Run(tmp_path / "run").check({}, overwrite=True)
+    write_manifest(tmp_path / "run", Manifest("train", ("***",)))
+    with pytest.raises(CheckpointError, match=r"manifest.json: lists what no file can be called \(Invalid pattern"):
+        delete_run(tmp_path / "run")
     assert (tmp_path / "thesis").exists()
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis")
+    with pytest.raises(CheckpointError, match="cannot be written .Too many levels"), Run(tmp_path / "run").locked():
+        pass
+    assert (tmp_path / "thesis").read_text() == "mine"
 
 
 def test_a_run_that_a_kill_ended_at_birth_can_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,10 +325,24 @@ def test_an_export_hides_no_run_and_no_strangers_files(tmp_path: Path, monkeypat
     train(tmp_path / "run")
     strangers(tmp_path / "mine")
     held = listing(tmp_path)
-    for out, message in (("run", "is the folder of a run, whose settings a model would hide"), ("mine", "holds no model that")):
+    for out, message in (("run", "holds what is exported"), ("mine", "holds no model that")):
         monkeypatch.setattr(sys, "argv", ["induced", "export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / out)])
         with pytest.raises(SystemExit, match=message):
             cli.main()
+    assert listing(tmp_path) == held
+
+
+def test_an_export_replaces_neither_a_checkpoint_nor_the_model_itself(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    induced.serialization.save(induced.load(tmp_path / "run"), tmp_path / "whole")
+    held = listing(tmp_path)
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step-00000004")
+    for source, out in (
+        (str(tmp_path / "run"), checkpoint),
+        (str(tmp_path / "whole"), str(tmp_path / "run" / ".." / "whole")),
+    ):
+        with pytest.raises(SystemExit, match="holds what is exported, or a checkpoint, which an export would replace: choose"):
+            cli.main(["export", "--run", source, "--out", out])
     assert listing(tmp_path) == held
 
 
@@ -331,7 +362,7 @@ def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) ->
         assert other.is_alive()
         time.sleep(0.01)
     held = listing(tmp_path / "run")
-    for options in ({"resume": True}, {"overwrite": True}):
+    for options in ({"resume": True}, {"overwrite": True}, {}):
         message = (
             f"run: process {other.pid} on .* trains in this folder; wait for it, end it, or choose another folder with --out$"
         )
@@ -364,10 +395,11 @@ def test_tensors_are_told_apart_on_resume(tmp_path: Path) -> None:
         def forward(self, batch: dict[str, Tensor], draws: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"loss": (self.model(batch["images"]) ** 2).mean()}
 
-    def go(seed: int, **options: Any) -> None:
+    def go(seed: int, name: str = "rows", **options: Any) -> None:
         rows = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-        fit(Squared(), Tensors("rows", {"images": rows}), toy.CONFIG, Run(tmp_path), device="cpu", **options)
+        fit(Squared(), Tensors(name, {"images": rows}), toy.CONFIG, Run(tmp_path), device="cpu", **options)
 
     go(0)
     with pytest.raises(CheckpointError, match=r"data\.sha256 .*; the data are not those that it was trained on"):
         go(1, resume=True)
+    go(0, resume=True, name="rows elsewhere")  # a file that was moved holds what it held

@@ -1,5 +1,6 @@
 """Tables: what a file may hold, read right or refused with where and what to do; constant columns, splits and csv text."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,8 @@ def test_columns_are_taken_in_the_order_given_and_text_elsewhere_does_not_matter
         ("a,b\n1,2\n3\n", "line 3: has 1 cells, expected 2, one for each of a, b"),
         ("a,b\n1,2\n,3\n4,NaN\n5,inf\n", r"3 of 4 rows hold no number, .* in a, b \(line 3, 4, 5\): leave these rows out, fill"),
         ("a,b\n1,?\n2,NA\n3,null\n4,none\n5,n/a\n6,-\n", r"6 of 6 rows .* in b \(line 2, 3, 4, 5, 6 ...\)"),
+        ("a\nx\n", r"column 'a' holds text, 'x'; expected a number\. Code it as numbers$"),
+        (",b\n,1\n", r"1 of 1 rows .* in x1 \(line 2\)"),
         ("a,a\n1,2\n", "more than one column is called 'a'; give each its own name"),
         ('a,b\n1,"2\n', r"line 2: is no csv \(unexpected end of data\)"),
     ],
@@ -78,7 +81,13 @@ def test_other_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         load_table(written(tmp_path, "a,b\n1,2\n"), ["c"])
     np.save(tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
     (tmp_path / "short.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:20])
-    for name in ("objects.npy", "short.npy"):
+    (tmp_path / "vast.npy").write_bytes(
+        b"\x93NUMPY\1\0v\0{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000)}" + b" " * 52
+    )
+    np.savez(tmp_path / "whole.npz", a=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-9])
+    (tmp_path / "flipped.npz").write_bytes((tmp_path / "whole.npz").read_bytes().replace(bytes(24), bytes(23) + b"1"))
+    for name in ("objects.npy", "short.npy", "vast.npy", "cut.npz", "flipped.npz"):
         with pytest.raises(DataError, match=f"{name}: cannot be read as an array of numbers"):
             load_table(str(tmp_path / name))
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
@@ -86,6 +95,13 @@ def test_other_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     for name, shapes in (("cube.npy", r"\(2, 2, 2\)"), ("lengths.npz", r"'a': \(3,\), 'b': \(4,\)")):
         with pytest.raises(DataError, match=f"expected one matrix .* got the shapes .*{shapes}"):
             load_table(str(tmp_path / name))
+    with pytest.raises(DataError, match="nnn.csv: there is no such file"):
+        load_table("n" * 300 + ".csv")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as packed, packed.open("X.npy", "w") as file:
+        for _ in range(300):
+            file.write(bytes(2**20))
+    with pytest.raises(DataError, match="bomb.npz: would unpack to 314572800 bytes, over 100 times its own: write it with numpy"):
+        load_table(str(tmp_path / "bomb.npz"))
     np.savez(tmp_path / "text.npz", a=np.zeros(3), b=np.array(["x", "y", "z"]))
     with pytest.raises(DataError, match="column 'b' holds <U1, expected real numbers"):
         load_table(str(tmp_path / "text.npz"))
@@ -94,6 +110,10 @@ def test_other_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_matrix_of_numbers_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"expected a matrix \(N, n\), one row a sample, got shape \(5,\)"):
         as_table(torch.zeros(5))
+    for odd in ([[1.0], [1.0, 2.0]], torch.eye(3).to_sparse(), torch.zeros(3, 2, device="meta")):
+        with pytest.raises(DataError, match="rows: cannot be read as an array of numbers"):
+            as_table(odd)
+    assert torch.equal(as_table(torch.full((2, 2), 1.5, dtype=torch.bfloat16)).rows, torch.full((2, 2), 1.5).double())
     for wrong in (np.zeros((3, 2), complex), [["a", "b"]], [[None, 1.0]]):
         with pytest.raises(DataError, match="expected real numbers, got an array of"):
             as_table(wrong)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 import torch
@@ -160,6 +161,22 @@ def test_a_reader_beside_writers_always_gets_a_whole_model(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == FILES
 
 
+def test_a_file_that_is_replaced_by_a_longer_one_while_it_is_opened_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader beside a writer once read as many bytes of the new config.json as the old one had."""
+    path, real = disk.replace_file(tmp_path / "file", b"old"), Path.open
+
+    def replaced(self: Path, *mode: str) -> IO[bytes]:
+        disk.replace_file(tmp_path / "new", b"longer than before")
+        os.replace(tmp_path / "new", path)
+        return cast(IO[bytes], real(self, *mode))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *mode: replaced(self, *mode) if self == path else real(self, *mode))
+        assert disk.read(path, "") == b"longer than before"
+
+
 @contextlib.contextmanager
 def no_file_above(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -234,6 +251,25 @@ def test_a_file_system_that_syncs_no_folders_is_written_to_and_another_failure_i
     assert saved(tmp_path) == 1
 
 
+def test_what_fails_after_the_switch_is_not_called_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(model(1), tmp_path)
+    real = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target).name == "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(disk.os, "replace", failing)
+    with pytest.raises(
+        CheckpointError, match=r"put in order .Input/output error.; it holds the new model, .* in \.model-.*: save it again"
+    ):
+        save(model(2), tmp_path)
+    assert saved(tmp_path) == 2
+    monkeypatch.undo()
+    assert saved(save(model(2), tmp_path)) == 2 and sorted(os.listdir(tmp_path)) == FILES
+
+
 def test_an_interrupt_at_the_moment_of_the_switch_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(model(1), tmp_path)
     real = os.replace
@@ -252,5 +288,38 @@ def test_an_interrupt_at_the_moment_of_the_switch_loses_nothing(tmp_path: Path, 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file/model: cannot be written \(Not a directory\)"):
-        save(model(1), tmp_path / "file" / "model")
+    for folder, message in (
+        (tmp_path / "file" / "model", r"file/model: cannot be written \(Not a directory\)"),
+        (tmp_path / ("n" * 300), r"nnn: cannot be written \(File name too long\); choose another folder"),
+        ("nu\0l", r"no folder has a null character in its name, got 'nu\\x00l'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            save(model(1), folder)
+    with pytest.raises(CheckpointError, match="null character"):
+        load("nu\0l")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_where_a_model_has_a_file_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    save(model(1), tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match=f"{name}: is a folder, where a model has a file: remove it, or choose another"):
+            save(model(2), tmp_path, overwrite=overwrite)
+    assert sorted(os.listdir(tmp_path)) == FILES and (tmp_path / name / "mine").exists()
+
+
+@forks
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to become another user")
+def test_a_folder_of_another_user_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+
+    def as_nobody() -> None:
+        os.chdir(tmp_path)
+        os.setuid(65534)
+        with pytest.raises(CheckpointError, match="mine: cannot be written .Permission denied.; choose another folder"):
+            save(model(1), "mine")
+
+    assert os.waitpid(child(as_nobody), 0)[1] == 0

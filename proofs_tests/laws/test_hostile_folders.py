@@ -64,6 +64,7 @@ LARGE: list[tuple[str, Objects, str]] = [
 """Configs of some hundred bytes; the first asks for 40 GB, and the U-Net took 3.6 GB."""
 TANH = {"1": {"class": "torch.Tanh", "arguments": {}}}
 COUPLING = {"shape": [4], "conditioner": {"ref": "1"}, "flip": False, "names": [], "kind": "Linearizer"}
+ADDITIVE = {"shape": [4], "conditioner": {"ref": "1"}, "flip": {"ref": "1"}}
 OTHERWISE = "reads its arguments otherwise than they stand there"
 UNBUILT = "cannot be built of its arguments"
 ODD: list[tuple[str, Objects, str]] = [
@@ -72,6 +73,11 @@ ODD: list[tuple[str, Objects, str]] = [
     ("a fraction for a side", of("bijections.Identity", shape=[2.7]), rf"Identity, {OTHERWISE}: shape as \(2,\)"),
     ("true for a side", of("bijections.Identity", shape=[True]), rf"Identity, {OTHERWISE}: shape as \(1,\)"),
     ("a default left out", of("bijections.Affine", shape=[2]), f"Affine, {OTHERWISE}: scale as"),
+    (
+        "a module for a flag",
+        of("bijections.AdditiveCoupling", **ADDITIVE) | TANH,
+        rf"AdditiveCoupling, {OTHERWISE}: flip as True",
+    ),
     ("a negative side", of("bijections.Identity", shape=[-2]), f"Identity, {UNBUILT}: the sides of a chart are at least 1"),
     ("a negative size", of("torch.Linear", **LINEAR | {"in_features": -1}), f"Linear, {UNBUILT}: Trying to create"),
     ("text for a size", of("torch.Linear", **LINEAR | {"in_features": "a"}), f"Linear, {UNBUILT}: empty"),

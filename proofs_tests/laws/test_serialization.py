@@ -378,11 +378,12 @@ def test_of_a_run_the_newest_model_of_the_first_place_that_has_one_is_loaded(tmp
     assert load(run).shape == (100,)
     save(Log((5,)), run / "second" / "checkpoints" / "step-00000001")
     assert load(run).shape == (5,)
-    with pytest.raises(CheckpointError, match="run: is the folder of a run, whose settings a model would hide"):
-        save(Log((2,)), run)
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match="run: is the folder of a run, whose settings a model would hide"):
+            save(Log((2,)), run, overwrite=overwrite)
 
 
-@pytest.mark.parametrize("place", ["../other", "/tmp", 3, "a/../../b"])
+@pytest.mark.parametrize("place", ["../other", "/tmp", 3, "a/../../b", "nu\0l"])
 def test_a_run_that_points_out_of_its_folder_is_refused(place: Any, tmp_path: Path) -> None:
     save(Log((2,)), tmp_path / "other" / "step-00000001")
     with pytest.raises(CheckpointError, match="the models of a run lie in folders within it, not in"):

@@ -5,6 +5,7 @@ import json
 import pickle
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from induced.bijections.networks import MLP
 from induced.errors import CheckpointError, DtypeError
 from induced.operators import Dense
 from induced.serialization import load, register, save
+from induced.serialization.disk import cannot
 from proofs_tests.units.case import Case
 
 
@@ -119,10 +121,18 @@ def _busy() -> object:
         return _without_a_hash(b"short")()
 
 
-def _a_folder() -> object:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").mkdir()
-        return load(folder)
+def _a_folder(act: Callable[[str], object] = load) -> Callable[[], object]:
+    def acted() -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").mkdir()
+            return act(folder)
+
+    return acted
+
+
+def _vast() -> None:
+    with cannot("be read", Path("file"), "a file was expected"):
+        raise MemoryError
 
 
 def _chain(length: int) -> dict[str, Any]:
@@ -157,6 +167,25 @@ class _OfDict(nn.Module):
 
 
 register(_OfDict, describe=lambda m: {"options": {"a": 1}}, name="tests.OfDict")
+
+
+class _Forgetful(nn.Module):
+    pass
+
+
+register(_Forgetful, "size", name="tests.Forgetful")
+
+
+def _local() -> None:
+    def make() -> type[nn.Module]:
+        class Model(nn.Module):
+            pass
+
+        return Model
+
+    register(make())
+
+
 CASES = [
     Case(CheckpointError, r"0:options is a dict: an argument is a number, text, None, tensor, module", _unsaved(_OfDict())),
     Case(
@@ -189,6 +218,12 @@ CASES = [
         r"torch.nn.*Bilinear cannot be registered as 'operators.Dense': that is the name of induced.operators.base.Dense",
         lambda: register(nn.Bilinear, name="operators.Dense"),
     ),
+    Case(CheckpointError, r"make.<locals>.Model lies in a function, .*: give register a name= for it", _local),
+    Case(
+        CheckpointError,
+        r"tests.Forgetful cannot be saved: .* no attribute 'size'; register .* under the names that the module keeps them by",
+        _unsaved(_Forgetful()),
+    ),
     Case(CheckpointError, r"is a file; a model is saved to a folder", _into_a_file),
     Case(CheckpointError, r"is not empty, and holds no model .*overwrite=True", _into_foreign),
     Case(CheckpointError, r"holds a Log, not a Linearizer", _other_class),
@@ -205,6 +240,7 @@ CASES = [
     Case(CheckpointError, r"is not laid out as schema version 1 is: look at root", _loaded(lambda c: c.update(root="0"))),
     Case(CheckpointError, r"object 1 is not laid out as", _loaded(lambda c: c["objects"]["1"].update(code="1"))),
     Case(CheckpointError, r"names no SHA-256 of its weights, but 'abc'", _loaded(lambda c: c.update(sha256="abc"))),
+    Case(CheckpointError, r"says that its weights have -9 bytes", _loaded(lambda c: c.update(bytes=-9))),
     Case(CheckpointError, r"is a pickle, whatever its name", _without_a_hash(pickle.dumps(1))),
     Case(CheckpointError, r"other bytes than config.json was saved with", _without_a_hash(b"short")),
     Case(CheckpointError, r"cannot be read as safetensors", _loaded(weights=lambda data: b"short")),
@@ -263,7 +299,14 @@ CASES = [
     Case(CheckpointError, r"100 modules within each other cannot be saved: the deepest is a Log", _deep),
     Case(CheckpointError, r"config.json would have \d+ bytes, 100 is the most: make lists tensors", _long),
     Case(CheckpointError, r"is written to so often that no state of it could be read", _busy),
-    Case(CheckpointError, r"config.json: is a folder, fifo, socket or device, not a file", _a_folder),
+    Case(CheckpointError, r"config.json: is a folder, fifo, socket or device, not a file", _a_folder()),
+    Case(
+        CheckpointError,
+        r"config.json: is a folder, where a model has a file: remove it, or choose",
+        _a_folder(partial(save, Log((2,)))),
+    ),
+    Case(CheckpointError, r"file: cannot be read .it is larger than memory.; a file", _vast),
+    Case(CheckpointError, r"no folder has a null character in its name, got 'a.x00b'", lambda: load("a\0b")),
     Case(
         CheckpointError,
         r"object 100 lies within 100 others, which is the most",
@@ -276,6 +319,7 @@ CASES = [
     ),
     Case(CheckpointError, r"is a run without a checkpoint yet, in checkpoints", _a_run("checkpoints")),
     Case(CheckpointError, r"lie in folders within it, not in '../elsewhere'", _a_run("../elsewhere")),
+    Case(CheckpointError, r"cannot be read \(File name too long\); its newest_of names the folders", _a_run("n" * 300)),
     Case(CheckpointError, r"is the folder of a run, whose settings a model would hide", _a_run()),
     Case(CheckpointError, r"A holds 7e.04, and float16 ends at 6.55e.04", _half),
     Case(

@@ -218,7 +218,8 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
                 some = [name for i, name in enumerate(names) if body and _number(body[0][1][i]) is not None]
                 raise DataError(
                     f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. Code it as "
-                    "numbers" + (f", or take other columns: --columns {' '.join(some[:_SHOWN])}" if some else "")
+                    "numbers"
+                    + (f", or take other columns: --columns {' '.join(some[:_SHOWN])}" if some else "")
                     + " ..." * (len(some) > _SHOWN)
                 )
             values[row, place] = math.nan if number is None else number
@@ -249,6 +250,8 @@ def _from_numpy(path: Path) -> Table:
                 raise DataError(f"{path}: would unpack to {size} bytes, over {_RATIO} times its own: write it with numpy.savez")
         found = np.load(path, allow_pickle=False)
         arrays = {"": found} if isinstance(found, np.ndarray) else {name: np.asarray(found[name]) for name in found.files}
+    except DataError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read as an array of numbers ({error})") from error
     if len(arrays) == 1 and (array := next(iter(arrays.values()))).ndim == 2:
