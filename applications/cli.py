@@ -17,6 +17,7 @@ import applications.style_transfer.record  # noqa: F401  (each registers its app
 import induced
 from applications.application import Application, known, owner
 from applications.commands import check_command, export, info, summary, training
+from applications.common.places import at_home
 from induced._registry import ENTRY_POINTS
 from induced.errors import InducedError
 
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Arguments:
         arguments: Of the command line; those of the process where left out.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [at_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     register_others()
     try:
         _run(arguments)

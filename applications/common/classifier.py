@@ -8,6 +8,7 @@ demand and kept in a cache folder. The pretrained one is made by
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from applications.common.data import ImageSet, load, to_unit, unit_shape, withou
 from applications.common.features import extract
 from applications.common.kinds import load_model
 from applications.common.locks import held
-from applications.common.places import cache_folder
+from applications.common.places import at_home, cache_folder
 from applications.common.randomness import batch_indices, step_generator
 from induced.errors import CheckpointError, DataError, DomainError, DtypeError, MissingExtra, ShapeError
 from induced.serialization import register, save
@@ -289,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
             save_classifier(net, out, record)
             print(f"written to {out}")
 
-    tyro.cli(command, args=arguments)
+    tyro.cli(command, args=list(map(at_home, sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

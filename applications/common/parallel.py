@@ -19,18 +19,33 @@ except ImportError as error:
     raise MissingExtra(f"training needs accelerate ({error}): install induced[apps]") from error
 
 
+_SHARDS = (
+    "whose checkpoints are not those of a run folder; launch without it, and give --shard to share out the optimiser's state"
+)
+_OFF = ("", "0", "false", "no")
+_REFUSED = {
+    **{f"USE_{name}": (name, _OFF, _SHARDS) for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")},
+    "GRADIENT_ACCUMULATION_STEPS": (
+        "gradient accumulation",
+        ("", "1"),
+        "which divides the gradients, while each batch is a step here; unset it, and give --micro-batch to save memory",
+    ),
+    "DYNAMO_BACKEND": ("a compiled model", _OFF, "which no run folder would record; unset it"),
+}
+"""Variables by which accelerate changes a training whatever the program says: what they ask for, when not, and what is wrong."""
+
+
 def accelerator_for(device: Literal["auto", "cpu"]) -> Accelerator:
     """Join the processes that the launcher started.
 
     Raises:
-        DomainError: the launcher was told to shard or to offload by itself.
+        DomainError: the environment, as a launcher or an earlier shell left it, asks to shard or offload, to accumulate
+            gradients, or to compile.
     """
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise DomainError(
-                f"the launcher asks for {name} (ACCELERATE_USE_{name} is set), whose checkpoints are not those of a run "
-                "folder; launch without it, and give --shard to spread the optimiser's state over the processes"
-            )
+    for suffix, (what, without, problem) in _REFUSED.items():
+        value = os.environ.get(name := f"ACCELERATE_{suffix}", "")
+        if value.lower() not in without:
+            raise DomainError(f"the environment asks for {what} ({name}={value}), {problem}")
     # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
     return Accelerator(cpu=device == "cpu" or not has_accelerator(), mixed_precision="no")
 

@@ -38,3 +38,9 @@ def cache_folder(given: Given = None) -> Path:
     """The folder of caches: the given one, else $INDUCED_CACHE, else `induced` among the user's caches on this platform."""
     named = given or os.environ.get("INDUCED_CACHE")
     return Path(named).expanduser() if named else user_cache_path("induced", appauthor=False)
+
+
+def at_home(argument: str) -> str:
+    """An argument whose path begins with `~`, as `--out=~/x` or quoted, which a shell leaves as it is, from the home folder."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + os.path.expanduser(value)

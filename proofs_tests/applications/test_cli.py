@@ -174,6 +174,19 @@ def test_the_pretrained_model_is_taken_where_no_run_is_given(tmp_path: Path) -> 
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir(), elsewhere.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    command("sample", "--n", 1, "--out=~/a.png")
+    command("export", "--out", "~/model")
+    command("sample", "--n", 1, "--run", "~/model", "--out=x~.png")
+    assert {path.name for path in home.iterdir()} == {"a.png", "model"}
+    assert [path.name for path in elsewhere.iterdir()] == ["x~.png"]
+    assert "~" not in refusal("info", "~/gone") and str(home / "gone") in refusal("info", "~/gone")
+
+
 def test_judge_says_when_the_weights_of_inception_are_missing(tmp_path: Path) -> None:
     said = refusal("judge", "--n", 2, "--fid-weights", tmp_path / "inception.pth")
     assert re.search(r"inception\.pth: cannot be read as weights of Inception v3", said)

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file
 
-from applications.common.parallel import accumulate, distribute, has_accelerator
+from applications.common.parallel import accelerator_for, accumulate, distribute, has_accelerator
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
@@ -209,12 +209,29 @@ def test_pieces_that_would_pair_other_images_with_noise_are_refused(tmp_path: Pa
         train_flow(tmp_path, micro_batch=6)
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_a_launcher_that_would_shard_by_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(DomainError, match=rf"the launcher asks for {name}.*launch without it, and give --shard"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("USE_FSDP", "true", "asks for FSDP .*launch without it, and give --shard"),
+        ("USE_DEEPSPEED", "true", "asks for DEEPSPEED .*launch without it, and give --shard"),
+        ("USE_PARALLELISM_CONFIG", "1", "launch without it, and give --shard"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", r"gradient accumulation \(ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4\).*--micro"),
+        ("DYNAMO_BACKEND", "INDUCTOR", r"a compiled model \(ACCELERATE_DYNAMO_BACKEND=INDUCTOR\)"),
+    ],
+)
+def test_an_environment_that_would_change_a_training_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(DomainError, match=message):
         toy.train(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_launcher_sets_by_default_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"USE_FSDP": "false", "GRADIENT_ACCUMULATION_STEPS": "1", "DYNAMO_BACKEND": "no"}.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    assert accelerator_for("cpu").gradient_accumulation_steps == 1
 
 
 if __name__ == "__main__":
