@@ -13,7 +13,7 @@ from applications.common import kinds
 from applications.common.options import ModelSource
 from applications.common.runs import Run
 from applications.info import described
-from induced import LinearOperator, Reports, check
+from induced import LinearOperator, Report, Reports, check
 from induced.checks import load_object
 from induced.checks.run import SAMPLES
 from induced.errors import InducedError, LawViolation, MissingExtra
@@ -80,7 +80,8 @@ def check_command(
             points of more than 65,536 coordinates.
         seed: Seed of the points.
         radius: Largest norm of their coordinates; 2 if absent, or 4,096 steps in each of a lattice.
-        data: Data set that the application checks its model at; the embedded digits if absent, where they have the model's shape.
+        data: Data set or table that the application checks its model at; if absent, the embedded digits where they have the
+            model's shape, and samples of a model of vectors.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
     """
     if target is None:
@@ -100,8 +101,20 @@ def check_command(
     if application is not None and application.laws is not None:
         found += application.laws(model, SAMPLES if samples is None else samples, data, data_dir)
     print(found)
-    if not found.ok:
+    settled = Reports(report for report in found if not _hidden(report, found))
+    if len(settled) < len(found):
+        print(f"{len(found) - len(settled)} of those are unjudgeable in float32, whose roundings hide them, and hold in float64")
+    if not settled.ok:
         raise LawViolation(f"{name}: {found.summary()}")
+
+
+def _hidden(report: Report, found: Reports) -> bool:
+    """Whether float32 is too coarse to judge a law that holds in float64."""
+    if report.verdict != "unjudgeable" or not report.part.startswith("float32"):
+        return False
+    part = report.part.replace("float32", "float64", 1)
+    verdicts = {other.verdict for other in found if (other.part, other.law) == (part, report.law)}
+    return verdicts == {"holds"}
 
 
 def _checked(model: Any, application: Application | None) -> Any:

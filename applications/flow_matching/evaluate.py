@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -16,11 +16,14 @@ from applications.flow_matching.model import DATA, NOISE, FlowMatching, Method
 from applications.flow_matching.sampling import encode, noise
 from induced import Linearizer
 from induced.checks import Report, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
+from induced.checks.measure import compare, longest, noises, not_applicable
 from induced.operators import slogdet
 
 METHODS: tuple[Method, ...] = ("euler", "rk4")
 PEAK = 2.0
 """Images lie in [-1, 1]."""
+STAGES = 4
+"""Of a Runge-Kutta step, each of which rounds."""
 
 
 def in_dtype(model: FlowMatching, dtype: torch.dtype) -> FlowMatching:
@@ -28,11 +31,11 @@ def in_dtype(model: FlowMatching, dtype: torch.dtype) -> FlowMatching:
     return copy.deepcopy(model).to(dtype)
 
 
-def axioms(model: FlowMatching, images: Tensor, *, steps: int = 100) -> dict[str, list[Report]]:
-    """Every law of the slice on the trained model, at real images and noise, in float32 and float64.
+def axioms(model: FlowMatching, points: Tensor, *, steps: int = 100) -> dict[str, list[Report]]:
+    """Every law on the trained model, at data points and noise, in float32 and float64: the library's, and `promises`.
 
     Arguments:
-        images: data points (k, *shape); as many noise images are drawn.
+        points: data points (k, *shape); as many points of noise are drawn.
         steps: steps that the operator collapses.
 
     Returns:
@@ -41,7 +44,7 @@ def axioms(model: FlowMatching, images: Tensor, *, steps: int = 100) -> dict[str
     results = {}
     for dtype in (torch.float32, torch.float64):
         m = in_dtype(model, dtype)
-        x1, x0 = images.to(dtype), noise(m, len(images), seed=1)
+        x1, x0 = points.to(dtype), noise(m, len(points), seed=1)
         f = m.operator(steps)
         results[str(dtype).removeprefix("torch.")] = [
             *check_bijection(m.chart_at(NOISE), x0),
@@ -51,9 +54,41 @@ def axioms(model: FlowMatching, images: Tensor, *, steps: int = 100) -> dict[str
             *check_linear(f, x0),
             *check_adjoint(f, x0, x1),
             *check_penrose(f, x0, x1),
-            *check_svd(f, rank=8),
+            *check_svd(f, rank=min(8, *f.core.shape)),
+            *promises(m, f, x0, x1, steps),
         ]
     return results
+
+
+@torch.no_grad()
+def promises(model: FlowMatching, f: Linearizer, x0: Tensor, x1: Tensor, steps: int) -> list[Report]:
+    """What the model adds to the laws of a Linearizer: one step is the many (eq. 17), points are encoded and decoded, and columns
+    of vectors are standardised and put back.
+
+    Arguments:
+        f: the operator of so many steps.
+        x0, x1: noise and data points.
+    """
+    X, Y = f.domain, f.codomain
+    z0, z1 = X.coords(x0), Y.coords(x1)
+    collapsed, stepped = f.core(z0), model.transport(z0, steps)
+    size, terms = max(longest(z0), longest(stepped)), math.sqrt(model.dim)
+    found = [
+        compare("one step is the many", "eq. 17", collapsed - stepped, size, (STAGES * steps + terms) * size, x0),
+    ]
+    law, cond = "f(f^-1(x)) = x", float(f.cond())
+    if cond < 1 / torch.finfo(x1.dtype).eps:
+        codes = encode(f, x1)
+        decoded = f(codes)
+        (at_codes,), (at_x1, at_decoded) = noises(X, codes), noises(Y, x1, decoded)
+        error = at_x1 + at_decoded + float(f.norm()) * at_codes + cond * terms * longest(z1)
+        found.append(compare(law, "section 5", Y.coords(decoded) - z1, longest(z1), error, x1))
+    else:
+        found.append(not_applicable(law, "section 5", f"B has the condition number {cond:.2g}, and no inverse in {x1.dtype}"))
+    if model.config.vectors:
+        standardised = check_bijection(model.chart_at(DATA, model.encoder), x1)
+        found += [replace(report, law=f"columns standardised: {report.law}") for report in standardised]
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 
 from applications.application import Application, register
 from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.common.data.table import load_table
 from applications.common.options import ModelSource
 from applications.flow_matching import evaluate
 from applications.flow_matching.commands import edit, interpolate_command, invert, judge, sample, tour_command
@@ -17,12 +18,21 @@ from induced import Linearizer, Reports
 
 
 def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -> Reports:
-    """The laws at held-out images and noise, where `induced.check` draws coordinates; at digits unless a data set is named."""
-    if data is None and model.config.shape != DIGITS:
+    """The laws at data points and noise, where `induced.check` draws coordinates, and what the model promises besides.
+
+    Data points are held-out images of a data set, digits unless one is named; for vectors rows of a table, samples unless one is
+    named.
+    """
+    if model.config.vectors:
+        where = "samples" if data is None else f"rows of {data}"
+        points = model.sample(n, torch.Generator().manual_seed(0)) if data is None else load_table(data).rows[:n]
+    elif data is None and model.config.shape != DIGITS:
         return Reports()
-    images = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
-    found = evaluate.axioms(model, images)
-    return Reports(replace(row, part=f"{dtype}: at held-out images") for dtype, rows in found.items() for row in rows)
+    else:
+        where = "held-out images"
+        points = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
+    found = evaluate.axioms(model, points)
+    return Reports(replace(row, part=f"{dtype}: at {where}") for dtype, rows in found.items() for row in rows)
 
 
 APPLICATION = register(

@@ -1,7 +1,9 @@
 """Flow matching on vectors: charts in the units of the data, fits that repeat, runs of tables, and figures that can fail."""
 
+import copy
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +23,12 @@ from applications.common.two_sample import classifier_test, energy_distance
 from applications.flow_matching import fit_flow
 from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import Config, ModelConfig
-from applications.flow_matching.evaluate import log_likelihood
+from applications.flow_matching.evaluate import log_likelihood, promises
 from applications.flow_matching.judging import summary
 from applications.flow_matching.model import DATA, FlowMatching, build
 from applications.flow_matching.vectors import encoded, model_of
-from induced.bijections import Composition
+from induced import Reports
+from induced.bijections import Affine, Composition
 from induced.checks import check_bijection, require
 from induced.errors import DataError, DomainError, ShapeError
 from induced.serialization import save
@@ -63,6 +66,45 @@ def test_charts_of_columns_obey_their_laws(kind: str, dim: int) -> None:
     torch.manual_seed(0)
     g = Composition(*standardising(dim, ()), *couplings(kind, dim, 3, 8)).double()
     require(*check_bijection(g, torch.randn(20, dim, dtype=torch.float64)))
+
+
+@pytest.fixture(scope="module")
+def far_from_zero() -> FlowMatching:
+    """Of a column with mean 1e4 and standard deviation 1e-3, which float32 cannot resolve, beside one of the usual size."""
+    table = rows(100)[:, [0, 2]] * torch.tensor([1e-5, 1.0]) + torch.tensor([1e4, 0.0])
+    return fit_flow(table, steps=1, blocks=1, width=4, batch=16)
+
+
+def test_check_judges_what_a_model_of_vectors_promises(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("check", "--run", small, "--samples", 2)
+    printed = capsys.readouterr().out
+    for dtype in ("float32", "float64"):
+        block = printed.partition(f"{dtype}: at samples\n")[2].partition("\n\n")[0]
+        for law in ("one step is the many", "f(f^-1(x)) = x", "columns standardised: g^-1(g(x)) = x"):
+            assert re.search(rf"^{re.escape(law)} .* holds", block, re.MULTILINE), law
+    assert " 0 violated; " in printed
+
+
+def test_another_number_of_steps_and_a_column_put_back_wrong_are_violations(moons: FlowMatching) -> None:
+    model, x = copy.deepcopy(moons).double(), moons.sample(3, generator()).double()
+    x0 = model.invert(x)
+    found = Reports(promises(model, model.operator(), x0, x, 100))
+    assert found.ok and found.counts()["not applicable"] < 5
+    (report,) = (r for r in promises(model, model.operator(2, "euler"), x0, x, 100) if not r.ok)
+    assert report.law == "one step is the many" and report.verdict == "violated"
+    model.encoder[-1].inverse = lambda z: 1.01 * Affine.inverse(model.encoder[-1], z)
+    broken = {r.law for r in promises(model, model.operator(), x0, x, 100) if r.verdict == "violated"}
+    assert {"f(f^-1(x)) = x", "columns standardised: g^-1(g(x)) = x"} <= broken
+
+
+def test_what_float32_cannot_judge_and_float64_shows_to_hold_is_said_and_is_no_failure(
+    far_from_zero: FlowMatching, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("check", "--run", save(far_from_zero, tmp_path / "far"), "--samples", 2)
+    *_, counts, said = capsys.readouterr().out.splitlines()
+    hidden = re.search(r" 0 violated; (\d+) unjudgeable, ", counts)
+    assert hidden is not None and int(hidden[1]) > 0
+    assert said == f"{hidden[1]} of those are unjudgeable in float32, whose roundings hide them, and hold in float64"
 
 
 def test_the_laws_hold_on_the_rows_that_vary() -> None:
