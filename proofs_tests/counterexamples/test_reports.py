@@ -107,6 +107,22 @@ def test_a_table_is_at_most_120_columns_wide() -> None:
     assert text.count("long") == 30 and "at [1, 1, 1, 1, ...] (3, 3)" in text
 
 
+def test_details_stand_beside_the_rows_where_there_is_room_for_the_longest() -> None:
+    # the columns take 3 + 9 + 8 + 9 + 7 characters, and each is followed by two spaces
+    beside, below = (str(Reports([Report("law", "Prop 1", 1e-9, 1e-8, note=length * "x")])).splitlines() for length in (74, 75))
+    assert len(beside) == 4 and beside[1] == f"law  Prop 1     1.00e-09  1.00e-08   holds    {74 * 'x'}" and len(beside[1]) == 120
+    assert below[1] == "law  Prop 1     1.00e-09  1.00e-08   holds" and below[2] == f"    {75 * 'x'}"
+
+
+def test_a_report_prints_on_one_line() -> None:
+    start = f"{'Prop 1':<12} {'law':<44} "
+    assert str(Report("law", "Prop 1", 1e-9, 0.0)) == f"{start}residual 1.00e-09  tolerance 0         VIOLATED"
+    assert str(Report("law", "Prop 1", math.nan, 0.0, note="n")) == f"{start}VIOLATED  (n)"
+    four, five = (Report("law", "Prop 1", 2.0, 0.5, torch.arange(k) + 0.12345) for k in (4, 5))
+    assert str(four).endswith("VIOLATED  (at [0.1235, 1.123, 2.123, 3.123])")
+    assert str(five).endswith("VIOLATED  (at [0.1235, 1.123, 2.123, 3.123, ...] (5,))")
+
+
 def test_the_html_is_well_formed_and_says_the_same() -> None:
     texts: list[str] = []
     open_tags: list[str] = []
@@ -121,6 +137,11 @@ def test_the_html_is_well_formed_and_says_the_same() -> None:
         def handle_data(self, data: str) -> None:
             texts.append(data)
 
+    left = '<td style="text-align: left">'
+    row = "".join(
+        f"{left}{cell}</td>" for cell in ("a law that raised", "Prop 2", "", "", "VIOLATED", "raised ValueError: &lt;no&gt;")
+    )
+    assert f"<tr>{row}</tr>" in ALL._repr_html_() and "<caption>map f</caption>" in ALL._repr_html_()
     Reader().feed(ALL._repr_html_())
     assert open_tags == []
     assert {report.law for report in ALL} | {report.note for report in ALL if report.note} | {"map f", ALL.summary()} <= set(
