@@ -115,7 +115,7 @@ def _of_one_side(side: Side, error: Noise) -> list[Report]:
     if not _is_one_a_sample(log_det, x) or result.dtype != x.dtype:
         came = f"of {x.dtype} {tuple(x.shape)} it is {log_det.dtype} {tuple(log_det.shape)}, beside {result.dtype}"
         return [Report(law, "contract", math.nan, 0.0, x[0], came)]
-    if not log_det.isfinite().all() and _lost(side, error):
+    if not log_det.isfinite().all() and _lost(side):
         return [unjudgeable(law, "contract", "rounding leaves nothing of it here")]
     finite = exactly(law, "contract", ~log_det.isfinite(), x)
 
@@ -140,10 +140,9 @@ def _is_one_a_sample(log_det: Tensor, x: Tensor) -> bool:
     return log_det.shape == x.shape[:1] and log_det.dtype == x.dtype
 
 
-def _lost(side: Side, error: Noise) -> bool:
-    """Whether rounding may change the coordinates, or log|det J|, by more than can be judged."""
-    share = max(side.known.roundings / (longest(side.result) or 1.0), error.roundings / math.prod(side.f.coord_shape))
-    return FACTOR * torch.finfo(side.x.dtype).eps * share > JUDGEABLE
+def _lost(side: Side) -> bool:
+    """Whether rounding may change the coordinates by more than can be judged."""
+    return FACTOR * torch.finfo(side.x.dtype).eps * side.known.roundings > JUDGEABLE * longest(side.result)
 
 
 def _volume(law: str, statement: str, there: Side, again: Side, error: Noise) -> Report:
@@ -169,7 +168,7 @@ def _volume(law: str, statement: str, there: Side, again: Side, error: Noise) ->
         note = f"estimated at the first sample: {estimate.value:.6g} within {estimate.allowed:.2g}"
         error = error + estimate.allowed / (FACTOR * torch.finfo(x.dtype).eps)
     forward, backward = g.log_abs_det(x).detach().double(), again.f.log_abs_det(z).detach().double()
-    lost = not (forward - backward).isfinite().all() and any(_lost(side, error) for side in (there, again))
+    lost = not (forward - backward).isfinite().all() and any(_lost(side) for side in (there, again))
     if lost or not volume.isfinite().all():
         return unjudgeable(law, statement, "rounding leaves nothing of it, or of the Jacobian, here")
     difference = torch.stack([forward - volume, backward + volume]).abs().amax(0)

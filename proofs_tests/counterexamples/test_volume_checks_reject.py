@@ -180,6 +180,12 @@ def test_check_bijection_names_what_is_wrong_with_a_volume(broken: str, dtype: t
     rejected(check_bijection(make(), torch.randn(6, N, dtype=dtype)), law)
 
 
+@every_dtype
+def test_a_volume_that_is_nan_at_points_that_a_chart_knows_well_is_violated(dtype: torch.dtype) -> None:
+    found = {r.law: r.verdict for r in check_bijection(NotFinite(), torch.randn(6, N, dtype=dtype))}
+    assert [found[f"{side} has one finite log|det J| a sample, of its dtype"] for side in ("g", "g^-1")] == ["violated"] * 2
+
+
 def test_every_law_of_a_volume_has_its_counterexample() -> None:
     found = check_bijection(Scaled(), torch.randn(6, N, dtype=torch.float64))
     require(found)
