@@ -19,22 +19,42 @@ def channelwise(values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def channel_affine(batch: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-scale and shift, per channel, that give the batch mean 0 and variance 1; a constant channel keeps its scale.
+    """Log-scale and shift, per channel, that give the batch mean 0 and variance 1; a constant channel keeps its scale."""
+    size, std, mean, varies = _moments(batch, shape)
+    log_scale = torch.where(varies, -(std.log() + size.log()), 0.0)
+    return log_scale.to(batch), (-mean * torch.where(varies, 1 / std, size)).to(batch)
 
-    A channel is constant where its deviation is below 100 eps times its largest value: what is left are roundings, not data.
+
+def channels_varied(batch: Tensor, shape: Sequence[int]) -> Tensor:
+    """The batch, with variance 1 about the mean in each constant channel, so that an ActNorm of any library keeps its scale."""
+    size, _, mean, varies = _moments(batch, shape)
+    spread = torch.linspace(-1, 1, batch.numel() // shape[0], dtype=size.dtype, device=size.device)
+    spread = (spread / spread.std()).reshape(*batch.shape[: batch.dim() - len(shape)], 1, *shape[1:])
+    return torch.where(channelwise(varies, shape), batch, (channelwise(mean * size, shape) + spread).to(batch))
+
+
+def _moments(batch: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each channel its largest value, the deviation and the mean in units of it, and whether it varies.
+
+    It does not where its samples differ by less than 100 eps of its largest value, position by position: what is left are
+    roundings, and what a chart does near the edges of any picture, not data. The only sample must vary over its positions.
     """
     require_shape(batch, shape, "the batch that initialises an ActNorm")
     require_finite(batch, "the batch that initialises an ActNorm")
-    rows = batch.reshape(-1, *shape).transpose(0, 1).flatten(1) if batch.numel() else batch.new_zeros(shape[0], 0)
+    samples = batch.reshape(-1, *shape).transpose(0, 1)
+    rows = samples.flatten(1) if batch.numel() else batch.new_zeros(shape[0], 0)
     if rows.shape[1] < 2:
         raise ShapeError(f"an ActNorm is initialised by at least two values a channel, got a batch of shape {tuple(batch.shape)}")
     floats = torch.finfo(batch.dtype)
     # relative to the largest value, whose square may be out of range
     size = rows.double().abs().amax(1).clamp(min=floats.tiny)
-    std, mean = torch.std_mean(rows / size.unsqueeze(1), dim=1)
-    varies = (std > 100 * floats.eps) & (std * size > floats.tiny)
-    log_scale = torch.where(varies, -(std.log() + size.log()), 0.0)
-    return log_scale.to(batch), (-mean * torch.where(varies, 1 / std, size)).to(batch)
+    units = rows / size.unsqueeze(1)
+    std, mean = torch.std_mean(units, dim=1)
+    apart = std
+    if samples.shape[1] > 1:
+        positions = units.reshape(*samples.shape[:2], -1)
+        apart = torch.minimum(std, (positions.amax(1) - positions.amin(1)).amax(1))
+    return size, std, mean, (apart > 100 * floats.eps) & (std * size > floats.tiny)
 
 
 class DataDependent(nn.Module):
@@ -70,7 +90,7 @@ class ActNorm(DataDependent, Bijection):
     """z = exp(s) x + b per channel (the first axis of a point); s and b train, and start so that data get mean 0 and variance 1.
 
     `initialize(batch)` is called once, by training; a loaded state needs no call. Use before either raises. A channel whose
-    deviation is below 100 eps times its largest value is constant but for rounding: it gets mean 0 and keeps its scale.
+    samples differ by less than 100 eps times its largest value is constant but for rounding: it gets mean 0 and keeps its scale.
 
     Raises:
         InducedError: used before `initialize`.

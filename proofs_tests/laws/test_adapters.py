@@ -283,6 +283,22 @@ def test_a_flow_that_waits_for_data_says_so_until_it_is_initialised(case: FlowCa
         agree(z.std(0), torch.ones(4), 100)
 
 
+@pytest.mark.parametrize("case", [case for case in FLOWS if case.waits], ids=str)
+@pytest.mark.parametrize("ulps", [0, 1])
+def test_a_channel_that_is_constant_but_for_rounding_is_not_scaled_up(case: FlowCase, ulps: int) -> None:
+    """The libraries divide by its deviation: nflows and FrEIA by 0, normflows by 1e-6."""
+    g = case.build()
+    x = torch.randn(32, *g.shape)
+    x[:, 0] = 0.5
+    x[0, 0] += ulps * 2**-24
+    g.initialize(x)
+    z = g(torch.randn(32, *g.shape)).detach()
+    assert z.abs().max() < 20
+    if "ActNorm" in case.name:
+        agree(g(x).detach()[:, 0], torch.zeros(32), 100)
+        agree(g(x).detach()[:, 1:].std(0), torch.ones(3), 100)
+
+
 def test_zuko_maps_data_to_noise_with_its_own_determinant_and_context() -> None:
     flows = library("zuko").flows
     flow, x, c = flows.NSF(3, context=2, transforms=2), torch.randn(5, 3), nn.Parameter(torch.tensor([0.3, 2.0]))

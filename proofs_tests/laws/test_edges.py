@@ -18,17 +18,21 @@ from induced.bijections import (
     ActNorm,
     Affine,
     Arctanh,
+    Composition,
     DirectSum,
     InverseSoftplus,
+    Linear,
     Log,
     Logit,
     PositiveDefinite,
     Reversible,
     Simplex,
     Sinh,
+    glow,
 )
 from induced.bijections.elementwise import Elementwise
 from induced.errors import DomainError, DtypeError
+from induced.operators import Dense
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree
 
 Real = Any  # mpmath has no types
@@ -288,6 +292,39 @@ def test_a_channel_that_is_constant_but_for_rounding_keeps_its_scale() -> None:
     g.initialize(batch)
     assert g.log_scale[0] == 0 and abs(float(g(batch)[:, 0].detach().mean())) < 1e-7
     agree(g(batch)[:, 1:].std((0, 2, 3)).detach(), torch.ones(2), 100)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_what_a_flow_makes_of_equal_samples_is_not_scaled_up(value: float) -> None:
+    """A zero-padded convolution makes the edges of one picture repeated differ by 1e-3 from its middle: no data."""
+    g = glow((1, 28, 28))
+    g.initialize(torch.full((16, 1, 28, 28), value))
+    assert all(not part.log_scale.any() for part in g.parts if isinstance(part, ActNorm))
+    assert g(torch.randn(2, 1, 28, 28)).detach().abs().max() < 6
+
+
+@every_dtype
+def test_channels_that_a_rotation_leaves_at_rounding_keep_their_scale(dtype: torch.dtype) -> None:
+    data = torch.randn(64, 2, dtype=dtype) @ torch.randn(2, 4, dtype=dtype)
+    directions = torch.linalg.svd(data.double()).Vh.to(dtype)
+    left = (data @ directions.mT)[:, 2:]
+    assert 0 < left.abs().max() < 1e2 * torch.finfo(dtype).eps  # neither zero nor small beside itself
+    g = Composition(Linear(Dense(directions)), ActNorm((4,)).to(dtype))
+    g.initialize(data)
+    agree(g(data).detach().std(0)[:2], torch.ones(2, dtype=dtype), 100)
+    assert not g.parts[1].log_scale[2:].any()  # type: ignore[union-attr,operator]
+
+
+def test_a_single_sample_varies_over_its_positions_and_small_data_are_data() -> None:
+    picture = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4)
+    one, repeated, small = ActNorm((1, 4, 4)), ActNorm((1, 4, 4)), ActNorm((1, 4, 4))
+    one.initialize(picture)
+    repeated.initialize(picture.expand(3, -1, -1, -1))
+    noise = 1e-4 * torch.randn(3, 1, 4, 4)
+    small.initialize(0.5 + noise)
+    agree(one(picture).detach().std(), torch.tensor(1.0), 100)
+    assert repeated.log_scale == 0 and abs(float(repeated(picture).detach().mean())) < 1e-6
+    assert float(small(0.5 + noise).detach().std()) == pytest.approx(1, rel=1e-3)
 
 
 @every_dtype

@@ -13,6 +13,7 @@ from induced._validate import require_shape
 from induced.bijections.adapters.base import AdaptedWithDeterminant, Map, composed, is_from, require_one_function
 from induced.bijections.base import Bijection
 from induced.bijections.conditional import ConditionalBijection
+from induced.bijections.normalize import channels_varied
 from induced.errors import InducedError, NotInvertible, ShapeError
 from induced.operators.algebra import register
 
@@ -121,7 +122,7 @@ class Layer(AdaptedWithDeterminant):
         for module in waiting:
             module.training = True
         with torch.no_grad():
-            self._with_context(self._encode, rows, self.shape)(rows)
+            self._with_context(self._encode, rows, self.shape)(channels_varied(rows, self.shape))
         self.train(self.training)
 
     def extra_repr(self) -> str:
