@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import signal
 import stat
 import sys
@@ -71,13 +72,16 @@ def dies_at(event: int, act: Callable[[], object]) -> Callable[[], object]:
 @pytest.mark.parametrize("before", ["model", "nothing", "crashed"])
 def test_a_process_that_dies_at_any_call_leaves_the_old_model_or_the_new_one(before: str, tmp_path: Path) -> None:
     found: list[int | None] = []
+    start = tmp_path / "start"
+    if before != "nothing":
+        save(model(1), start)
+    if before == "crashed":  # after the moment when the new one took the old one's place
+        os.waitpid(child(lambda: _committed(start)), 0)
+        assert len(list(start.glob(".model-*"))) == 1 and saved(start) == 0
     for event in range(1, 100):
         folder = tmp_path / str(event)
         if before != "nothing":
-            save(model(1), folder)
-        if before == "crashed":  # after the moment when the new one took the old one's place
-            os.waitpid(child(lambda folder=folder: _committed(folder)), 0)
-            assert len(list(folder.glob(".model-*"))) == 1 and saved(folder) == 0
+            shutil.copytree(start, folder)
         status = os.waitpid(child(dies_at(event, lambda folder=folder: save(model(2), folder))), 0)[1]
         try:
             found.append(saved(folder))

@@ -44,8 +44,8 @@ def chain(length: int) -> Objects:
 
 
 def many(count: int) -> Objects:
-    """Indices of 4 MB each, every one of which is allowed."""
-    made = {str(i): {"class": "bijections.PositiveDefinite", "arguments": {"n": 1000}} for i in range(1, count)}
+    """Indices of 16 MB each, every one of which is allowed."""
+    made = {str(i): {"class": "bijections.PositiveDefinite", "arguments": {"n": 2000}} for i in range(1, count)}
     return of("torch.Sequential", layers=[{"ref": number} for number in made]) | made
 
 
@@ -55,7 +55,7 @@ FAMILY = {"dim": 10**8, "rank": 8, "width": 64, "features": 8, "rest_std": None}
 LARGE: list[tuple[str, Objects, str]] = [
     ("a layer of 40 GB", of("torch.Linear", **LINEAR), MORE),
     ("a layer of 10^36 bytes", of("torch.Linear", **LINEAR | {"in_features": 10**18, "out_features": 10**18}), MORE),
-    ("many indices", many(20), MORE),
+    ("many indices", many(10), MORE),
     ("an index of 40 GB", of("bijections.PositiveDefinite", n=10**5), MORE),
     ("triangles of 3.2 GB", of("operators.LU", n=2 * 10**4), MORE),
     ("a U-Net of wide layers", of("networks.UNet", shape=[1, 64, 64], depth=6, **UNET), MORE),
