@@ -5,15 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from induced.checks.maps import along, at_pairs, gain_and_reach, independent, inner, longest_image, sums
-from induced.checks.measure import compare, longest, noises, random_like, unit
+from induced.checks.maps import along, at_pairs, independent, inner, longest_image, sums
+from induced.checks.measure import compare, longest, noises, unit
+from induced.checks.orbits import directions, ratio
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
-from induced.errors import DomainError
 from induced.linearizer import LinearizerOperator
-
-SHORTER = 12
-"""How often vectors are shortened to a quarter, where a chart refuses them."""
+from induced.operators import LinearOperator
 
 FACTORISED = {torch.float32: 0.6, torch.float64: 10.0}
 """How far A may be from the matrix that a computed A+ belongs to, in multiples of eps ||A||; the tolerance is ten-fold.
@@ -28,7 +26,7 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
     """The four Penrose equations for f+ = f.pinv() (Lemma 4.1).
 
     Arguments:
-        f: the map; `forward`, `H`, `pinv`, `domain` and `codomain` are used. It is given back bit for bit as it was.
+        f: the map; `forward`, `pinv`, `core`, `domain` and `codomain` are used. It is given back bit for bit as it was.
         x, y: samples (*batch, *shape) of the domain, and as many of the codomain; shrunk as in `check_linear`.
 
     Raises:
@@ -36,21 +34,11 @@ def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
     """
     with untouched(f, f.domain, f.codomain), torch.no_grad():
         p = f.pinv()
-        known: list[tuple[float, float]] = []
-
-        def norms(x: Tensor, y: Tensor) -> tuple[float, float]:
-            """Of f and of f+: the same at smaller samples."""
-            known[:] = known or [(operator_norm(f, f.H, x, y), operator_norm(p, p.H, y, x))]
-            return known[0]
-
-        def laws(x: Tensor, y: Tensor) -> list[Report]:
-            return _penrose(f, p, x, y, norms(x, y))
-
         with untouched(p):
-            return Reports(at_pairs("the pseudoinverse", laws, f, x, y, longest_image(x, f, p)))
+            return Reports(at_pairs("the pseudoinverse", lambda x, y: _penrose(f, p, x, y), f, x, y, longest_image(x, f, p)))
 
 
-def _penrose(f: LinearizerOperator, p: LinearizerOperator, x: Tensor, y: Tensor, norms: tuple[float, float]) -> list[Report]:
+def _penrose(f: LinearizerOperator, p: LinearizerOperator, x: Tensor, y: Tensor) -> list[Report]:
     X, Y = f.domain, f.codomain
     (x, v, note_x), (y, w, note_y) = independent(X, x), independent(Y, y)
     fx, fv = f(torch.cat([x, v])).chunk(2)
@@ -60,8 +48,7 @@ def _penrose(f: LinearizerOperator, p: LinearizerOperator, x: Tensor, y: Tensor,
     fpfx, pfpy = f(pfx), p(fpy)
     zx, zv, zpfx, zpfv = X.coords(torch.cat([x, v, pfx, pfv])).chunk(4)
     zy, zw, zfpy, zfpw = Y.coords(torch.cat([y, w, fpy, fpw])).chunk(4)
-    norm_f, norm_p = norms
-    gain_f, gain_p = gain_and_reach(f, x, fx)[0], gain_and_reach(p, y, py)[0]
+    (norm_f, gain_f), (norm_p, gain_p) = core_norms(f.core, zx), core_norms(p.core, zy)
     size_x, size_y = longest(torch.cat([zx, zv])), longest(torch.cat([zy, zw]))
     # Each product rounds. What A adds comes back through A+, and A+ is that of a matrix near A, in no special direction: A+
     # makes it as much longer as vectors at random.
@@ -71,9 +58,10 @@ def _penrose(f: LinearizerOperator, p: LinearizerOperator, x: Tensor, y: Tensor,
     in_y, from_x = noises(Y, torch.cat([y, fpy]), torch.cat([fx, fpfx]))
     at_ffp = 2 * from_x + norm_f * (in_x + known * size_x) + condition * gain_f * size_x
     at_pfp = 2 * from_y + norm_p * (in_y + known * size_y) + condition * gain_p * size_y
-    # an inner product sees what an error has along the other vector, <A e, w> = <e, A^T w>; two of them differ by two errors
-    at_y, at_fx = along(Y, (torch.cat([y, fpy]), zy), (fx, Y.coords(p.H(x))))
-    at_x, at_py = along(X, (torch.cat([x, pfx]), zx), (py, X.coords(f.H(y))))
+    # An inner product sees what an error has along the other vector, <A e, w> = <e, A^T w>; two of them differ by two errors. The
+    # chart would round A^T w to what it computes with at zero.
+    at_y, at_fx = along(Y, (torch.cat([y, fpy]), zy), (fx, p.core.apply_adjoint(zx)))
+    at_x, at_py = along(X, (torch.cat([x, pfx]), zx), (py, f.core.apply_adjoint(zy)))
     sym_y, sym_x = at_y + at_py, at_x + at_fx
     ffp, pfp = Y.coords(fpfx) - Y.coords(fx), X.coords(pfpy) - X.coords(py)
     left, right = inner(zfpy, zw) - inner(zy, zfpw), inner(zpfx, zv) - inner(zx, zpfv)
@@ -95,26 +83,16 @@ def _penrose(f: LinearizerOperator, p: LinearizerOperator, x: Tensor, y: Tensor,
     ]
 
 
-def operator_norm(f: LinearizerOperator, H: LinearizerOperator, x: Tensor, y: Tensor, iterations: int = 6) -> float:
-    """||A|| from below, by power iteration on f* f from random vectors that are as long as samples x of the domain.
+def core_norms(A: LinearOperator, z: Tensor, iterations: int = 6) -> tuple[float, float]:
+    """||A|| from below, by power iteration on A^T A, and how much longer coordinates z or random ones become at most.
 
-    Images go back as long as samples y of the codomain; both sides are shortened where a chart refuses.
+    That is the operator's own: a chart would round short images to the numbers that it computes with at zero.
     """
-    X, Y = f.domain, f.codomain
-    least = max(X.zero_size(x), Y.zero_size(y))
-    there, back = (max(longest(S.coords(s)), least) or 1.0 for S, s in ((X, x), (Y, y)))
-    z = unit(X.coords(random_like(X, x[:1].expand(2, *x.shape[1:]))))
-    norm = 0.0
+    start = torch.cat([z, directions(z)])
+    image = A(start)
+    gain = norm = ratio(image, start)
     for _ in range(iterations):
-        for _ in range(SHORTER):
-            length = there / max(1.0, norm * there / back)
-            try:
-                w = Y.coords(f(X.point(length * z)))
-                onward = unit(X.coords(H(Y.point(back * unit(w)))))
-                break
-            except DomainError:
-                there, back = there / 4, back / 4
-        else:
-            return norm
-        norm, z = max(norm, longest(w) / length), onward
-    return norm
+        v = unit(A.apply_adjoint(unit(image)))
+        image = A(v)
+        norm = max(norm, longest(image))
+    return norm, gain
