@@ -37,6 +37,10 @@ class MissingAdjoint(InducedError, NotImplementedError):
     """A foreign operator is asked for its adjoint, or for a gradient, and has none."""
 
 
+class MissingDeterminant(InducedError, NotImplementedError):
+    """log|det J| is asked of a chart that has none."""
+
+
 class NotConverged(InducedError, ArithmeticError):
     """An iterative method stopped before it reached its tolerance."""
 

@@ -133,7 +133,7 @@ def log_det_roundings(chart: Bijection, x: Tensor) -> Tensor:
     independent, and their squares added. That of a Jacobian by autograd is less well known, by its condition.
 
     Raises:
-        InducedError: the chart has no determinant.
+        MissingDeterminant: the chart has no determinant.
     """
     batch, n = x.dim() - len(chart.shape), math.prod(chart.coord_shape)
     if x.numel() == 0:

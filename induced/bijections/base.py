@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from induced._module import Module, unset
 from induced._registry import saved_as
-from induced.errors import InducedError, ShapeError
+from induced.errors import MissingDeterminant, ShapeError
 
 Shape = tuple[int, ...]
 Pieces = tuple[Tensor, ...]
@@ -57,9 +57,9 @@ class Bijection(Module, ABC):
         """z = g(x) and log|det J_g(x)| of shape (*batch,), in one pass.
 
         Raises:
-            InducedError: the chart has no determinant.
+            MissingDeterminant: the chart has no determinant.
         """
-        raise InducedError(f"{type(self).__name__} has no log|det J|: implement forward_and_log_abs_det to give it one")
+        raise MissingDeterminant(f"{type(self).__name__} has no log|det J|: implement forward_and_log_abs_det to give it one")
 
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x = g^-1(z) and log|det J_{g^-1}(z)| of shape (*batch,), in one pass; `g.inv.log_abs_det(z)` is the second.
@@ -67,7 +67,7 @@ class Bijection(Module, ABC):
         By default that of g at the rounded x. Near saturation many z round to one x, and a chart that saturates takes it from z.
 
         Raises:
-            InducedError: the chart has no determinant.
+            MissingDeterminant: the chart has no determinant.
         """
         x = self.inverse(z)
         return x, -self.log_abs_det(x)

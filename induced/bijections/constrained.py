@@ -60,18 +60,28 @@ class Simplex(Bijection):
         logs = self._logs(z)
         return self._closed(logs), math.log(self.shape[0]) + torch.log_softmax(logs, -1).sum(-1)
 
-    def _logs(self, z: Tensor) -> Tensor:
-        """The logarithms of the parts, up to a constant."""
+    def _logs(self, z: Tensor, sign: int = -1) -> Tensor:
+        """The logarithms of the parts, up to a constant; the size of the numbers that they come of, for |z| and sign 1."""
         k = self._counts(z)
         scaled, zero = z / (k * (k + 1)).sqrt(), z.new_zeros((*z.shape[:-1], 1))
         # z_k lifts the first k parts by the scaled value each, and lowers part k + 1 by k times it
         later = torch.cat([scaled.flip(-1).cumsum(-1).flip(-1), zero], -1)
-        return later - torch.cat([zero, k * scaled], -1)
+        return torch.add(later, torch.cat([zero, k * scaled], -1), alpha=sign)
 
     def _closed(self, logs: Tensor) -> Tensor:
         x = torch.softmax(logs, -1)
         require_domain(x, x > 0, "the positive numbers", "the composition of the coordinates", _TOO_LARGE)
         return x
+
+    def roundoff(self, x: Tensor) -> Tensor:
+        """A coordinate is a difference of logarithms."""
+        logs, k = x.log().abs(), self._counts(x)
+        return (k / (k + 1)).sqrt() * (logs[..., :-1].cumsum(-1) / k + logs[..., 1:])
+
+    def inverse_roundoff(self, z: Tensor) -> Tensor:
+        """Parts are as well known as the logarithms that they, and their sum, come of."""
+        x, logs = self.inverse(z), self._logs(z.abs(), 1)
+        return x * (1 + logs + (x * logs).sum(-1, keepdim=True))
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor = self(x)

@@ -4,14 +4,14 @@ import html
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, final
 
 from torch import Tensor
 
-from induced.errors import LawViolation
+from induced.errors import DtypeError, LawViolation
 
 JUDGEABLE = 1e-2
 VERDICTS = ("holds", "violated", "unjudgeable", "not applicable")
@@ -69,10 +69,7 @@ class Report:
         return {**texts, **numbers, "worst": None if self.worst is None else _plain(self.worst.tolist())}
 
     def __str__(self) -> str:
-        law, statement, residual, tolerance, verdict = _row(self)
-        numbers = f"residual {residual:<8}  tolerance {tolerance:<8}  " if residual else ""
-        details = _details(self)
-        return f"{statement:<12} {law:<44} {numbers}{verdict}{f'  ({details})' if details else ''}"
+        return _listed([self])[0]
 
 
 @final
@@ -135,12 +132,9 @@ class Reports(list[Report]):
         """The same as HTML, for notebooks."""
         tables = []
         for part, group in groupby(self, key=lambda report: report.part):
-            head = "".join(f"<th>{name}</th>" for name in (*HEADINGS, ""))
-            rows = [(*_row(report), _details(report)) for report in group]
-            # notebooks align cells to the right
-            left = '<td style="text-align: left">'
-            body = "".join(f"<tr>{''.join(f'{left}{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-            title = f"<caption>{html.escape(part)}</caption>" if part else ""
+            head = "".join(_cell("th", name) for name in (*HEADINGS, "note"))
+            body = "".join(_html_row(report) for report in group)
+            title = _cell("caption", part, "font-weight: bold") if part else ""
             tables.append(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         return "".join(tables) + f"<p>{html.escape(self.summary())}</p>"
 
@@ -154,18 +148,19 @@ def require(*reports: Report | Iterable[Report]) -> None:
     """Raise LawViolation, listing every report that is not ok; also where no law was judged at all.
 
     Raises:
+        DtypeError: what came is not reports.
         LawViolation: a law is violated or unjudgeable, or there is no report of a law that applies.
     """
-    flat = list(chain.from_iterable([r] if isinstance(r, Report) else r for r in reports))
+    flat = [*chain.from_iterable([r] if isinstance(r, Report) or not isinstance(r, Iterable) else r for r in reports)]
+    if others := [type(r).__name__ for r in flat if not isinstance(r, Report)]:
+        raise DtypeError(f"require takes what checks return, as require(check(g)); got {others[0]}")
     applicable = [report for report in flat if report.verdict != "not applicable"]
     if not applicable:
-        others = "".join(f"\n{report}" for report in flat)
-        among = f" among {len(flat)}:{others}" if flat else ""
+        among = "\n".join([f" among {len(flat)}:", *_listed(flat)]) if flat else ""
         raise LawViolation(f"nothing was checked: there is no report of a law that applies{among}")
     failed = [report for report in applicable if not report.ok]
     if failed:
-        listed = [f"{report.part + ': ' if report.part else ''}{report}" for report in failed]
-        raise LawViolation("\n".join([f"{len(failed)} of {len(applicable)} laws do not hold:", *listed]))
+        raise LawViolation("\n".join([f"{len(failed)} of {len(applicable)} laws do not hold:", *_listed(failed)]))
 
 
 def _row(report: Report) -> tuple[str, ...]:
@@ -173,6 +168,33 @@ def _row(report: Report) -> tuple[str, ...]:
     # a law that was not tried, or raised, has no residual to compare
     numbers = ["", ""] if math.isnan(report.residual) else [f"{x:.2e}" if x else "0" for x in (report.residual, report.tolerance)]
     return (report.law, report.statement, *numbers, verdict)
+
+
+def _html_row(report: Report) -> str:
+    """A law stays on one line, and a verdict that is not ok stands out."""
+    law, statement, residual, tolerance, verdict = _row(report)
+    short = [_cell("td", text, "white-space: nowrap") for text in (law, statement, residual, tolerance)]
+    bold = "" if report.ok else "; font-weight: bold; color: #b00020"
+    return f"<tr>{''.join(short)}{_cell('td', verdict, f'white-space: nowrap{bold}')}{_cell('td', _details(report))}</tr>"
+
+
+def _cell(tag: str, text: str, style: str = "") -> str:
+    """Notebooks would align it to the right."""
+    return f'<{tag} style="{"; ".join(filter(None, ["text-align: left", style]))}">{html.escape(text)}</{tag}>'
+
+
+def _listed(reports: Sequence[Report]) -> list[str]:
+    """Each on one line: part, statement and law in columns, residual and tolerance where there are any, verdict, details."""
+    rows = [(f"{report.part}:" if report.part else "", report.statement, report.law) for report in reports]
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for report, *texts in zip(reports, *columns, strict=True):
+        _, _, residual, tolerance, verdict = _row(report)
+        numbers = [f"residual {residual:<8}", f"tolerance {tolerance:<8}"] if residual else []
+        details = [f"({text})"] if (text := _details(report)) else []
+        lines.append("  ".join([*map(str.ljust, texts, widths), *numbers, verdict, *details]))
+    return lines
 
 
 def _details(report: Report) -> str:

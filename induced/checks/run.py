@@ -165,8 +165,8 @@ def check(
     if radius is not None and not 0 < radius < math.inf:
         raise DomainError(f"the radius of the samples is a finite number above 0, got {radius}")
     if dtype is not None:
-        if not dtype.is_floating_point:
-            raise DtypeError(f"check works in a floating point dtype, got {dtype}")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise DtypeError(f"check works in a floating point dtype, as torch.float64; got {dtype!r}")
         thing = deepcopy(thing).to(dtype=dtype)
         points = points.to(dtype) if isinstance(points, Tensor) else points
     domain, like = kind.domain(thing), kind.reference(thing)

@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from induced._numerics import AUTOCAST
 
 
 class _State(NamedTuple):
@@ -48,7 +50,9 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
     try:
         # leaving inference mode asks for gradients, which who is in none may have turned off
         leave = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-        with leave, torch.autocast("cpu", enabled=False):
+        with leave, ExitStack() as stack:
+            for kind in filter(torch.is_autocast_enabled, AUTOCAST):
+                stack.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         for state in states:

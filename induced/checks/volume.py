@@ -21,6 +21,7 @@ from induced.checks.measure import (
     lengths,
     longest,
     not_applicable,
+    one_line,
     raised,
     shrunk,
     unjudgeable,
@@ -28,7 +29,7 @@ from induced.checks.measure import (
 from induced.checks.report import JUDGEABLE, Report
 from induced.checks.sides import Side, both_sides, slopes
 from induced.checks.untouched import same_bits
-from induced.errors import InducedError
+from induced.errors import MissingDeterminant
 from induced.spaces import InducedSpace
 
 ALL_SAMPLES = 64
@@ -75,9 +76,10 @@ def volume_laws(there: Side, again: Side) -> list[Report]:
     g, x, law = there.f, there.x, "log|det J|"
     try:
         g.forward_and_log_abs_det(x.clone())
-    except Exception as reason:
-        if type(reason) is InducedError:
-            return [not_applicable(law, "Jacobian", str(reason))]
+    except MissingDeterminant as reason:
+        return [not_applicable(law, "Jacobian", str(reason))]
+    except Exception:  # which its laws report
+        pass
 
     def laws(points: Tensor) -> list[Report]:
         if points is x:
@@ -160,7 +162,12 @@ def _volume(law: str, statement: str, there: Side, again: Side, error: Noise) ->
     elif n > WIDE:
         return not_applicable(law, statement, f"not estimated above {WIDE} coordinates; there are {n}")
     else:
-        estimate = _estimate(g, x)
+        try:
+            estimate = _estimate(g, x)
+        except RuntimeError as refusal:  # a backward pass of a user's class that has no derivative itself
+            return not_applicable(
+                law, statement, f"above {ONE_SAMPLE} coordinates it takes second derivatives: {one_line(refusal)}"
+            )
         volume = z.new_full((1,), estimate.value, dtype=torch.float64)
         if not estimate.allowed <= _wide(x, estimate.value):
             why = f"an estimate of it may be off by {estimate.allowed:.2g} or more, too wide for {n} coordinates"

@@ -37,7 +37,10 @@ CASES = [
     Case(DomainError, r"the seed of the samples is a whole number, got 'a'", lambda: check(X, seed="a")),  # type: ignore[arg-type]
     Case(DomainError, r"the radius of the samples is a finite number above 0, got -1", lambda: check(X, radius=-1.0)),
     Case(DomainError, r"the radius of the samples .* got inf", lambda: check(X, radius=float("inf"))),
-    Case(DtypeError, r"check works in a floating point dtype, got torch.int64", lambda: check(X, dtype=torch.int64)),
+    Case(DtypeError, r"a floating point dtype, as torch.float64; got torch.int64", lambda: check(X, dtype=torch.int64)),
+    Case(DtypeError, r"a floating point dtype, as torch.float64; got 'float64'", lambda: check(X, dtype="float64")),  # type: ignore[arg-type]
+    Case(DtypeError, r"require takes what checks return, as require\(check\(g\)\); got NoneType", lambda: require(None)),  # type: ignore[arg-type]
+    Case(DtypeError, r"require takes what checks return, .* got str", lambda: require(["holds"])),  # type: ignore[list-item]
     Case(ShapeError, r"the samples of a law must have shape \(\*batch, 2\), got \(4, 3\)", lambda: check(X, torch.ones(4, 3))),
     Case(ShapeError, r"needs at least one sample, of shape \(k, 2\)", lambda: check(X, torch.ones(0, 2))),
     Case(DtypeError, r"the samples of a law must be a torch.Tensor, got list", lambda: check(X, [1.0, 2.0])),  # type: ignore[arg-type]

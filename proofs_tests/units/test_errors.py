@@ -44,6 +44,7 @@ from induced.errors import (
     DtypeError,
     InducedError,
     LawViolation,
+    MissingDeterminant,
     NotSquare,
     ShapeError,
     SingularOperator,
@@ -117,7 +118,7 @@ CASES = [
     # charts
     Case(ShapeError, r"the sides of a chart are at least 1, got \(0,\) -> \(0,\)", lambda: Identity((0,))),
     Case(
-        InducedError,
+        MissingDeterminant,
         r"NoDeterminant has no log\|det J\|: implement forward_and_log_abs_det",
         lambda: NoDeterminant((2,)).log_abs_det(torch.ones(2)),
     ),
