@@ -74,14 +74,14 @@ class Simplex(Bijection):
         return x
 
     def roundoff(self, x: Tensor) -> Tensor:
-        """A coordinate is a difference of logarithms."""
+        """A coordinate is a difference of logarithms, whose errors have signs of their own."""
         logs, k = x.log().abs(), self._counts(x)
-        return (k / (k + 1)).sqrt() * (logs[..., :-1].cumsum(-1) / k + logs[..., 1:])
+        return (k / (k + 1)).sqrt() * torch.hypot(logs[..., :-1].cumsum(-1) / k, logs[..., 1:])
 
     def inverse_roundoff(self, z: Tensor) -> Tensor:
-        """Parts are as well known as the logarithms that they, and their sum, come of."""
+        """A part is as well known as the logarithm that it comes of."""
         x, logs = self.inverse(z), self._logs(z.abs(), 1)
-        return x * (1 + logs + (x * logs).sum(-1, keepdim=True))
+        return x * torch.hypot(torch.ones_like(logs), logs)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor = self(x)

@@ -56,7 +56,8 @@ def test_require_lists_what_fails_and_only_that() -> None:
         require(VIOLATED, [HOLDS, ABSENT, EXACT, UNJUDGEABLE, RAISED])
     lines = str(raised.value).splitlines()
     assert len(lines) == 4
-    assert lines[1].startswith("map f: Prop 2") and "VIOLATED  (at [1, nan, 3, 4, ...] (5,))" in lines[1]
+    assert lines[1].startswith("map f:  Prop 2") and "VIOLATED  (at [1, nan, 3, 4, ...] (5,))" in lines[1]
+    assert len({line.index(report.law) for line, report in zip(lines[1:], (VIOLATED, UNJUDGEABLE, RAISED), strict=True)}) == 1
     assert "unjudgeable  (at the samples scaled by 0.111)" in lines[2]
     assert "VIOLATED  (raised ValueError: <no>)" in lines[3]
 
