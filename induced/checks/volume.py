@@ -21,7 +21,6 @@ from induced.checks.measure import (
     lengths,
     longest,
     not_applicable,
-    one_line,
     raised,
     shrunk,
     unjudgeable,
@@ -164,10 +163,8 @@ def _volume(law: str, statement: str, there: Side, again: Side, error: Noise) ->
     else:
         try:
             estimate = _estimate(g, x)
-        except RuntimeError as refusal:  # a backward pass of a user's class that has no derivative itself
-            return not_applicable(
-                law, statement, f"above {ONE_SAMPLE} coordinates it takes second derivatives: {one_line(refusal)}"
-            )
+        except RuntimeError:  # a backward pass of a user's class that has no derivative itself
+            return not_applicable(law, statement, f"above {ONE_SAMPLE} coordinates it takes second derivatives, which g lacks")
         volume = z.new_full((1,), estimate.value, dtype=torch.float64)
         if not estimate.allowed <= _wide(x, estimate.value):
             why = f"an estimate of it may be off by {estimate.allowed:.2g} or more, too wide for {n} coordinates"

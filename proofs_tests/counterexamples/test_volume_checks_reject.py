@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from induced import Report
 from induced.bijections import ActNorm, Bijection, Composition, Simplex, glow, real_nvp
@@ -282,6 +284,32 @@ def test_a_volume_that_no_estimate_can_judge_says_how_wide_it_is() -> None:
 def test_the_volume_of_a_large_constrained_set_says_that_it_is_not_checked() -> None:
     found = judged(check_bijection(Simplex(1100), torch.randn(1, 1100, dtype=torch.float64).softmax(-1)))
     assert found.verdict == "not applicable" and "not checked above 1024 coordinates" in found.note
+
+
+class Once(torch.autograd.Function):
+    """2 x with a backward pass that has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class OnceDifferentiable(Volume):
+    def forward(self, x: Tensor) -> Tensor:
+        image: Tensor = Once.apply(x)
+        return image
+
+
+def test_a_large_chart_without_second_derivatives_is_not_accused() -> None:
+    reports = check_bijection(OnceDifferentiable(1025), torch.randn(3, 1025))
+    require(reports)
+    (report,) = (r for r in reports if r.law == "log|det J|")
+    assert report.verdict == "not applicable" and "second derivatives" in report.note
 
 
 def test_a_chart_without_a_volume_says_so() -> None:
