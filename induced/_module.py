@@ -74,6 +74,22 @@ class Module(ByValue, nn.Module):
     _modules: dict[str, nn.Module | None] = unset()
     _backward_hooks: dict[int, Callable[..., Any]] = unset()
 
+    def _reference(self) -> Tensor | None:
+        """A tensor that names dtype and device: here the first floating-point parameter or buffer."""
+        return next((tensor for tensor in self._tensors() if tensor.is_floating_point()), None)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of what is held; None where that of the input is taken."""
+        like = self._reference()
+        return None if like is None else like.dtype
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of what is held; None where that of the input is taken."""
+        like = self._reference()
+        return None if like is None else like.device
+
     def named_modules(
         self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
@@ -116,6 +132,11 @@ class Module(ByValue, nn.Module):
                         f"{prefix + first + key} and {name} are one tensor here, but the state has other values for each."
                     )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def reference(module: Module) -> Tensor | None:
+    """A tensor of the dtype and device of a module, or None where it takes those of its input."""
+    return module._reference()
 
 
 def _same(one: object, other: object) -> bool:

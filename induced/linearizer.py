@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 from torch import Tensor
 
 import induced.operators as ops
-from induced._module import ByValue, Module
+from induced._module import ByValue, Module, reference
 from induced._registry import saved_as
 from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
@@ -326,7 +326,7 @@ class Linearizer(LinearizerOperator, Pretrained):
         for side, space in (("domain", domain), ("codomain", codomain)):
             if not isinstance(space, HilbertSpace):
                 raise DtypeError(f"the {side} of a Linearizer is a HilbertSpace, e.g. InducedSpace(chart), got {space!r}")
-            require_one_kind("the core", operator.reference(), f"the {side}'s chart", space.reference())
+            require_one_kind("the core", reference(operator), f"the {side}'s chart", reference(space))
         if operator.shape != (expected := (codomain.dim, domain.dim)):
             raise ShapeError(f"a core from {domain!r} to {codomain!r} has shape {expected}, got {operator.shape}")
         self._modules.update(core=operator, domain=domain, codomain=domain if codomain == domain else codomain)  # one module

@@ -81,9 +81,8 @@ def plot_space(
         raise ShapeError(f"a grid is drawn of a space of dimension 2, {space!r} has dimension {space.dim}")
     if lines < 2 or not 0.0 < extent < float("inf"):
         raise DomainError(f"a grid needs lines >= 2 and a finite extent > 0, got lines={lines} and extent={extent}")
-    reference = space.reference()
-    like = torch.zeros(1, dtype=torch.float64) if reference is None else reference.detach()
-    ticks, along = (torch.linspace(-extent, extent, n, dtype=like.dtype, device=like.device) for n in (lines, POINTS))
+    dtype = space.dtype or torch.float64
+    ticks, along = (torch.linspace(-extent, extent, n, dtype=dtype, device=space.device) for n in (lines, POINTS))
     straight = torch.stack([along.expand(lines, -1), ticks[:, None].expand(-1, POINTS)], -1)
     with torch.no_grad():
         grid = [_seen(space.point(z), space, view) for z in (straight, straight.flip(-1))]

@@ -125,8 +125,7 @@ def points(
     X = InducedSpace(space) if isinstance(space, Bijection) else space
     if not isinstance(X, HilbertSpace):
         raise DtypeError(f"points takes a HilbertSpace or a Bijection, got {type(space).__name__}")
-    like = X.reference()
-    device = None if like is None else like.device
+    device = X.device
 
     def point(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -219,9 +218,8 @@ def linearizers(
         `require(check(f, x))` for points x of the domain (laws/test_strategies.py)
     """
     Y = domain if codomain is None else codomain
-    like = domain.reference()
     cores = operators(Y.dim, domain.dim, rank=rank, condition=condition, dtype=dtype or _dtype(domain))
-    return cores.map(lambda A: Linearizer(A.to(None if like is None else like.device), domain, Y))
+    return cores.map(lambda A: Linearizer(A.to(domain.device), domain, Y))
 
 
 Factors = tuple[Tensor, Tensor, Tensor]
@@ -238,8 +236,7 @@ def _float32_below(bound: float) -> float:
 
 
 def _dtype(X: HilbertSpace) -> torch.dtype:
-    like = X.reference()
-    return torch.float64 if like is None else like.dtype
+    return X.dtype or torch.float64
 
 
 def _normal(rows: int, columns: int, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from induced._module import ByValue
+from induced._module import ByValue, reference
 from induced._numerics import full_precision, largest, random_signs, scaled_norm
 from induced._registry import saved_as
 from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
@@ -76,7 +76,7 @@ class Subspace(HilbertSpace):
         frame = Dense(Q.contiguous()) if isinstance(Q, Tensor) else Q
         # an operator whose accuracy is known was made of orthonormal columns
         known = _deviation(frame) if isinstance(frame, Dense) or accuracy is None else 0.0
-        require_one_kind("the basis of the subspace", frame.reference(), "its space", space.reference())
+        require_one_kind("the basis of the subspace", reference(frame), "its space", reference(space))
         super().__init__(space.shape, shape[1])
         self.space, self.frame = space, frame
         self._known = known if accuracy is None else float(accuracy)
@@ -103,17 +103,16 @@ class Subspace(HilbertSpace):
         return max(self._known, FACTOR * torch.finfo(self._dtype()).eps)
 
     def _dtype(self) -> torch.dtype:
-        like = self.frame.reference()
-        return torch.get_default_dtype() if like is None else like.dtype
+        return self.frame.dtype or torch.get_default_dtype()
 
     @property
     def Q(self) -> Tensor:
         """The basis in the coordinates of the space, (space.dim, k), orthonormal columns."""
         return self.frame.matrix(max(self.frame.shape))
 
-    def reference(self) -> Tensor | None:
-        like = self.space.reference()
-        return self.frame.reference() if like is None else like
+    def _reference(self) -> Tensor | None:
+        like = reference(self.space)
+        return reference(self.frame) if like is None else like
 
     def coords(self, x: Tensor) -> Tensor:
         """<x, q_i> for the basis vectors q_i: the coordinates (*batch, k) of the projection of points (*batch, *shape)."""
@@ -121,7 +120,7 @@ class Subspace(HilbertSpace):
 
     def _whole(self, x: Tensor) -> Tensor:
         """The coordinates of points in the space."""
-        require_like(x, self.reference(), "the point")
+        require_like(x, reference(self), "the point")
         return self.space.coords(x)
 
     @full_precision

@@ -130,7 +130,7 @@ class FlowMatching(nn.Module):
         """
         e, r, leading, squares = self.chart_at(DATA, self.encoder), self.config.rank, list[Tensor](), 0.0
         for part in torch.split(images, batch or at_a_time(self.dim)):
-            c = e(to_unit(part).to(self.reference()))
+            c = e(to_unit(part).to(next(self.parameters())))
             leading.append(c[:, :r])
             squares += float(c[:, r:].double().square().sum())
         (h,) = cast(list[ConditionalDirectSum], self.density)
@@ -180,15 +180,11 @@ class FlowMatching(nn.Module):
         """The sampler that takes every step on the state."""
         return self.space(DATA).point(self.transport(self.space(NOISE).coords(x), steps, method))
 
-    def reference(self) -> Tensor:
-        """A parameter: the dtype and device of the model."""
-        return next(self.parameters())
-
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n points, drawn in one step from noise of `generator`, or of torch's own."""
         drawn = torch.randn(n, *self.noise_chart.shape, generator=generator, dtype=torch.float64)
-        return self.operator()(drawn.to(self.reference()))
+        return self.operator()(drawn.to(next(self.parameters())))
 
     @torch.no_grad()
     def invert(self, x: Tensor) -> Tensor:
@@ -197,14 +193,14 @@ class FlowMatching(nn.Module):
         Raises:
             DomainError: a column that is constant in the data has another value in x.
         """
-        points = torch.as_tensor(x).to(self.reference())
+        points = torch.as_tensor(x).to(next(self.parameters()))
         if isinstance(first := self.encoder[0], Varying):
             first.require(points)
         return self.operator().solve(points)
 
     def latent_std(self) -> Tensor:
         """Standard deviations (dim,) of the fixed latent density at the data end."""
-        like = self.reference()
+        like = next(self.parameters())
         std = torch.ones(self.dim, dtype=like.dtype, device=like.device)
         if self.config.rest_std is not None:
             std[self.config.rank :] = self.config.rest_std

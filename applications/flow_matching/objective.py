@@ -202,7 +202,7 @@ class LatentObjective(Objective):
     def saved(self, model: nn.Module) -> FlowMatching:
         """The whole model with these parts, h and the family."""
         (whole,) = self._average
-        return whole.to(self.flow.reference().device).take(cast(Latent, model))
+        return whole.to(next(self.flow.parameters()).device).take(cast(Latent, model))
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {

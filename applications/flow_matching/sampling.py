@@ -16,7 +16,7 @@ from induced.propagators import adaptive_grid
 def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
     """n noise images, drawn on the CPU so that a seed means the same pictures everywhere."""
     drawn = torch.randn(n, *model.noise_chart.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn.to(model.reference())
+    return drawn.to(next(model.parameters()))
 
 
 def sample(f: Linearizer, noise_images: Tensor, *, batch: int | None = None) -> Tensor:

@@ -104,7 +104,7 @@ def model_of(config: ModelConfig, rows: Table, constant: tuple[int, ...], seed: 
 def encoded(model: FlowMatching, table: Table) -> Tensor:
     """Rows standardised in float64, and then rounded to the model's dtype."""
     coordinates: Tensor = model.chart_at(DATA, model.encoder)(table.rows)
-    return coordinates.to(model.reference())
+    return coordinates.to(next(model.parameters()))
 
 
 def train_table(

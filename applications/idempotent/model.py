@@ -130,8 +130,7 @@ def _chosen(config: ModelConfig) -> Tensor:
 
 def _first_rows(Q: LinearOperator, r: int) -> Tensor:
     """The first r rows of Q, which span what it takes to the first r unit vectors."""
-    like = cast(Tensor, Q.reference())
-    return Q.apply_adjoint(torch.eye(r, Q.shape[1], dtype=like.dtype, device=like.device))
+    return Q.apply_adjoint(torch.eye(r, Q.shape[1], dtype=Q.dtype, device=Q.device))
 
 
 def _on_lattice(chart: Composition, config: ModelConfig) -> Composition:

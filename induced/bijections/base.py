@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from induced._module import Module, unset
+from induced._module import Module, reference, unset
 from induced._registry import saved_as
 from induced.errors import MissingDeterminant, ShapeError
 
@@ -109,7 +109,7 @@ class Bijection(Module, ABC):
         """What makes two charts the same one: the object itself, or (parent, context) for `parent.at(context)`."""
         return self._origin or (self,)
 
-    def reference(self) -> Tensor | None:
+    def _reference(self) -> Tensor | None:
         """A parameter that names the chart's dtype and device, or None where it takes those of its input."""
         return _first_parameter(self)
 
@@ -186,8 +186,8 @@ class Inverse(Bijection):
     def inverse_roundoff(self, z: Tensor) -> Tensor:
         return self.bijection.roundoff(z)
 
-    def reference(self) -> Tensor | None:
-        return self.bijection.reference()
+    def _reference(self) -> Tensor | None:
+        return reference(self.bijection)
 
     def layers(self) -> tuple[Bijection, ...]:
         return tuple(layer.inv for layer in reversed(self.bijection.layers()))
@@ -295,9 +295,9 @@ class Composition(Bijection):
                 part.initialize(batch)
                 batch = _data(part, batch)
 
-    def reference(self) -> Tensor | None:
+    def _reference(self) -> Tensor | None:
         for part in self._parts():
-            if (like := part.reference()) is not None:
+            if (like := reference(part)) is not None:
                 return like
         return None
 

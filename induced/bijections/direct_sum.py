@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import reference
 from induced._registry import saved_as
 from induced.bijections.base import Bijection, Identity
 from induced.bijections.conditional import ConditionalBijection
@@ -77,8 +78,8 @@ class DirectSum(Bijection):
         for chart, part in self._pairs(batch):
             chart.initialize(part)
 
-    def reference(self) -> Tensor | None:
-        return next((like for chart in self._charts() if (like := chart.reference()) is not None), None)
+    def _reference(self) -> Tensor | None:
+        return next((like for chart in self._charts() if (like := reference(chart)) is not None), None)
 
     def layers(self) -> tuple[Bijection, ...]:
         rows = zip_longest(*(chart.layers() for chart in self._charts()))

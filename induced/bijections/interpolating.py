@@ -43,7 +43,7 @@ class Shear(Bijection):
         for name, tensor in named.items():
             self.register_buffer(name, tensor)
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.C
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class PiecewiseLinear(Elementwise):
         self.register_buffer("x", x)
         self.register_buffer("z", z)
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.x
 
     def forward(self, x: Tensor) -> Tensor:

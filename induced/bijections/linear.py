@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from induced._module import reference
 from induced._numerics import full_precision, random_signs
 from induced._registry import saved_as
 from induced.bijections.base import Bijection
@@ -147,8 +148,8 @@ class Linear(_Mixing):
     def _operator(self) -> LinearOperator:
         return self.operator
 
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
+    def _reference(self) -> Tensor | None:
+        return reference(self.operator)
 
 
 @final

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._validate import require_like
 from induced.bijections import Bijection
 from induced.checks.charts import check_bijection
@@ -332,14 +333,14 @@ def _idempotent(f: LinearizerOperator, points: Tensor) -> list[Report]:
 
 
 def _map_reference(f: LinearizerOperator) -> Tensor | None:
-    return next((like for part in (f.domain, f.codomain, f.core) if (like := part.reference()) is not None), None)
+    return next((like for part in (f.domain, f.codomain, f.core) if (like := reference(part)) is not None), None)
 
 
 KINDS: dict[type, Kind] = {
-    Bijection: Kind(InducedSpace, lambda g: g.reference(), _of_chart),
-    HilbertSpace: Kind(lambda X: X, lambda X: X.reference(), _of_space),
+    Bijection: Kind(InducedSpace, reference, _of_chart),
+    HilbertSpace: Kind(lambda X: X, reference, _of_space),
     LinearizerOperator: Kind(lambda f: f.domain, _map_reference, _of_map),
-    LinearOperator: Kind(lambda A: EuclideanSpace(A.shape[1]), lambda A: A.reference(), _of_core),
+    LinearOperator: Kind(lambda A: EuclideanSpace(A.shape[1]), reference, _of_core),
 }
 """Whatever `check` takes. Each kind of thing has one entry."""
 

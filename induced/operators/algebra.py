@@ -77,9 +77,8 @@ class Algebra(Functions):
             return float(a)
         if a.dim():
             require_fit(a, self.batch, "a multiple or time for each operator of a batch")
-            mine = self.reference()
-            if mine is not None and a.dtype != mine.dtype:
-                raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {mine.dtype}, got {a.dtype}")
+            if self.dtype not in (None, a.dtype):
+                raise DtypeError(f"the numbers of a batch of multiples have the operator's dtype {self.dtype}, got {a.dtype}")
         return a
 
     def __mul__(self, a: Scalar) -> "LinearOperator":
@@ -113,8 +112,7 @@ class Algebra(Functions):
         if not isinstance(p, Real) or not math.isfinite(p):
             raise DomainError(f"A ** p takes a finite real number p, got {p!r}")
         if p < 0 or p != int(p):
-            like = self.reference()
-            require_precision(torch.float32 if like is None else like.dtype, f"the operator whose power {p:g} is asked for")
+            require_precision(self.dtype or torch.float32, f"the operator whose power {p:g} is asked for")
         if p != int(p):
             return self._real_power(float(p))
         k = int(p)
@@ -125,16 +123,14 @@ class Algebra(Functions):
 
 def _same_kind(A: Functions, B: Functions) -> bool:
     """Whether neither has been moved to another dtype or device since one was made from the other."""
-    mine, theirs = A.reference(), B.reference()
-    return mine is None or theirs is None or (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
+    return A.dtype is None or B.dtype is None or (A.dtype, A.device) == (B.dtype, B.device)
 
 
 def _require_same_kind(A: Functions, B: Functions, sign: str) -> None:
-    mine, theirs = A.reference(), B.reference()
-    if mine is not None and theirs is not None and not _same_kind(A, B):
+    if not _same_kind(A, B):
         raise DtypeError(
-            f"A {sign} B takes operators of one dtype and device, got {mine.dtype} on {mine.device} and {theirs.dtype} on "
-            f"{theirs.device}: convert one of them, e.g. with A.to({theirs.dtype})"
+            f"A {sign} B takes operators of one dtype and device, got {A.dtype} on {A.device} and {B.dtype} on {B.device}: "
+            f"convert one of them, e.g. with A.to({B.dtype})"
         )
 
 

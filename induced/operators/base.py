@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from induced._module import reference
 from induced._registry import saved_as
 from induced._validate import eager, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -53,7 +54,7 @@ class LinearOperator(Algebra):
             require_tensor(z, f"coordinates that {self} takes")
         if z.shape[-1:] != self.shape[1:]:
             raise ShapeError(f"{self} takes coordinates of shape (*batch, {self.shape[1]}), got {tuple(z.shape)}")
-        like = self.reference()
+        like = reference(self)
         if not z.is_meta and torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
             with torch.autocast(z.device.type, enabled=False):
                 full: Tensor = super().__call__(z if like is None else z.to(like.dtype))
@@ -165,7 +166,7 @@ class Dense(LinearOperator):
     def batch(self) -> torch.Size:
         return self.A.shape[:-2]
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.A
 
     def forward(self, z: Tensor) -> Tensor:
@@ -262,8 +263,8 @@ class _Several(OfSeveral, LinearOperator):
     def batch(self) -> torch.Size:
         return torch.broadcast_shapes(*(A.batch for A in self.operators))  # type: ignore[no-any-return, no-untyped-call]
 
-    def reference(self) -> Tensor | None:
-        return next((like for A in self.operators if (like := A.reference()) is not None), None)
+    def _reference(self) -> Tensor | None:
+        return next((like for A in self.operators if (like := reference(A)) is not None), None)
 
     def extra_repr(self) -> str:
         few = [brief(A) for A in self.operators[: SHOWN if len(self.operators) > SHOWN + 1 else None]]

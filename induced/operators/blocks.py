@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from induced._module import reference
 from induced._numerics import scaled_norm, widened
 from induced._registry import saved_as
 from induced._validate import require_like, require_shape
@@ -204,8 +205,8 @@ class BlockDiagonal(LinearOperator):
         for core in made:
             if len(core.batch) > isinstance(core, Dense):
                 raise ShapeError(f"the cores of a direct sum are operators without a batch, or tensors (k, m, n); got {core}")
-            if (mine := core.reference()) is not None:
-                require_like(mine, made[0].reference(), "a core of a direct sum")
+            if (mine := reference(core)) is not None:
+                require_like(mine, reference(made[0]), "a core of a direct sum")
         m, n = (sum(_copies(core) * core.shape[i] for core in made) for i in (0, 1))
         super().__init__((m, n))
         hold(self, made)
@@ -354,7 +355,7 @@ class RotationScaling(LinearOperator):
     def batch(self) -> torch.Size:
         return self.a.shape[:-1]
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.a
 
     def numbers(self) -> Tensor:

@@ -101,7 +101,7 @@ class Diagonal(OnEntries):
     def diagonal(self) -> Tensor:
         return self.d
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.d
 
     def forward(self, z: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Projection(OnEntries):
         super().__init__((p.shape[-1], p.shape[-1]))
         register(self, "p", p)
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.p
 
     def mask(self) -> Tensor:
@@ -199,7 +199,7 @@ def places(index: Tensor | Sequence[int]) -> Tensor:
 
 
 @final
-@saved_as("operators.Selection", describe=lambda A: {"index": A.index, "dim": A.shape[1], "dtype": A.reference().dtype})
+@saved_as("operators.Selection", describe=lambda A: {"index": A.index, "dim": A.shape[1], "dtype": A.dtype})
 class Selection(LinearOperator):
     """(S z)_i = z_index[i]: rows of the identity, exact. Its adjoint puts coordinates at their places among zeros.
 
@@ -239,7 +239,7 @@ class Selection(LinearOperator):
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=index.device), persistent=False)
         self.register_buffer("index", index)
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.like
 
     def forward(self, z: Tensor) -> Tensor:

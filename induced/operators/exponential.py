@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._numerics import scaled_norm
 from induced._validate import eager, require_finite, require_like, require_precision, require_shape
 from induced.errors import DomainError, NotSquare
@@ -60,7 +61,7 @@ def exp_multiply(
     if A.shape[0] != A.shape[1]:
         raise NotSquare(f"only a square operator has an exponential, this one has shape {A.shape}: {A}")
     require_shape(z, A.shape[1:], "the state of exp_multiply")
-    require_like(z, A.reference(), "the state of exp_multiply")
+    require_like(z, reference(A), "the state of exp_multiply")
     require_precision(z.dtype, "the state of exp_multiply")
     require_finite(z, "the state of exp_multiply")
     t = per_sample(t, z, torch.broadcast_shapes(z.shape[:-1], A.batch))  # type: ignore[no-untyped-call]

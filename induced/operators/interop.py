@@ -12,6 +12,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._numerics import widened
 from induced._registry import FOREIGN, not_saved
 from induced._validate import require_one_forward, require_precision
@@ -209,7 +210,7 @@ class _Exported(scipy.sparse.linalg.LinearOperator):
     """One of our operators in scipy's clothes; a complex vector is two real ones."""
 
     def __init__(self, operator: LinearOperator) -> None:
-        like = operator.reference()
+        like = reference(operator)
         self.operator, self.kind = operator, torch.zeros(()) if like is None else like.detach().new_zeros(())
         require_precision(self.kind.dtype, f"{operator}")
         super().__init__(self.kind.cpu().numpy().dtype, operator.shape)  # type: ignore[call-arg]

@@ -17,6 +17,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._numerics import scaled_norm
 from induced._validate import require_finite, require_like, require_shape
 from induced.errors import DomainError, NotConverged, NotSquare, ShapeError
@@ -223,7 +224,7 @@ def iterative_solve(
         `iterative_solve(A, b)[0] == pinv(A)(b)` (laws/test_krylov.py)
     """
     require_shape(b, A.shape[:1], "the right side of A z = b")
-    require_like(b, A.reference(), "the right side of A z = b")
+    require_like(b, reference(A), "the right side of A z = b")
     require_finite(b, "the right side of A z = b")
     limit = _limit(max_iterations, 4 * min(A.shape))
     _, exported, scale, stop, target = _normalised(A, tol)

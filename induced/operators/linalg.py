@@ -32,6 +32,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._registry import saved_as
 from induced._validate import eager, require_cutoff, require_like, require_shape
 from induced.errors import NotSquare, SingularOperator
@@ -184,7 +185,7 @@ def solve(A: LinearOperator, b: Tensor, rtol: float | None = None) -> Tensor:
         tensor([2., 0.])
     """
     require_shape(b, A.shape[:1], "the right-hand side")
-    require_like(b, A.reference(), "the right-hand side")
+    require_like(b, reference(A), "the right-hand side")
     try:
         if rtol is None and A.shape[0] == A.shape[1] and all(map(eager, (b, *held(A)))):
             try:

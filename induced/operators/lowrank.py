@@ -47,7 +47,7 @@ class _Factored(LinearOperator):
             return torch.Size()
         return torch.broadcast_shapes(c.shape, U.shape[:-2], V.shape[:-2])  # type: ignore[no-any-return, no-untyped-call]
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.U
 
     def parts(self) -> Triplets:

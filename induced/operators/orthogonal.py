@@ -240,7 +240,7 @@ class SkewExponential(OrthogonalOperator):
 
 
 @final
-@saved_as("operators.Permutation", describe=lambda A: {"order": A.order, "dtype": A.reference().dtype})
+@saved_as("operators.Permutation", describe=lambda A: {"order": A.order, "dtype": A.dtype})
 class Permutation(OrthogonalOperator):
     """(P z)_i = z_order[i], exact.
 
@@ -270,7 +270,7 @@ class Permutation(OrthogonalOperator):
         self.register_buffer("_like", torch.empty(0, dtype=dtype, device=order.device), persistent=False)
         self.register_buffer("order", order)
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self._like
 
     def forward(self, z: Tensor) -> Tensor:

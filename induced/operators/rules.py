@@ -4,14 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
-from itertools import chain
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from induced._module import Module, unset
+from induced._module import Module, reference, unset
 from induced._validate import eager
 from induced.errors import DtypeError, ShapeError, SingularOperator
 from induced.operators.matrices import Phi, real_power
@@ -62,7 +61,7 @@ def per_matrix(a: Scalar, trailing: int = 2) -> Scalar:
 
 def kind(A: Any) -> Tensor:
     """A tensor of the dtype and device of what an operator or family holds; of torch's default ones where it holds nothing."""
-    like: Tensor | None = A.reference()
+    like: Tensor | None = reference(A)
     return torch.zeros(()) if like is None else like
 
 
@@ -85,10 +84,6 @@ class Functions(Module, ABC):
     def batch(self) -> torch.Size:
         """The leading batch dimensions of the operator; none for most."""
         return torch.Size()
-
-    def reference(self) -> Tensor | None:
-        """A tensor that names the operator's dtype and device, or None where it takes those of its input."""
-        return next((t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()), None)
 
     @property
     def orthogonal(self) -> bool:
@@ -163,8 +158,8 @@ class OfOne(Functions):
 
     operator: "LinearOperator"
 
-    def reference(self) -> Tensor | None:
-        return self.operator.reference()
+    def _reference(self) -> Tensor | None:
+        return reference(self.operator)
 
     @property
     def batch(self) -> torch.Size:

@@ -105,7 +105,7 @@ class Solve(LinearOperator):
         super().__init__(operator.shape)
         self.operator = operator
 
-    def reference(self) -> Tensor:
+    def _reference(self) -> Tensor:
         return self.operator.sign
 
     def forward(self, z: Tensor) -> Tensor:

@@ -67,10 +67,6 @@ class OperatorFamily(Module, ABC):
         """
         return None
 
-    def reference(self) -> Tensor | None:
-        """A tensor that names the family's dtype and device, or None where it takes those of its input."""
-        return next(iter(self.parameters()), next(iter(self.buffers()), None))
-
 
 class _NetworkFamily(OperatorFamily):
     """What the families below share: a network h of t, numbers offset + sum_f h_f(t) factors_f, and a `rest_std`."""

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from induced._module import reference
 from induced._numerics import full_precision
 from induced._registry import saved_as
 from induced._validate import eager, require_finite
@@ -152,8 +153,8 @@ class Stepwise(LinearOperator):
         super().__init__((family.dim, family.dim))
         self.family, self.grid, self.method = family, intervals(t0, t1, steps, method), method
 
-    def reference(self) -> Tensor | None:
-        return self.family.reference()
+    def _reference(self) -> Tensor | None:
+        return reference(self.family)
 
     def forward(self, z: Tensor) -> Tensor:
         for step in walk(self.family, self.grid, METHODS[self.method]):

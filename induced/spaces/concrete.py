@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from induced._module import reference
 from induced._numerics import scaled_norm
 from induced._registry import saved_as
 from induced._validate import eager, require_like, require_shape
@@ -47,7 +48,7 @@ class InducedSpace(HilbertSpace):
 
     def coords(self, x: Tensor) -> Tensor:
         require_shape(x, self.shape, "a point of the space")
-        require_like(x, self.chart.reference(), "the point")
+        require_like(x, reference(self.chart), "the point")
         z: Tensor = self.chart(x)
         if self._spread:
             z = z.reshape(*z.shape[: z.dim() - len(self.chart.coord_shape)], self.dim)
@@ -56,13 +57,13 @@ class InducedSpace(HilbertSpace):
 
     def point(self, z: Tensor) -> Tensor:
         require_shape(z, (self.dim,), "coordinates of the space")
-        require_like(z, self.chart.reference(), "the coordinates")
+        require_like(z, reference(self.chart), "the coordinates")
         x = self.chart.inverse(z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z)
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
-    def reference(self) -> Tensor | None:
-        return self.chart.reference()
+    def _reference(self) -> Tensor | None:
+        return reference(self.chart)
 
     def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         with torch.no_grad():
@@ -134,7 +135,7 @@ class ProductSpace(HilbertSpace):
         self._dims = [factor.dim for factor in factors]
         super().__init__((sum(self._entries),), sum(self._dims), ("product", *factors))
         self.factors = nn.ModuleList(factors)
-        kinds = {(like.dtype, like.device) for factor in factors if (like := factor.reference()) is not None}
+        kinds = {(factor.dtype, factor.device) for factor in factors if factor.dtype is not None}
         if len(kinds) > 1:
             raise DtypeError(f"the factors of a product hold parameters of one dtype and device, got {sorted(map(str, kinds))}")
 
@@ -142,8 +143,8 @@ class ProductSpace(HilbertSpace):
         """The factors, typed."""
         return list(self.factors)  # type: ignore[arg-type]
 
-    def reference(self) -> Tensor | None:
-        return next((like for factor in self._spaces() if (like := factor.reference()) is not None), None)
+    def _reference(self) -> Tensor | None:
+        return next((like for factor in self._spaces() if (like := reference(factor)) is not None), None)
 
     def join(self, *parts: Tensor) -> Tensor:
         """The point of the product with these parts, one a factor, of shapes (*batch, *factor.shape).

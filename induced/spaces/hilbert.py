@@ -72,7 +72,7 @@ class HilbertSpace(Module, ABC):
     def point(self, z: Tensor) -> Tensor:
         """Points (*batch, *shape) of coordinates (*batch, dim); raises as `coords` does."""
 
-    def reference(self) -> Tensor | None:
+    def _reference(self) -> Tensor | None:
         """A parameter that names the dtype and device of the space, or None where it takes those of its input."""
         return next(self.parameters(), None)
 
@@ -184,9 +184,7 @@ class HilbertSpace(Module, ABC):
         return self.point(self._empty((n,), dtype, device).normal_(generator=generator))
 
     def _empty(self, batch: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-        like = self.reference()
-        if like is not None:
-            dtype, device = dtype or like.dtype, device or like.device
+        dtype, device = dtype or self.dtype, device or self.device
         return torch.empty(*batch, self.dim, dtype=dtype, device=device)
 
     def mean(self, points: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def on_one_space(core: CoreCase) -> tuple[Linearizer, Tensor]:
 
 
 def samples(f: LinearizerOperator, k: int = 4) -> Tensor:
-    return f.domain.sample(k, dtype=torch.float64) if f.domain.reference() is None else f.domain.sample(k)
+    return f.domain.sample(k, dtype=torch.float64) if f.domain.dtype is None else f.domain.sample(k)
 
 
 # ------------------------------------------------------------------------------------------------------- kernel, range, solve

@@ -114,8 +114,8 @@ def test_a_permutation_is_an_exact_chart() -> None:
 
 
 def test_a_chart_takes_the_dtype_of_its_operator() -> None:
-    assert Linear(Diagonal(torch.ones(2).double())).reference().dtype == torch.float64
-    assert Linear(Permutation([0])).double().reference().dtype == torch.float64
+    assert Linear(Diagonal(torch.ones(2).double())).dtype == torch.float64
+    assert Linear(Permutation([0])).double().dtype == torch.float64
 
 
 def test_a_1x1_convolution_is_the_linear_chart_of_its_weight() -> None:

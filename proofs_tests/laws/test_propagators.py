@@ -170,16 +170,21 @@ def test_gradients_reach_the_family_and_are_those_of_the_integrator(kind: Kind) 
         agree(through_operator[name], p.grad, 10)
 
 
-class Unrelated(OperatorFamily):
+class InDouble(OperatorFamily):
+    """A family without parameters, in float64."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("like", torch.zeros(()).double())
+
+
+class Unrelated(InDouble):
     """Directions that are new at every time."""
 
     def at(self, t: float | Tensor) -> LinearOperator:
         generator = torch.Generator().manual_seed(round(float(t) * 1e6))
         U, V = torch.randn(2, self.dim, 2, generator=generator, dtype=torch.float64) / self.dim**0.5
         return ScaledIdentityPlusLowRank(torch.tensor(-0.5).double(), U, V)
-
-    def reference(self) -> Tensor:
-        return torch.zeros(()).double()
 
 
 @pytest.mark.parametrize(("steps", "form"), [(3, ScaledIdentityPlusLowRank), (11, ScaledIdentityPlusLowRank), (40, Dense)])
@@ -523,16 +528,14 @@ class Moving(OperatorFamily):
         generator = torch.Generator().manual_seed(5)
         self.U, self.V = torch.randn(2, 2, 20, 2, generator=generator, dtype=torch.float64) * (gain / 20) ** 0.5
         powers = {"U": (1.0, 0.0), "V": (0.0, 1.0), "both": (0.5, 0.5)}[factor]
-        self.scale, self.dtype, (self.u, self.v) = scale, dtype, (scale**power for power in powers)
+        self.scale, (self.u, self.v) = scale, (scale**power for power in powers)
+        self.register_buffer("like", torch.zeros((), dtype=dtype))
 
     def at(self, t: float | Tensor) -> ScaledIdentityPlusLowRank:
         s = torch.as_tensor(t, dtype=torch.float64)[..., None, None] * self.scale
         U, V = self.u * (self.U[0] + s * self.U[1]), self.v * (self.V[0] + s**2 * self.V[1])
         c = torch.full(U.shape[:-2], -self.scale, dtype=torch.float64)
         return ScaledIdentityPlusLowRank(c.to(self.dtype), U.to(self.dtype), V.to(self.dtype))
-
-    def reference(self) -> Tensor:
-        return torch.zeros((), dtype=self.dtype)
 
 
 class Matrices(OperatorFamily):
@@ -544,9 +547,6 @@ class Matrices(OperatorFamily):
 
     def at(self, t: float | Tensor) -> LinearOperator:
         return Dense(self.family.at(t).matrix())
-
-    def reference(self) -> Tensor | None:
-        return self.family.reference()
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -775,12 +775,9 @@ def test_adaptive_steps_meet_the_tolerance(method: str, tolerance: float, span: 
 
 
 def test_steps_are_short_where_the_operator_is_fast() -> None:
-    class Burst(OperatorFamily):
+    class Burst(InDouble):
         def at(self, t: float | Tensor) -> LinearOperator:
             return Dense(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double() * (1 + 50 * math.exp(-200 * (float(t) - 0.7) ** 2)))
-
-        def reference(self) -> Tensor:
-            return torch.zeros(()).double()
 
     grid = adaptive_grid(Burst(2), tolerance=1e-6)
     steps = [(b - a, a) for a, b in pairwise(grid.times)]
@@ -806,12 +803,9 @@ def test_no_step_is_needed_for_no_change() -> None:
 
 
 def test_a_jump_is_resolved_or_refused() -> None:
-    class Jump(OperatorFamily):
+    class Jump(InDouble):
         def at(self, t: float | Tensor) -> LinearOperator:
             return Dense(torch.eye(2).double() * (100.0 if float(t) > 0.3337 else 0.0))
-
-        def reference(self) -> Tensor:
-            return torch.zeros(()).double()
 
     with pytest.raises(NotConverged, match=r"t = 0\.333"):
         adaptive_grid(Jump(2), tolerance=1e-12)

@@ -186,7 +186,7 @@ ROWS: dict[str, Row] = {
     "inverse": (lambda A, s: N(inverse(A).matrix()) * s, np.linalg.inv, full),
     "power -1": (lambda A, s: N(power(A, -1).matrix()) * s, np.linalg.inv, full),
     "solve": (
-        lambda A, s: N(solve(A, A(torch.ones(A.shape[1], dtype=A.reference().dtype)))),  # type: ignore[union-attr]
+        lambda A, s: N(solve(A, A(torch.ones(A.shape[1], dtype=A.dtype)))),  # type: ignore[union-attr]
         lambda M: (np.linalg.pinv(M, rcond=1e-9) @ M).sum(1),
         anywhere,
     ),

@@ -100,7 +100,7 @@ CASES = [
     _forgets("Doubling", r"\(m, n\)", lambda: Doubling(2.0).H),
     _forgets("Doubling", r"\(m, n\)", lambda: Linearizer(Doubling(2.0), EuclideanSpace(2))),
     _forgets("Family", "dim", lambda: propagator(Family(2))),
-    _forgets("Family", "dim", lambda: Family(2).reference()),
+    _forgets("Family", "dim", lambda: Family(2).dtype),
     _forgets("Doubled", "", lambda: Doubled(False)(x)),
     # a property of the map, whose cause torch used to hide: "'Doubled' object has no attribute 'H'"
     _forgets("Doubling", r"\(m, n\)", lambda: Doubled(True).H),

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from induced._module import Module
 from induced._registry import FOREIGN, not_saved
 from induced.bijections.base import Bijection, Composition
 from induced.errors import DtypeError, InducedError
@@ -43,8 +44,8 @@ class Adapted(Bijection):
         # not that of the modules held: zuko's draws random numbers
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def reference(self) -> Tensor | None:
-        return next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), None)
+    def _reference(self) -> Tensor | None:
+        return Module._reference(self)  # what it holds may be buffers
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

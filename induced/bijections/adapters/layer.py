@@ -51,8 +51,8 @@ class Layer(AdaptedWithDeterminant):
         return self if self.context is None else type(self)(self.module, self.shape, context, tried=self)
 
     def _try(self) -> None:
-        trial, like = copy.deepcopy(self) if self._waits else self, self.reference()
-        x = torch.zeros(2, *self.shape) if like is None else like.new_zeros(2, *self.shape)
+        trial = copy.deepcopy(self) if self._waits else self
+        x = torch.zeros(2, *self.shape, dtype=self.dtype, device=self.device)
         maps: Any = (trial._encode, trial._decode)
         if self.context is not None:
             one = self.context.detach().reshape(-1, self.context.shape[-1])[0]

@@ -275,9 +275,8 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
 
 def _require_there_and_back(chart: Bijection, transform: Transform) -> None:
     """Raise unless coordinates around 0 return roughly as they were: a scale of 0, a wrong shape, a missing inverse show."""
-    like = chart.reference()
-    z = torch.linspace(-0.5, 0.5, math.prod(chart.coord_shape), dtype=None if like is None else like.dtype)
-    z = z.reshape(1, *chart.coord_shape).to(None if like is None else like.device)
+    z = torch.linspace(-0.5, 0.5, math.prod(chart.coord_shape), dtype=chart.dtype, device=chart.device)
+    z = z.reshape(1, *chart.coord_shape)
     if z.is_meta:
         return
     why: Exception | None = None
