@@ -18,8 +18,8 @@ import induced
 from applications.application import Application, known, owner
 from applications.commands import check_command, export, info, summary, training
 from applications.common.places import at_home
-from induced._registry import ENTRY_POINTS
 from induced.errors import InducedError
+from induced.serialization.layout import ENTRY_POINTS
 
 Command = Callable[..., None]
 GENERAL: dict[str, Command] = {"check": check_command, "export": export, "info": info}

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -230,7 +231,7 @@ def float64(model: Idempotent) -> Linearizer:
         return LatticeCoupling(part.shape, part.conditioner, flip=part.flip, bits=model.config.bits)
 
     f = model.operator(exact=True)
-    ours, theirs = model.chart._parts(), f.domain.chart._parts()
+    ours, theirs = (cast(list[Bijection], chart.parts) for chart in (model.chart, f.domain.chart))
     cut = next((k for k, part in enumerate(ours) if isinstance(part, Flatten)), len(ours))
     return Linearizer(f.core, InducedSpace(Composition(*map(on_lattice, ours[:cut]), *theirs[cut:]))).eval()
 

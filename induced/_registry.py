@@ -35,8 +35,8 @@ class Recipe(NamedTuple):
     when: Callable[[Any], bool] | None
 
 
-_by_class: dict[type[nn.Module], Recipe] = {}
-_by_name: dict[str, Recipe] = {}
+by_class: dict[type[nn.Module], Recipe] = {}
+by_name: dict[str, Recipe] = {}
 _refused: dict[type[nn.Module], str] = {}
 
 
@@ -78,8 +78,8 @@ def register(
     if name is None and "<locals>" in owner:
         raise CheckpointError(f"{owner} lies in a function, where several classes may be called so: give register a name= for it")
     name = owner if name is None else name
-    if name in _by_name and _by_name[name].owner != owner:
-        raise CheckpointError(f"{owner} cannot be registered as {name!r}: that is the name of {_by_name[name].owner}")
+    if name in by_name and by_name[name].owner != owner:
+        raise CheckpointError(f"{owner} cannot be registered as {name!r}: that is the name of {by_name[name].owner}")
     names = [attribute.removeprefix("*") for attribute in attributes]
 
     def built(**given: Any) -> M:
@@ -88,7 +88,7 @@ def register(
 
     described = describe or (lambda module: {a: getattr(module, a) for a in names})
     entry = Recipe(name, owner, cls, described, build or (cls if names == list(attributes) else built), when)
-    _by_class[cls] = _by_name[name] = entry
+    by_class[cls] = by_name[name] = entry
 
 
 def saved_as(
@@ -125,8 +125,8 @@ def recipe(module: nn.Module) -> Recipe:
     """
     cls = type(module)
     for base in cls.__mro__:
-        if base in _by_class and (when := _by_class[base].when) is not None and when(module):
-            return _by_class[base]
+        if base in by_class and (when := by_class[base].when) is not None and when(module):
+            return by_class[base]
     for base in cls.__mro__:
         if base in _refused:
             raise CheckpointError(f"a {cls.__name__} cannot be saved: {_refused[base]}")
@@ -140,12 +140,12 @@ def recipe(module: nn.Module) -> Recipe:
             f"{cls.__name__}, of torch.compile, cannot be saved: save its `_orig_mod`, the module that it compiles, and compile "
             f"what is loaded"
         )
-    if cls not in _by_class:
+    if cls not in by_class:
         raise CheckpointError(
             f"a {cls.__name__} cannot be saved: its class is not registered; "
             f"call induced.serialization.register({cls.__name__}, *names of its constructor's arguments)"
         )
-    return _by_class[cls]
+    return by_class[cls]
 
 
 def named(name: str, where: str) -> Recipe:
@@ -154,7 +154,7 @@ def named(name: str, where: str) -> Recipe:
     Raises:
         CheckpointError: there is none, or the package that has it cannot be imported.
     """
-    if name not in _by_name:
+    if name not in by_name:
         family = name.partition(".")[0]
         for point in entry_points(group=ENTRY_POINTS, name=family):
             try:
@@ -163,10 +163,10 @@ def named(name: str, where: str) -> Recipe:
                 raise CheckpointError(
                     f"{where} is a {name} of {point.value}, which cannot be imported ({error}): install induced[apps]"
                 ) from error
-    if name not in _by_name:
+    if name not in by_name:
         raise CheckpointError(
             f"{where} is of the class {name!r}, which is not registered: nothing else is built. If it is an application's, "
             f"install induced[apps]; if it is yours, import the module that registers it first, or register it with "
             f"name={name!r} where it has moved"
         )
-    return _by_name[name]
+    return by_name[name]

@@ -208,7 +208,7 @@ def train_classifier(data: ImageSet, config: ClassifierConfig | None = None) -> 
         net = DigitClassifier().train()
     optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=max(config.steps, 2))
-    for images, labels in _batches(data, config):
+    for images, labels in batches(data, config):
         optimizer.zero_grad()
         loss = F.cross_entropy(net(images), labels)
         torch.autograd.backward(loss)
@@ -237,7 +237,7 @@ def accuracy(net: nn.Module, data: ImageSet, batch: int = 500) -> float:
     return float((extract(net, data.images, batch).argmax(1) == data.labels).double().mean())
 
 
-def _batches(data: ImageSet, config: ClassifierConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: ImageSet, config: ClassifierConfig) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw each step's images, moved and dequantised, with their classes."""
     for step in range(config.steps):
         generator = step_generator(config.seed, step)

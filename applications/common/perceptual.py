@@ -105,7 +105,7 @@ class ShiftTolerantLPIPS(PerceptualDistance):
         _check_pair(a, b)
         total = a.new_zeros(len(a))
         for head, x, y in zip(self.heads, self.maps(a), self.maps(b), strict=True):
-            total = total + head((_directions(x) - _directions(y)).square()).mean((1, 2, 3))
+            total = total + head((directions(x) - directions(y)).square()).mean((1, 2, 3))
         return total
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -228,7 +228,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return names
 
 
-def _directions(maps: Tensor) -> Tensor:
+def directions(maps: Tensor) -> Tensor:
     """Scale each pixel's channels to unit length, in float32 at least; all zeros stay so, with gradient 0."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     return maps * maps.square().sum(1, keepdim=True).clamp(min=_TINY).rsqrt()

@@ -219,7 +219,7 @@ def fit(
     """
     require_registered(objective.saved(objective.model))
     accelerator = accelerator_for(device)
-    batch_of_process = _share(config, data, accelerator.num_processes)
+    batch_of_process = share(config, data, accelerator.num_processes)
     optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
     start, notes = 0, list[str]()
     with ExitStack() as stack:
@@ -297,7 +297,7 @@ def fit(
         return TrainingResult(done, losses, progress.seconds, progress.rate(done), objective.saved(average.module), tuple(notes))
 
 
-def _share(config: TrainingConfig, data: Source, processes: int) -> int:
+def share(config: TrainingConfig, data: Source, processes: int) -> int:
     """Divide the global batch among the processes."""
     if len(data) == 0:
         raise DataError(f"{data.name!r} holds no row to train on")

@@ -90,7 +90,9 @@ class Idempotent(nn.Module):
         """Turn a rotated basis so that its first vectors span the principal components of images (k, *shape) about 0."""
         if self.config.basis == "rotated":
             reflected, r = cast(Householder, cast(Linear, self.chart.parts[-1]).operator), self.rank
-            components = torch.linalg.svd(Composition(*self.chart._parts()[:-1])(images), full_matrices=False)[2][:r]
+            components = torch.linalg.svd(
+                Composition(*cast(list[Bijection], self.chart.parts[:-1]))(images), full_matrices=False
+            )[2][:r]
             # fewer images than the rank leave some of the old directions
             both = torch.cat([components, _first_rows(reflected, r)]).mT
             reflected.V.copy_(reflections(torch.linalg.qr(both)[0][:, :r]))
@@ -136,7 +138,7 @@ def _first_rows(Q: LinearOperator, r: int) -> Tensor:
 def _on_lattice(chart: Composition, config: ModelConfig) -> Composition:
     """The chart with its couplings and its change of basis on the lattice."""
     couplings, parts = 0, list[Bijection]()
-    for part in chart._parts():
+    for part in cast(list[Bijection], chart.parts):
         if isinstance(part, AdditiveCoupling):
             couplings += 1
             label = f"coupling {couplings}"

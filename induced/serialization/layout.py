@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from induced._registry import ENTRY_POINTS as ENTRY_POINTS
 from induced.errors import CheckpointError
 from induced.serialization.disk import MOST_JSON, PARTIAL, parse_json, read
 

@@ -225,7 +225,7 @@ def test_what_other_packages_register_has_commands_too(
         SimpleNamespace(name="pendulum", value="mine", load=lambda: register(RECORDS["pendulum"])),
         SimpleNamespace(name="gone", value="their.models", load=broken),
     ]
-    others = {name: one for name, one in application._records.items() if name != "pendulum"}
+    others = {one.family: one for one in known() if one.name != "pendulum"}
     monkeypatch.setattr(application, "_records", others)
     monkeypatch.setattr(cli, "entry_points", lambda group: points if group == "induced.models" else [])
     cli.main(["--version"])
@@ -280,7 +280,7 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "described", interrupted)
-    monkeypatch.setitem(application._records, "pendulum", replace(RECORDS["pendulum"], train=interrupted))
+    monkeypatch.setattr(application, "_records", {"pendulum": replace(RECORDS["pendulum"], train=interrupted)})
     goes_on = ": the same command with --resume goes on from the newest checkpoint"
     for command, said in (("train pendulum", goes_on), (f"info {tmp_path}", "")):
         with pytest.raises(SystemExit) as end:

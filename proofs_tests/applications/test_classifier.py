@@ -132,7 +132,7 @@ def test_training_learns(few: ImageSet) -> None:
 
 def test_training_moves_images_by_every_shift_and_never_out_of_the_picture(few: ImageSet) -> None:
     one = ImageSet("one", few.images[:1], few.labels[:1])
-    images, labels = next(classifier._batches(one, ClassifierConfig(steps=1, batch=64, shift=3)))
+    images, labels = next(classifier.batches(one, ClassifierConfig(steps=1, batch=64, shift=3)))
     assert images.shape == (64, 1, 32, 32) and labels.tolist() == [int(few.labels[0])] * 64
     # Between two pixel values, so that dequantisation cannot carry one across.
     ink, still = ((x >= 13 / 128 - 1).float() for x in (images, to_unit(one.images)))

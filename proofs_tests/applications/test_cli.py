@@ -358,7 +358,7 @@ def test_an_earlier_run_is_kept_and_settings_cannot_change(run: Path) -> None:
 def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-m", "applications", "sample", "--run", str(tmp_path / "gone")]
-    ended = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 1 and ended.stdout == ""
     assert ended.stderr == f"induced: {tmp_path / 'gone' / 'config.json'}: {MISSING}\n"
 

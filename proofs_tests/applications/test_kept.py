@@ -371,7 +371,7 @@ def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) ->
     assert listing(tmp_path / "run") == held
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
-    other.join(20)
+    other.join(600)
     assert (tmp_path / "run" / ".lock").exists()  # the file is there, the lock is not
     assert toy.train(tmp_path / "run", resume=True).notes[0] == "resumed after step 5"
     assert not (tmp_path / "run" / ".lock").exists()

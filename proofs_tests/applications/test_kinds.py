@@ -15,7 +15,7 @@ import applications
 import induced
 from applications.common.classifier import DigitClassifier
 from applications.flow_matching.model import FlowMatching
-from induced._registry import _by_name
+from induced._registry import by_name
 from induced.errors import CheckpointError
 from induced.hub import HubModel
 from induced.serialization import notes, save
@@ -32,9 +32,9 @@ SHIPPED = {
 def test_each_entry_point_registers_the_kinds_of_its_name() -> None:
     for name, module in DECLARED.items():
         importlib.import_module(module)
-        kinds = [entry for kind, entry in _by_name.items() if kind.startswith(f"{name}.")]
+        kinds = [entry for kind, entry in by_name.items() if kind.startswith(f"{name}.")]
         assert kinds and all(entry.owner.startswith("applications.") for entry in kinds)
-    mine = {kind.partition(".")[0] for kind, entry in _by_name.items() if entry.owner.startswith("applications.")}
+    mine = {kind.partition(".")[0] for kind, entry in by_name.items() if entry.owner.startswith("applications.")}
     assert mine == DECLARED.keys()
 
 
@@ -61,9 +61,9 @@ def test_a_shipped_model_opens_as_it_was_saved(folder: str, tmp_path: Path) -> N
 def test_a_new_process_has_all_kinds_of_the_library_and_opens_those_of_applications() -> None:
     for module in pkgutil.walk_packages(induced.__path__, "induced."):
         importlib.import_module(module.name)
-    kinds = {name for name, entry in _by_name.items() if entry.owner.startswith(("induced.", "torch."))}
+    kinds = {name for name, entry in by_name.items() if entry.owner.startswith(("induced.", "torch."))}
     script = (
-        "import sys, induced, induced._registry as r; print(*r._by_name); print('applications' in sys.modules);"
+        "import sys, induced, induced._registry as r; print(*r.by_name); print('applications' in sys.modules);"
         f"print(*(type(induced.load(folder)).__name__ for folder in {[str(APPLICATIONS / folder) for folder in SHIPPED]!r}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
@@ -74,7 +74,7 @@ def test_a_new_process_has_all_kinds_of_the_library_and_opens_those_of_applicati
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(_by_name, "flow_matching.FlowMatching")
+    monkeypatch.delitem(by_name, "flow_matching.FlowMatching")
     monkeypatch.delitem(sys.modules, "applications.flow_matching.model")
     monkeypatch.setitem(sys.modules, "applications.common.kinds", None)
     with pytest.raises(CheckpointError, match=r"FlowMatching of .*, which cannot be imported .*: install induced\[apps\]"):

@@ -17,7 +17,7 @@ from applications.common.perceptual import (
     PerceptualDistance,
     PyramidDistance,
     ShiftTolerantLPIPS,
-    _directions,
+    directions,
     perceptual,
     pyramid_distance,
 )
@@ -145,7 +145,7 @@ def test_st_lpips_repeats_grey_channels(lpips: ShiftTolerantLPIPS) -> None:
 
 def test_a_pixel_without_any_response_has_no_direction_and_no_gradient() -> None:
     maps = torch.stack((torch.zeros(4), torch.tensor([3.0, 0, 4, 0])), 1).view(1, 4, 1, 2).requires_grad_()
-    found = _directions(maps)
+    found = directions(maps)
     assert torch.allclose(found, torch.tensor([[0, 0, 0, 0], [0.6, 0, 0.8, 0]]).mT.view(1, 4, 1, 2))
     (gradient,) = torch.autograd.grad(found[..., 0].square().sum(), maps)
     assert not gradient.any()

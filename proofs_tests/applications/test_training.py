@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from applications.common.data import Batch, ImageSet
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
-from applications.common.training import TrainingConfig, _share, fit, learning_rate
+from applications.common.training import TrainingConfig, fit, learning_rate, share
 from induced.errors import CheckpointError, DataError, DomainError, ShapeError
 from proofs_tests.applications import toy
 
@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 def in_process(folder: Path, death: str, *launcher: str) -> subprocess.CompletedProcess[str]:
     """Run the toy training in a process of its own."""
     command = [sys.executable, "-m", *launcher, "proofs_tests.applications.toy", str(folder), death]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -195,7 +195,7 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'toy' holds no row to train on"):
         fit(toy.Denoise(), toy.images(0), toy.CONFIG, Run(tmp_path / "d"), device="cpu")
     with pytest.raises(ShapeError, match="batch of 8 does not divide among 3 processes; choose a multiple of 3"):
-        _share(toy.CONFIG, toy.images(), 3)
+        share(toy.CONFIG, toy.images(), 3)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_copy_of_an_inverse_does_not_share_its_factors() -> None:
     A = Inverse(Dense(torch.eye(3)))
     A(torch.ones(3))
     CAPABILITIES["pickle"](((A, torch.ones(3)),))
-    assert A.__getstate__()["_kept"] is None and A._kept is not None
+    assert A.__getstate__()["_kept"] is None and vars(A)["_kept"] is not None
 
 
 COMPUTED: dict[str, Callable[[Linearizer], nn.Module]] = {

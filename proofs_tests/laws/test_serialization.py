@@ -21,7 +21,7 @@ import induced
 import induced.bijections
 import induced.operators
 from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Subspace
-from induced._registry import _by_class, _by_name
+from induced._registry import by_class, by_name
 from induced.bijections import (
     ActNorm,
     AdditiveCoupling,
@@ -100,7 +100,7 @@ def test_a_core_comes_back_bit_for_bit(case: CoreCase, dtype: torch.dtype, tmp_p
         assert torch.equal(loaded(z), B(z)) and torch.equal(loaded.apply_adjoint(B(z)), B.apply_adjoint(B(z)))
 
 
-def test_the_charts_that_run_foreign_code_are_refused_by_name(tmp_path: Path) -> None:
+def test_the_charts_that_run_foreign_code_are_refusedby_name(tmp_path: Path) -> None:
     made = [case.make() for case in CHARTS if case.name in REFUSED]
     for module in (*made, ForeignOperator(torch.eye(2).numpy())):
         with pytest.raises(CheckpointError, match="cannot be saved: it runs foreign code"):
@@ -112,7 +112,7 @@ def test_every_final_class_has_a_recipe_or_a_reason() -> None:
     packages = (induced.bijections, induced.operators, induced)
     classes = {vars(package)[name] for package in packages for name in package.__all__}
     final = {cls for cls in classes if isinstance(cls, type) and issubclass(cls, nn.Module) and "__final__" in vars(cls)}
-    assert final - _by_class.keys() == {induced.operators.ForeignOperator}
+    assert final - by_class.keys() == {induced.operators.ForeignOperator}
 
 
 class Squared(nn.Module):
@@ -435,7 +435,7 @@ def test_a_kind_of_another_package_is_found_by_its_entry_point(tmp_path: Path, m
     folder = save(importlib.import_module("family_models").Model(3), tmp_path / "model")
     # as in a process that has not imported it
     monkeypatch.delitem(sys.modules, "family_models")
-    monkeypatch.delitem(_by_name, "family.Model")
+    monkeypatch.delitem(by_name, "family.Model")
     assert induced.load(folder).size == 3
     assert "family_models" in sys.modules
 

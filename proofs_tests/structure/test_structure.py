@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ EXTRAS = (
     *("applications", "proofs_tests", "benchmarks", "experiments"),
 )
 
+HOUSE = ROOT.parent
+ROOMS = {
+    "applications": {"induced"},
+    "benchmarks": {"induced"},
+    "experiments": {"induced", "applications", "benchmarks"},
+    "tools": {"induced"},
+    "proofs_tests": {"induced", "applications", "benchmarks", "experiments"},
+}
+"""The rooms beside the library, and whom each imports."""
+OUTSIDE = sorted(path for room in ROOMS for path in (HOUSE / room).rglob("*.py"))
+
+# the record <- common <- each application, none of which imports another <- the command
+FLOORS = {"application": 0, "common": 1, "info": 2, "flow_matching": 2, "idempotent": 2, "style_transfer": 2}
+FLOORS |= {"commands": 3, "cli": 4, "__main__": 5}
+
+OF_EXTRAS = {"FrEIA", "mlxtend", "nflows", "onnxruntime", "sklearn", "tyro"}
+"""What a function may import: a package of an optional extra that little needs, or that takes long."""
+
+OF_OTHERS = {"_C", "_dynamo", "_embedding_net", "_exit", "_functorch", "_replace", "_repr_html_", "_transform", "_version"}
+OF_OTHERS |= {"_buffers", "_modules", "_parameters"}
+"""Names with an underscore that Python, torch, IPython or nflows have."""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
 
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
@@ -61,7 +89,7 @@ def layer(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
     """Each import statement with the full name of a module that it imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name
@@ -71,6 +99,7 @@ def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
 
 
 modules = pytest.mark.parametrize("path", MODULES, ids=module_name)
+everywhere = pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=module_name)
 
 
 @modules
@@ -78,7 +107,7 @@ def test_imports_go_in_one_direction(path: Path) -> None:
     mine = LAYERS[layer(path)]
     for node, name in imports(path):
         parts = name.split(".")
-        assert parts[0] not in {"applications", "proofs_tests", "benchmarks", "experiments"}
+        assert parts[0] not in ROOMS
         if parts[0] == "induced":
             theirs = parts[1] if len(parts) > 1 else "__init__"
             assert LAYERS[theirs] < mine or theirs == layer(path), f"{path.name}:{node.lineno} imports {name}"
@@ -92,22 +121,121 @@ def test_the_direction_test_sees_a_wrong_import() -> None:
     assert any(name == "induced.operators" for _, name in imports(ROOT / "linearizer.py"))
 
 
-@modules
+@pytest.mark.parametrize("path", OUTSIDE, ids=module_name)
+def test_rooms_import_the_library_and_one_another_in_one_direction(path: Path) -> None:
+    room, *inner = path.relative_to(HOUSE).with_suffix("").parts
+    for node, name in imports(path):
+        theirs, *rest = name.split(".")
+        assert theirs == room or theirs not in ROOMS or theirs in ROOMS[room], f"{path.name}:{node.lineno} imports {name}"
+        if theirs == room == "applications":
+            there = rest or [alias.name for alias in node.names]  # from applications import cli
+            lower = FLOORS[there[0]] < FLOORS[inner[0]] or there[0] == inner[0]
+            assert lower, f"{path.relative_to(HOUSE)}:{node.lineno} imports {name}"
+
+
+def test_each_floor_of_applications_has_its_place() -> None:
+    assert {path.stem for path in (HOUSE / "applications").iterdir()} - {"__init__", "__pycache__"} == set(FLOORS)
+
+
+def late(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and package of each import inside a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    names = [alias.name for alias in inner.names] if isinstance(inner, ast.Import) else [inner.module or ""]
+                    yield from ((inner.lineno, name.partition(".")[0]) for name in names)
+
+
+@everywhere
 def test_no_import_stands_inside_a_function(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            inner = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
-            assert not inner, f"{path.name}:{inner[0].lineno} imports inside a function"
+    allowed = OF_EXTRAS if path in OUTSIDE else set()
+    found = [f"{path.name}:{line} imports {name}" for line, name in late(parsed(path)) if name not in allowed]
+    assert not found, "inside a function"
+
+
+def borrowed(tree: ast.AST, *, modules_too: bool) -> Iterator[tuple[int, str]]:
+    """Line and name of each `_name` of another module that is imported or, where no class here has it, asked for."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("torch."):
+            names = [alias.name for alias in node.names] + (node.module or "").split(".") * modules_too
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")] if modules_too else []
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in {"self", "cls", "super()"}:
+            names = [node.attr] if node.attr not in own | OF_OTHERS else []
+        yield from ((getattr(node, "lineno", 0), name) for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=module_name)
+def test_no_name_with_an_underscore_crosses_a_module(path: Path) -> None:
+    """Tests may import a private module of the library, which is their subject, and nothing private out of it."""
+    found = list(borrowed(parsed(path), modules_too="proofs_tests" not in path.parts))
+    assert not found, f"{path.name}: {found}"
 
 
 @modules
+def test_the_library_imports_no_name_with_an_underscore(path: Path) -> None:
+    own = [node for node, name in imports(path) if isinstance(node, ast.ImportFrom) and name.startswith("induced")]
+    assert not [alias.name for node in own for alias in node.names if alias.name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("from induced._registry import named", ["_registry"]),
+        ("from induced.propagators.propagate import _product", ["_product"]),
+        ("import induced._numerics", ["_numerics"]),
+        ("chart._parts()", ["_parts"]),
+        ("self._parts(); torch._dynamo; x.__dict__", []),
+        ("class A:\n  def _mine(self): ...\nA()._mine()", []),
+    ],
+)
+def test_the_test_of_underscores_sees_them(code: str, names: list[str]) -> None:
+    assert [name for _, name in borrowed(ast.parse(code), modules_too=True)] == names
+
+
+@pytest.mark.parametrize("path", [p for p in (*MODULES, *OUTSIDE) if "proofs_tests" not in p.parts], ids=module_name)
 def test_modules_stay_under_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 400
 
 
-@modules
+@everywhere
 def test_modules_state_their_subject(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(parsed(path))
+
+
+PATIENCE = 600
+"""Seconds that a test gives a process that it started, at least: a busy machine takes a hundred times as long as an idle one."""
+
+
+def waits(tree: ast.AST) -> Iterator[tuple[int, float]]:
+    """Line and seconds of each limit: `timeout=`, `join(s)`, `wait(s)`, `time.monotonic() + s`."""
+
+    def limit(node: ast.AST | None) -> Iterator[float]:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            yield node.value
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
+            if isinstance(node.func, ast.Attribute) and node.func.attr in {"join", "wait", "communicate", "result"}:
+                given += node.args[:1]
+            yield from ((node.lineno, seconds) for value in given for seconds in limit(value))
+        elif isinstance(node, ast.BinOp) and ast.unparse(node.left) in {"time.monotonic()", "time.time()", "time.perf_counter()"}:
+            yield from ((node.lineno, seconds) for seconds in limit(node.right))
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=module_name)
+def test_no_test_ends_a_process_before_ten_minutes(path: Path) -> None:
+    assert not [line for line, seconds in waits(parsed(path)) if seconds < PATIENCE]
+
+
+def test_the_test_of_limits_sees_them() -> None:
+    code = "run(x, timeout=100)\np.join(20)\np.join()\n', '.join(x)\nend = time.monotonic() + 60\nrun(timeout=t, x=5)"
+    assert list(waits(ast.parse(code))) == [(1, 100), (2, 20), (5, 60)]
 
 
 def exported() -> list[type]:
@@ -140,7 +268,7 @@ def test_exported_names_exist_and_are_sorted() -> None:
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
             yield getattr(node, "name", path.name), text
 
@@ -159,7 +287,7 @@ def test_every_kind_of_error_is_raised_by_a_test() -> None:
     kinds = {name for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, errors.InducedError)}
     raised: set[str] = set()
     for path in TESTS.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             # pytest.raises(Kind, ...), or the tables of units
             if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) in {"pytest.raises", "Case"}:
                 raised |= {n.id for n in ast.walk(node.args[0]) if isinstance(n, ast.Name)}
