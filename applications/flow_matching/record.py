@@ -32,7 +32,7 @@ def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -
         where = "held-out images"
         points = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
     found = evaluate.axioms(model, points)
-    return Reports(replace(row, part=f"{dtype}: at {where}") for dtype, rows in found.items() for row in rows)
+    return Reports(replace(row, part=f"{dtype}: at {where}: {row.part}") for dtype, rows in found.items() for row in rows)
 
 
 APPLICATION = register(
