@@ -56,10 +56,12 @@ def test_columns_are_taken_in_the_order_given_and_text_elsewhere_does_not_matter
     [
         ("", "is empty"),
         ("a,kind,b\n1,x,2\n", r"line 2: column 'kind' holds text, 'x'; expected a number. Code it as numbers, .* --columns a b$"),
-        ("a,b\n1,2\n3\n", "line 3: has 1 cells, expected 2, one for each of a, b"),
-        ("a,b\n1,2\n,3\n4,NaN\n5,inf\n", r"3 of 4 rows hold no number, .* in a, b \(line 3, 4, 5\): leave these rows out, fill"),
-        ("a,b\n1,?\n2,NA\n3,null\n4,none\n5,n/a\n6,-\n", r"6 of 6 rows .* in b \(line 2, 3, 4, 5, 6 ...\)"),
-        ("a\nx\n", r"column 'a' holds text, 'x'; expected a number\. Code it as numbers$"),
+        ("a,b c,d e\n1,2,3\n3,x,nan\n", "line 3: column 'b c' holds text, 'x'; .* --columns a 'd e'$"),
+        ("a\n1\nx\n", "line 3: column 'a' holds text, 'x'; expected a number. Code it as numbers$"),
+        ("a;b\n1;0,5\n", "line 2: column 'b' holds text, '0,5'; expected a number. Write decimals with a point$"),
+        ("a,b\n1,2\n3\n", "line 3: has 1 cell, expected 2, one for each of a, b"),
+        ("a,b\n1,2\n,3\n4,NaN\n5,inf\n", r"3 of 4 rows hold no number, .* in a, b \(lines 3, 4, 5\): leave these rows out, fill"),
+        ("a,b\n1,?\n2,NA\n3,null\n4,none\n5,n/a\n6,-\n", r"6 of 6 rows .* in b \(lines 2, 3, 4, 5, 6 ...\)"),
         (",b\n,1\n", r"1 of 1 rows .* in x1 \(line 2\)"),
         ("a,a\n1,2\n", "more than one column is called 'a'; give each its own name"),
         ('a,b\n1,"2\n', r"line 2: is no csv \(unexpected end of data\)"),
@@ -88,7 +90,9 @@ def test_other_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-9])
     (tmp_path / "flipped.npz").write_bytes((tmp_path / "whole.npz").read_bytes().replace(bytes(24), bytes(23) + b"1"))
     for name in ("objects.npy", "short.npy", "vast.npy", "cut.npz", "flipped.npz"):
-        with pytest.raises(DataError, match=f"{name}: cannot be read as an array of numbers"):
+        with pytest.raises(
+            DataError, match=f"{name}: cannot be read as an array of numbers; it is damaged, .*: write numbers with numpy.save$"
+        ):
             load_table(str(tmp_path / name))
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     np.savez(tmp_path / "lengths.npz", a=np.zeros(3), b=np.zeros(4))

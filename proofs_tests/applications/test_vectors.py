@@ -79,7 +79,7 @@ def test_check_judges_what_a_model_of_vectors_promises(small: Path, capsys: pyte
     command("check", "--run", small, "--samples", 2)
     printed = capsys.readouterr().out
     for dtype in ("float32", "float64"):
-        block = printed.partition(f"{dtype}: at samples\n")[2].partition("\n\n")[0]
+        block = printed.partition(f"{dtype}: at samples: promises\n")[2].partition("\n\n")[0]
         for law in ("one step is the many", "f(f^-1(x)) = x", "columns standardised: g^-1(g(x)) = x"):
             assert re.search(rf"^{re.escape(law)} .* holds", block, re.MULTILINE), law
     assert " 0 violated; " in printed

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import shlex
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -205,9 +206,8 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
     names, body = (header, lines[1:]) if headed else (_numbered(len(lines[0][1])), lines)
     for line, cells in body:
         if len(cells) != len(names):
-            raise DataError(
-                f"{path}, line {line}: has {len(cells)} cells, expected {len(names)}, one for each of {', '.join(names)}"
-            )
+            count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+            raise DataError(f"{path}, line {line}: has {count}, expected {len(names)}, one for each of {', '.join(names)}")
     named = Table(str(path), names, torch.zeros(0, len(names), dtype=torch.float64)).take(columns)
     wanted = [names.index(name) for name in named.columns]
     values = np.full((len(body), len(wanted)), math.nan)
@@ -215,12 +215,9 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
         for place, column in enumerate(wanted):
             number = _number(cells[column])
             if number is None and cells[column].lower() not in _ABSENT:
-                some = [name for i, name in enumerate(names) if body and _number(body[0][1][i]) is not None]
                 raise DataError(
-                    f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. Code it as "
-                    "numbers"
-                    + (f", or take other columns: --columns {' '.join(some[:_SHOWN])}" if some else "")
-                    + " ..." * (len(some) > _SHOWN)
+                    f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. "
+                    f"{_remedy(cells[column], names, [cells for _, cells in body])}"
                 )
             values[row, place] = math.nan if number is None else number
     if (bad := ~np.isfinite(values)).any():
@@ -229,6 +226,19 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
             _missing(str(path), named.columns, torch.from_numpy(bad), "no number, or an infinite one,", numbers, "line")
         )
     return replace(named, rows=torch.from_numpy(values))
+
+
+def _remedy(cell: str, names: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """What to do about a cell of text: decimals with a point, or the columns that hold numbers alone."""
+    if _number(cell.replace(",", ".")) is not None:
+        return "Write decimals with a point"
+    some = [
+        name
+        for i, name in enumerate(names)
+        if all(_number(cells[i]) is not None or cells[i].lower() in _ABSENT for cells in body)
+    ]
+    others = f", or take other columns: --columns {shlex.join(some[:_SHOWN])}{' ...' * (len(some) > _SHOWN)}" if some else ""
+    return f"Code it as numbers{others}"
 
 
 _ABSENT: Final = ("", "na", "n/a", "nan", "null", "none", "?", "-")
@@ -253,7 +263,9 @@ def _from_numpy(path: Path) -> Table:
     except DataError:
         raise
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read as an array of numbers ({error})") from error
+        # numpy's own words for what is no array advise to unpickle it
+        why = "it is damaged, too large, no .npy or .npz file, or holds objects: write numbers with numpy.save"
+        raise DataError(f"{path}: cannot be read as an array of numbers; {why}") from error
     if len(arrays) == 1 and (array := next(iter(arrays.values()))).ndim == 2:
         return as_table(array, str(path))
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -275,9 +287,9 @@ def _missing(name: str, columns: Sequence[str], bad: Tensor, what: str, numbers:
     """What to say of cells that are no finite numbers: where they are, and what to do."""
     rows = bad.any(1).nonzero().flatten().numpy()
     where = rows if isinstance(numbers, int) else numbers[rows]
-    shown = ", ".join(map(str, where[:_SHOWN])) + (" ..." if len(where) > _SHOWN else "")
+    shown = f"{unit}{'s' * (len(where) > 1)} " + ", ".join(map(str, where[:_SHOWN])) + (" ..." if len(where) > _SHOWN else "")
     held = ", ".join(column for column, any_bad in zip(columns, bad.any(0).tolist(), strict=True) if any_bad)
     return (
-        f"{name}: {len(rows)} of {len(bad)} rows hold {what} in {held} ({unit} {shown}): leave these rows out, "
+        f"{name}: {len(rows)} of {len(bad)} rows hold {what} in {held} ({shown}): leave these rows out, "
         "fill them in, or take other columns (--columns)"
     )
