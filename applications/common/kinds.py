@@ -71,7 +71,9 @@ def load_model(folder: Path, kind: type[M], *, fallback: bool = False) -> M:
         print(checkpoint.note, flush=True)
         model = load(checkpoint.path)
     if not isinstance(model, kind):
-        raise CheckpointError(f"{folder}: holds a {type(model).__name__}, expected a {kind.__name__}")
+        raise CheckpointError(
+            f"{folder}: holds a {type(model).__name__}, expected a {kind.__name__}: `induced info {folder}` says what it has"
+        )
     return model
 
 

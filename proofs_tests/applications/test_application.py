@@ -181,7 +181,7 @@ def test_models_of_the_library_are_shown_checked_and_exported(tmp_path: Path, ca
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path / 'f'}: a Linearizer, of no application: it has check and export\n")
     assert "model        Linearizer from (2,) to (2,), 4 numbers in 3 tensors (float64)\n" in said
-    assert "holds a Linearizer, expected a FlowMatching" in refusal("sample", "--run", tmp_path / "f")
+    assert "holds a Linearizer, expected a FlowMatching: `induced info" in refusal("sample", "--run", tmp_path / "f")
     failed = refusal("check", "--run", tmp_path / "f")
     counts = failed.removeprefix(f"induced: {tmp_path / 'f'}: ")
     assert " 0 violated; " in counts and counts in capsys.readouterr().out.splitlines()
