@@ -79,9 +79,9 @@ class Simplex(Bijection):
         return (k / (k + 1)).sqrt() * torch.hypot(logs[..., :-1].cumsum(-1) / k, logs[..., 1:])
 
     def inverse_roundoff(self, z: Tensor) -> Tensor:
-        """A part is as well known as the logarithm that it comes of."""
+        """A part is as well known as the logarithm that it comes of, and one below the normal numbers loses digits."""
         x, logs = self.inverse(z), self._logs(z.abs(), 1)
-        return x * torch.hypot(torch.ones_like(logs), logs)
+        return (x * torch.hypot(torch.ones_like(logs), logs)).clamp(min=torch.finfo(x.dtype).tiny)
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor = self(x)

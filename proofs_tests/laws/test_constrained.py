@@ -292,3 +292,11 @@ class Lebesgue(Bijection):
 def test_a_determinant_for_another_measure_is_rejected() -> None:
     with pytest.raises(LawViolation, match=r"1 of \d+ laws do not hold:\nJacobian"):
         require(check_bijection(Lebesgue(), compositions(4, 3)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compositions_whose_parts_leave_the_normal_numbers_far_out_are_not_accused(dtype: torch.dtype) -> None:
+    for seed in range(20):
+        logs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        x = torch.softmax((1 + seed % 5) * logs, -1).to(dtype)
+        require(check_bijection(Simplex(4), x / x.sum(-1, keepdim=True)))
