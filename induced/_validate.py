@@ -1,6 +1,7 @@
 """Checks of input, shared by every layer: shape and dtype always, values only in eager mode."""
 
 import math
+import operator
 from collections.abc import Sequence
 from numbers import Real
 
@@ -67,6 +68,14 @@ def require_shape(x: Tensor, shape: Sequence[int], what: str) -> None:
         trailing = ", ".join(map(str, expected))
         raise ShapeError(f"{what} must have shape (*batch, {trailing}), got {tuple(x.shape)}")
     require_floating(x, what)
+
+
+def whole_sides(shape: Sequence[int], what: str) -> tuple[int, ...]:
+    """The sides of a shape as ints, those of numpy too; raises ShapeError where one is no integer, as 2.5."""
+    try:
+        return tuple(map(operator.index, shape))
+    except TypeError:
+        raise ShapeError(f"{what} must be integers, got {shape!r}") from None
 
 
 def require_floating(x: Tensor, what: str) -> None:

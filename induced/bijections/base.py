@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from induced._module import Module, reference, unset
 from induced._registry import saved_as
+from induced._validate import whole_sides
 from induced.errors import MissingDeterminant, ShapeError
 
 Shape = tuple[int, ...]
@@ -39,8 +40,8 @@ class Bijection(Module, ABC):
 
     def __init__(self, shape: Sequence[int], coord_shape: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.shape = tuple(int(n) for n in shape)
-        self.coord_shape = self.shape if coord_shape is None else tuple(int(n) for n in coord_shape)
+        self.shape = whole_sides(shape, "the sides of a chart")
+        self.coord_shape = self.shape if coord_shape is None else whole_sides(coord_shape, "the sides of a chart")
         if not all(n >= 1 for n in self.shape + self.coord_shape):
             raise ShapeError(f"the sides of a chart are at least 1, got {self.shape} -> {self.coord_shape}")
         self._origin = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from induced._module import Module
 from induced._numerics import full_precision
 from induced._registry import named, recipe, register, saved_as
+from induced._validate import require_floating
 from induced.bijections.base import Bijection, Composition
 from induced.bijections.coupling import AffineCoupling, Coupling
 from induced.bijections.normalize import DataDependent, channel_affine, channelwise
@@ -42,6 +43,7 @@ class ConditionalBijection(Module, ABC):
         """
         like = next(self.parameters(), torch.zeros(()))
         vector = context if isinstance(context, Tensor) else torch.tensor([float(context)], dtype=like.dtype, device=like.device)
+        require_floating(vector, "a context")
         if vector.dim() == 0:
             raise ShapeError("a context is a number or a tensor of shape (*batch, k), got a tensor without dimensions")
         chart = self.bind(vector)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from induced._registry import saved_as
 from induced._validate import eager, require_domain, require_floating
 from induced.bijections.base import Bijection
-from induced.errors import DomainError, ShapeError
+from induced.errors import DomainError, DtypeError, ShapeError
 
 
 class Elementwise(Bijection):
@@ -58,7 +58,10 @@ class Affine(Elementwise):
     def __init__(self, shape: Sequence[int], scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> None:
         super().__init__(shape)
         for name, value in (("scale", scale), ("shift", shift)):
-            tensor = value if isinstance(value, nn.Parameter) else torch.as_tensor(value, dtype=torch.float64)
+            tensor = value if isinstance(value, nn.Parameter) else torch.as_tensor(value)
+            if tensor.is_complex():
+                raise DtypeError(f"the {name} of an affine chart is real, got {tensor.dtype}")
+            tensor = tensor if isinstance(value, nn.Parameter) else torch.as_tensor(value, dtype=torch.float64)
             try:
                 fits = torch.broadcast_shapes(tensor.shape, self.shape) == self.shape  # type: ignore[no-untyped-call]
             except RuntimeError:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from induced._module import reference
 from induced._numerics import full_precision, random_signs
 from induced._registry import saved_as
+from induced._validate import require_floating
 from induced.bijections.base import Bijection
 from induced.errors import NotSquare, ShapeError
 from induced.operators import LU, Dense, Diagonal, LinearOperator, Permutation, RotationScaling, inverse, slogdet
@@ -74,6 +75,7 @@ class _Mixing(Bijection):
 
     def _columns(self, x: Tensor) -> Tensor:
         """Points as matrices (*batch, C, positions)."""
+        require_floating(x, "what a linear chart takes")
         return x.flatten(1 - len(self.shape)) if len(self.shape) > 1 else x.unsqueeze(-1)
 
     @full_precision

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,10 +160,11 @@ def check(
     if samples is None:
         domain = kind.domain(thing)
         samples = FEWEST if _wide(domain, getattr(thing, "codomain", domain)) else SAMPLES
-    if not isinstance(samples, int) or samples < 1:
+    if not isinstance(samples, int | np.integer) or samples < 1:
         raise DomainError(f"check draws a whole number of samples, at least 1; got samples={samples!r}")
-    if not isinstance(seed, int):
+    if not isinstance(seed, int | np.integer):
         raise DomainError(f"the seed of the samples is a whole number, got {seed!r}")
+    samples, seed = int(samples), int(seed)
     if radius is not None and not 0 < radius < math.inf:
         raise DomainError(f"the radius of the samples is a finite number above 0, got {radius}")
     if dtype is not None:

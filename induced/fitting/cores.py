@@ -325,6 +325,8 @@ def _roots(weights: Tensor | None, W: Tensor) -> Tensor:
             f"weights must have shape {tuple(batch)}, one per pair, or {tuple(W.shape)}, one per coordinate of g_y(y); got "
             f"{tuple(weights.shape)}"
         )
+    if weights.is_complex():
+        raise DtypeError(f"weights are real numbers, got {weights.dtype}")
     weights = weights.to(W.device, torch.float64)
     _require_weights(weights, "weights")
     return (weights if weights.shape == W.shape else weights.unsqueeze(-1)).sqrt()

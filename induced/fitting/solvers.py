@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from induced._numerics import largest
-from induced._validate import eager, require_one_forward
+from induced._validate import eager, require_finite, require_one_forward
 from induced.operators.factors import tracked
 
 
@@ -49,6 +49,8 @@ def minimum(Z: Tensor, W: Tensor, penalty: Tensor, rtol: float) -> Tensor:
     [Z; sqrt(p)] would lose those of a small Z under a large p, and the kernel of Z under a small one. Coordinates without a
     penalty beside others with one are eliminated by their pseudoinverse.
     """
+    for part in (Z, W):
+        require_finite(part, "a QR of the coordinates of all points", "their norm overflows float64: take other units")
     if not bool(penalty.any()):
         B: Tensor = torch.linalg.pinv(Z, rtol=rtol) @ W
         return B

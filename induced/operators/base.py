@@ -12,7 +12,7 @@ from torch import Tensor
 
 from induced._module import reference
 from induced._registry import saved_as
-from induced._validate import eager, require_tensor
+from induced._validate import eager, require_tensor, whole_sides
 from induced.errors import DomainError, DtypeError, ShapeError
 from induced.operators.algebra import Algebra, hold, register, require_matrix
 from induced.operators.factors import counted
@@ -39,7 +39,7 @@ class LinearOperator(Algebra):
         super().__init__()
         if len(shape) != 2 or min(shape) < 0:
             raise ShapeError(f"an operator has the shape (m, n) of its matrix, got {shape}")
-        self.shape = (int(shape[0]), int(shape[1]))
+        self.shape = whole_sides(shape, "the sides of an operator")  # type: ignore[assignment]
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from induced._validate import innermost, require_cutoff
+from induced._validate import innermost, require_cutoff, require_finite
 from induced.errors import ShapeError
 from induced.operators.factors import counted
 
@@ -38,7 +38,7 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
         noise: the norm of what Z may be off by besides, where `rtol` is not given.
 
     Raises:
-        ShapeError: Z is not a matrix. DomainError: rtol is not a finite number >= 0.
+        ShapeError: Z is not a matrix. DomainError: rtol is not a finite number >= 0, or Z is not finite or its norms overflow.
 
     Law:
         `Q.mT @ Q == I` and `Q @ Q.mT @ Z == Z` (laws/test_subspaces.py)
@@ -49,7 +49,8 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
         require_cutoff(rtol, "a cut-off relative to the largest singular value")
     if 0 in Z.shape:
         return Span(Z[:, :0], 0.0)
-    R, pivots = scipy.linalg.qr(_array(Z), mode="r", pivoting=True)
+    R, pivots = scipy.linalg.qr(_array(Z), mode="r", pivoting=True, check_finite=False)
+    require_finite(torch.from_numpy(R), "a QR of the columns", "they hold nan or inf, or their norms overflow float64")
     s = scipy.linalg.svdvals(R[: min(Z.shape)])
     zero = counted(min(Z.shape), max(Z.shape), Z.dtype) * s[0] + noise if rtol is None else rtol * s[0]
     rank = int((s > zero).sum())

@@ -194,8 +194,11 @@ class Projection(OnEntries):
 
 
 def places(index: Tensor | Sequence[int]) -> Tensor:
-    """An index as a tensor; also of an array of numpy, whatever its strides."""
-    return torch.as_tensor(np.ascontiguousarray(index) if isinstance(index, np.ndarray) else index, dtype=torch.int64)
+    """An index as a tensor; also of an array of numpy, whatever its strides. Raises DtypeError where it holds other numbers."""
+    found = torch.as_tensor(np.ascontiguousarray(index) if isinstance(index, np.ndarray) else index)
+    if found.numel() and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):
+        raise DtypeError(f"an index holds integers, got {found.dtype}")
+    return found.to(torch.int64)
 
 
 @final

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._registry import saved_as
-from induced._validate import visible
+from induced._validate import require_floating, visible
 from induced.errors import DomainError, ShapeError, SingularOperator
 from induced.operators.algebra import register, require_matrix
 from induced.operators.base import Dense, LinearOperator
@@ -241,6 +241,7 @@ class ScaledIdentityPlusLowRank(_Factored):
         super().__init__(U, V)
         if self.shape[0] != self.shape[1]:
             raise ShapeError(f"c I + U V^T is square, but U and V have {self.shape[0]} and {self.shape[1]} rows")
+        require_floating(c if isinstance(c, Tensor) else U, "the number c of c I + U V^T")
         register(self, "c", c if isinstance(c, Tensor) else torch.as_tensor(c, dtype=U.dtype, device=U.device))
 
     def parts(self) -> Triplets:

@@ -1,17 +1,16 @@
 """Spaces: that of a chart, the Euclidean one, and products."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from induced._module import reference
 from induced._numerics import scaled_norm
 from induced._registry import saved_as
-from induced._validate import eager, require_like, require_shape
+from induced._validate import eager, require_like, require_shape, whole_sides
 from induced.bijections import Bijection
 from induced.bijections.amplification import roundings, zero_size
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -85,7 +84,7 @@ class EuclideanSpace(HilbertSpace):
     """R^n with its ordinary structure, for points of any shape; two are equal where their shapes are."""
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        sides = (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape)
+        sides = whole_sides(shape if isinstance(shape, Iterable) else (shape,), "the sides of a point")
         if any(side < 0 for side in sides):
             raise ShapeError(f"the points of a EuclideanSpace have sides >= 0, got the shape {sides}")
         super().__init__(sides, math.prod(sides), ("euclidean", sides))

@@ -270,15 +270,15 @@ class HilbertSpace(Module, ABC):
         Law:
             `v @ G(x) @ v == |d/ds g(x + s v)|^2` (laws/test_spaces.py)
         """
-        batch = x.shape[: x.dim() - len(self.shape)]
         points = x.reshape(-1, *self.shape)
+        self.coords(points)  # refuses points outside the domain, at which jacrev does not look
         # samples do not meet in a chart, so the Jacobian of the sum over them holds that of each
         J = (
             torch.func.jacrev(lambda p: self.coords(p).sum(0))(points)
             .reshape(self.dim, len(points), math.prod(self.shape))
             .movedim(0, 1)
         )
-        G: Tensor = (J.mT @ J).reshape(*batch, J.shape[-1], J.shape[-1])
+        G: Tensor = (J.mT @ J).reshape(*x.shape[: x.dim() - len(self.shape)], J.shape[-1], J.shape[-1])
         return G
 
     def geodesic(self, x: Tensor, tangent: Tensor, t: Scalar = 1.0) -> Tensor:

@@ -299,6 +299,20 @@ def test_a_channel_that_is_constant_but_for_rounding_is_not_scaled_up(case: Flow
         agree(g(x).detach()[:, 1:].std(0), torch.ones(3), 100)
 
 
+@pytest.mark.parametrize("name", ["Sigmoid", "PiecewiseLinearCDF"])
+def test_a_flow_that_is_not_onto_is_refused(name: str) -> None:
+    with pytest.raises(NotInvertible, match=f"{name} does not map coordinates around 0 to points of shape .* and back"):
+        nflows_layer(lambda T: getattr(T, name)(*([(4,)] if name.endswith("CDF") else [])))
+
+
+def test_a_flow_that_has_lost_its_inverse_is_refused() -> None:
+    layer = library("normflows").flows.AffineConstFlow((4,))
+    with torch.no_grad():
+        layer.s.fill_(-math.inf)
+    with pytest.raises(NotInvertible, match="AffineConstFlow does not map coordinates around 0"):
+        from_normflows(layer, (4,))
+
+
 def test_zuko_maps_data_to_noise_with_its_own_determinant_and_context() -> None:
     flows = library("zuko").flows
     flow, x, c = flows.NSF(3, context=2, transforms=2), torch.randn(5, 3), nn.Parameter(torch.tensor([0.3, 2.0]))

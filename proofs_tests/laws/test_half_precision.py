@@ -7,7 +7,7 @@ import torch
 
 import induced.operators as ops
 from induced.errors import DtypeError, InducedError
-from induced.operators import Inverse, LinearOperator
+from induced.operators import Inverse, LinearOperator, krylov
 from proofs_tests.registry import SQUARE_CORES, CoreCase
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -21,12 +21,18 @@ PRODUCTS: dict[str, Callable[[LinearOperator], LinearOperator]] = {
     "A ** 2": lambda A: A**2,
 }
 NAMES = ["svd", "pinv", "inverse", "polar", "kernel", "image", "rank", "norm", "cond", "trace", "det", "eigenvalues"]
+NAMES += ["singular_values", "slogdet", "invariant_subspaces"]
 FUNCTIONS: dict[str, Callable[[LinearOperator], object]] = {
     **{name: getattr(ops, name) for name in [*NAMES, "exp", "log", "sqrt"]},
     "A ** -1": lambda A: A**-1,
     "A ** 0.5": lambda A: A**0.5,
     "resolvent": lambda A: ops.resolvent(A, 9.0),
     "exp_multiply": lambda A: ops.exp_multiply(A, torch.ones(A.shape[0]).to(A.matrix().dtype)),
+    "solve": lambda A: ops.solve(A, torch.ones(A.shape[0]).to(A.matrix().dtype)),
+    "function": lambda A: ops.function(A, torch.sin),
+    "truncated_svd": lambda A: krylov.truncated_svd(A, 1),
+    "truncated_eigenvalues": lambda A: krylov.truncated_eigenvalues(A, 1),
+    "iterative_solve": lambda A: krylov.iterative_solve(A, torch.ones(A.shape[0]).to(A.matrix().dtype)),
     "to_scipy": ops.to_scipy,
 }
 

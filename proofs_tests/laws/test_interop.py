@@ -12,7 +12,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
-from induced import EuclideanSpace, Linearizer
+from induced import EuclideanSpace, Linearizer, check
 from induced.bijections import glow, real_nvp
 from induced.errors import DomainError, MissingAdjoint
 from induced.operators import Dense, ForeignOperator, LinearOperator, Permutation, Selection, as_operator, from_scipy, to_scipy
@@ -224,6 +224,7 @@ def test_numbers_and_indices_of_numpy() -> None:
     assert real_nvp(two, two, two).shape == (2,)
     assert glow((1, two, two), blocks=1, width=two).shape == (1, 2, 2)
     assert propagator(LowRankFamily(3, 1), steps=two).shape == (3, 3)
+    assert check(EuclideanSpace(two), samples=two, seed=np.int64(0)).ok
 
 
 def test_a_product_of_vectors_is_not_given_columns() -> None:

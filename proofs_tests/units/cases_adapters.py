@@ -218,4 +218,9 @@ CASES = [
         r"normalises by the statistics of each batch",
         lambda: from_callables(nn.BatchNorm1d(2, track_running_stats=False), nn.Identity(), (2,)),
     ),
+    Case(
+        NotInvertible,
+        r"AffineTransform\(\) does not map coordinates around 0 .* and back",
+        lambda: from_transform(T.AffineTransform(0.0, 1j), (2,)),
+    ),
 ]

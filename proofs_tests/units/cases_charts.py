@@ -3,24 +3,34 @@
 import torch
 
 from induced.bijections import (
+    Affine,
     DirectSum,
     InverseSoftplus,
     LatticeCoupling,
+    Log,
     PixelShuffle,
     PositiveDefinite,
     RandomSplit,
     Simplex,
     Squeeze,
+    real_nvp,
 )
 from induced.bijections.networks import MLP
 from induced.errors import DomainError, DtypeError, ShapeError
 from proofs_tests.units.case import Case
 
 SIMPLEX, MATRICES = Simplex(3), PositiveDefinite(2)
+CONDITIONAL = real_nvp(2, 1, 4, context=1)
 LATTICE = LatticeCoupling((2,), MLP(1, 1, 4), bits=12)
 IN_FLOAT32 = r"a lattice coupling with bits=12 is exact for \|z\| < 2\^\(24 - 12\) = 4096 in torch.float32, got a value of size "
 
 CASES = [
+    Case(ShapeError, r"the sides of a chart must be integers, got \(2\.5,\)", lambda: Log((2.5,))),  # type: ignore[arg-type]
+    Case(ShapeError, r"the sides of a chart must be integers, got \(3\.5,\)", lambda: Simplex(3.5)),  # type: ignore[arg-type]
+    Case(DtypeError, "the scale of an affine chart is real, got torch.complex64", lambda: Affine((2,), torch.tensor(1j))),
+    Case(
+        DtypeError, "a context must be a floating point tensor, got torch.complex64", lambda: CONDITIONAL.at(torch.tensor([1j]))
+    ),
     Case(DtypeError, "the point of a PositiveDefinite chart is torch.bfloat16", lambda: MATRICES(torch.eye(2).bfloat16())),
     Case(
         DtypeError,

@@ -84,6 +84,12 @@ CASES = [
         r"weights must have shape \(4,\), one per pair, or \(4, 3\), one per coordinate of g_y\(y\); got \(2,\)",
         lambda: fit(X, Y, weights=torch.ones(2)),
     ),
+    Case(DtypeError, r"weights are real numbers, got torch.complex64", lambda: fit(X, Y, weights=1j * torch.ones(4))),
+    Case(
+        DomainError,
+        r"a QR of the coordinates .* their norm overflows float64",
+        lambda: fit(1e308 * X.double().sign(), Y.double()),
+    ),
     Case(DomainError, r"weights must be finite and >= 0, got -1", lambda: fit(X, Y, weights=-torch.ones(4))),
     Case(
         ShapeError,

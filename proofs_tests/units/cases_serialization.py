@@ -283,8 +283,8 @@ CASES = [
     ),
     Case(
         CheckpointError,
-        r"object 2, a EuclideanSpace, reads its arguments otherwise than they stand there: shape as \(2,\)",
-        _loaded(lambda c: c["objects"]["2"]["arguments"].update(shape=[2.0])),
+        r"object 2, a EuclideanSpace, reads its arguments otherwise than they stand there: shape as \(1,\)",
+        _loaded(lambda c: c["objects"]["2"]["arguments"].update(shape=[True])),
     ),
     Case(
         CheckpointError,

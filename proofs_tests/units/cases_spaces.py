@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
-from induced.bijections import Log, real_nvp
+from induced.bijections import Log, Logit, real_nvp
 from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Dense, LowRank
 from induced.operators.bases import orthonormal_columns
@@ -48,6 +48,18 @@ CASES = [
         r"the weights of combine are real numbers, got torch.complex64",
         lambda: R2.combine(torch.ones(2) * 1j, torch.ones(2, 2)),
     ),
+    Case(ShapeError, r"the sides of a point must be integers, got \(2\.5,\)", lambda: EuclideanSpace((2.5,))),  # type: ignore[arg-type]
+    Case(
+        DomainError,
+        r"a QR of the columns holds .* their norms overflow float64",
+        lambda: EuclideanSpace(2).orthonormalize(torch.tensor([[1.5e308, 1.5e308], [1.0, 0.0]], dtype=torch.float64)),
+    ),
+    Case(
+        DomainError,
+        r"1 of the 2 values of the point given to EuclideanSpace\(\(2,\)\) are not finite",
+        lambda: R2.metric(torch.tensor([1.0, float("nan")])),
+    ),
+    Case(DomainError, r"must lie in \(0, 1\)", lambda: InducedSpace(Logit((1,))).metric(torch.tensor([2.0]))),
     Case(ShapeError, r"a product of spaces needs at least one factor", lambda: ProductSpace()),
     Case(
         DtypeError,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from induced.bijections import Linear
+from induced.bijections import Conv1x1, Linear
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError, SingularOperator
 from induced.operators import (
     LU,
@@ -17,6 +17,7 @@ from induced.operators import (
     Permutation,
     Projection,
     RotationScaling,
+    ScaledIdentityPlusLowRank,
     Selection,
     SkewExponential,
     inverse,
@@ -43,6 +44,21 @@ CASES = [
     ),
     Case(DomainError, r"one of the 2 rows of V is", lambda: Householder(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))),
     Case(ShapeError, r"generator of .* has the shape \(n, n\), got \(2, 3\)", lambda: SkewExponential(torch.ones(2, 3))),
+    Case(DtypeError, "an index holds integers, got torch.float32", lambda: Permutation([1.5, 0.5])),  # type: ignore[list-item]
+    Case(DtypeError, "an index holds integers, got torch.bool", lambda: Selection(torch.tensor([True, False]), 2)),
+    Case(
+        DtypeError,
+        r"the number c of c I \+ U V\^T must be a floating point tensor, got torch.complex64",
+        lambda: ScaledIdentityPlusLowRank(torch.tensor(1j), torch.ones(2, 1), torch.ones(2, 1)),
+    ),
+    *(
+        Case(DtypeError, "what a linear chart takes must be a floating point tensor, got torch.complex64", act)
+        for act in (
+            lambda: Linear(Dense(torch.eye(2)))(1j * torch.ones(2)),
+            lambda: Linear(Dense(torch.eye(2))).inverse(1j * torch.ones(2)),
+            lambda: Conv1x1((2, 1, 1))(1j * torch.ones(2, 1, 1)),
+        )
+    ),
     Case(DomainError, r"a permutation of 3 coordinates holds each of 0..2 once, got \[0, 2, 2\]", lambda: Permutation([0, 2, 2])),
     Case(ShapeError, r"the matrix of an LU factorisation has the shape \(n, n\), got \(2, 3\)", lambda: LU.of(torch.ones(2, 3))),
     Case(

@@ -5,6 +5,9 @@ layers, so that the amplification sees each of them. The adapted object is held,
 saved and moved with the chart. Its modules are kept in evaluation mode (dropout off, running statistics frozen), whatever
 the mode of the chart, since a chart is one function; zuko's own modules, which read the mode only to say what gets
 gradients, follow it.
+
+Each is tried once when it is adapted: coordinates around 0 must come back from their points. Not so callables, of which nothing
+says the dtype and device, and a flow that waits for data, which is no function yet: `check_bijection` judges those.
 """
 
 from induced.bijections.adapters.callables import from_callables

@@ -64,7 +64,8 @@ def from_callables(
         (tensor([0., 0.]), torch.Size([3]))
 
     Law:
-        `check_bijection` (laws/test_adapters.py): that the two callables undo each other is for the caller to check with it.
+        `check_bijection` (laws/test_adapters.py). The callables are not tried here, since nothing says their dtype and device:
+        that they undo each other is for the caller to check with it.
     """
     if log_abs_det is None:
         return _Callables((forward, inverse), shape, coord_shape)

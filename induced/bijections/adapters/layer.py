@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from induced._registry import FOREIGN, not_saved
 from induced._validate import require_shape
 from induced.bijections.adapters.base import AdaptedWithDeterminant, Map, composed, is_from, require_one_function
+from induced.bijections.adapters.transforms import require_there_and_back
 from induced.bijections.base import Bijection
 from induced.bijections.conditional import ConditionalBijection
 from induced.bijections.normalize import channels_varied
@@ -183,6 +184,9 @@ def chain(
     layers: list[Layer] = []
     for module, takes in modules:
         layers.append(kind(module, layers[-1].coord_shape if layers else shape, bound if takes else None))
+    if not any(layer._waits for layer in layers):
+        one = None if bound is None else bound.detach().reshape(-1, bound.shape[-1])[0]
+        require_there_and_back(composed([layer if one is None else layer.at(one) for layer in layers]), type(whole).__name__)
     return ConditionalFlow(layers, context, embedding) if isinstance(context, int) else composed(layers)
 
 

@@ -228,7 +228,7 @@ def from_transform(transform: Transform, shape: Sequence[int] = ()) -> Bijection
     parts = list(_parts(transform))
     require_onto(parts, transform)
     chart = _chart(parts, shape)
-    _require_there_and_back(chart, transform)
+    require_there_and_back(chart, str(transform))
     return chart
 
 
@@ -273,8 +273,8 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
     return Blocks(ends, axis, stacked).inv @ sum_of_charts if len(alike) == 1 else sum_of_charts
 
 
-def _require_there_and_back(chart: Bijection, transform: Transform) -> None:
-    """Raise unless coordinates around 0 return roughly as they were: a scale of 0, a wrong shape, a missing inverse show."""
+def require_there_and_back(chart: Bijection, name: str) -> None:
+    """Raise unless coordinates around 0 return roughly as they were: a scale of 0, a wrong shape, a bounded image show."""
     z = torch.linspace(-0.5, 0.5, math.prod(chart.coord_shape), dtype=chart.dtype, device=chart.device)
     z = z.reshape(1, *chart.coord_shape)
     if z.is_meta:
@@ -283,14 +283,12 @@ def _require_there_and_back(chart: Bijection, transform: Transform) -> None:
     try:
         with torch.no_grad():
             back = chart(chart.inverse(z))
-        if back.shape == z.shape and bool(((back - z).abs() < 0.25).all()):
+        if back.shape == z.shape and back.dtype == z.dtype and bool(((back - z).abs() < 0.25).all()):
             return
         found = f"coordinates {z.flatten()[:4].tolist()} come back as {back.flatten()[:4].tolist()}"
     except Exception as error:
         why, found = error, f"{type(error).__name__}: {error}"
-    raise NotInvertible(
-        f"{transform} does not map coordinates around 0 to points of shape {chart.shape} and back: {found}"
-    ) from why
+    raise NotInvertible(f"{name} does not map coordinates around 0 to points of shape {chart.shape} and back: {found}") from why
 
 
 _TOO_LARGE = "it is so large that its image rounds to the edge of the domain: keep it smaller, or use float64"
