@@ -5,13 +5,14 @@ The bare composition calls the same modules, chart and operator, without the spa
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.bench_linalg import LIBRARIES, MATVEC, Parts
 from benchmarks.common import judge, measure, pick, require
@@ -39,7 +40,7 @@ CHARTS: dict[str, Callable[[], Bijection]] = {
 
 def spread(g: Bijection, y: Tensor) -> float:
     """The relative error that rounding may leave in points y of a chart, by its amplification: the worst point's, for all."""
-    return EPS * rounding(g, y) * y.shape[0] ** 0.5 / float(y.norm())
+    return EPS * rounding(g, y) * math.sqrt(y.shape[0]) / float(y.norm())
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def bench_linearizers(benchmark: Any, name: str, form: str) -> None:
     def bare(g: Bijection = g, x: Tensor = x, A: LinearOperator = A) -> Tensor:
         return g.inverse(A(g(x).flatten(1)).reshape(-1, *g.coord_shape))
 
-    facts = {"table": f"a Linearizer, n = {N}, {BATCH} points", "row": name, "form": form}
+    facts: dict[str, Any] = {"table": f"a Linearizer, n = {N}, {BATCH} points", "row": name, "form": form}
     found = measure(benchmark, bare if form != "induced" else lambda: f(x), None if form == "induced" else lambda: f(x), **facts)
     precise = copy.deepcopy(f).double()
     exact = precise(x.double())
@@ -84,7 +85,7 @@ CALLS = [
 def bench_operators(benchmark: Any, row: str, count: int, form: str) -> None:
     """A checked operator beside torch.matmul of a matrix, and beside the operators of other libraries."""
     A, z = OPERATORS[row], torch.randn(*((count,) if count > 1 else ()), N)
-    facts = {"table": f"A(z), n = {N}", "row": f"{row}, {count} state{'s' * (count > 1)}", "form": form}
+    facts: dict[str, Any] = {"table": f"A(z), n = {N}", "row": f"{row}, {count} state{'s' * (count > 1)}", "form": form}
     own = None if form == "induced" else lambda: A(z)
     if form in BESIDE:
         library = LIBRARIES[form]
@@ -109,7 +110,7 @@ def space() -> tuple[InducedSpace, Tensor]:
 class Calls:
     """How often a chart is entered and left."""
 
-    def __init__(self, g: nn.Module) -> None:
+    def __init__(self, g: Any) -> None:
         self.entered = self.left = 0
         self.forward, self.inverse = g.forward, g.inverse
         g.forward, g.inverse = self.enter, self.leave
@@ -151,8 +152,12 @@ def bench_additions(benchmark: Any, k: int, form: str) -> None:
     (lazy if form == "induced" else eager)()
     calls.stop()
     assert (calls.entered, calls.left) == ((1, 1) if form == "induced" else (2 * k, k))
-    facts = {"table": f"k additions in the space of real_nvp({N}), {BATCH} points", "row": f"k = {k}", "form": form}
-    growth = {"x": k, "axis": "additions", "theory": 0.0 if form == "induced" else 1.0}
+    facts: dict[str, Any] = {
+        "table": f"k additions in the space of real_nvp({N}), {BATCH} points",
+        "row": f"k = {k}",
+        "form": form,
+    }
+    growth: dict[str, Any] = {"x": k, "axis": "additions", "theory": 0.0 if form == "induced" else 1.0}
     note = f"{calls.entered} g, {calls.left} g⁻¹"
     found = measure(benchmark, *((lazy,) if form == "induced" else (eager, lazy)), note=note, **facts, **growth)
     precise = copy.deepcopy(g).double()

@@ -63,7 +63,8 @@ def with_plain_start(chart: Composition) -> Composition:
     """The chart with its conditioners as large as torch initialises them."""
     with torch.no_grad():
         for part in chart.parts:
-            part.conditioner.last.weight /= START
+            assert isinstance(part, Coupling) and isinstance(part.conditioner, MLP)
+            part.conditioner.last.weight.div_(START)
     return chart
 
 
@@ -107,7 +108,7 @@ def chain(
 
 
 def freia(d: int) -> Form:
-    blocks = nn.ModuleList(
+    blocks: Any = nn.ModuleList(
         import_module("FrEIA.modules").GLOWCouplingBlock([(d,)], subnet_constructor=plain) for _ in range(COUPLINGS // 2)
     )
     forward = [lambda x, block=block: block([x])[0] for block in blocks]
@@ -118,7 +119,7 @@ def freia(d: int) -> Form:
 def normflows(d: int) -> Form:
     flows = import_module("normflows.flows")
     halves = ("channel", "channel_inv")
-    blocks = nn.ModuleList(flows.AffineCouplingBlock(plain(d // 2, d), split_mode=halves[k % 2]) for k in range(COUPLINGS))
+    blocks: Any = nn.ModuleList(flows.AffineCouplingBlock(plain(d // 2, d), split_mode=halves[k % 2]) for k in range(COUPLINGS))
     return chain("normflows RealNVP", blocks, list(blocks), [block.inverse for block in blocks])
 
 
@@ -126,7 +127,7 @@ def nflows(d: int, *, splines: bool = False) -> Form:
     couplings = import_module("nflows.transforms.coupling")
     keywords = {"num_bins": BINS, "tails": "linear", "tail_bound": 4.0} if splines else {}
     kind = couplings.PiecewiseRationalQuadraticCouplingTransform if splines else couplings.AffineCouplingTransform
-    blocks = nn.ModuleList(
+    blocks: Any = nn.ModuleList(
         kind((torch.arange(d) + k) % 2, lambda i, o: WithoutContext(plain(i, o)), **keywords) for k in range(COUPLINGS)
     )
     return chain("nflows", blocks, list(blocks), [block.inverse for block in blocks])
@@ -234,9 +235,10 @@ SPEED = [
 @pytest.mark.parametrize(("kind", "d", "way", "name"), SPEED)
 def bench_speed(benchmark: Any, kind: str, d: int, way: str, name: str) -> None:
     x, mine = torch.randn(BATCH, d), built(kind, INDUCED, d)
-    facts = {"table": f"8 {kind} couplings, {BATCH} points", "row": f"{way}, d = {d}", "form": name}
+    facts: dict[str, Any] = {"table": f"8 {kind} couplings, {BATCH} points", "row": f"{way}, d = {d}", "form": name}
     own = None if name == INDUCED else ways(mine, x)[way]
     if name == FLOOR:
+        assert isinstance(mine.module, Composition)
         alone = floor(mine.module, x)
         measure(benchmark, passes({way: alone}, mine.module)[way], own, peer=False, **facts)
         return
@@ -275,7 +277,7 @@ def bench_round_trip(benchmark: Any, d: int, name: str) -> None:
                 certified.append(roundtrip(form.module, x.to(dtype)))
     mine, form = (stressed(which, d, torch.float32, 1) for which in (INDUCED, name))
     own = None if name == INDUCED else lambda: mine.inverse(mine.forward(x))
-    facts = {"table": "there and back", "row": f"d = {d}", "form": name, "peer": not name.startswith(INDUCED)}
+    facts: dict[str, Any] = {"table": "there and back", "row": f"d = {d}", "form": name, "peer": not name.startswith(INDUCED)}
     measure(benchmark, lambda: form.inverse(form.forward(x)), own, errors=errors, **facts)
     assert all(c.ok or c.predicted > 1e-2 for c in certified), (
         certified
@@ -288,7 +290,7 @@ def stressed(name: str, d: int, dtype: torch.dtype, scale: float) -> Form:
     form = STRESSED[name](d)
     form.module.to(dtype)
     for p in form.module.parameters():
-        p *= scale
+        p.mul_(scale)
     return form
 
 
@@ -338,8 +340,12 @@ def bench_training_memory(benchmark: Any, depth: int, form: str) -> None:
         step(chosen)
     found, precise = gradients(chart), copy.deepcopy(chart).double()
     step(precise, x.double())
-    facts = {"table": f"a training step of real_nvp(64), {BATCH} points", "row": f"{depth} couplings", "form": form}
-    growth = {"x": depth, "axis": "couplings", "theory": 1.0, "memory_theory": 0.0 if form == INDUCED else 1.0}
+    facts: dict[str, Any] = {
+        "table": f"a training step of real_nvp(64), {BATCH} points",
+        "row": f"{depth} couplings",
+        "form": form,
+    }
+    growth: dict[str, Any] = {"x": depth, "axis": "couplings", "theory": 1.0, "memory_theory": 0.0 if form == INDUCED else 1.0}
     own = None if form == INDUCED else lambda: step(recomputed)
     measure(benchmark, lambda: step(chosen), own, bytes=held.peak, **facts, **growth)
     judge(benchmark, found, gradients(precise), allowed(precise, x.double(), 3 * depth))
@@ -360,9 +366,9 @@ def bench_images(
     """A glow of U-Nets both ways and in a training step on the density, beside its conditioners alone on images like theirs."""
     torch.manual_seed(0)
     chart, x = glow(shape, 2 * len(width), width, levels=len(width), conditioner=UNet), torch.randn(batch, *shape)
-    chart.to(memory_format=torch.channels_last)
+    chart.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chart.initialize(x)
-    nets = [part.conditioner for part in chart.parts if isinstance(part, Coupling)]
+    nets: list[Any] = [part.conditioner for part in chart.parts if isinstance(part, Coupling)]
     halves = [torch.randn(batch, *net.shape, requires_grad=True) for net in nets]
     z = chart(x).detach()
     maps = {
@@ -372,7 +378,11 @@ def bench_images(
     }
     alone = {way: lambda: [net(half) for net, half in zip(nets, halves, strict=True)]}
     size = "x".join(map(str, shape))
-    facts = {"table": "glow of U-Nets", "row": f"{way}, {batch} of {size}, {'bfloat16' if autocast else 'float32'}", "form": form}
+    facts: dict[str, Any] = {
+        "table": "glow of U-Nets",
+        "row": f"{way}, {batch} of {size}, {'bfloat16' if autocast else 'float32'}",
+        "form": form,
+    }
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         own = passes(maps, chart)[way]
         if form == FLOOR:

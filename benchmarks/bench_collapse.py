@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import forget_peak, judge, measure, pick, resident, size
-from induced.operators import Dense, LinearOperator, LowRank
+from induced.operators import Dense, LinearOperator, LowRank, ScaledIdentityPlusLowRank
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, adaptive_grid, integrate, propagator
 
 RANK, STEPS, BATCH, PROBES = 8, pick(100, 20), 64, 64
@@ -29,7 +29,7 @@ def shaken(dim: int, rank: int) -> LowRankFamily:
     """A family as far from its start as training takes it, so that the ranks of A_t add up."""
     family = LowRankFamily(dim, rank, rest_std=0.03)
     with torch.no_grad():
-        family.factors += torch.randn(family.factors.shape) * (1.0 / (dim * 8) ** 0.5)
+        family.factors.add_(torch.randn(family.factors.shape) * (1.0 / (dim * 8) ** 0.5))
     return family
 
 
@@ -37,13 +37,15 @@ def shared(dim: int, rank: int) -> SharedBasisFamily:
     """The like of `shaken` whose directions are the same at all times."""
     family = SharedBasisFamily(dim, rank, rest_std=0.03)
     with torch.no_grad():
-        family.directions += torch.randn(family.directions.shape) / dim**0.5
-        family.factors += torch.randn(family.factors.shape) / (8 * max(rank, 1)) ** 0.5
+        family.directions.add_(torch.randn(family.directions.shape) / dim**0.5)
+        family.factors.add_(torch.randn(family.factors.shape) / (8 * max(rank, 1)) ** 0.5)
     return family
 
 
 class Secretive(OperatorFamily):
     """A family that gives its operators alone, and no basis."""
+
+    family: OperatorFamily
 
     def __init__(self, family: OperatorFamily) -> None:
         super().__init__(family.dim)
@@ -55,6 +57,8 @@ class Secretive(OperatorFamily):
 
 class Independent(OperatorFamily):
     """Factors that are new at every t, so that the rank of a product only grows."""
+
+    like: Tensor
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__(dim)
@@ -69,6 +73,8 @@ class Independent(OperatorFamily):
 
 class Full(OperatorFamily):
     """A dense A_t = M_0 + t M_1."""
+
+    M: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -91,7 +97,9 @@ def dense_steps(family: OperatorFamily, counted: int, total: int, method: str) -
     h, eye = 1 / total, torch.eye(family.dim)
 
     def A(t: float) -> Tensor:
-        c, U, V = family.at(t).parts()
+        at = family.at(t)
+        assert isinstance(at, LowRank | ScaledIdentityPlusLowRank)
+        c, U, V = at.parts()
         return c * eye + U @ V.mT
 
     B = eye
@@ -148,7 +156,7 @@ UNMEASURED = pick((), [(name, dim) for name in FORMS for dim in (SMALL, LARGE)][
 """Whose peak is left out of a quick run, since each takes a process."""
 
 
-def facts_of(name: str, dim: int, steps: int, method: str) -> dict[str, object]:
+def facts_of(name: str, dim: int, steps: int, method: str) -> dict[str, Any]:
     return {"table": f"collapse of rank {RANK}", "row": f"{steps} {method} steps, n = {dim}, {name}"}
 
 
@@ -225,10 +233,10 @@ def bench_one_step(benchmark: Any, dim: int, form: str) -> None:
     """One step, factored and dense, against T steps on a batch of states."""
     family, z = family_of("one basis", dim), torch.randn(BATCH, dim)
     B = propagator(family, steps=STEPS)
-    matrix = B.matrix(dim) if form == APPLIED[1] else None
+    matrix = B.matrix(dim) if form == APPLIED[1] else torch.empty(0)
     forms = dict(zip(APPLIED, (lambda: B(z), lambda: z @ matrix.mT, lambda: integrate(family, z, steps=STEPS)), strict=True))
-    held = size(matrix) if matrix is not None else size(*B.state_dict().values()) if form == "induced" else None
-    facts = {"table": f"{STEPS} rk4 steps of {BATCH} states", "row": f"n = {dim}", "form": form, "bytes": held}
+    held = dict(zip(APPLIED, (size(*B.state_dict().values()), size(matrix), None), strict=True))[form]
+    facts: dict[str, Any] = {"table": f"{STEPS} rk4 steps of {BATCH} states", "row": f"n = {dim}", "form": form, "bytes": held}
     found = measure(benchmark, forms[form], None if form == "induced" else forms["induced"], **facts)
     judged(benchmark, found, family, z, STEPS)
 
@@ -252,7 +260,11 @@ def bench_states(benchmark: Any, kind: str, count: int, form: str) -> None:
         return propagator(family, steps=steps, states=count)(z)
 
     chosen = own if form == "induced" else lambda: integrate(family, z, steps=steps)
-    facts = {"table": f"collapse and apply, n = {SMALL}", "row": f"{steps} rk4 steps, {kind}, {count} states", "form": form}
+    facts: dict[str, Any] = {
+        "table": f"collapse and apply, n = {SMALL}",
+        "row": f"{steps} rk4 steps, {kind}, {count} states",
+        "form": form,
+    }
     found = measure(benchmark, chosen, None if form == "induced" else own, **facts)
     judged(benchmark, found, family, z, steps)
 
@@ -278,7 +290,11 @@ def bench_adaptive(benchmark: Any, method: str, tolerance: float) -> None:
     def form(method: str = method) -> LinearOperator:
         return propagator(family, steps=adaptive_grid(family, tolerance=tolerance, method=method).times, method=method)
 
-    facts = {"table": f"steps by a tolerance, n = {SMALL}, float64", "row": f"error {tolerance:g}", "form": f"induced, {method}"}
+    facts: dict[str, Any] = {
+        "table": f"steps by a tolerance, n = {SMALL}, float64",
+        "row": f"error {tolerance:g}",
+        "form": f"induced, {method}",
+    }
     note = f"{len(grid.times) - 1} steps"
     B = measure(benchmark, form, None if method == "magnus4" else lambda: form("magnus4"), note=note, peer=False, **facts)
     judge(benchmark, B.matrix(), expected, 10 * tolerance)

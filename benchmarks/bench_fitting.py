@@ -86,7 +86,7 @@ def bench_fit(benchmark: Any, size: tuple[int, int, int], form: tuple[str, str])
     require(package)
     x, y = data(*size)
     count, n, m = size
-    facts = {"table": "least squares", "row": f"{row}, N = {count}, n = {n}, m = {m}", "form": name}
+    facts: dict[str, Any] = {"table": "least squares", "row": f"{row}, N = {count}, n = {n}, m = {m}", "form": name}
     own = FORMS[row]["induced"][1]
     found = measure(benchmark, lambda: fit(x, y), None if name == "induced" else lambda: own(x, y), **facts)
     z, w = x.double().numpy(), y.double().numpy()

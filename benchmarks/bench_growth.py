@@ -73,8 +73,14 @@ def points(*series: Series) -> pytest.MarkDecorator:
 
 def along(benchmark: Any, series: Series, x: int, form: Callable[[], Any], memory: float | None = None) -> Any:
     """Measure one point of a series."""
-    facts = {"table": series.title, "row": f"{series.axis} = {x}", "form": series.form, "peer": False, "bytes": memory}
-    growth = {"x": x, "axis": series.axis, "theory": series.theory, "memory_theory": series.memory}
+    facts: dict[str, Any] = {
+        "table": series.title,
+        "row": f"{series.axis} = {x}",
+        "form": series.form,
+        "peer": False,
+        "bytes": memory,
+    }
+    growth: dict[str, Any] = {"x": x, "axis": series.axis, "theory": series.theory, "memory_theory": series.memory}
     return measure(benchmark, form, budget=pick(1.0, 0.02), **facts, **growth)
 
 

@@ -29,6 +29,11 @@ def imported(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def bench_import(benchmark: Any, module: str) -> None:
     require(module.partition(".")[0])
-    facts = {"table": "import in a fresh interpreter", "row": "import", "form": module, "peer": module != "applications.cli"}
+    facts: dict[str, Any] = {
+        "table": "import in a fresh interpreter",
+        "row": "import",
+        "form": module,
+        "peer": module != "applications.cli",
+    }
     own = None if module == "induced" else lambda: imported("induced")
     measure(benchmark, lambda: imported(module), own, timer=of_children, budget=pick(5.0, 0.1), **facts)

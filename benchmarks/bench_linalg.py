@@ -18,6 +18,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from benchmarks.common import judge, limited, measure, pick, require
 from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank, exp, exp_multiply, inverse, pinv, power, svd
@@ -278,7 +279,7 @@ def bound(row: str, library: str, n: int) -> float:
 
 def check(benchmark: Any, found: Any, row: str, parts: Parts, X: Tensor, allowed: float) -> None:
     """Judge what a function found, a matrix or an operator by what it does to the rows of X, of which x is the first."""
-    value = found if isinstance(found, (Tensor, LinearOperator)) else torch.from_numpy(np.ascontiguousarray(found))
+    value: Any = found if isinstance(found, (Tensor, LinearOperator)) else torch.from_numpy(np.ascontiguousarray(found))
     oracle = Oracle(symmetric(parts) if row == SYMMETRIC else parts)
     if row == SVD:
         judge(benchmark, value, oracle.values()[: 2 * RANK], allowed)
@@ -306,7 +307,7 @@ def bench_functions(benchmark: Any, n: int, row: str, name: str) -> None:
     library, (parts, x, X) = LIBRARIES[name], case(n)
     require(library.package)
     A, mine = made(n, name), ours(parts)
-    facts = {"table": f"A = c I + U V^T, rank {RANK}, n = {n}", "row": row, "form": name}
+    facts: dict[str, Any] = {"table": f"A = c I + U V^T, rank {RANK}, n = {n}", "row": row, "form": name}
     slow = n > SLOW and "dense" in name and row in CUBIC
 
     def form() -> Any:
@@ -320,7 +321,7 @@ def bench_functions(benchmark: Any, n: int, row: str, name: str) -> None:
     own = None if name == INDUCED else lambda: LIBRARIES[INDUCED].functions[row](mine, x, X)
     try:
         found = measure(benchmark, form, own, once=slow, **facts)
-    except torch.linalg.LinAlgError as error:  # divide and conquer, at a value that is repeated thousands of times
+    except LinAlgError as error:  # divide and conquer, at a value that is repeated thousands of times
         pytest.skip(f"fails: {str(error).partition('(')[0].strip()}")
     check(benchmark, found, row, parts, X, bound(row, name, n))
 
@@ -347,7 +348,7 @@ def bench_one_dense_product(benchmark: Any, n: int, row: str) -> None:
     )
 
 
-EXPONENTIALS = {
+EXPONENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "induced": lambda A, z: exp_multiply(Dense(A), z)[0],
     "scipy expm_multiply": lambda A, z: torch.from_numpy(scipy.sparse.linalg.expm_multiply(A.numpy(), z.numpy().T).T.copy()),
     "torch matrix_exp": lambda A, z: z @ torch.linalg.matrix_exp(A).mT,
@@ -363,7 +364,7 @@ def bench_dense_exponential(benchmark: Any, norm: float, name: str) -> None:
     A = M * (norm / torch.linalg.matrix_norm(M, 2))
     exact = torch.from_numpy(scipy.linalg.expm(A.double().numpy())) @ z.double().squeeze()
     own = None if name == "induced" else lambda: EXPONENTIALS["induced"](A, z)
-    facts = {"table": f"exp(A) z of a dense A, n = {n}", "row": f"norm {norm:g}", "form": name}
+    facts: dict[str, Any] = {"table": f"exp(A) z of a dense A, n = {n}", "row": f"norm {norm:g}", "form": name}
     found = measure(benchmark, lambda: EXPONENTIALS[name](A, z), own, **facts)
     eps = torch.finfo(torch.float32).eps
     judge(benchmark, found[0], exact, 100 * eps * norm * n**0.5)

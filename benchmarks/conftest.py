@@ -20,6 +20,7 @@ def _seeded() -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
+        assert isinstance(report.longrepr, tuple)
         SKIPPED.append({"row": report.nodeid.rpartition("::")[2], "reason": report.longrepr[2].removeprefix("Skipped: ")})
 
 

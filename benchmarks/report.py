@@ -32,6 +32,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -257,7 +258,7 @@ def draw_ratios(tables: dict[str, list[Cell]], path: Path) -> bool:
         axis.set_title(title, fontsize=9, loc="left")
         plain(axis)
     axes[-1, 0].set_xlabel("CPU time as a multiple of the library's: it is faster to the right of 1")
-    handles = [plt.Line2D([], [], linestyle="", marker="osD^vPX*<>"[k % 10], color=f"C{k % 10}") for k in range(len(forms))]
+    handles = [Line2D([], [], linestyle="", marker="osD^vPX*<>"[k % 10], color=f"C{k % 10}") for k in range(len(forms))]
     figure.legend(handles, forms, loc="outside upper center", ncols=4, fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -55,6 +56,9 @@ class Contender(nn.Module, ABC):
 
     def start(self, batch: Batch, generator: torch.Generator) -> None:
         """Set what depends on data, before the first step."""
+
+
+Trained = TypeVar("Trained", bound=Contender)
 
 
 class Ours(Contender):
@@ -127,8 +131,11 @@ class Glow(Contender):
         self.chart.at(DATA).initialize(batch["images"])
 
     def samplers(self) -> dict[str, Sampler]:
+        def at(temperature: float, x: Tensor) -> Tensor:
+            return inverse(temperature * x.flatten(1))
+
         inverse = self.chart.at(DATA).inverse
-        return {f"temperature {s}": lambda x, s=s: inverse(s * x.flatten(1)) for s in (1.0, 0.7)}
+        return {f"temperature {s}": partial(at, s) for s in (1.0, 0.7)}
 
 
 BASE = changed(Config(), ({"max_log_scale": 0.25}, {"prior": 10.0, "perceptual": 0.0}))
@@ -142,7 +149,7 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 }
 
 
-def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[Contender, int]:
+def train(model: Trained, data: ImageSet, seconds: float, seed: int) -> tuple[Trained, int]:
     """The moving average after so much CPU time, and the steps that were done."""
     generator, steps = torch.Generator().manual_seed(seed), 0
     for stage, (share, size) in enumerate(model.stages):
@@ -153,8 +160,8 @@ def train(model: Contender, data: ImageSet, seconds: float, seed: int) -> tuple[
 
 
 def train_stage(
-    model: Contender, data: ImageSet, stage: int, size: int, seconds: float, generator: torch.Generator
-) -> tuple[Contender, int]:
+    model: Trained, data: ImageSet, stage: int, size: int, seconds: float, generator: torch.Generator
+) -> tuple[Trained, int]:
     began = time.process_time()
     points = model.enter(stage, data)
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from applications.common.data import load, to_uint8, to_unit, training_images
+from applications.common.data import Batch, load, to_uint8, to_unit, training_images
 from applications.common.figures import captioned_rows, grid, line_plot, save_png
 from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr
@@ -57,11 +57,12 @@ class UsualIdempotent(Contender):
         super().__init__()
         self.net = Conditioner(1, 1, (32, 32), (48, 96, 192, 256))
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        z = torch.randn(batch.shape, generator=generator)
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        x = batch["images"]
+        z = torch.randn(x.shape, generator=generator)
         frozen = copy.deepcopy(self.net).requires_grad_(False)
         fz = self.net(z)
-        recovered = (self.net(batch) - batch).abs().flatten(1).mean(1)
+        recovered = (self.net(x) - x).abs().flatten(1).mean(1)
         idempotent = (frozen(fz) - fz).abs().mean()
         inside = fz.detach()
         loose = -(self.net(inside) - inside).abs().flatten(1).mean(1)
@@ -120,7 +121,7 @@ class Measure:
     def errors(self) -> None:
         """Point 2: errors of idempotency on, near and far from the data."""
         usual = baseline(UsualIdempotent, self.options.out, self.options.data, self.options.minutes)
-        maps = {"lattice": self.f, "plain": self.plain, "usual loss": usual.samplers()["projected noise"]}
+        maps: dict[str, Sampler] = {"lattice": self.f, "plain": self.plain, "usual loss": usual.samplers()["projected noise"]}
         for place, kinds in PLACES.items():
             for kind in kinds:
                 x = inputs(kind, self.test[:1000])
@@ -159,8 +160,8 @@ class Measure:
         }
         for name, draw in drawn.items():
             images = draw()
-            found = quality(images, self.held_out)
-            scores = {k: getattr(found, k) for k in ("frechet", "precision", "recall", "confident", "imbalance")}
+            judged = quality(images, self.held_out)
+            scores = {k: getattr(judged, k) for k in ("frechet", "precision", "recall", "confident", "imbalance")}
             self.write("samples", how=name, samples=n, **scores)
             picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
             save_png(self.options.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png", picture, scale=2)
@@ -231,7 +232,7 @@ def float64(model: Idempotent) -> Linearizer:
         return LatticeCoupling(part.shape, part.conditioner, flip=part.flip, bits=model.config.bits)
 
     f = model.operator(exact=True)
-    ours, theirs = (cast(list[Bijection], chart.parts) for chart in (model.chart, f.domain.chart))
+    ours, theirs = (cast(list[Bijection], cast(Composition, chart).parts) for chart in (model.chart, f.domain.chart))
     cut = next((k for k, part in enumerate(ours) if isinstance(part, Flatten)), len(ours))
     return Linearizer(f.core, InducedSpace(Composition(*map(on_lattice, ours[:cut]), *theirs[cut:]))).eval()
 

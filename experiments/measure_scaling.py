@@ -11,7 +11,7 @@ figures, a data sheet, and the assumptions that stand below.
 import argparse
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import starmap
@@ -20,7 +20,7 @@ from statistics import linear_regression, median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +31,7 @@ from applications.flow_matching.objective import FlowMatchingObjective
 from benchmarks.bench_collapse import shaken
 from benchmarks.common import forget_peak, resident, seconds, size
 from induced.bijections import Conv1x1
+from induced.operators import LowRank, ScaledIdentityPlusLowRank
 from induced.propagators import propagator
 
 STEPS, RANK = 100, 16
@@ -174,7 +175,7 @@ def chart(config: ModelConfig, batch: int) -> Row:
     z, c = g(images), convolutions(images)
     forms = {"forward": lambda: g(images), "inverse": lambda: g.inverse(z), "dense": lambda: dense(c.flatten(1))}
     found = {name: 1e3 * time / batch for name, time in seconds(forms, rounds=3).items()}
-    parts = {
+    parts: dict[str, Iterable[nn.Module]] = {
         "parameters": [model],
         "of convolutions": model.encoder[:1],
         "of dense": model.encoder[2:],
@@ -191,6 +192,7 @@ def operator(dim: int) -> Row:
     propagator(shaken(64, 2), steps=2)  # which loads what the first call loads
     before = forget_peak()
     B = propagator(family, steps=STEPS)
+    assert isinstance(B, LowRank | ScaledIdentityPlusLowRank)
     found: Row = {"MB": (resident() - before) / 1024, "held": size(*B.state_dict().values()), "rank": B.U.shape[-1]}
     times = seconds({"collapse": lambda: propagator(family, steps=STEPS), "apply": lambda: B(z)}, rounds=3)
     return found | {"collapse": times["collapse"], "apply": 1e3 * times["apply"] / len(z)}

@@ -11,8 +11,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -72,8 +73,13 @@ class FeedForward(nn.Module):
         return out
 
 
+def _tupled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a record, whose lists are tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def _built(hidden: int, **settings: Any) -> FeedForward:
-    return FeedForward(ModelConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}), hidden)
+    return FeedForward(ModelConfig(**_tupled(settings)), hidden)
 
 
 register(
@@ -97,11 +103,13 @@ def parameters(model: nn.Module) -> int:
 def settings_of(run: Path) -> Config:
     """The configuration that a run was trained with."""
     record = Run(run).config()
-    model, objective, training = (
-        kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record[key].items()})
-        for kind, key in ((ModelConfig, "model"), (ObjectiveConfig, "objective"), (TrainingConfig, "training"))
+    return Config(
+        **record["pairs"],
+        cache_gb=math.inf,
+        model=ModelConfig(**_tupled(record["model"])),
+        objective=ObjectiveConfig(**_tupled(record["objective"])),
+        training=TrainingConfig(**_tupled(record["training"])),
     )
-    return Config(**record["pairs"], cache_gb=math.inf, model=model, objective=objective, training=training)
 
 
 def nearness(model: StyleTransfer, baseline: nn.Module | None, out: Path, n: int, seed: int) -> dict[str, object]:
@@ -112,7 +120,7 @@ def nearness(model: StyleTransfer, baseline: nn.Module | None, out: Path, n: int
         teacher, number = load_teacher(style), torch.tensor([model.config.names.index(style)])
         students: dict[str, Callable[[Tensor], Tensor]] = {"charts": model.operator(style, 256, 256)}
         if baseline is not None:
-            students["feed-forward"] = lambda t, number=number: baseline(t, number)
+            students["feed-forward"] = partial(baseline, style=number)
         for name, student in students.items():
             scores = fidelity(student, teacher, x, distance)
             found[f"{style} {name}"] = asdict(scores) | {"ratio": scores.ratio}
@@ -233,12 +241,12 @@ def cost(model: StyleTransfer, baseline: nn.Module | None) -> dict[str, object]:
         x = torch.rand(1, 3, side, side) * 1.8 - 0.9
         f = model.operator(style, side, side)
         forms: dict[str, Callable[[], object]] = {
-            "teacher": lambda x=x: teacher(x),
-            "charts": lambda x=x, f=f: f(x),
-            "all styles, charts": lambda x=x, side=side: all_styles(model, x, side),
+            "teacher": partial(teacher, x),
+            "charts": partial(f, x),
+            "all styles, charts": partial(all_styles, model, x, side),
         }
         if baseline is not None:
-            forms["feed-forward"] = lambda x=x: baseline(x, number)
+            forms["feed-forward"] = partial(baseline, x, number)
         with torch.no_grad():
             times = {name: value * 1e6 / side**2 for name, value in seconds(forms).items()}
         found[str(side)] = times

@@ -1,6 +1,6 @@
 """What the checks cost: CPU milliseconds and passes through the charts, of each check and of a whole run of `check`.
 
-    python benchmarks/measure_checks.py [--dim 64] [--samples 20]
+    python -m experiments.measure_checks [--dim 64] [--samples 20]
 
 Charts are `real_nvp(dim)`, the map has a random matrix between two of them. A pass is a call of g or g^-1 of either chart by the
 laws, whatever the number of points; estimates of rounding go through the layers by themselves and are not counted.
@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from bench_calls import Calls
-from common import QUICK, seconds, table
 
+from benchmarks.bench_calls import Calls
+from benchmarks.common import QUICK, seconds, table
 from induced import InducedSpace, Linearizer
 from induced.bijections import real_nvp
 from induced.checks import Reports, check, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
