@@ -2,8 +2,10 @@
 
 import difflib
 import os
+import shlex
+import signal
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser, BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,8 +20,10 @@ import induced
 from applications.application import Application, known, owner
 from applications.commands import check_command, export, info, summary, training
 from applications.common.places import at_home
+from applications.common.runs import COMMAND, last_stage
 from induced.errors import InducedError
-from induced.serialization.layout import ENTRY_POINTS
+from induced.serialization import notes
+from induced.serialization.layout import CONFIG, ENTRY_POINTS
 
 Command = Callable[..., None]
 GENERAL: dict[str, Command] = {"check": check_command, "export": export, "info": info}
@@ -49,7 +53,9 @@ def chosen(arguments: Sequence[str]) -> tuple[str, Command, Sequence[str]]:
     names = {one.name: one for one in known()}
     if verb == "train":
         if rest and rest[0] in names:
-            return f"train {rest[0]}", training(names[rest[0]]), rest[1:]
+            application = names[rest[0]]
+            _, options, how = settled(application, rest[1:])
+            return f"train {rest[0]}", training(application, options), [*options, *how]
         refuse("train takes the name of an application", [f"train {name}" for name in names])
     if verb in GENERAL:
         return verb, GENERAL[verb], rest
@@ -73,6 +79,36 @@ def meant(having: Sequence[Application], arguments: Sequence[str]) -> Applicatio
     given, _ = parser.parse_known_args(arguments)
     named = owner(given.run) if len(having) > 1 and given.run is not None else None
     return next((one for one in having if one is named or given.pretrained in one.shipped()), having[0])
+
+
+def settled(application: Application, arguments: Sequence[str]) -> tuple[Path, list[str], list[str]]:
+    """The folder of a training, the options that its run records, and those that say how it is begun.
+
+    Options of a run that goes on come first, as its config.json records them: those that are given anew then win.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--out", type=Path, default=Path("runs") / application.name)
+    for name in ("--resume", "--overwrite", "--fallback"):
+        parser.add_argument(name, action=BooleanOptionalAction, default=False)
+    try:
+        given, options = parser.parse_known_args(arguments)
+    except ArgumentError:  # which tyro explains
+        return Path(), [], list(arguments)
+    how = [f"--{name}" for name in ("resume", "overwrite", "fallback") if getattr(given, name)]
+    if given.resume and (given.out / CONFIG).exists():
+        options = [*shlex.split(notes(given.out).get(COMMAND, "")), *options]
+    return given.out, options, ["--out", str(given.out), *how]
+
+
+def how_to_go_on(arguments: Sequence[str]) -> str:
+    """What to do after an interruption."""
+    application = next((one for one in known() if [*arguments[:2]] == ["train", one.name]), None)
+    if application is None:
+        return ""
+    folder = settled(application, arguments[2:])[0]
+    if (stage := last_stage(folder)) is None:
+        return ": there is no checkpoint yet"
+    return f": `induced train {application.name} --out {folder} --resume` goes on from {stage.checkpoints()[-1]}"
 
 
 def refuse(problem: str, commands: Sequence[str]) -> NoReturn:
@@ -104,10 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(arguments)
     except BrokenPipeError:  # of `induced info FOLDER | head`; the flush at exit would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        after = ": the same command with --resume goes on from the newest checkpoint" if arguments[:1] == ["train"] else ""
-        print(f"\ninduced: interrupted{after}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as asked:  # Ctrl-C, or a training's answer to SIGTERM
+        print(f"\ninduced: {'terminated' if asked.args else 'interrupted'}{how_to_go_on(arguments)}", file=sys.stderr)
+        sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
     except InducedError as error:
         sys.exit(f"induced: {error}")
     except OSError as error:

@@ -1,6 +1,7 @@
 """The commands that work on the models of every application."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from applications.application import Application, owner
 from applications.common import kinds
 from applications.common.options import ModelSource
 from applications.common.runs import Run
-from applications.info import described
+from applications.info import described, progress
 from induced import LinearOperator, Report, Reports, check
 from induced.checks import load_object
 from induced.checks.run import SAMPLES
@@ -24,8 +25,8 @@ except ImportError as error:
     raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
 
-def training(application: Application) -> Callable[..., None]:
-    """The command that trains an application."""
+def training(application: Application, options: Sequence[str] = ()) -> Callable[..., None]:
+    """The command that trains an application; the options of its settings are recorded in the run."""
     about = summary(application.Config)
 
     def command(
@@ -37,10 +38,9 @@ def training(application: Application) -> Callable[..., None]:
         overwrite: bool = False,
         device: Literal["auto", "cpu"] = "auto",
     ) -> None:
-        run = Run(out)
-        options = {"resume": resume, "overwrite": overwrite, "fallback": fallback, "device": device}
-        found = application.train(config, run, data_dir=data_dir, **options)
-        print(f"{found.steps} steps, {found.rows_per_second:.3g} rows/s, loss {found.losses['loss']:.4f}; run folder {out}")
+        how = {"resume": resume, "overwrite": overwrite, "fallback": fallback, "device": device}
+        found = application.train(config, Run(out, command=shlex.join(options)), data_dir=data_dir, **how)
+        print("\n".join([f"run folder {out}, {found.rows_per_second:.3g} rows/s, {found.seconds:.0f} s", *progress(out)]))
 
     command.__annotations__["config"] = application.Config
     command.__doc__ = f"""Train {application.name} into a run folder: {about}
@@ -49,7 +49,7 @@ def training(application: Application) -> Callable[..., None]:
         config: What to train.
         out: Run folder: config, metrics, checkpoints, samples, TensorBoard.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
-        resume: Go on from the newest checkpoint in the run folder.
+        resume: Go on from the newest checkpoint in the run folder; its config.json has the other options, save those given anew.
         fallback: If the newest checkpoint is damaged, resume from the one before it.
         overwrite: Delete an earlier run in the folder.
         device: "auto" takes an accelerator if there is one.

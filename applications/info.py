@@ -24,7 +24,7 @@ def described(folder: Path) -> str:
         CheckpointError: there is no config.json of a run or model.
     """
     config, application = read_config(folder / CONFIG), owner(folder)
-    stages = [Run((folder / place).parent) for place in reversed(config.get("newest_of", []))]
+    stages = "newest_of" in config
     what = "run" if stages else "model"
     if application is not None:
         about = f"a {what} of `{application.name}`: it has {application.verbs}, check and export"
@@ -32,10 +32,7 @@ def described(folder: Path) -> str:
         about = f"a run of `{family_of(folder)}`, an application that is not installed"
     else:
         about = f"a {config['objects']['0']['class']}, of no application: it has check and export"
-    lines = [f"{folder}: {about}"]
-    for stage in stages:
-        lines += _progress(stage, folder)
-    lines += _model(folder)
+    lines = [f"{folder}: {about}", *progress(folder), *_model(folder)]
     notes = {name: value for name, value in config["notes"].items() if name != "application"}
     if application is not None and not stages:
         notes["model"] = config["objects"]["0"]["arguments"]
@@ -53,6 +50,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
         else:
             text = json.dumps(value)
             yield f"{prefix}{name}", text if len(text) <= 100 else f"{len(value)} entries"
+
+
+def progress(folder: Path) -> list[str]:
+    """Steps, checkpoints and the newest metrics of each stage of a run; none of a model."""
+    places = reversed(read_config(folder / CONFIG).get("newest_of", []))
+    return [line for place in places for line in _progress(Run((folder / place).parent), folder)]
 
 
 def _progress(stage: Run, folder: Path) -> list[str]:

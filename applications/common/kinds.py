@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from applications.common.checkpoints import STATE
-from applications.common.runs import last_stage
+from applications.common.runs import COMMAND, last_stage
 from induced.errors import CheckpointError
 from induced.serialization import load, notes, register, save
 
@@ -99,5 +99,5 @@ def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
     """
     if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
         raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
-    kept = {name: value for name, value in notes(source).items() if name != "model"}
+    kept = {name: value for name, value in notes(source).items() if name not in ("model", COMMAND)}
     return save(model, folder, dtype=None if getattr(model, "keeps_digits", False) else torch.float16, notes=kept)

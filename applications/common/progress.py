@@ -20,11 +20,12 @@ class Progress:
         total: Steps in all.
         batch: Rows a step.
         shown: False on all processes but one.
+        label: What is done.
     """
 
-    def __init__(self, start: int, total: int, batch: int, shown: bool) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, unit="step", disable=not (shown and terminal))
+    def __init__(self, start: int, total: int, batch: int, shown: bool, label: str) -> None:
+        terminal, self._label = sys.stderr.isatty(), label
+        self._bar = tqdm(total=total, initial=start, desc=label, unit="step", disable=not (shown and terminal))
         self._lines = shown and not terminal
         self._start, self._total, self._batch = start, total, batch
         self._began = time.perf_counter()
@@ -64,7 +65,7 @@ class Progress:
         if self._lines:
             left = self.seconds / max(step - self._start, 1) * (self._total - step)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            print(f"step {step}/{self._total}  {shown}  {self.rate(step):.0f} rows/s  {left:.0f} s left", flush=True)
+            print(f"{self._label} {step}/{self._total}  {shown}  {self.rate(step):.0f} rows/s  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""

@@ -42,6 +42,7 @@ from diverging."""
 
 LOCK: Final = ".lock"
 TRAIN: Final = "train"
+COMMAND: Final = "command"
 
 
 class Run:
@@ -52,12 +53,22 @@ class Run:
         later: Subfolders that hold later stages, runs themselves, the last one first: the model is that of the last stage.
         maker: What makes the run. One other than "train" owns its folder alone: it begins in no folder that holds anything else.
         files: Further files that it writes there.
+        command: Options of a command line, recorded in config.json: what `induced train --resume` takes them from.
+        label: What bars and lines of the log call a step.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, later: Sequence[str] = (), maker: str = TRAIN, files: Sequence[str] = ()
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        later: Sequence[str] = (),
+        maker: str = TRAIN,
+        files: Sequence[str] = (),
+        command: str = "",
+        label: str = "step",
     ) -> None:
         self.folder, self.later, self.maker, self.files = Path(folder), tuple(later), maker, tuple(files)
+        self.command, self.label = command, label
         self._is_locked = False
 
     def check(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, needed: int = 0) -> list[str]:
@@ -141,7 +152,8 @@ class Run:
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Write config.json: the settings, and which stage holds the model."""
-        save_run(self.folder, [f"{stage}/checkpoints" for stage in self.later] + ["checkpoints"], json.loads(json_bytes(config)))
+        told = json.loads(json_bytes(config)) | ({COMMAND: self.command} if self.command else {})
+        save_run(self.folder, [f"{stage}/checkpoints" for stage in self.later] + ["checkpoints"], told)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -167,14 +179,7 @@ class Run:
         )
 
     def config(self) -> dict[str, Any]:
-        """Read the settings of the run, the notes of config.json.
-
-        Returns:
-            The settings.
-
-        Raises:
-            CheckpointError: it is missing, or none of a run or model.
-        """
+        """Read the settings of the run, the notes of config.json; CheckpointError where there is none of a run or model."""
         return notes(self.folder)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -330,7 +335,7 @@ class Run:
 
     def _changed_settings(self, config: Mapping[str, Any]) -> list[str]:
         """Refuse settings that would make the resumed run another run; list those that may change and do."""
-        kept = {name: value for name, value in self.config().items() if name != "data" or name in config}
+        kept = {name: value for name, value in self.config().items() if name not in ("data", COMMAND) or name in config}
         stored, given = _flatten(kept), _flatten(json.loads(json_bytes(config)))
         names = [name for name in sorted(stored.keys() | given.keys()) if _shown(stored, name) != _shown(given, name)]
         same = stored.get("data.sha256") == given.get("data.sha256")  # a file may have another place or name by now

@@ -1,6 +1,7 @@
 """The training loop of every application: deterministic from its config, resumable bit for bit, on any devices."""
 
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from applications.common.parallel import accelerator_for, accumulate, distribute
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
-from applications.common.watch import Watch
+from applications.common.watch import Watch, terminated
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
 from induced.serialization.writing import require_registered
 
@@ -27,8 +28,6 @@ except ImportError as error:
     raise MissingExtra(f"training needs tensorboard ({error}): install induced[apps]") from error
 
 Draws = dict[str, Tensor]
-
-
 Sampler = Callable[[nn.Module, int], Tensor | None]
 
 
@@ -71,8 +70,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        positive = ("steps", "batch", "learning_rate", "log_every", "checkpoint_every", "keep")
-        for name in positive:
+        for name in ("steps", "batch", "learning_rate", "log_every", "checkpoint_every", "keep"):
             if not getattr(self, name) > 0:
                 raise DomainError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("warmup", "seed", "sample_every", "final_fraction", "micro_batch"):
@@ -212,6 +210,7 @@ def fit(
         DomainError: the training diverges, before a checkpoint of that is written (`Watch`); parameters outside
             `objective.model` would be trained; or the launcher would shard by itself.
         CheckpointError: the class of the model is not registered; or as `Run.begin` and `Run.latest` say.
+        KeyboardInterrupt: of SIGTERM, after the step that it came in, which has a checkpoint.
 
     Law:
         A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for
@@ -240,7 +239,8 @@ def fit(
             checkpoint.restore(objective.model, objective.saved(average.module), optimizer)
             start = checkpoint.step
             average.n_averaged.fill_(start)
-            notes = [f"resumed after step {start}", *filter(None, [checkpoint.note]), *notes]
+            rate = f"at a learning rate of {learning_rate(config, start):.3g}, whose cosine ends at step {config.steps}"
+            notes = [f"resumed after step {start}, {rate}", *filter(None, [checkpoint.note]), *notes]
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 run.rewind(start)
@@ -257,23 +257,24 @@ def fit(
         if accelerator.is_main_process:
             writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
         watch = Watch(run, config.steps)
-        progress = Progress(start, config.steps, config.batch, accelerator.is_main_process)
+        progress = Progress(start, config.steps, config.batch, accelerator.is_main_process, run.label)
         losses = _last_losses(run) if start >= config.steps else {}
         objective.train()
+        asks = stack.enter_context(terminated())
         try:
             for step in range(start, config.steps):
                 batch, draws = _batch(objective, data, config, step, mine, accelerator.device)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(config, step)
                 optimizer.zero_grad()
-                bf16 = config.precision == "bf16"
+                bf16, limit = config.precision == "bf16", math.inf if config.clip is None else config.clip
                 with watch.forward(step + 1, learning_rate(config, step)):
                     outputs = accumulate(accelerator, wrapped, batch, draws, most=config.micro_batch, bf16=bf16)
-                limit = math.inf if config.clip is None else config.clip
                 norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
                 # One transfer for all numbers of a step: each would cost a wait for the device of its own.
-                local = torch.stack([*outputs.values(), norm.detach().float()])
-                *values, gradient_norm = accelerator.reduce(local, "mean").tolist()
+                asked = torch.full_like(norm, float(asks()), dtype=torch.float32)  # of any process: all end at the same step
+                local = torch.stack([*outputs.values(), norm.detach().float(), asked])
+                *values, gradient_norm, ended = accelerator.reduce(local, "mean").tolist()
                 losses = dict(zip(outputs, values, strict=True))
                 watch.losses(losses, gradient_norm)
                 optimizer.step()
@@ -281,13 +282,15 @@ def fit(
                 average.update_parameters(objective.model)
                 progress.step(losses["loss"])
                 if writer is not None:
-                    _record(run, writer, config, step, losses, gradient_norm, progress)
+                    _record(run, writer, config, step + 1, losses, gradient_norm, progress)
                     _sample(run, writer, config, step + 1, average.module, objective, on_sample)
-                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                if ended or (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
                     watch.weights(weights, average.module.state_dict(), moments["state"])
                     if accelerator.is_main_process:
                         run.save(step + 1, weights, objective.saved(average.module), moments, keep=config.keep)
+                if ended:
+                    raise KeyboardInterrupt(signal.SIGTERM)
         finally:
             progress.close()
             if writer is not None:
@@ -302,9 +305,7 @@ def share(config: TrainingConfig, data: Source, processes: int) -> int:
     if len(data) == 0:
         raise DataError(f"{data.name!r} holds no row to train on")
     if config.batch % processes:
-        raise ShapeError(
-            f"a global batch of {config.batch} does not divide among {processes} processes; choose a multiple of {processes}"
-        )
+        raise ShapeError(f"a batch of {config.batch} does not divide among {processes} processes: give a multiple of {processes}")
     return config.batch // processes
 
 
@@ -363,16 +364,15 @@ def _record(
     run: Run,
     writer: SummaryWriter,
     config: TrainingConfig,
-    step: int,
+    done: int,
     losses: Mapping[str, float],
     gradient_norm: float,
     progress: Progress,
 ) -> None:
     """Log a step that just finished, if its turn has come."""
-    done = step + 1
     if done % config.log_every and done != config.steps:
         return
-    scalars = {**losses, "gradient_norm": gradient_norm, "learning_rate": learning_rate(config, step)}
+    scalars = {**losses, "gradient_norm": gradient_norm, "learning_rate": learning_rate(config, done - 1)}
     run.log({"step": done, **scalars, "seconds": round(progress.seconds, 3)})
     for name, value in scalars.items():
         writer.add_scalar(name, value, done)

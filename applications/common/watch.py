@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -85,6 +87,20 @@ class Watch:
             + (f"the last good checkpoint is {saved[-1]}: go on from it" if saved else "there is no checkpoint yet: start anew")
             + f" with {'--resume ' if saved else ''}{smaller}. A longer warmup, --clip or precision 'no' help too"
         )
+
+
+@contextmanager
+def terminated() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM ends nothing: the function that it gives says whether one came. Only the main thread may ask for that."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fact(error: Exception) -> str:

@@ -55,12 +55,14 @@ def train(
             f"--data {config.data}: neither images ({', '.join(NAMES)}) nor a table ({', '.join(EXAMPLES)}, or a file that "
             f"ends in {', '.join(SUFFIXES)})"
         )
-    latent, known = Run(run.folder / LATENT), settings(config)
+    latent, known = Run(run.folder / LATENT, label="stage 2 of 2, the flow of the coordinates: step"), settings(config)
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)
     objective = FlowMatchingObjective(build(config.model), config.objective, distance)
     # where both ends share h, it would forget the noise end while it learns the other
     has_second = bool(config.latent_steps and objective.model.density and config.model.noise_space == "euclidean")
+    if has_second:
+        run.label = "stage 1 of 2, the encoder: step"
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
     accelerator = accelerator_for(device)
     for stage in (config.training, second):

@@ -70,14 +70,14 @@ def _blocks(
     shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int, start: int
 ) -> Iterator[np.ndarray]:
     pictures = [read_picture(path, SMALLEST).colours for path in paths]
-    progress = Progress(start, shape[0], 1, shown=True)
+    progress = Progress(start, shape[0], 1, shown=True, label="teachers' crop")
     for first in range(start, shape[0], AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, shape[0]))
         crops = [_crop(pictures, shape[-1], seed, i) for i in numbers]
         yield stylised(torch.from_numpy(np.stack(crops)), teachers).numpy()
         for _ in numbers:
             progress.step(0.0)
-        progress.line(numbers.stop, {"teachers' crops": numbers.stop})
+        progress.line(numbers.stop, {})
     progress.close()
 
 

@@ -4,6 +4,8 @@ import ast
 import inspect
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -354,6 +356,35 @@ def test_an_earlier_run_is_kept_and_settings_cannot_change(run: Path) -> None:
     assert "give --resume to go on" in refusal(*TRAIN, "--rest-std", 0.5, "--out", run)
     said = refusal(*TRAIN, "--rest-std", 0.4, "--out", run, "--resume", "--device", "cpu")
     assert "model.rest_std (config.json: 0.5, now: 0.4)" in said and "\n" not in said
+
+
+def test_resume_alone_goes_on_with_the_options_that_config_json_records(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    command("train", "flow-matching", "--out", moved, "--resume", "--steps", "5")
+    said = capsys.readouterr().out
+    assert "training.steps is 5 from here on, it was 4" in said and "resumed after step 4, at a learning rate of " in said
+    assert re.search(r"^steps +5 of 5; .*^latent +2 of 2; ", said, re.M | re.S), "the last lines report every stage"
+    assert Run(moved).config()["model"] == Run(run).config()["model"] != Config().model
+    assert "model.rest_std" in refusal("train", "flow-matching", "--out", moved, "--resume", "--rest-std", "0.4")
+
+
+@pytest.mark.parametrize(("signals", "code"), [((), 130), ((signal.SIGTERM,), 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interruption_says_in_one_line_how_to_go_on(
+    signals: tuple[int, ...], code: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> Callable[[], None]:
+        raise KeyboardInterrupt(*signals)
+
+    monkeypatch.setattr(cli, "training", interrupted)
+    with pytest.raises(SystemExit) as end:
+        command("train", "flow-matching", "--out", run, "--batch", "8")
+    assert end.value.code == code
+    ended = capsys.readouterr().err.strip()
+    assert ended.endswith(
+        f"`induced train flow-matching --out {run} --resume` goes on from {run}/latent/checkpoints/step-00000002"
+    )
 
 
 def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> None:

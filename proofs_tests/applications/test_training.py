@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -52,16 +53,20 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("death", "last"), [("step", 15), ("write", 5)])
-def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, uninterrupted: Path, death: str, last: int) -> None:
+@pytest.mark.parametrize(("death", "last", "code"), [("step", 15, -9), ("write", 5, -9), ("asked", 17, 1)])
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
+    tmp_path: Path, uninterrupted: Path, death: str, last: int, code: int
+) -> None:
     killed = in_process(tmp_path / "run", death)
-    assert killed.returncode == -9, killed.stderr
+    assert killed.returncode == code, killed.stderr
+    assert ("KeyboardInterrupt: 15" in killed.stderr) == (death == "asked"), "SIGTERM leaves a checkpoint of its step"
     run = Run(tmp_path / "run")
     assert run.latest().step == last
     partial = list((run.folder / "checkpoints").glob(".partial-*"))
     assert len(partial) == (1 if death == "write" else 0)
     result = toy.train(run.folder, resume=True)
-    assert result.notes == (f"resumed after step {last}",)
+    (note,) = result.notes
+    assert re.fullmatch(rf"resumed after step {last}, at a learning rate of [\d.e-]+, whose cosine ends at step 20", note)
     assert files_of(run.folder) == files_of(uninterrupted)
     assert metrics_of(run.folder) == metrics_of(uninterrupted)
     assert not list((run.folder / "checkpoints").glob(".partial-*"))
@@ -194,7 +199,7 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
         toy.train(tmp_path / "c", objective=FewDraws())
     with pytest.raises(DataError, match="'toy' holds no row to train on"):
         fit(toy.Denoise(), toy.images(0), toy.CONFIG, Run(tmp_path / "d"), device="cpu")
-    with pytest.raises(ShapeError, match="batch of 8 does not divide among 3 processes; choose a multiple of 3"):
+    with pytest.raises(ShapeError, match="batch of 8 does not divide among 3 processes: give a multiple of 3"):
         share(toy.CONFIG, toy.images(), 3)
 
 

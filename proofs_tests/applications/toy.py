@@ -91,9 +91,11 @@ def die(*_: object) -> None:
 
 
 def main(folder: Path, death: str) -> None:
-    """Train and die at step 17, or while a file of the checkpoint of step 10 is written, or as one of several."""
+    """Train and die at step 17, or be asked to end there, or die while a file of step 10 is written, or as one of several."""
     if death == "step":
         train(folder, on_sample=lambda model, step: die() if step == 17 else None)
+    elif death == "asked":
+        train(folder, on_sample=lambda model, step: os.kill(os.getpid(), signal.SIGTERM) if step == 16 else None)
     elif death == "write":
         write = checkpoints.write_synced
 
