@@ -10,9 +10,9 @@ INSTALLED := $(VENV)/.installed
 
 # One thread for each process' linear algebra: the tests run in parallel processes, and small operators lose more to
 # threads than they gain. Training in `demo` takes all cores.
-test thorough bench bench-quick docs: export OMP_NUM_THREADS := 1
+test fast thorough oldest bench bench-quick docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test thorough lint format docs bench bench-quick mutation
+.PHONY: help demo test fast thorough oldest lint format docs bench bench-quick mutation
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(INSTALLED) ## a guided tour: trains, samples and shows what the algebra 
 
 test: $(INSTALLED) ## all tests and doctests (WORKERS=2 processes)
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+fast: $(INSTALLED) ## in a minute: the laws of each class once, each error, each application
+	HYPOTHESIS_PROFILE=dev $(BIN)/python -m pytest -n $(WORKERS) -m fast $$(grep -rl --include='test_*.py' '@pytest.mark.fast' proofs_tests)
 
 thorough: $(INSTALLED) ## all tests, each property on a thousand examples
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS)

@@ -76,6 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", RECORDS)
 def test_settings_of_an_application_build_its_untrained_model(name: str) -> None:
     """The law of a record."""
@@ -98,6 +99,7 @@ def test_a_name_belongs_to_one_application() -> None:
     assert application.owner(RECORDS["flow-matching"].shipped()["mnist"]) is RECORDS["flow-matching"]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", SMALL)
 def test_check_export_info_and_load_take_a_run_of_every_application(
     name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -199,6 +201,7 @@ def test_a_run_that_does_not_load_is_shown_as_far_as_it_goes(
     assert capsys.readouterr().out.startswith(f"{tmp_path}: a run of `pendulum`, an application that is not installed\n")
 
 
+@pytest.mark.fast
 def test_an_application_in_one_file_is_trained_in_a_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its forecasts, beside those of an integrator that shares nothing with it."""
     assert len(Path(pendulum.__file__).read_text().splitlines()) <= 120

@@ -36,6 +36,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 EPS = torch.finfo(torch.float64).eps
 
 
+@pytest.mark.fast
 @every_dtype
 @every_chart
 def test_the_checks_of_a_bijection_pass(case: ChartCase, dtype: torch.dtype) -> None:
@@ -78,6 +79,7 @@ def test_round_trips_stay_within_the_amplification(case: ChartCase) -> None:
     assert bound < 1e-10  # the amplification itself stays useful at these points
 
 
+@pytest.mark.fast
 @every_chart
 def test_log_abs_det_is_that_of_the_jacobian(case: ChartCase) -> None:
     g = case.make()

@@ -62,6 +62,7 @@ def same(f: LinearizerOperator, h: LinearizerOperator, x: Tensor, condition: flo
 
 
 # ------------------------------------------------------------------------------------------------------------ the checks pass
+@pytest.mark.fast
 @every_dtype
 @every_chart
 def test_the_laws_hold_over_every_chart(case: ChartCase, dtype: torch.dtype) -> None:
@@ -69,6 +70,7 @@ def test_the_laws_hold_over_every_chart(case: ChartCase, dtype: torch.dtype) -> 
     require(check_linear(f, x), check_adjoint(f, x, y), check_penrose(f, x, y), check_svd(f))
 
 
+@pytest.mark.fast
 @every_dtype
 @pytest.mark.parametrize("core", CORES, ids=str)
 def test_the_laws_hold_over_every_core(core: CoreCase, dtype: torch.dtype) -> None:

@@ -56,6 +56,7 @@ def test_a_matrix_lies_on_the_device_of_its_operator(case: CoreCase) -> None:
     assert A.matrix().is_meta and A.matrix().dtype == torch.float32
 
 
+@pytest.mark.fast
 @every_dtype
 @every_core
 def test_an_operator_acts_as_its_matrix(case: CoreCase, dtype: torch.dtype) -> None:
@@ -351,6 +352,7 @@ def test_complement_is_orthonormal_and_orthogonal(n: int, p: int, k: int) -> Non
 
 
 # -------------------------------------------------------------------------------------------------- inverse, pseudoinverse
+@pytest.mark.fast
 @every_core
 def test_pinv_is_that_of_scipy(case: CoreCase) -> None:
     M = case.matrix()
@@ -422,6 +424,7 @@ def test_a_lazy_inverse_works_in_inference_mode() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- exponential
+@pytest.mark.fast
 @every_square_core
 def test_exp_is_that_of_scipy(case: CoreCase) -> None:
     M = case.matrix()

@@ -199,6 +199,7 @@ def test_a_rank_that_only_grows_ends_dense(steps: int, form: type[LinearOperator
     assert len(factored) == (steps + 1 if form is ScaledIdentityPlusLowRank else 10)
 
 
+@pytest.mark.fast
 def test_steps_are_ordered_in_time() -> None:
     family = Rotations()
     for T in (1, 2, 7):
@@ -314,6 +315,7 @@ def test_the_gaussian_rate_is_the_logarithmic_derivative_of_the_standard_deviati
         agree(gaussian_rate(t, s).detach(), torch.autograd.grad(log_std.sum(), t)[0])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("rest_std", [None, 0.4])
 @pytest.mark.parametrize("kind", [LowRankFamily, SharedBasisFamily])
 def test_a_family_at_a_batch_of_times_is_a_batch_of_operators(kind: Kind, rest_std: float | None) -> None:

@@ -75,6 +75,7 @@ def again(module: Any, folder: Path) -> Any:
     return loaded
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CHARTS if case.name not in REFUSED], ids=str)
 def test_a_chart_comes_back_bit_for_bit(case: ChartCase, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -89,6 +90,7 @@ def test_a_chart_comes_back_bit_for_bit(case: ChartCase, dtype: torch.dtype, tmp
     assert torch.equal(loaded.log_abs_det(x), chart.log_abs_det(x))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CORES if case.name not in REFUSED], ids=str)
 def test_a_core_comes_back_bit_for_bit(case: CoreCase, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_core_comes_back_bit_for_bit(case: CoreCase, dtype: torch.dtype, tmp_p
         assert torch.equal(loaded(z), B(z)) and torch.equal(loaded.apply_adjoint(B(z)), B.apply_adjoint(B(z)))
 
 
-def test_the_charts_that_run_foreign_code_are_refusedby_name(tmp_path: Path) -> None:
+def test_the_charts_that_run_foreign_code_are_refused_by_name(tmp_path: Path) -> None:
     made = [case.make() for case in CHARTS if case.name in REFUSED]
     for module in (*made, ForeignOperator(torch.eye(2).numpy())):
         with pytest.raises(CheckpointError, match="cannot be saved: it runs foreign code"):

@@ -56,6 +56,7 @@ def coordinates(X: HilbertSpace, x: Tensor) -> Tensor:
     return (X.chart(x) if isinstance(X, InducedSpace) else x).reshape(len(x), -1)
 
 
+@pytest.mark.fast
 @every_dtype
 @every_space
 def test_the_axioms_of_a_hilbert_space_hold(case: SpaceCase, dtype: torch.dtype) -> None:

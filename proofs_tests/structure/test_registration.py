@@ -47,6 +47,7 @@ def enrolled() -> set[type]:
     return {base for cls in classes for base in cls.__mro__}
 
 
+@pytest.mark.fast
 def test_every_public_class_is_enrolled_or_excused(enrolled: set[type]) -> None:
     missing = sorted(name for name, cls in public() if cls not in enrolled and name not in EXCUSED)
     assert missing == [], "enrol these in proofs_tests/registry.py"

@@ -102,6 +102,7 @@ modules = pytest.mark.parametrize("path", MODULES, ids=module_name)
 everywhere = pytest.mark.parametrize("path", [*MODULES, *OUTSIDE], ids=module_name)
 
 
+@pytest.mark.fast
 @modules
 def test_imports_go_in_one_direction(path: Path) -> None:
     mine = LAYERS[layer(path)]
@@ -121,6 +122,7 @@ def test_the_direction_test_sees_a_wrong_import() -> None:
     assert any(name == "induced.operators" for _, name in imports(ROOT / "linearizer.py"))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", OUTSIDE, ids=module_name)
 def test_rooms_import_the_library_and_one_another_in_one_direction(path: Path) -> None:
     room, *inner = path.relative_to(HOUSE).with_suffix("").parts
@@ -147,6 +149,7 @@ def late(tree: ast.AST) -> Iterator[tuple[int, str]]:
                     yield from ((inner.lineno, name.partition(".")[0]) for name in names)
 
 
+@pytest.mark.fast
 @everywhere
 def test_no_import_stands_inside_a_function(path: Path) -> None:
     allowed = OF_EXTRAS if path in OUTSIDE else set()
@@ -169,6 +172,7 @@ def borrowed(tree: ast.AST, *, modules_too: bool) -> Iterator[tuple[int, str]]:
         yield from ((getattr(node, "lineno", 0), name) for name in names if name.startswith("_") and not name.startswith("__"))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", OUTSIDE, ids=module_name)
 def test_no_name_with_an_underscore_crosses_a_module(path: Path) -> None:
     """Tests may import a private module of the library, which is their subject, and nothing private out of it."""
@@ -197,6 +201,7 @@ def test_the_test_of_underscores_sees_them(code: str, names: list[str]) -> None:
     assert [name for _, name in borrowed(ast.parse(code), modules_too=True)] == names
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("path", [p for p in (*MODULES, *OUTSIDE) if "proofs_tests" not in p.parts], ids=module_name)
 def test_modules_stay_under_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 400
@@ -249,6 +254,7 @@ def exported() -> list[type]:
     return [cls for _, cls in sorted(names, key=lambda pair: pair[0]) if not issubclass(cls, Exception)]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("cls", exported(), ids=lambda cls: cls.__name__)
 def test_a_public_class_is_abstract_or_final(cls: type) -> None:
     final = "__final__" in vars(cls)
@@ -283,6 +289,7 @@ def test_every_law_names_a_test_that_exists() -> None:
             assert (TESTS / file).is_file(), f"the law of {module}:{name} names {file}"
 
 
+@pytest.mark.fast
 def test_every_kind_of_error_is_raised_by_a_test() -> None:
     kinds = {name for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, errors.InducedError)}
     raised: set[str] = set()

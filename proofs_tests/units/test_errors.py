@@ -363,6 +363,7 @@ class _Shapeless(induced.LinearOperator):
         return w
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.error.__name__}: {case.message[:40]}")
 def test_the_message_names_what_came_and_what_was_expected(case: Case) -> None:
     with pytest.raises(case.error, match=case.message) as raised:
