@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from induced import EuclideanSpace, InducedSpace, Linearizer, Report, Reports
-from induced.bijections import Affine, Bijection, real_nvp
+from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Report, Reports, check
+from induced.bijections import Affine, Bijection, Log, Sinh, real_nvp
+from induced.checks import check_bijection
 from induced.checks.batches import rearrangements
 from induced.checks.maps import along, gain_and_reach, independent, longest_image, sums, vjp
 from induced.checks.measure import (
@@ -430,3 +431,29 @@ def test_reports_count_and_summarise() -> None:
     assert reports.summary() == "3 laws judged: 2 hold, 1 violated; 1 unjudgeable, 1 not applicable" and not reports.ok
     assert Reports([HOLDS]).ok and not Reports([HOLDS, wide(0.5)]).ok and not Reports([HOLDS, VIOLATED]).ok
     assert not Reports([HOLDS, VIOLATED, wide(0.5)]).ok and not Reports([not_applicable("law", "", "why")]).ok
+
+
+def test_parts_of_one_kind_are_numbered() -> None:
+    X = ProductSpace(*(InducedSpace(Log((1,))) for _ in range(4)))
+    names = [part for part in dict.fromkeys(report.part for report in check(X)) if part.startswith("chart")]
+    assert names == ["chart Log", "chart Log, 2", "chart Log, 3", "chart Log, 4"]
+
+
+def test_at_the_zero_vector_far_out_is_in_units() -> None:
+    notes = {report.law: report.note for report in check_bijection(Sinh((2,)), torch.zeros(3, 2).double())}
+    assert notes["far out: g(g^-1(z)) = z"] == "at coordinates of norm 64"
+    assert notes["near zero: g(g^-1(z)) = z"] == "at coordinates of norm 0.0001"
+
+
+def test_a_function_that_ignores_what_it_is_given_has_the_gradient_0() -> None:
+    x, p = torch.randn(3, 2), torch.ones(2, requires_grad=True)
+    report = finite_gradients("law", "contract", x, (lambda t: p.expand(3, 2), x))
+    assert report.ok and report.residual == 0
+
+
+def test_no_contract_is_broken_by_overflow_at_samples_near_the_largest_number() -> None:
+    g = Affine((2,), torch.tensor([4.0, 1.0]))
+    largest = torch.finfo(torch.float32).max
+    for x, verdict in ((torch.tensor([[largest / 2, 1.0]]), "unjudgeable"), (torch.tensor([[1.0, 1.0]]), "holds")):
+        found = {report.law: report for report in check_bijection(g, x)}
+        assert found["g is finite, of its dtype and shape"].verdict == verdict
