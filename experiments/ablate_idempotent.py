@@ -15,7 +15,6 @@ from applications.common.data import Batch, ImageSet, Source, load, to_unit, tra
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
 from applications.idempotent.config import Config
-from applications.idempotent.evaluate import PEAK, idempotency_error, reconstruction
 from applications.idempotent.inputs import inputs
 from applications.idempotent.model import Idempotent, build
 from applications.idempotent.objective import IdempotentObjective, isometry
@@ -23,6 +22,7 @@ from applications.idempotent.sampling import RangeGaussian, anomaly, noise, proj
 from applications.idempotent.train import start
 from experiments.ablation import Variants, ablate, changed, options
 from experiments.compare_generators import Contender, Sampler, train
+from experiments.measure_idempotent import idempotency_error
 
 VARIANTS: Variants = {
     "the default": ({}, {}),
@@ -79,9 +79,9 @@ def measure(model: Idempotent, real: ImageSet, other: ImageSet, samples: int, se
     f, plain, few = model.operator(exact=True), model.operator(exact=False), x[:100]
     found = {
         "rank": float(model.rank),
-        "psnr": float(reconstruction(f, x).mean()),
-        "psnr_plain": float(reconstruction(plain, x).mean()),
-        "lattice_to_plain_db": float(psnr(project(f, x), project(plain, x), PEAK).mean()),
+        "psnr": float(psnr(project(f, x), x).mean()),
+        "psnr_plain": float(psnr(project(plain, x), x).mean()),
+        "lattice_to_plain_db": float(psnr(project(f, x), project(plain, x)).mean()),
         "isometry": float(isometry(model.chart, few, noise(plain, len(few), seed))),
         "error_lattice": float(idempotency_error(f, x).max()),
         "error_plain_on_data": float(idempotency_error(plain, x).median()),

@@ -28,11 +28,11 @@ from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
 from applications.flow_matching.model import DATA
 from applications.flow_matching.objective import minus_log_density
-from applications.idempotent.evaluate import PEAK, PrincipalProjection, bits, idempotency_error, reconstruction
+from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.fixed_point import Conditioner
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent
-from applications.idempotent.sampling import RangeGaussian, anomaly, noise, principal_range, project
+from applications.idempotent.sampling import BATCH, RangeGaussian, anomaly, noise, principal_range, project
 from experiments.compare_generators import Contender, Glow, Sampler, train
 from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Bijection, Composition, Flatten, LatticeCoupling
@@ -41,6 +41,15 @@ BITWISE = ("digits", "scaled by 0.1", "scaled by 10", "uniform noise", "normal n
 PLACES = {"on data": ("digits",), "near data": ("noisy", "lower half erased"), "far from data": ("photographs", "normal noise")}
 FITTED = 5000
 """Training images that components and distributions are fitted to."""
+
+
+@torch.no_grad()
+def idempotency_error(f: Callable[[Tensor], Tensor], x: Tensor, batch: int = BATCH) -> Tensor:
+    """|f(f(x)) - f(x)| / |f(x)| (k,) of each input, for any map of images; 0 where both are equal."""
+    once = torch.cat([f(part) for part in torch.split(x, batch)])
+    twice = torch.cat([f(part) for part in torch.split(once, batch)])
+    change, size = (torch.linalg.vector_norm(t.flatten(1), dim=1) for t in (twice - once, once))
+    return torch.where(change > 0, change / size, 0.0)
 
 
 class UsualIdempotent(Contender):
@@ -139,12 +148,12 @@ class Measure:
             induced = principal_range(self.f, self.fitted, rank).project if rank < self.model.rank else partial(project, self.f)
             for name, g in (("induced", induced), ("principal components", PrincipalProjection(self.fitted, rank))):
                 with torch.no_grad():
-                    found = torch.cat([psnr(g(part), part, PEAK) for part in self.test.split(500)])
+                    found = torch.cat([psnr(g(part), part) for part in self.test.split(500)])
                 self.write("rank", projector=name, rank=rank, psnr=float(found.mean()), worst=float(found.min()))
                 for list_, value in zip(curves.setdefault(name, ([], [])), (rank, float(found.mean())), strict=True):
                     list_.append(value)
-        plain = float(reconstruction(self.plain, self.test).mean())
-        difference = float(psnr(project(self.f, self.test), project(self.plain, self.test), PEAK).mean())
+        plain = float(psnr(project(self.plain, self.test), self.test).mean())
+        difference = float(psnr(project(self.f, self.test), project(self.plain, self.test)).mean())
         self.write("rank", projector="induced, plain float32", rank=self.model.rank, psnr=plain, against_lattice=difference)
         line_plot(self.options.out / "psnr.png", curves, x_label="rank", y_label="PSNR in dB", log_x=True)
         one, each = RangeGaussian(self.f, self.fitted), RangeGaussian(self.f, self.fitted, self.labels)
@@ -184,7 +193,7 @@ class Measure:
                 x = self.test[labels == k]
                 with torch.no_grad():
                     y = W.project(x)
-                self.write("classes", subspace=name, dim=W.dim, digits=k, psnr=float(psnr(y, x, PEAK).mean()))
+                self.write("classes", subspace=name, dim=W.dim, digits=k, psnr=float(psnr(y, x).mean()))
                 rows += [(f"{k} onto {name}", to_uint8(y[:12]))]
         captioned_rows(self.options.out / "classes.png", rows)
 

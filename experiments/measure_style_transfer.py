@@ -31,13 +31,13 @@ from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.style_transfer.algebra import distances, low_rank, mix, principal_styles, restyle, strength
 from applications.style_transfer.config import IDENTITY, Config, ModelConfig, ObjectiveConfig
-from applications.style_transfer.evaluate import fidelity, removal, walk
 from applications.style_transfer.model import StyleTransfer, build
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
-from applications.style_transfer.photographs import SMALLEST, photographs, plain_crops, random_crop
+from applications.style_transfer.photographs import SMALLEST, photographs, random_crop
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from benchmarks.common import ROOT, seconds, table
+from experiments.stylised import fidelity, plain_crops, removal, walk
 from induced.serialization import register
 
 SECTIONS = ("nearness", "sensitivity", "interpolation", "removal", "algebra", "cost", "added")

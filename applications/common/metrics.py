@@ -6,12 +6,11 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from induced.errors import DomainError, DtypeError, ShapeError
+from induced.errors import DomainError, DtypeError, MissingExtra, ShapeError
 
-_WINDOW: Final = 11
-_SIGMA: Final = 1.5
-_K: Final = (0.01, 0.03)
-_PART: Final = 16
+_PEAK: Final = 2.0
+"""Width of the range of images."""
+_SURE: Final = 0.9
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,71 +24,36 @@ class ClassBalance(NamedTuple):
     """How predicted classes are spread, and how sure the classifier is of them.
 
     Arguments:
-        shares: float64, `(K,)`: share of each class; they sum to 1.
         total_variation: Half the sum of |share - reference share|: 0 when equal, at most 1.
-        entropy: Of the shares, in nats; log K when they are equal.
-        confident: Share of images whose largest probability exceeds the threshold.
+        confident: Share of images whose largest probability exceeds 0.9.
     """
 
-    shares: Tensor
     total_variation: float
-    entropy: float
     confident: float
 
 
-def psnr(a: Tensor, b: Tensor, peak: float) -> Tensor:
-    """Peak signal-to-noise ratio of each pair of images, 10 log10(peak^2 / mean((a - b)^2)), in decibels.
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each pair of images in [-1, 1], 10 log10(2^2 / mean((a - b)^2)), in decibels.
 
     Each image has its own mean, taken in float64: the value does not depend on what else is in the batch. The average
     over a set is the mean of these values, not the PSNR of the pooled error.
 
     Arguments:
-        a: Images `(N, ...)`, of any dtype.
-        b: Images of the same shape and dtype.
-        peak: Width of the images' range: 255 for uint8, 2 for [-1, 1].
+        a: Images `(N, ...)`, floating-point.
+        b: Images of the same shape.
 
     Returns:
         float64, `(N,)`; infinity where the two images are equal.
 
     Raises:
         ShapeError: the shapes differ, or there is no dimension beside the batch.
-        DtypeError: the dtypes differ (two different ranges, as a rule).
-        DomainError: `peak` is not a positive number.
+        DtypeError: the images are no floating-point ones (pixels have another range).
     """
-    _check_pair("psnr", a, b, peak)
-    if a.ndim < 2:
+    if a.shape != b.shape or a.ndim < 2:
         raise ShapeError(f"psnr compares images (N, ...) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    error = (a.to(torch.float64) - b.to(torch.float64)).flatten(1).square().mean(1)
-    return 10 * torch.log10(peak**2 / error)
-
-
-def ssim(a: Tensor, b: Tensor, peak: float) -> Tensor:
-    """Structural similarity of each pair of images (Wang et al. 2004), the mean of
-
-    (2 m_a m_b + c1) (2 s_ab + c2) / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2)), c1 = (.01 peak)^2, c2 = (.03 peak)^2,
-
-    over channels and over every place where the whole window lies inside the image. The means m and (co)variances s are
-    weighted by a Gaussian window of 11 x 11 pixels with standard deviation 1.5; no image is scaled down first.
-
-    Arguments:
-        a: Images `(N, C, H, W)` of any dtype, at least one, sides of at least 11.
-        b: Images of the same shape and dtype.
-        peak: Width of the images' range: 255 for uint8, 2 for [-1, 1].
-
-    Returns:
-        float64, `(N,)`, at most 1; 1 where the two images are equal.
-
-    Raises:
-        ShapeError: the shapes differ, are not four-dimensional, or have a side below 11.
-        DtypeError: the dtypes differ.
-        DomainError: `peak` is not a positive number.
-    """
-    _check_pair("ssim", a, b, peak)
-    if a.ndim != 4 or 0 in a.shape or min(a.shape[-2:]) < _WINDOW:
-        raise ShapeError(f"ssim compares images (N, C, H, W) with sides of at least {_WINDOW}, got {tuple(a.shape)}")
-    # A part at a time: the window's sums then stay in the processor's cache, and memory does not grow with the set.
-    pairs = zip(torch.split(a, _PART), torch.split(b, _PART), strict=True)
-    return torch.cat([_similarity(x.to(torch.float64), y.to(torch.float64), peak) for x, y in pairs])
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise DtypeError(f"psnr compares images in [-1, 1], got {a.dtype} and {b.dtype}: to_unit makes uint8 images float")
+    return 10 * torch.log10(_PEAK**2 / (a.double() - b.double()).flatten(1).square().mean(1))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -158,44 +122,28 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3, chunk: int = 5
     return PrecisionRecall(float(precise.double().mean()), recalled / len(x))
 
 
-def class_balance(logits: Tensor, reference: Tensor | None = None, confidence: float = 0.9) -> ClassBalance:
+def class_balance(logits: Tensor, reference: Tensor) -> ClassBalance:
     """Spread of the classes that a classifier sees in a set of images, and its confidence.
 
     Arguments:
         logits: `(N, K)`, unnormalised log-probabilities.
-        reference: Shares to compare with, `(K,)`, scaled to sum to 1 (so that counts serve); equal shares if None.
-        confidence: Threshold of the largest probability.
-
-    Returns:
-        Shares, their distance to the reference, their entropy, and the share of confident predictions.
+        reference: Counts or shares to compare with, `(K,)`.
 
     Raises:
         ShapeError: logits are no nonempty matrix, or the reference has another length.
-        DomainError: a logit is not finite, or the reference holds a negative value or sums to 0.
+        DomainError: a logit is not finite.
     """
-    if logits.ndim != 2 or 0 in logits.shape:
-        raise ShapeError(f"class_balance takes logits (N, K) of at least one image and class, got {tuple(logits.shape)}")
+    if logits.ndim != 2 or 0 in logits.shape or reference.shape != logits.shape[1:]:
+        raise ShapeError(f"class_balance takes logits (N, K) and shares (K,); got {[*logits.shape]}, {[*reference.shape]}")
     if not bool(logits.isfinite().all()):
         raise DomainError(f"class_balance got {int((~logits.isfinite()).sum())} logits that are not finite, of {logits.numel()}")
-    count, classes = logits.shape
-    expected = torch.ones(classes) if reference is None else reference
-    if expected.shape != (classes,):
-        raise ShapeError(f"the reference has shape {tuple(expected.shape)}, the logits are of {classes} classes")
-    expected = expected.to(logits.device, torch.float64)
-    if not (bool((expected >= 0).all()) and 0 < float(expected.sum()) < math.inf):
-        raise DomainError(f"the reference must hold shares or counts, not all 0; got {expected.tolist()}")
-    shares = logits.argmax(1).bincount(minlength=classes).double() / count
-    certainty = logits.to(torch.float64).softmax(1).amax(1)
-    return ClassBalance(
-        shares,
-        float((shares - expected / expected.sum()).abs().sum() / 2),
-        float(torch.special.entr(shares).sum()),
-        float((certainty > confidence).double().mean()),
-    )
+    shares = logits.argmax(1).bincount(minlength=len(reference)).double() / len(logits)
+    sure = logits.double().softmax(1).amax(1) > _SURE
+    return ClassBalance(float((shares - reference / reference.sum()).abs().sum() / 2), float(sure.double().mean()))
 
 
 def auroc(negatives: Tensor, positives: Tensor) -> float:
-    """Area under the ROC curve, P(positive > negative) + P(positive = negative) / 2, from the ranks of the scores.
+    """Area under the ROC curve, P(positive > negative) + P(positive = negative) / 2, of the ranks of the scores.
 
     Arguments:
         negatives: Scores `(N,)` of what should score low, such as data of the training distribution.
@@ -208,49 +156,17 @@ def auroc(negatives: Tensor, positives: Tensor) -> float:
         ShapeError: not two nonempty vectors.
         DomainError: a score is NaN.
     """
+    try:
+        from sklearn.metrics import roc_auc_score
+    except ImportError as error:
+        raise MissingExtra(f"the area under the ROC curve needs scikit-learn ({error}): install induced[apps]") from error
     if negatives.ndim != 1 or positives.ndim != 1 or 0 in (len(negatives), len(positives)):
         raise ShapeError(f"auroc takes two nonempty vectors, got {tuple(negatives.shape)} and {tuple(positives.shape)}")
-    low, high = negatives.to(torch.float64), positives.to(torch.float64)
-    if bool(low.isnan().any()) or bool(high.isnan().any()):
-        raise DomainError(
-            f"auroc got {int(low.isnan().sum())} negative and {int(high.isnan().sum())} positive scores that are NaN"
-        )
-    ordered = low.sort().values
-    # How many negatives lie below, and how many at or below: ties count once in one and not in the other.
-    below = torch.searchsorted(ordered, high) + torch.searchsorted(ordered, high, right=True)
-    return int(below.sum()) / (2 * len(low) * len(high))
-
-
-def _check_pair(name: str, a: Tensor, b: Tensor, peak: float) -> None:
-    """Refuse images that cannot be compared pixel by pixel."""
-    if a.shape != b.shape:
-        raise ShapeError(f"{name} compares images (N, ...) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    if a.dtype != b.dtype:
-        raise DtypeError(f"{name} got {a.dtype} and {b.dtype}: bring both to the same range and dtype first")
-    if not (math.isfinite(peak) and peak > 0):
-        raise DomainError(f"peak is the width of the images' range, a positive number; got {peak}")
-
-
-def _similarity(x: Tensor, y: Tensor, peak: float) -> Tensor:
-    """SSIM of float64 images."""
-    mean_x, mean_y, xx, yy, xy = _smooth(torch.stack((x, y, x * x, y * y, x * y))).unbind()
-    c1, c2 = ((k * peak) ** 2 for k in _K)
-    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-    structure = (2 * (xy - product) + c2) / (xx + yy - squares + c2)
-    return ((2 * product + c1) / (squares + c1) * structure).flatten(1).mean(1)
-
-
-def _smooth(planes: Tensor) -> Tensor:
-    """Weight every 11 x 11 window inside float64 planes `(..., H, W)` by the Gaussian, rows first."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    weights = torch.softmax(-offsets.square() / (2 * _SIGMA**2), 0).tolist()
-    for dim in (-2, -1):
-        size = planes.shape[dim] - _WINDOW + 1
-        total = weights[0] * planes.narrow(dim, 0, size)
-        for start in range(1, _WINDOW):
-            total = total.add(planes.narrow(dim, start, size), alpha=weights[start])
-        planes = total
-    return planes
+    scores = torch.cat([negatives.double(), positives.double()])
+    if bool(scores.isnan().any()):
+        raise DomainError(f"auroc got {int(scores.isnan().sum())} scores that are NaN, of {len(scores)}")
+    ranks = torch.unique(scores, return_inverse=True)[1]  # infinities have one
+    return float(roc_auc_score([0] * len(negatives) + [1] * len(positives), ranks.numpy()))
 
 
 def _feature_sets(name: str, a: Tensor, b: Tensor, least: int) -> tuple[Tensor, Tensor]:

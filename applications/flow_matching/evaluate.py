@@ -20,8 +20,6 @@ from induced.checks.measure import compare, longest, noises, not_applicable
 from induced.operators import slogdet
 
 METHODS: tuple[Method, ...] = ("euler", "rk4")
-PEAK = 2.0
-"""Images lie in [-1, 1]."""
 STAGES = 4
 """Of a Runge-Kutta step, each of which rounds."""
 
@@ -121,7 +119,7 @@ def one_step(model: FlowMatching, *, counts: tuple[int, ...] = (1, 10, 100), bat
                 f = m.operator(steps, method)
                 collapsed, stepped = f.core(z0), m.transport(z0, steps, method)
                 difference, size = float((collapsed - stepped).norm()), float(stepped.norm())
-                quality = psnr(f(x0), m.multi_step(x0, steps, method), PEAK).mean()
+                quality = psnr(f(x0), m.multi_step(x0, steps, method)).mean()
                 values = f.svd().values
                 rows.append(
                     OneStep(
@@ -164,7 +162,7 @@ class Inversion:
 def inversion(f: Linearizer, images: Tensor) -> Inversion:
     """Encode and decode images with the pseudoinverse."""
     encodings = encode(f, images)
-    quality = psnr(f(encodings), images, PEAK)
+    quality = psnr(f(encodings), images)
     return Inversion(float(quality.mean()), float(quality.min()), float(encodings.std()), len(images))
 
 

@@ -63,16 +63,6 @@ def move(f: Linearizer, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
     return X.point(X.coords(x) + amounts[:, None] * X.coords(along))
 
 
-def nearest(images: Tensor, data: Tensor, *, batch: int = 1000) -> tuple[Tensor, Tensor]:
-    """The index (n,) of the image of `data` nearest to each image in the Euclidean norm, and its distance: is it a copy?"""
-    if len(data) == 0:
-        raise ShapeError(f"the nearest image of none: the data have shape {tuple(data.shape)}")
-    found = [torch.cdist(images.flatten(1), part.flatten(1)).min(1) for part in torch.split(data, batch)]
-    distance, part = torch.stack([best.values for best in found]).min(0)
-    within = torch.stack([best.indices for best in found]).gather(0, part[None])[0]
-    return part * batch + within, distance
-
-
 def sample_grid(model: FlowMatching, step: int) -> Tensor:
     """64 one-step samples as one picture; what training shows on the way."""
     return grid(to_uint8(model.operator()(noise(model, 64))), columns=8)

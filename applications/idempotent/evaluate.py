@@ -1,18 +1,13 @@
-"""What a trained projector is measured by: bits, errors of idempotency, quality by rank, anomalies."""
+"""What a trained projector is measured by: bits, and principal components beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from applications.common.metrics import psnr
-from applications.idempotent.sampling import BATCH, project
+from applications.idempotent.sampling import project
 from induced import Linearizer
-
-PEAK = 2.0
-"""Images lie in [-1, 1]."""
-Map = Callable[[Tensor], Tensor]
 
 
 def same_bits(x: Tensor, y: Tensor) -> Tensor:
@@ -61,20 +56,6 @@ def bits(f: Linearizer, x: Tensor, sizes: Sequence[int] = (1, 7), compared: int 
     equal = {size: int(same_bits(project(f, some, size), once[: len(some)]).sum()) for size in sizes}
     largest = float((twice - once).abs().max()) if len(x) else 0.0
     return Bits(len(x), int(same_bits(once, twice).sum()), largest, dict.fromkeys(sizes, len(some)), equal)
-
-
-@torch.no_grad()
-def idempotency_error(f: Map, x: Tensor, batch: int = BATCH) -> Tensor:
-    """|f(f(x)) - f(x)| / |f(x)| (k,) of each input, for any map of images; 0 where both are equal."""
-    once = torch.cat([f(part) for part in torch.split(x, batch)])
-    twice = torch.cat([f(part) for part in torch.split(once, batch)])
-    change, size = (torch.linalg.vector_norm(t.flatten(1), dim=1) for t in (twice - once, once))
-    return torch.where(change > 0, change / size, 0.0)
-
-
-def reconstruction(f: Linearizer, images: Tensor) -> Tensor:
-    """PSNR (k,) of f(x) against x in dB."""
-    return psnr(project(f, images), images, PEAK)
 
 
 class PrincipalProjection:

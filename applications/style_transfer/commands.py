@@ -13,7 +13,6 @@ from applications.common.perceptual import perceptual as perceptual_distance
 from applications.common.pictures import read_picture, unit, write_picture
 from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
-from applications.style_transfer.evaluate import PEAK
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
 from applications.style_transfer.photographs import EMBEDDED, SMALLEST, photographs, random_crop
@@ -155,7 +154,7 @@ def add_style(
     extended = model.with_style(style, kernel)
     with torch.no_grad():
         found = torch.cat([extended.operator(style, side, side)(part) for part in torch.split(x, 1)])
-    print(f"{style} added to {', '.join(model.config.names[1:])}: PSNR {float(psnr(found, y, PEAK).mean()):.2f} dB on its crops")
+    print(f"{style} added to {', '.join(model.config.names[1:])}: PSNR {float(psnr(found, y).mean()):.2f} dB on its crops")
     print(f"wrote {export_model(extended, source.folder(StyleTransfer), out)}")
 
 

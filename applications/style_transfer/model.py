@@ -15,9 +15,6 @@ from induced.bijections.networks import ConvNet
 from induced.errors import DomainError, ShapeError
 from induced.operators import Convolution, Dense
 
-CONDITIONER_REACH = 3
-"""Entries that a ConvNet looks to each side, beside its window."""
-
 
 @final
 class PictureChart(nn.Module):
@@ -39,7 +36,7 @@ class PictureChart(nn.Module):
     @property
     def reach(self) -> int:
         """Pixels that a pixel of the result looks to each side, at most."""
-        return self.config.stride * (self.config.blocks * (2 * CONDITIONER_REACH + self.config.window) + 1) - 1
+        return self.config.stride * (sum(cast(ConvNet, net).reach for net in self.conditioners) + 1) - 1
 
     def at(self, height: int, width: int) -> Composition:
         """The chart of pictures (3, height, width).

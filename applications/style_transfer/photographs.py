@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageEnhance
 
 from applications.common.data.folder import names_below
-from applications.common.pictures import read_picture
 from induced.errors import DataError, MissingExtra
 
 EMBEDDED: Final = "embedded"
@@ -65,23 +64,6 @@ def random_crop(picture: Image.Image, side: int, generator: torch.Generator) -> 
     if u[7] < 0.3:  # other hues: the photographs are few
         pixels = pixels[torch.randperm(3, generator=generator).numpy()]
     return np.ascontiguousarray(pixels)
-
-
-def plain_crops(source: str, side: int, n: int, seed: int = 0) -> torch.Tensor:
-    """n squares of held-out photographs at their own scale, in turn, uint8 (n, 3, side, side).
-
-    Raises:
-        DataError: a photograph has a smaller side.
-    """
-    pictures = [read_picture(path, SMALLEST).colours for path in photographs(source, "test").values()]
-    if (least := min(min(picture.size) for picture in pictures)) < side:
-        raise DataError(f"a held-out photograph has a side of {least} pixels, crops have {side}")
-    generator, crops = torch.Generator().manual_seed(seed), []
-    for i in range(n):
-        picture = pictures[i % len(pictures)]
-        left, top = (int(torch.randint(length - side + 1, (), generator=generator)) for length in picture.size)
-        crops.append(np.array(picture.crop((left, top, left + side, top + side))).transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(crops))
 
 
 def _installed(name: str) -> Path:

@@ -42,7 +42,7 @@ from applications.flow_matching.objective import (
     velocity_loss,
 )
 from applications.flow_matching.record import APPLICATION
-from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, nearest, noise, sample
+from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move, noise, sample
 from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train, training_set
 from applications.style_transfer.model import StyleTransfer
@@ -154,7 +154,7 @@ def assert_one_step_is_many(model: FlowMatching, x0: Tensor, steps: int, method:
         f = model.operator(steps, method)
         z0 = f.domain.coords(x0)
         once, many = f.core(z0), integrate(model.family, z0, steps=steps, method=method)
-        pictures = psnr(f(x0), model.multi_step(x0, steps, method), evaluate.PEAK)
+        pictures = psnr(f(x0), model.multi_step(x0, steps, method))
     assert float((once - many).norm()) <= TOLERANCE[x0.dtype] * float(many.norm())
     assert float(pictures.mean()) > 100
 
@@ -598,18 +598,6 @@ def test_the_exact_times_reach_the_exact_propagator() -> None:
     times = exact_times(model)
     assert exact_times(model.float()) == pytest.approx(times, abs=1e-3)  # a tolerance below the rounding of float32
     torch.testing.assert_close(model.core(times, "magnus4").matrix(), fine.float(), rtol=0, atol=2e-5)
-
-
-def test_the_nearest_image_is_found_whatever_the_batch() -> None:
-    data, images = torch.rand(23, 1, 4, 4), torch.rand(5, 1, 4, 4)
-    images[0] = data[17]
-    distances = (images[:, None] - data).flatten(2).norm(dim=-1)
-    for batch in (1, 7, 23, 50):
-        index, distance = nearest(images, data, batch=batch)
-        assert torch.equal(index, distances.argmin(1)) and index[0] == 17
-        torch.testing.assert_close(distance, distances.amin(1), rtol=0, atol=1e-3)
-    with pytest.raises(ShapeError, match=r"nearest image of none: the data have shape \(0, 1, 4, 4\)"):
-        nearest(images, data[:0])
 
 
 @torch.no_grad()

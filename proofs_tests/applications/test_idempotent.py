@@ -15,15 +15,17 @@ from torch import Tensor, nn
 import induced
 from applications.common.data import load, to_unit
 from applications.common.kinds import export, load_model
+from applications.common.metrics import psnr
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.idempotent.config import Config, ModelConfig, ObjectiveConfig
-from applications.idempotent.evaluate import PrincipalProjection, bits, idempotency_error, reconstruction, same_bits
+from applications.idempotent.evaluate import PrincipalProjection, bits, same_bits
 from applications.idempotent.inputs import KINDS, inputs
 from applications.idempotent.model import Idempotent, build
 from applications.idempotent.objective import IdempotentObjective, isometry
 from applications.idempotent.sampling import RangeGaussian, anomaly, coordinates, noise, principal_range, project
 from applications.idempotent.train import start, train
+from experiments.measure_idempotent import idempotency_error
 from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Flatten, Linear
 from induced.errors import CheckpointError, DomainError, MissingExtra, ShapeError
@@ -168,10 +170,10 @@ def test_a_model_starts_as_the_projection_onto_principal_components() -> None:
     x = to_unit(load("mnist5k", "train").images[::30])
     config = replace(TINY, shape=(1, 32, 32), rank=20)
     objective = start(Config(model=config), load("mnist5k", "train"))
-    induced = float(reconstruction(objective.model.operator(), x).mean())
+    induced = float(psnr(project(objective.model.operator(), x), x).mean())
     linear = PrincipalProjection(x, 20)
     assert abs(induced - float(-10 * torch.log10(((linear(x) - x) ** 2).flatten(1).mean(1) / 4).mean())) < 1
-    random = float(reconstruction(made(config).operator(), x).mean())
+    random = float(psnr(project(made(config).operator(), x), x).mean())
     assert induced > random + 5
 
 

@@ -25,14 +25,14 @@ from applications.style_transfer.algebra import (
     strength,
 )
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig, settings
-from applications.style_transfer.evaluate import Path as Walk
-from applications.style_transfer.evaluate import fidelity, removal, walk
 from applications.style_transfer.model import StyleTransfer, build
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
 from applications.style_transfer.objective import StyleObjective
 from applications.style_transfer.sampling import stylise, unstylise
 from applications.style_transfer.tiles import cuts, framed, in_tiles
 from applications.style_transfer.train import objective_for, train
+from experiments.stylised import Path as Walk
+from experiments.stylised import fidelity, removal, walk
 from induced import Linearizer
 from induced.checks import check_adjoint, check_linear, check_penrose, require
 from induced.errors import DomainError, ShapeError

@@ -20,8 +20,9 @@ from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer import photographs as photographs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
-from applications.style_transfer.photographs import TEST, TRAIN, photographs, plain_crops, random_crop
+from applications.style_transfer.photographs import TEST, TRAIN, photographs, random_crop
 from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
+from experiments.stylised import plain_crops
 from induced.errors import DataError, DomainError, InducedError, MissingExtra, ShapeError
 from proofs_tests.applications import stylists
 

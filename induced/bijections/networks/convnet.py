@@ -57,7 +57,7 @@ def _described(m: "ConvNet") -> dict[str, int]:
 class ConvNet(nn.Module):
     """Images (*batch, inputs, H, W) -> (*batch, outputs, H, W): three 3 x 3 convolutions, the middle one residual.
 
-    The first one's outputs may be normalized over `window` entries to each side; the net then looks that much farther than 3.
+    The first one's outputs may be normalized over `window` entries to each side.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, context: int = 0, window: int = 0) -> None:
@@ -69,6 +69,11 @@ class ConvNet(nn.Module):
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         with torch.no_grad():
             self.last.weight.mul_(START)
+
+    @property
+    def reach(self) -> int:
+        """Entries to each side that an output depends on, at most: one a convolution, and the window."""
+        return 3 + self.norm.window
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         images, context = flat_images(x, context)

@@ -1,20 +1,47 @@
 """What trained style transfer is measured by: nearness to its teachers, smooth interpolation, removal of styles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from applications.common.metrics import psnr, ssim
+from applications.common.metrics import psnr
 from applications.common.perceptual import PerceptualDistance
+from applications.common.pictures import read_picture
 from applications.style_transfer.algebra import interpolate, remove
 from applications.style_transfer.model import StyleTransfer
-from induced.errors import DomainError
+from applications.style_transfer.photographs import SMALLEST, photographs
+from induced.errors import DataError, DomainError
 
-PEAK = 2.0
-"""Pictures lie in [-1, 1]."""
 Map = Callable[[Tensor], Tensor]
+
+
+def plain_crops(source: str, side: int, n: int, seed: int = 0) -> Tensor:
+    """n squares of held-out photographs at their own scale, in turn, uint8 (n, 3, side, side).
+
+    Raises:
+        DataError: a photograph has a smaller side.
+    """
+    pictures = [read_picture(path, SMALLEST).colours for path in photographs(source, "test").values()]
+    if (least := min(min(picture.size) for picture in pictures)) < side:
+        raise DataError(f"a held-out photograph has a side of {least} pixels, crops have {side}")
+    generator, crops = torch.Generator().manual_seed(seed), []
+    for i in range(n):
+        picture = pictures[i % len(pictures)]
+        left, top = (int(torch.randint(length - side + 1, (), generator=generator)) for length in picture.size)
+        crops.append(np.array(picture.crop((left, top, left + side, top + side))).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(crops))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (N,) of pictures (N, C, H, W) in [-1, 1], as Wang et al. (2004) and Johnson et al. have it: weighted
+    by a Gaussian of standard deviation 1.5, where its window lies inside."""
+    options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False}
+    pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
+    return torch.tensor([float(structural_similarity(x, y, **options)) for x, y in pairs], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -47,9 +74,7 @@ def fidelity(student: Map, teacher: Map, x: Tensor, distance: PerceptualDistance
     rows = []
     for one in torch.split(x, 1):
         y, target = student(one).clamp(-1, 1), teacher(one)
-        rows.append(
-            [psnr(y, target, PEAK), ssim(y, target, PEAK), distance(y, target), distance(one, target), psnr(one, target, PEAK)]
-        )
+        rows.append([psnr(y, target), ssim(y, target), distance(y, target), distance(one, target), psnr(one, target)])
     return Fidelity(*torch.tensor(rows, dtype=torch.float64).mean(0).tolist())
 
 
@@ -89,8 +114,7 @@ def walk(
     """
     if count < 2:
         raise DomainError(f"a walk has at least two pictures, got {count}")
-    styles = model.at(*x.shape[-2:])
-    amounts: Sequence[float] = torch.linspace(0, 1, count).tolist()
+    styles, amounts = model.at(*x.shape[-2:]), torch.linspace(0, 1, count).tolist()
     pictures = torch.cat([interpolate(styles, first, second, a)(x).clamp(-1, 1) for a in amounts])
     ends = (pictures[:1].expand_as(pictures), pictures[-1:].expand_as(pictures))
     to_first, to_second, steps = (
@@ -120,5 +144,5 @@ def removal(model: StyleTransfer, style: str, x: Tensor, rtol: float | None = No
     f = model.operator(style, *x.shape[-2:])
     back, y = remove(f, rtol), f(x)
     eight_bits = ((128 * (y + 1)).floor().clamp(0, 255) + 0.5) / 128 - 1
-    exact, rounded = (float(psnr(back(t).clamp(-1, 1), x, PEAK).mean()) for t in (y, eight_bits))
+    exact, rounded = (float(psnr(back(t).clamp(-1, 1), x).mean()) for t in (y, eight_bits))
     return Removal(exact, rounded, float(f.cond()))
