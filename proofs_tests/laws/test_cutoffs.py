@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from induced.bijections import Linear
 from induced.operators import (
     BlockDiagonal,
     Convolution,
@@ -24,6 +25,7 @@ from induced.operators import (
     kernel,
     pinv,
     polar,
+    power,
     rank,
     singular_values,
     solve,
@@ -52,6 +54,14 @@ def test_a_diagonal_of_a_million_numbers_keeps_all_of_them() -> None:
     assert rank(A) == 10**6 and kernel(A).shape == (10**6, 0) and image(A).shape == (10**6, 10**6)
     tiny = Diagonal(torch.tensor([1.0, 1e-30, 0.0, 1e-44]))
     assert rank(tiny) == 3 and kernel(tiny).shape == (4, 1)
+
+
+def test_the_inverse_of_a_diagonal_is_exact_entry_by_entry_whatever_its_condition() -> None:
+    d = torch.tensor([2.0**-30, 1.0, -(2.0**30)])
+    A = Diagonal(d)
+    for found in (inverse(A), power(A, -1), A**-1, pinv(A)):
+        assert isinstance(found, Diagonal) and torch.equal(found.d, 1 / d)
+    assert torch.equal(Linear(A).inverse(torch.ones(3)), 1 / d)
 
 
 @pytest.mark.parametrize("dtype", (F32, F64))

@@ -181,6 +181,13 @@ def test_a_point_off_the_subspace_is_no_member(case: ChartCase) -> None:
         assert not W.complement().contains(x).any()
 
 
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e10])
+def test_membership_does_not_depend_on_the_points_beside(size: float) -> None:
+    W = Subspace.span(EuclideanSpace(2), torch.tensor([[1.0, 0.0]]))
+    points = torch.tensor([[3.0, 0.3], [size, 0.0], [3e-8, 3e-9]])
+    assert W.contains(points).tolist() == [W.contains(x).item() for x in points] == [False, True, False]
+
+
 @given(st.integers(1, 6), st.integers(0, 6))
 def test_a_subspace_and_its_complement_make_the_space(n: int, k: int) -> None:
     X = flow(n)
