@@ -89,6 +89,12 @@ def agree(actual: Tensor, expected: Tensor, condition: float = 1.0) -> None:
     assert difference <= bound, f"differs by {difference:.3g}, rounding explains {bound:.3g}"
 
 
+def grad_of(leaf: Tensor) -> Tensor:
+    """The gradient that arrived at a leaf."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 # --------------------------------------------------------------------------------------------------------------- charts
 @dataclass(frozen=True)
 class ChartCase:

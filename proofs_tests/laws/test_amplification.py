@@ -42,8 +42,9 @@ def stressed(kind: type[AffineCoupling] | type[AdditiveCoupling], dim: int, weig
         inputs, changed = dim // 2, (dim - dim // 2) * (2 if kind is AffineCoupling else 1)
         net = nn.Sequential(nn.Linear(inputs, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, changed))
         with torch.no_grad():
-            for layer in net[::2]:
-                layer.weight.mul_(weight)
+            for layer in net:
+                if isinstance(layer, nn.Linear):
+                    layer.weight.mul_(weight)
         parts.append(kind((dim,), net, flip=bool(k % 2)))
     return Composition(*parts)
 

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_model_or_the_new_one(bef
         folder = tmp_path / str(event)
         if before != "nothing":
             shutil.copytree(start, folder)
-        status = os.waitpid(child(dies_at(event, lambda folder=folder: save(model(2), folder))), 0)[1]
+        status = os.waitpid(child(dies_at(event, partial(save, model(2), folder))), 0)[1]
         try:
             found.append(saved(folder))
         except CheckpointError as error:
@@ -169,12 +170,13 @@ def test_a_file_that_is_replaced_by_a_longer_one_while_it_is_opened_is_read_whol
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader beside a writer once read as many bytes of the new config.json as the old one had."""
-    path, real = disk.replace_file(tmp_path / "file", b"old"), Path.open
+    path = disk.replace_file(tmp_path / "file", b"old")
+    real: Callable[..., IO[bytes]] = Path.open
 
     def replaced(self: Path, *mode: str) -> IO[bytes]:
         disk.replace_file(tmp_path / "new", b"longer than before")
         os.replace(tmp_path / "new", path)
-        return cast(IO[bytes], real(self, *mode))
+        return real(self, *mode)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, *mode: replaced(self, *mode) if self == path else real(self, *mode))
@@ -231,7 +233,7 @@ def test_a_disk_that_fills_at_any_file_is_said(when: int, tmp_path: Path, monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(disk.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match="cannot be written .No space left on device."):
         save(model(2), tmp_path)
     assert saved(tmp_path) == 1 and sorted(os.listdir(tmp_path)) == FILES
@@ -247,9 +249,9 @@ def test_a_file_system_that_syncs_no_folders_is_written_to_and_another_failure_i
 
         return sync
 
-    monkeypatch.setattr(disk.os, "fsync", failing(errno.EINVAL))
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
     assert saved(save(model(1), tmp_path)) == 1
-    monkeypatch.setattr(disk.os, "fsync", failing(errno.EIO))
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     with pytest.raises(CheckpointError, match="cannot be written .Input/output error."):
         save(model(2), tmp_path)
     assert saved(tmp_path) == 1
@@ -264,7 +266,7 @@ def test_what_fails_after_the_switch_is_not_called_unchanged(tmp_path: Path, mon
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(source, target)
 
-    monkeypatch.setattr(disk.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(
         CheckpointError, match=r"put in order .Input/output error.; it holds the new model, .* in \.model-.*: save it again"
     ):
@@ -283,7 +285,7 @@ def test_an_interrupt_at_the_moment_of_the_switch_loses_nothing(tmp_path: Path, 
         if Path(target).name == "config.json":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(disk.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(model(2), tmp_path)
     monkeypatch.undo()

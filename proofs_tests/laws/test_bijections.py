@@ -16,6 +16,7 @@ from induced.bijections import (
     Arctanh,
     Composition,
     ConditionalActNorm,
+    ConditionalBijection,
     Conv1x1,
     DirectSum,
     Identity,
@@ -126,6 +127,7 @@ def test_composition_is_right_to_left_and_flat() -> None:
 # ------------------------------------------------------------------------------------------------------------------ identity
 def test_charts_at_equal_contexts_are_one_chart() -> None:
     parent, other = real_nvp(2, 2, 4, context=1), real_nvp(2, 2, 4, context=1)
+    assert isinstance(parent, ConditionalBijection) and isinstance(other, ConditionalBijection)
     context = torch.tensor([0.5])
     assert parent.at(0.5).identity() == parent.at(0.5).identity()
     assert parent.at(1).identity() == parent.at(1.0).identity()
@@ -144,6 +146,7 @@ def test_a_batch_of_contexts_meets_the_batch_of_points() -> None:
         (shaken(real_nvp(3, 2, 8, context=2)), (3,)),
         (shaken(glow((2, 4, 4), 1, 4, context=2), 0.05), (2, 4, 4)),
     ):
+        assert isinstance(parent, ConditionalBijection)
         contexts = torch.randn(4, 2)
         parent.at(contexts[0]).initialize(torch.randn(8, *shape))
         x = torch.randn(4, *shape)
@@ -154,8 +157,8 @@ def test_a_batch_of_contexts_meets_the_batch_of_points() -> None:
 
 
 def test_a_context_changes_the_chart() -> None:
-    parent = shaken(real_nvp(3, 2, 8, context=1))
-    x = torch.randn(5, 3)
+    parent, x = shaken(real_nvp(3, 2, 8, context=1)), torch.randn(5, 3)
+    assert isinstance(parent, ConditionalBijection)
     assert (parent.at(0.0)(x) - parent.at(1.0)(x)).abs().max() > 1e-3
 
 
@@ -212,10 +215,13 @@ def test_a_direct_sum_is_its_charts_side_by_side() -> None:
     g, x = DirectSum(*parts), torch.randn(4, 5, dtype=torch.float64)
     pieces = x.split([3, 2], -1)
     assert torch.equal(g(x), torch.cat([part(piece) for part, piece in zip(parts, pieces, strict=True)], -1))
-    assert torch.equal(g.log_abs_det(x), sum(part.log_abs_det(piece) for part, piece in zip(parts, pieces, strict=True)))
+    each = (part.log_abs_det(piece) for part, piece in zip(parts, pieces, strict=True))
+    assert torch.equal(g.log_abs_det(x), sum(each, torch.zeros(())))
     J = torch.func.jacrev(g)(x[0])
     assert torch.equal(J[:3, 3:], torch.zeros(3, 2)) and torch.equal(J[3:, :3], torch.zeros(2, 3))
-    deepest = DirectSum(*g.layers()[-1].charts)
+    last = g.layers()[-1]
+    assert isinstance(last, DirectSum)
+    deepest = DirectSum(*last.charts)
     assert len(g.layers()) == 2 and torch.equal(deepest(x)[:, 3:], pieces[1])  # the second chart has one layer alone
     torch.testing.assert_close(Composition(*g.layers())(x), g(x), rtol=0, atol=0)
 

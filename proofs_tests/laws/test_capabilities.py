@@ -206,6 +206,7 @@ def test_records_are_copied(name: str, how: Callable[[object], object]) -> None:
 def test_a_copy_of_an_adjoint_is_not_the_adjoint_of_what_it_came_from() -> None:
     P = nn.Parameter(torch.randn(3, 3).double())
     made = copy.deepcopy(Dense(P).H)
+    assert isinstance(made, Dense)
     with torch.no_grad():
         made.A.mul_(2)
     agree(made.H.matrix(), made.matrix().mT)

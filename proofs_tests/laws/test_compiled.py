@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 from induced import InducedSpace, Linearizer
@@ -85,7 +86,7 @@ def gap(which: str) -> int:
     return max((k for k in range(1, RANK + 1) if s[k - 1] - s[k] > 1e-2), default=0)
 
 
-def cells() -> list[object]:
+def cells() -> list[ParameterSet]:
     """Each core with one function, in turn, for `make test`; all pairs for `make thorough`."""
     found = []
     for i, which in enumerate(CORES):

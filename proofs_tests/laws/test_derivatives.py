@@ -382,7 +382,7 @@ def contracted(rows: Any, leaves: Leaves) -> Tensor:
 
 
 def by_hessian(f: Callable[..., Tensor], leaves: Leaves) -> Tensor:
-    return contracted(torch.autograd.functional.hessian(f, leaves), leaves)  # type: ignore[no-untyped-call]
+    return contracted(torch.autograd.functional.hessian(f, leaves), leaves)
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # with create_graph=True, which is the point

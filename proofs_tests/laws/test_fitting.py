@@ -221,9 +221,9 @@ def test_a_penalty_shrinks_to_the_prior_and_without_one_the_nearest_fit_is_taken
     for far in (1e12, torch.full((3, 5), 1e12, dtype=DOUBLE)):
         agree(least_squares(R5, R3, x, y, prior=A_0, ridge=far).core.matrix(), A_0, 1e5)
     assert torch.equal(least_squares(R5, R3, x[:0], y[:0], prior=A_0, ridge=0.1).core.matrix(), A_0)
-    assert torch.equal(
-        LeastSquares(R5, R3).solve(prior=A_0.float(), blocks=[(1, 2), (2, 3)]).core.cores[0].A, A_0.float()[:1, :2]
-    )
+    core = LeastSquares(R5, R3).solve(prior=A_0.float(), blocks=[(1, 2), (2, 3)]).core
+    assert isinstance(core, BlockDiagonal) and isinstance(core.cores[0], Dense)
+    assert torch.equal(core.cores[0].A, A_0.float()[:1, :2])
 
 
 def test_an_entry_of_weight_zero_is_not_looked_at() -> None:
@@ -418,7 +418,8 @@ def test_blocks_of_one_shape_are_a_stack() -> None:
     for blocks in ([2, 2, 2], [(2, 2)] * 3, BlockDiagonal(torch.zeros(3, 2, 2))):
         core = least_squares(X, X, x, y, blocks=blocks).core
         assert isinstance(core, BlockDiagonal) and core.cores[0].batch == (3,)
-    assert [core.shape for core in least_squares(X, X, x, y, blocks=[6]).core.cores] == [(6, 6)]
+    whole = least_squares(X, X, x, y, blocks=[6]).core
+    assert isinstance(whole, BlockDiagonal) and [core.shape for core in whole.cores] == [(6, 6)]
 
 
 def test_a_rank_is_shared_out_among_blocks_in_the_best_way() -> None:
@@ -551,7 +552,7 @@ def test_gradients_reach_the_chart_and_are_right(rank: int | None) -> None:
             values.append(float(value()))
     numeric = torch.tensor((values[0] - values[1]) / (2 * h), dtype=DOUBLE)
     assert abs(numeric) > 1e-6
-    assert abs((gradient * direction).sum() - numeric) <= 1e-6 * max(1.0, abs(numeric))  # h^2 and eps / h are below 1e-9
+    assert abs((gradient * direction).sum() - numeric) <= 1e-6 * max(1.0, float(abs(numeric)))  # h^2 and eps / h are below 1e-9
 
 
 @pytest.mark.parametrize("count", [7, 2])
@@ -564,7 +565,7 @@ def test_first_and_second_derivatives_are_right(case: str, count: int) -> None:
     X, blocks = EuclideanSpace(3), [(1, 2), (2, 1)]
 
     def core(x: Tensor, y: Tensor, A_0: Tensor, w: Tensor, p: Tensor) -> Tensor:
-        keywords: dict[str, Any] = {
+        keywords: dict[str, dict[str, Any]] = {
             "plain": {},
             "pairs": {"weights": w[:, 0], "ridge": torch.tensor([0.0, 0.5, 1.0], dtype=DOUBLE), "prior": A_0},
             "a number": {"ridge": p[0, 0], "prior": A_0, "weights": w[:, 0]},
@@ -574,8 +575,8 @@ def test_first_and_second_derivatives_are_right(case: str, count: int) -> None:
             "rank 1": {"rank": 1},
             "rank 2 and a ridge": {"rank": 2, "ridge": p[0], "prior": A_0, "weights": w[:, 0]},
             "rank and blocks": {"rank": 1, "ridge": p[0], "prior": A_0, "blocks": blocks},
-        }[case]
-        return least_squares(X, X, x, y, **keywords).core.matrix()
+        }
+        return least_squares(X, X, x, y, **keywords[case]).core.matrix()
 
     inputs = [t.requires_grad_() for t in (x, y, A_0, w, p)]
     assert torch.autograd.gradcheck(core, inputs, fast_mode=True)
@@ -696,6 +697,7 @@ def test_in_many_dimensions_the_charts_are_gentle() -> None:
     for space, points in ((f.domain, x), (f.codomain, y)):
         assert isinstance(space, InducedSpace)
         bump = space.chart
+        assert isinstance(bump, Shear)
         steepest = (1.54 * bump.values.norm(dim=-1) / bump.radii).max()  # (1 - r^2)^2 falls by at most 1.5396
         assert steepest < 10
         near = points + 0.3 * torch.randn_like(points)

@@ -70,7 +70,7 @@ def _gradient(net: UNet, p: Tensor, sides: tuple[int, int]) -> Tensor | None:
 
 def test_every_residual_block_is_told_the_context() -> None:
     net = shaken(UNet((2, 8, 8), 2, 8, context=1))
-    blocks = [module.affine for module in net.modules() if isinstance(module, Modulation)]
+    blocks = [module.affine for module in net.modules() if isinstance(module, Modulation) and module.affine is not None]
     assert len(blocks) == 2 * net.depth + 1 == 5
     x, weights = torch.randn(3, 2, 8, 8), [block.weight.detach().clone() for block in blocks]
     for told in (*range(len(blocks)), None):
@@ -84,7 +84,7 @@ def test_every_residual_block_is_told_the_context() -> None:
 def test_each_level_sends_its_images_past_those_below() -> None:
     net, x = UNet((2, 8, 8), 2, 8), torch.randn(2, 2, 8, 8)
     for closed in net.widen:
-        nn.init.zeros_(closed.weight)
+        nn.init.zeros_(closed.get_parameter("weight"))
     y = net(x)
     assert len(net.widen) == 2 and not torch.equal(y[0], y[1])
     nn.init.zeros_(net.first.weight)
@@ -201,7 +201,7 @@ def test_memory_of_a_labelled_glow_does_not_grow_with_depth() -> None:
 def test_channels_last_is_the_same_chart_and_is_saved_as_such(tmp_path: Path) -> None:
     g, x = shaken(initialized(glow((3, 8, 8), 2, 8, levels=2, conditioner=UNet)), 0.03), torch.randn(4, 3, 8, 8)
     z = g(x).detach()
-    g.to(memory_format=torch.channels_last)
+    g.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for point in (x, x.contiguous(memory_format=torch.channels_last)):
         agree(g(point).detach(), z, rounding(g, x))
         agree(g.inverse(g(point)).detach(), x, rounding(g, x))

@@ -1,6 +1,7 @@
 """Iterative methods agree with dense algebra, and say truly what they did. The oracles are torch.linalg and scipy."""
 
 import math
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -32,6 +33,8 @@ def decaying(m: int, n: int, factor: float = 0.7) -> Tensor:
 
 class Unseen(LinearOperator):
     """An operator that refuses to be made a matrix."""
+
+    M: Tensor
 
     def __init__(self, M: Tensor) -> None:
         super().__init__(tuple(M.shape))
@@ -184,7 +187,7 @@ def test_a_method_stopped_early_says_so(method: str) -> None:
 def test_a_huge_sparse_operator() -> None:
     n = 50_000
     d = 1 / (1 + np.arange(n, dtype=float))
-    A = as_operator(scipy.sparse.dia_array((d[None], [0]), shape=(n, n)))
+    A = as_operator(scipy.sparse.diags_array(d))
     factors, report = truncated_svd(A, 3)
     assert report.converged
     agree(factors.values, torch.from_numpy(d[:3]))
@@ -213,9 +216,11 @@ def test_the_norm_and_its_derivative_without_a_matrix(dtype: torch.dtype) -> Non
 
 def test_counts_may_be_integers_of_numpy() -> None:
     A = Dense(torch.randn(9, 9).double())
-    assert truncated_svd(A, np.int64(2), max_iterations=np.int32(50))[0].values.shape == (2,)
-    assert truncated_eigenvalues(A, np.int64(2), max_iterations=np.uint8(50))[0].shape == (2,)
-    assert iterative_solve(A, torch.ones(9).double(), max_iterations=np.int64(30))[0].shape == (9,)
+    counts: list[Any] = [np.int64(2), np.int32(50), np.uint8(50), np.int64(30)]
+    two, most, few, many = counts
+    assert truncated_svd(A, two, max_iterations=most)[0].values.shape == (2,)
+    assert truncated_eigenvalues(A, two, max_iterations=few)[0].shape == (2,)
+    assert iterative_solve(A, torch.ones(9).double(), max_iterations=many)[0].shape == (9,)
 
 
 # --------------------------------------------------------------------------------------------------------- eigenvalues
@@ -428,8 +433,8 @@ def test_the_exponential_under_transformations() -> None:
     agree(torch.func.jvp(lambda z: exp_multiply(A, z)[0], (z,), (z,))[1], z @ E.mT, 10)
     compiled = torch.compile(lambda z: exp_multiply(A, z, norm=4.0)[0], fullgraph=True, backend="eager")
     agree(compiled(z), z @ E.mT, 10)
-    seen = []
-    torch.vmap(lambda z: seen.append(exp_multiply(A, z)[1]) or z)(z)
+    seen: list[Any] = []
+    torch.vmap(lambda z: (z, seen.append(exp_multiply(A, z)[1]))[0])(z)  # type: ignore[func-returns-value]
     assert seen[0].converged and 0 < seen[0].residual <= torch.finfo(torch.float64).eps
 
 
@@ -527,8 +532,8 @@ def test_an_operator_without_an_adjoint_needs_a_norm() -> None:
 
 
 def test_values_are_looked_at_in_eager_mode_only() -> None:
-    seen = []
-    torch.vmap(lambda z: seen.append(eager(z)) or z)(torch.zeros(2))
+    seen: list[bool] = []
+    torch.vmap(lambda z: (z, seen.append(eager(z)))[0])(torch.zeros(2))  # type: ignore[func-returns-value]
     assert seen == [False] and eager(torch.zeros(2))
 
 

@@ -13,7 +13,7 @@ from induced.operators import LU, BlockDiagonal, Dense, Diagonal, Householder, L
 from induced.operators.base import Product, Sum
 from proofs_tests.registry import DTYPES, agree, shaken
 
-TRAINED = [
+TRAINED: list[Callable[[], LinearOperator]] = [
     lambda: LU(4),
     lambda: Householder(nn.Parameter(torch.randn(3, 4))),
     lambda: SkewExponential(nn.Parameter(torch.randn(4, 4))),
@@ -23,7 +23,7 @@ every_operator = pytest.mark.parametrize("make", TRAINED, ids=["LU", "Householde
 
 
 @every_operator
-def test_a_linear_chart_is_its_matrix_at_every_position(make: type[LinearOperator]) -> None:
+def test_a_linear_chart_is_its_matrix_at_every_position(make: Callable[[], LinearOperator]) -> None:
     A = make().double()
     M = A.matrix().detach()
     x, image = torch.randn(3, 4).double(), torch.randn(2, 4, 3, 5).double()
@@ -33,7 +33,7 @@ def test_a_linear_chart_is_its_matrix_at_every_position(make: type[LinearOperato
 
 
 @every_operator
-def test_a_step_of_an_optimiser_makes_no_inverse_stale(make: type[LinearOperator]) -> None:
+def test_a_step_of_an_optimiser_makes_no_inverse_stale(make: Callable[[], LinearOperator]) -> None:
     g = Linear(make().double())
     x, back = torch.randn(16, 4).double(), g.inv
     optimiser = torch.optim.Adam(g.parameters(), lr=0.1)
@@ -49,7 +49,7 @@ def test_a_step_of_an_optimiser_makes_no_inverse_stale(make: type[LinearOperator
 
 
 @every_operator
-def test_linear_charts_compile_in_both_directions(make: type[LinearOperator]) -> None:
+def test_linear_charts_compile_in_both_directions(make: Callable[[], LinearOperator]) -> None:
     g = Linear(make().double(), (4, 2))
     x = torch.randn(3, 4, 2).double()
     torch.compiler.reset()

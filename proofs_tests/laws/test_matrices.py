@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -22,7 +23,7 @@ from induced.operators.matrices import (
     logarithm,
     real_power,
 )
-from proofs_tests.registry import agree
+from proofs_tests.registry import agree, grad_of
 
 F64, F32 = (float(torch.finfo(dtype).eps) for dtype in (torch.float64, torch.float32))
 NAN = torch.tensor([[1.0, math.nan], [0.0, 1.0]])
@@ -97,7 +98,7 @@ EXISTING = {
     "-1 +- 1e-9 i": similar(pair(-1, 1e-9), 1),
     "two pairs of -1 +- 1e-3 i": similar(pair(-1, 1e-3, 2), 2),
     "a turn by pi - 1e-7": tensor(rotation(math.pi - 1e-7)),
-    "a small pair": tensor(scipy.linalg.block_diag(1.0, 1e-9 * rotation(2.5))),
+    "a small pair": tensor(scipy.linalg.block_diag(np.eye(1), 1e-9 * rotation(2.5))),
     "1 .. 1e-14": tensor(np.diag(10.0 ** -np.arange(15.0))),
     "similar to 1 .. 1e-12": similar(np.diag(10.0 ** -np.arange(0, 13.0, 2)), 3, 5.0),
     "nilpotent + 1e-8": tensor(jordan(1e-8, 2)),
@@ -193,7 +194,7 @@ def test_gradients_of_tiny_and_huge_matrices_keep_their_digits() -> None:
         reference = (leaf.detach() / size).requires_grad_()
         for x in (leaf, reference):
             logarithm().of_matrix(x, 0.0).sum().backward()
-        agree(leaf.grad * size, reference.grad, 100)
+        agree(grad_of(leaf) * size, grad_of(reference), 100)
 
 
 # ---------------------------------------------------------------------------------------------------------- the exponential
@@ -286,9 +287,8 @@ def test_divided_differences_of_other_functions_of_batches_and_their_gradients()
 @every_phi
 def test_functions_of_complex_matrices_are_those_of_scipy(phi: Phi) -> None:
     A = 3 * torch.eye(3) + 0.5 * torch.randn(2, 3, 3, dtype=torch.complex128)
-    oracle = {0: scipy.linalg.expm, 1: scipy.linalg.logm, 2: scipy.linalg.sqrtm, 3: scipy.linalg.sinm}[
-        [*PHIS.values()].index(phi)
-    ]
+    oracles: list[Callable[..., Any]] = [scipy.linalg.expm, scipy.linalg.logm, scipy.linalg.sqrtm, scipy.linalg.sinm]
+    oracle = oracles[[*PHIS.values()].index(phi)]
     agree(phi.of_matrix(A, 0.0), torch.from_numpy(np.stack([oracle(M) for M in A.numpy()])), 100)
     assert torch.autograd.gradcheck(lambda A: phi.of_matrix(A, 0.0), A.requires_grad_(), fast_mode=True)
 

@@ -40,8 +40,8 @@ every_pair = pytest.mark.parametrize(
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def join(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> tuple[Linearizer, Tensor]:
-    """A map of the chart's space with this core, of norm at most 1, and its matrix.
+def join(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> tuple[Linearizer, InducedSpace, Tensor]:
+    """A map of the chart's space with this core, of norm at most 1, the space, and the matrix.
 
     Redrawn until the singular values that are not zero lie within CONDITION of the norm of A: J^T A J may be worse than A.
     """
@@ -56,7 +56,7 @@ def join(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> tuple[Lineariz
             break
     A = core.make(M) if J is None else Dense(J.mT.clone()) @ core.make(M) @ Dense(J)
     size = max(1.0, norm)
-    return Linearizer(A / size, X), joined / size
+    return Linearizer(A / size, X), X, joined / size
 
 
 def isometry(m: int, n: int, dtype: torch.dtype) -> Tensor:
@@ -68,8 +68,7 @@ def isometry(m: int, n: int, dtype: torch.dtype) -> Tensor:
 @every_dtype
 @every_pair
 def test_a_chart_and_a_core_obey_the_laws_together(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> None:
-    f, M = join(chart, core, dtype)
-    X = f.domain
+    f, X, M = join(chart, core, dtype)
     x, y = chart.points(X.chart, (3,), dtype), chart.points(X.chart, (3,), dtype)
     reports = [check_adjoint(f, x, y), check_linear(f, x), check_svd(f)]
     if len(M) == core.matrix().shape[0]:  # J may shrink A to where the rounding of A hides the rank of J^T A J
@@ -84,8 +83,7 @@ def test_a_chart_and_a_core_obey_the_laws_together(chart: ChartCase, core: CoreC
 @every_dtype
 @every_pair
 def test_a_chart_and_a_core_are_their_formula_for_every_batch(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> None:
-    f, M = join(chart, core, dtype)
-    X = f.domain
+    f, X, M = join(chart, core, dtype)
     for batch in BATCHES:
         x = chart.points(X.chart, batch, dtype)
         with torch.no_grad():
@@ -98,12 +96,12 @@ def test_a_chart_and_a_core_are_their_formula_for_every_batch(chart: ChartCase, 
 @every_dtype
 @every_pair
 def test_gradients_of_a_chart_and_a_core_are_finite(chart: ChartCase, core: CoreCase, dtype: torch.dtype) -> None:
-    f, _ = join(chart, core, dtype)
+    f, X, _ = join(chart, core, dtype)
     adapted = any(isinstance(module, Adapted) for module in f.modules())
     for batch in BATCHES:
         if 0 in batch and adapted:  # foreign code is not called on an empty batch, so there is no graph
             continue
-        x = chart.points(f.domain.chart, batch, dtype).requires_grad_()
+        x = chart.points(X.chart, batch, dtype).requires_grad_()
         leaves = [x, *(p for p in f.parameters() if p.requires_grad)]
         gradients = torch.autograd.grad(f(x).square().sum(), leaves, allow_unused=True)
         assert gradients[0] is not None and gradients[0].shape == x.shape

@@ -102,7 +102,9 @@ def positive_numbers(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def turning(a: Tensor, b: Tensor) -> Array:
-    return scipy.linalg.block_diag(*([[x, -y], [y, x]] for x, y in zip(N(a), N(b), strict=True))).reshape(2 * len(a), -1)
+    return scipy.linalg.block_diag(*(np.array([[x, -y], [y, x]]) for x, y in zip(N(a), N(b), strict=True))).reshape(
+        2 * len(a), -1
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- structures
@@ -535,7 +537,7 @@ def check_cond(A: LinearOperator, M: Array, eps: float) -> None:
 def check_norms(A: LinearOperator, M: Array, eps: float) -> None:
     s = values_of(M)
     close(norm(A), scale(M), eps)
-    close(norm(A, "frobenius"), np.linalg.norm(s), eps)
+    close(norm(A, "frobenius"), float(np.linalg.norm(s)), eps)
     close(norm(A, "nuclear"), s.sum(), eps)
 
 
@@ -747,7 +749,12 @@ def test_a_few_singular_vectors_need_no_more_of_the_rest_than_are_among_them(c: 
     A, M = near_identity(F64, c)
     R: Any = A.reduced()
     asked = []
-    R.W.rest = lambda more: (asked.append(more), type(R.W).rest(R.W, more))[1]
+
+    def rest(more: int) -> Any:
+        asked.append(more)
+        return type(R.W).rest(R.W, more)
+
+    R.W.rest = rest
     _, s, _ = R.svd(k)
     close(s, values_of(M)[:k], torch.finfo(F64).eps)
     assert sum(asked) == min(R.repeated, k - int((R.values() > c).sum().clamp(max=k)))
@@ -779,6 +786,9 @@ def test_the_pseudoinverse_of_complex_blocks_is_right_in_a_compiled_graph() -> N
     close(found, pinv_of(M).T, torch.finfo(F64).eps, condition(M))
 
 
+Function = Callable[[LinearOperator], object]
+
+
 class Factorising(TorchDispatchMode):
     """Names the factorisations."""
 
@@ -797,9 +807,10 @@ NUMBERS = ("Diagonal", "Projection", "Selection", "BlockDiagonal of numbers", "R
 @pytest.mark.parametrize("name", NUMBERS)
 def test_functions_of_numbers_factorise_nothing(name: str) -> None:
     A, M = CASES[name](F64)
-    square = [det, slogdet, eigenvalues, lambda A: A**-1] if regular(M) else []
+    square: list[Function] = [det, slogdet, eigenvalues, lambda A: A**-1] if regular(M) else []
+    every: list[Function] = [singular_values, norm, rank, cond, pinv, polar, image, lambda A: svd(A, 2)]
     with Factorising() as seen:
-        for f in (singular_values, norm, rank, cond, pinv, polar, image, lambda A: svd(A, 2), *square):
+        for f in every + square:
             f(A)
     assert seen.found == []
 
@@ -886,7 +897,7 @@ BATCHED: dict[str, tuple[Callable[[LinearOperator], Tensor], Callable[[Array], A
     "frobenius": (lambda A: norm(A, "frobenius"), np.linalg.norm),
     "nuclear": (lambda A: norm(A, "nuclear"), lambda M: values_of(M).sum()),
     "pinv": (lambda A: pinv(A).matrix(), pinv_of),
-    "solve": (lambda A: solve(A, torch.ones(3, A.shape[0], dtype=A.dtype)), lambda M: pinv_of(M).sum(1)),  # type: ignore[union-attr]
+    "solve": (lambda A: solve(A, torch.ones(3, A.shape[0], dtype=A.dtype)), lambda M: pinv_of(M).sum(1)),
     "trace": (trace, np.trace),
     "det": (det, np.linalg.det),
     "inverse": (lambda A: inverse(A).matrix(), np.linalg.inv),

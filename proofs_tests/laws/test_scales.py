@@ -186,7 +186,7 @@ ROWS: dict[str, Row] = {
     "inverse": (lambda A, s: N(inverse(A).matrix()) * s, np.linalg.inv, full),
     "power -1": (lambda A, s: N(power(A, -1).matrix()) * s, np.linalg.inv, full),
     "solve": (
-        lambda A, s: N(solve(A, A(torch.ones(A.shape[1], dtype=A.dtype)))),  # type: ignore[union-attr]
+        lambda A, s: N(solve(A, A(torch.ones(A.shape[1], dtype=A.dtype)))),
         lambda M: (np.linalg.pinv(M, rcond=1e-9) @ M).sum(1),
         anywhere,
     ),
@@ -272,6 +272,6 @@ def test_a_norm_that_overflows_raises(dtype: torch.dtype, s: float) -> None:
     for A in (Diagonal(torch.full((4,), s, dtype=dtype)), Dense(torch.diag(torch.full((4,), s, dtype=dtype)))):
         for kind in ("frobenius", "nuclear"):
             with pytest.raises(DomainError, match=r"overflows"):
-                norm(A, kind)  # type: ignore[arg-type]
+                norm(A, kind)
         with pytest.raises(DomainError, match=r"overflows"):
             trace(A)

@@ -88,7 +88,7 @@ def test_points_have_norms_up_to_the_radius(make: Callable[[], HilbertSpace]) ->
 
 
 def test_points_take_the_dtype_of_the_parameters_or_float64() -> None:
-    def dtype(space: HilbertSpace | Bijection, **options: torch.dtype) -> torch.dtype:
+    def dtype(space: HilbertSpace | Bijection, **options: Any) -> torch.dtype:
         return find(points(space, **options), lambda x: True, settings=unshrunk).dtype
 
     assert dtype(real_nvp(2, 1, 4)) == torch.float32
