@@ -61,7 +61,7 @@ class Step(Objective):
 
     def __init__(self, model: Pendulum) -> None:
         super().__init__()
-        self.model = model
+        self.model: Pendulum = model
 
     def draw(self, n: int, generator: torch.Generator) -> Batch:
         return {}

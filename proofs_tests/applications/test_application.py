@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_check_export_info_and_load_take_a_run_of_every_application(
     count = sum(t.numel() for t in (*loaded.parameters(), *loaded.buffers()))
     for said in (of_run, of_export):
         assert f"{type(loaded).__name__}, {count:,} numbers in" in said
-        for key, value in asdict(loaded.config).items():
+        for key, value in asdict(cast(Any, loaded).config).items():
             assert f"  model.{key} " in said and (isinstance(value, tuple) or str(value).lower() in said.lower())
     assert f"0 of {one.Config().training.steps}; checkpoints: step-00000000\n" in of_run
     assert "  quality.frechet  1.25\n" in of_run and "  values           99 entries" in of_run
@@ -263,7 +263,7 @@ def test_a_reader_that_leaves_early_is_no_error(
     replaced: list[int] = []
     monkeypatch.setattr(commands, "described", closed)
     monkeypatch.setattr(cli, "overview", closed)
-    monkeypatch.setattr(cli.os, "dup2", lambda _, descriptor: replaced.append(descriptor))
+    monkeypatch.setattr(os, "dup2", lambda _, descriptor: replaced.append(descriptor))
     cli.main(["info", str(runs["pendulum"])])
     cli.main(["--help"])
     assert replaced == 2 * [sys.stdout.fileno()]

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda file: os.truncate(file, 140),
     "empty": lambda file: os.truncate(file, 0),
     "zeros": zeros,
@@ -122,7 +123,7 @@ def test_one_process_makes_it_and_the_others_wait(tmp_path: Path) -> None:
         log.write_text(f"{right} {maker.made}")
 
     logs = [tmp_path / f"{i}.txt" for i in range(4)]
-    processes = [in_fork(lambda log=log: work(log)) for log in logs]
+    processes = [in_fork(partial(work, log)) for log in logs]
     for process in processes:
         process.join(600)
     assert sorted(log.read_text() for log in logs) == ["True 0"] * 3 + ["True 10"]

@@ -117,10 +117,11 @@ SETTINGS = {
 @pytest.mark.parametrize(("name", "config"), [(name, config) for name, configs in SETTINGS.items() for config in configs])
 def test_help_of_training_explains_every_setting(name: str, config: type, capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of(["train", name], capsys)
-    body = ast.parse(inspect.getsource(config)).body[0].body
+    (definition,) = ast.parse(inspect.getsource(config)).body
+    assert isinstance(definition, ast.ClassDef)
     told = {
-        line.target.id: after.value.value
-        for line, after in pairwise(body)
+        ast.unparse(line.target): str(ast.literal_eval(after.value))
+        for line, after in pairwise(definition.body)
         if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr)
     }
     plain = {field.name for field in fields(config)} - {"model", "objective", "training"}
@@ -178,7 +179,8 @@ def test_the_pretrained_model_is_taken_where_no_run_is_given(tmp_path: Path) -> 
 
 def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    home.mkdir(), elsewhere.mkdir()
+    home.mkdir()
+    elsewhere.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(elsewhere)
     command("sample", "--n", 1, "--out=~/a.png")
@@ -243,7 +245,8 @@ def test_judge_compares_samples_of_several_step_counts_and_prints_bits_per_dimen
     *rows, bits = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["1", "10", "100", "1000"]
     assert all(re.search(r"frechet [\d.]+  precision [\d.]+ .* \(20 samples, digit classifier\)$", row) for row in rows)
-    assert float(re.fullmatch(r"([\d.]+) bits per dimension over 3 held-out images", bits)[1]) > 0
+    judged = re.fullmatch(r"([\d.]+) bits per dimension over 3 held-out images", bits)
+    assert judged and float(judged[1]) > 0
     assert refusal("judge", "--run", run, "--n", 501).startswith("induced: quality compares equal numbers: got 501 samples")
 
 

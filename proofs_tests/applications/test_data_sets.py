@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,7 +251,12 @@ def test_all_damaged_pictures_are_named_at_once_and_the_others_are_kept(
     with pytest.raises(DataError, match=r"2 of 9 pictures cannot.*--skip-bad(?s:.*)2\.png: no picture(?s:.*)7\.png: no"):
         read_squares(paths, 4)
     decoded = []
-    monkeypatch.setattr(squares_module, "read_square", lambda path, **k: decoded.append(path) or read_square(path, **k))
+
+    def reading(path: Path, **options: Any) -> Any:
+        decoded.append(path)
+        return read_square(path, **options)
+
+    monkeypatch.setattr(squares_module, "read_square", reading)
     images, kept = read_squares(paths, 4, skip_bad=True)
     assert images[:, 0, 0, 0].tolist() == kept.tolist() == [0, 1, 3, 4, 5, 6, 8] and set(decoded) == {paths[2], paths[7]}
     assert isinstance(images, np.memmap) and "2 of 9 pictures are left out" in capsys.readouterr().out

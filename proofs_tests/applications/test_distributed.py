@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file
+from torch._C._distributed_c10d import HashStore
 
 from applications.common.parallel import accelerator_for, accumulate, distribute, has_accelerator
 from applications.common.runs import Run
@@ -33,7 +34,11 @@ FLOW = TrainingConfig(steps=3, batch=16, learning_rate=1e-3, warmup=2, log_every
 MODEL = ModelConfig(
     shape=(1, 8, 8), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, rank=4
 )
-CASES = {"sharded": {"shard": True}, "pieces": {"micro_batch": 3}, "sharded pieces": {"shard": True, "micro_batch": 3}}
+CASES: dict[str, dict[str, Any]] = {
+    "sharded": {"shard": True},
+    "pieces": {"micro_batch": 3},
+    "sharded pieces": {"shard": True, "micro_batch": 3},
+}
 """What two processes do otherwise than one; each has 4 of the 8 images of a batch, so that the last piece is smaller."""
 
 
@@ -53,7 +58,7 @@ def train_toy(folder: Path, *, resume: bool = False, **changes: Any) -> Training
     objective = toy.Denoise()
     if os.environ.get("RANK", "0") != "0":
         with torch.no_grad():
-            objective.model.decoder.weight += 1
+            objective.model.decoder.weight.add_(1)
     return toy.train(folder, objective=objective, config=replace(TOY, **changes), resume=resume)
 
 
@@ -146,7 +151,7 @@ def test_each_of_two_processes_holds_half_of_the_moments(runs: Path) -> None:
 
 def test_one_process_with_shards_trains_as_without(tmp_path: Path, runs: Path) -> None:
     forget_the_end(runs / "one", tmp_path / "run")
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         train_toy(tmp_path / "run", resume=True, shard=True, micro_batch=3)
     finally:

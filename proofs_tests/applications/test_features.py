@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,8 @@ def test_squeezenet_refuses_damaged_or_foreign_weights(tmp_path: Path) -> None:
     path.write_bytes(b"no npz")
     with pytest.raises(DataError, match="is no readable npz file"):
         squeezenet(tmp_path)
-    np.savez(path, **{"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)})
+    weights: dict[str, Any] = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
+    np.savez(path, **weights)
     with pytest.raises(DataError, match="does not hold the weights of SqueezeNet"):
         squeezenet(tmp_path)
     path.write_bytes(path.read_bytes()[:200])

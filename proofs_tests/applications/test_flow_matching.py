@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +30,10 @@ from applications.common.options import ModelSource
 from applications.common.perceptual import pyramid_distance
 from applications.common.quality import quality
 from applications.common.runs import Run
-from applications.common.training import TrainingConfig
+from applications.common.training import Objective, TrainingConfig
 from applications.flow_matching import evaluate, load_pretrained
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
-from applications.flow_matching.model import DATA, NOISE, FlowMatching, at_a_time, build
+from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching, at_a_time, build
 from applications.flow_matching.objective import (
     FlowMatchingObjective,
     LatentObjective,
@@ -49,6 +50,7 @@ from applications.style_transfer.model import StyleTransfer
 from induced import EuclideanSpace, Linearizer
 from induced.bijections import Reversible
 from induced.bijections.networks import UNet
+from induced.checks import Report
 from induced.errors import CheckpointError, DomainError, ShapeError
 from induced.operators import Dense, LinearOperator, LowRank, ScaledIdentityPlusLowRank, svd
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
@@ -117,7 +119,7 @@ def ready(config: ModelConfig, dtype: torch.dtype = torch.float64, *, stir: floa
         model.chart_at(NOISE).initialize(torch.randn(8, *config.shape, generator=generator, dtype=dtype))
         model.chart_at(DATA).initialize(images)
         for parameter in model.parameters():
-            parameter += stir * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter.add_(stir * torch.randn(parameter.shape, generator=generator, dtype=dtype))
     return model
 
 
@@ -125,7 +127,7 @@ def batch_of(config: ModelConfig, n: int, dtype: torch.dtype = torch.float64) ->
     return torch.rand(n, *config.shape, generator=torch.Generator().manual_seed(17), dtype=dtype) * 2 - 1
 
 
-def draws_of(objective: FlowMatchingObjective, n: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def draws_of(objective: Objective, n: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The randomness of a step, but with a time of its own for each sample: a small batch would share one."""
     draws = {name: value.to(dtype) for name, value in objective.draw(n, torch.Generator().manual_seed(7)).items()}
     return draws | {"time": torch.linspace(0.02, 0.98, n, dtype=dtype)}
@@ -148,7 +150,7 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 
 # ------------------------------------------------------------------------------------------------------- one step is many
-def assert_one_step_is_many(model: FlowMatching, x0: Tensor, steps: int, method: str) -> None:
+def assert_one_step_is_many(model: FlowMatching, x0: Tensor, steps: int, method: Literal["euler", "rk4"]) -> None:
     """In coordinates, where no chart rounds, and as pictures."""
     with torch.no_grad():
         f = model.operator(steps, method)
@@ -161,7 +163,7 @@ def assert_one_step_is_many(model: FlowMatching, x0: Tensor, steps: int, method:
 
 @DTYPES
 @SAMPLERS
-def test_one_step_is_many_steps(method: str, steps: int, dtype: torch.dtype) -> None:
+def test_one_step_is_many_steps(method: Literal["euler", "rk4"], steps: int, dtype: torch.dtype) -> None:
     model = ready(TINY, dtype)
     assert_one_step_is_many(model, noise(model, 6), steps, method)
 
@@ -169,7 +171,7 @@ def test_one_step_is_many_steps(method: str, steps: int, dtype: torch.dtype) -> 
 @DTYPES
 @SAMPLERS
 def test_one_step_is_many_steps_on_the_pretrained_model_at_noise_and_at_the_encodings_of_digits(
-    pretrained: FlowMatching, held_out: Tensor, method: str, steps: int, dtype: torch.dtype
+    pretrained: FlowMatching, held_out: Tensor, method: Literal["euler", "rk4"], steps: int, dtype: torch.dtype
 ) -> None:
     model = evaluate.in_dtype(pretrained, dtype)
     encodings = encode(model.operator(20), held_out[:4].to(dtype))
@@ -270,6 +272,7 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
         return float(np.linalg.slogdet(J.numpy())[1])
 
     def log_det_leading(c: Tensor) -> float:
+        assert h is not None
         J = torch.autograd.functional.jacobian(lambda point: h(point[None])[0], c)
         return float(np.linalg.slogdet(J[:kept, :kept].numpy())[1])
 
@@ -345,7 +348,9 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula(
 
 
 def test_an_objective_without_any_weight_is_refused() -> None:
-    nothing = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
+    nothing: dict[str, Any] = {
+        f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"
+    }
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(**nothing))
     with pytest.raises(DomainError, match=r"every loss of this stage has weight 0 \(velocity, end_point, "):
         objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))
@@ -422,12 +427,15 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
 # ------------------------------------------------------------------------------------------------ a family of end points
 @pytest.mark.parametrize("family", ["low rank", "shared basis"])
 @torch.no_grad()
-def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r(family: str) -> None:
+def test_a_family_of_end_points_takes_its_last_step_to_the_prediction_and_is_of_rank_r(
+    family: Literal["low rank", "shared basis"],
+) -> None:
     """By hand: Euler steps of (A_t z - z) / (1 - t); the last of them, at 1 - h, lands on the prediction."""
     model, steps = ready(replace(SMALL, prediction="end point", rest_std=None, family=family)), 5
     z = torch.randn(3, model.dim, dtype=torch.float64)
     state = z
     for k in range(steps):
+        assert isinstance(model.family, EndPointRate)
         t, A = k / steps, model.family.prediction.at(k / steps).matrix()
         state = state + (state @ A.mT - state) / (1 - t) / steps
     torch.testing.assert_close(model.core(steps, "euler")(z), state, rtol=1e-9, atol=1e-12)
@@ -464,6 +472,7 @@ def test_the_end_point_loss_of_a_family_of_end_points_is_the_distance_of_its_pre
     model = ready(replace(SMALL, prediction="end point", rest_std=None))
     z0, z1, t = *torch.randn(2, 4, model.dim, dtype=torch.float64), torch.linspace(0, 0.9, 4, dtype=torch.float64)
     states = (1 - t)[:, None] * z0 + t[:, None] * z1
+    assert isinstance(model.family, EndPointRate)
     predictions = torch.stack([model.family.prediction.at(float(s)).matrix() @ z for s, z in zip(t, states, strict=True)])
     assert float(end_point_loss(model.family, z0, z1, t)) == pytest.approx(float(((predictions - z1) ** 2).mean()), rel=1e-9)
 
@@ -477,7 +486,7 @@ def test_a_family_of_end_points_has_no_floor_and_no_velocity_loss() -> None:
 
 # -------------------------------------------------------------------------------------------------------- other charts
 @pytest.mark.parametrize("change", [{"chart": "identity"}, {"chart": "linear"}, {}], ids=["identity", "linear", "glow"])
-def test_charts_to_compare_with_train_and_sample(change: dict[str, object]) -> None:
+def test_charts_to_compare_with_train_and_sample(change: dict[str, Any]) -> None:
     model = ready(replace(SMALL, noise_space="shared", **change))
     x = batch_of(SMALL, 4)
     assert torch.equal(model.chart_at(NOISE)(x), model.chart_at(DATA)(x))
@@ -536,7 +545,9 @@ def test_the_chart_of_the_data_end_is_the_density_after_the_encoder() -> None:
 
 def test_the_encoder_does_not_learn_from_the_density_of_its_coordinates() -> None:
     """Or it would shrink them: the density of fixed coordinates cannot collapse."""
-    weights = {f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"}
+    weights: dict[str, Any] = {
+        f.name: 0.0 for f in fields(ObjectiveConfig) if isinstance(f.default, float) and f.name != "latent_noise"
+    }
     model = ready(SMALL)
     objective = FlowMatchingObjective(model, ObjectiveConfig(**weights | {"density": 1.0}))
     objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))["loss"].backward()
@@ -647,7 +658,7 @@ def oracle_family(seed: int = 0, *, untrained: bool = False, perturbed: float = 
     with torch.no_grad():
         if not untrained:
             family.factors.zero_()
-        family.offset += perturbed * torch.randn(family.offset.shape, dtype=torch.float64)
+        family.offset.add_(perturbed * torch.randn(family.offset.shape, dtype=torch.float64))
     return family
 
 
@@ -738,7 +749,7 @@ def test_the_digits_that_judge_a_model_are_left_out_of_full_mnist() -> None:
 
 @DTYPES
 def test_every_law_holds_for_the_pretrained_model(
-    pretrained: FlowMatching, held_out: Tensor, dtype: torch.dtype, laws: dict[str, list[object]]
+    pretrained: FlowMatching, held_out: Tensor, dtype: torch.dtype, laws: dict[str, list[Report]]
 ) -> None:
     reports = laws[str(dtype).removeprefix("torch.")]
     assert len(reports) >= 47
@@ -747,7 +758,7 @@ def test_every_law_holds_for_the_pretrained_model(
 
 
 @pytest.fixture(scope="module")
-def laws(pretrained: FlowMatching, held_out: Tensor) -> dict[str, list[object]]:
+def laws(pretrained: FlowMatching, held_out: Tensor) -> dict[str, list[Report]]:
     return evaluate.axioms(pretrained, held_out[::25])
 
 
@@ -804,8 +815,9 @@ def test_a_weight_beyond_half_precision_is_not_exported(tiny_run: Path, tmp_path
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     run = Run(folder / "latent")
     state, average = run.latest(), induced.load(folder)
+    assert isinstance(average, FlowMatching) and isinstance(average.family, LowRankFamily)
     with torch.no_grad():
-        average.family.offset += 1e6
+        average.family.offset.add_(1e6)
     run.save(99, state.model, average, state.optimizer)
     with pytest.raises(CheckpointError, match="family.offset holds 1e.06, and float16 ends at 6.55e.04"):
         export(folder, tmp_path / "out")
@@ -845,7 +857,9 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=["another application", "a field missing", "a field unknown", "another rank"],
 )
-def test_a_config_that_describes_another_model_is_refused(exported: Path, change: object, message: str) -> None:
+def test_a_config_that_describes_another_model_is_refused(
+    exported: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     path = exported / "config.json"
     config = json.loads(path.read_text())
     change(config)
@@ -1025,6 +1039,6 @@ def test_the_tour_writes_what_it_names_and_is_not_overwritten_unasked(tmp_path: 
         ({"velocity": math.nan}, "velocity must be at least 0, got nan"),
     ],
 )
-def test_objective_settings_that_cannot_be_meant_are_refused(change: dict[str, float], message: str) -> None:
+def test_objective_settings_that_cannot_be_meant_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DomainError, match=message):
         ObjectiveConfig(**change)

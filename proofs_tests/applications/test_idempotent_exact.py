@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,7 @@ def test_it_is_the_projector_that_was_trained_up_to_a_few_steps_of_the_lattice()
 @pytest.mark.parametrize("config", [SMALL, PLAIN], ids=["rotated", "coordinates"])
 def test_it_keeps_the_laws_of_the_library_and_its_bits_on_disk(config: ModelConfig, tmp_path: Path) -> None:
     f, x = made(replace(config, shape=(1, 8, 8)), stretch=1.0).operator(), digits(5, (1, 8, 8))
+    assert isinstance(f.domain, InducedSpace)
     require(check_idempotent(f, x, exact=True), check_bijection(f.domain.chart, x), check_linear(f, x))
     loaded = Linearizer.from_pretrained(f.save_pretrained(tmp_path))
     assert torch.equal(loaded(x), f(x)) and bits(loaded, x).ok
@@ -133,6 +135,7 @@ def test_it_keeps_the_laws_of_the_library_and_its_bits_on_disk(config: ModelConf
 
 def test_all_laws_are_judged_on_the_lattice_where_its_roundings_are_small() -> None:
     f = APPLICATION.operator(made(replace(SMALL, shape=(1, 8, 8)), stretch=1.0))
+    assert isinstance(f.domain, InducedSpace)
     assert f.domain.chart.lattice_step == 2.0**-12, "the map that is judged is the one in use"
     found = check(f, samples=2)
     assert found.ok and found.counts()["unjudgeable"] == 0
@@ -175,7 +178,7 @@ def test_an_input_out_of_range_is_an_error_that_names_the_layer_and_the_remedy()
 
 def test_coordinates_out_of_range_are_an_error_of_the_layer_where_they_arise() -> None:
     model = made(PLAIN)
-    third = model.chart.parts[5]
+    third: Any = model.chart.parts[5]
     third.conditioner.layers[-1].bias.fill_(5000.0)
     with pytest.raises(DomainError, match="lattice coupling 3 with bits=12 .*got a value of size 50.*use fewer bits"):
         model.operator()(digits(2))
@@ -192,11 +195,12 @@ def test_an_input_that_is_not_finite_is_an_error(value: float) -> None:
 
 def test_weights_too_large_for_exact_sums_are_an_error_that_names_the_layer() -> None:
     model = made(PLAIN)
-    model.chart.parts[2].conditioner.layers[3].weight.fill_(1e6)
+    second: Any = model.chart.parts[2]
+    second.conditioner.layers[3].weight.fill_(1e6)
     message = r"layer 4 of the conditioner of coupling 2 adds up integers of absolute values up to .* below 2\^53 = 9.01e\+15: "
     with pytest.raises(DomainError, match=message + "use fewer bits than activation_bits=16, weight_bits=16, or smaller weights"):
         model.operator()
-    model.chart.parts[2].conditioner.layers[3].weight.fill_(math.nan)
+    second.conditioner.layers[3].weight.fill_(math.nan)
     with pytest.raises(
         DomainError, match="layer 4 of the conditioner of coupling 2 adds up integers of absolute values up to nan"
     ):
@@ -206,6 +210,10 @@ def test_weights_too_large_for_exact_sums_are_an_error_that_names_the_layer() ->
 
 
 # ------------------------------------------------------------------------------------------- arithmetic that does not round
+def layers_of(net: Conditioner) -> list[Any]:
+    return list(net.layers)
+
+
 def by_python(net: Conditioner, x: Tensor, a: int, w: int) -> list[int]:
     """The conditioner of an image (C, H, W), pixel by pixel in Python's integers; outputs in steps of 2^-(a + w)."""
 
@@ -215,16 +223,16 @@ def by_python(net: Conditioner, x: Tensor, a: int, w: int) -> list[int]:
         return low + (rest > 1 << (shift - 1) or (rest == 1 << (shift - 1) and low % 2 == 1))
 
     top = int(LIMIT) << a
-    h = np.array([round(v * 2**a) for v in x.double().flatten().tolist()], dtype=object).reshape(x.shape)
+    h: Any = np.array([round(v * 2**a) for v in x.double().flatten().tolist()], dtype=object).reshape(x.shape)
     h = np.minimum(np.maximum(h, -top), top)
-    for k, layer in enumerate(net.layers):
+    for k, layer in enumerate(layers_of(net)):
         if k:
             h = np.vectorize(lambda v: min(max(nearest(int(v), w), 0), top), otypes=[object])(h)
-        weight = np.array([round(v * 2**w) for v in layer.weight.double().flatten().tolist()], dtype=object)
+        weight: Any = np.array([round(v * 2**w) for v in layer.weight.double().flatten().tolist()], dtype=object)
         weight = weight.reshape(layer.weight.shape)
         up, (_, H, W) = isinstance(layer, nn.ConvTranspose2d), h.shape
         sides = (2 * H, 2 * W) if up else (H // 2, W // 2)
-        y = np.zeros((layer.out_channels, *sides), dtype=object)
+        y: Any = np.zeros((layer.out_channels, *sides), dtype=object)
         for o, bias in enumerate(layer.bias.double().tolist()):
             y[o] += round(bias * 2 ** (a + w))
         for c, o, i, j, s, t in np.ndindex(h.shape[0], layer.out_channels, H, W, 4, 4):
@@ -244,7 +252,7 @@ def test_every_sum_is_that_of_pythons_integers(a: int, w: int) -> None:
     torch.manual_seed(0)
     net = Conditioner(2, 2, (4, 4), (3, 4))
     with torch.no_grad():
-        for layer in net.layers:
+        for layer in layers_of(net):
             layer.weight.copy_(torch.randn(layer.weight.shape))
             layer.bias.copy_(torch.randn(layer.bias.shape))
     fixed = FixedPoint(net, activation_bits=a, weight_bits=w)
@@ -259,7 +267,7 @@ def permuted(net: Conditioner) -> Conditioner:
     torch.manual_seed(1)
     other = Conditioner(4, 4, (8, 8), (48, 64))
     other.load_state_dict(net.state_dict())
-    first, second = (other.layers[k] for k in (1, 2))
+    first, second = layers_of(other)[1:3]
     order = torch.randperm(64)
     with torch.no_grad():
         first.weight.copy_(first.weight[order])
@@ -284,7 +292,7 @@ def test_fixed_point_is_near_the_conditioner_that_was_trained() -> None:
     x, step = torch.randn(50, 4, 8, 8, dtype=torch.float64), 2.0**-17
     # |round(a)| errs by half a step, and so does each weight; each layer passes errors on by the sum of its weights
     error, h = step, x
-    for k, layer in enumerate(net.layers):
+    for k, layer in enumerate(layers_of(net)):
         axes = (0, 2, 3) if isinstance(layer, nn.ConvTranspose2d) else (1, 2, 3)
         products = layer.weight.abs().sum(axes).max(), layer.weight.numel() / layer.out_channels
         error = float(products[0] * error + products[1] * step * (h.abs().max() + error) + step)
@@ -298,11 +306,12 @@ def test_activations_beyond_the_limit_are_held_to_it_in_training_too() -> None:
     net = Conditioner(2, 2, (4, 4), (3,)).requires_grad_(False)
     x = torch.full((1, 2, 4, 4), 1000.0)
     assert torch.equal(net(x), net(torch.full_like(x, LIMIT)))
-    net.layers[0].weight.fill_(100.0)
+    first, last = layers_of(net)
+    first.weight.fill_(100.0)
     fixed = FixedPoint(net, activation_bits=16, weight_bits=16)
     # 12 products of the limit with a weight that is rounded by at most half a step
     assert (fixed(x) - net(x)).abs().max() <= 12 * LIMIT * 2.0**-17 + 1e-5
-    shut = nn.functional.conv_transpose2d(torch.full((1, 3, 2, 2), LIMIT), net.layers[1].weight, net.layers[1].bias, 2, 1)
+    shut = nn.functional.conv_transpose2d(torch.full((1, 3, 2, 2), LIMIT), last.weight, last.bias, 2, 1)
     assert torch.allclose(net(x), shut)
 
 

@@ -1,6 +1,7 @@
 """Inception v3 has the published layout, pools as the original FID does, and judges images where its weights are supplied."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_images_of_any_size_have_2048_features_each_on_its_own(net: InceptionV3)
 
 def test_averages_leave_padding_out_and_the_last_block_takes_the_maximum(net: InceptionV3) -> None:
     ones, spot = torch.ones(1, 1, 4, 4), F.pad(torch.ones(1, 1, 1, 1), (2, 2, 2, 2))
-    for name, block in net.named_children():
+    blocks: list[tuple[str, Any]] = list(net.named_children())
+    for name, block in blocks:
         if name in ("Mixed_6a", "Mixed_7a"):
             assert block.pool(spot).tolist() == [[[[1.0, 1.0], [1.0, 1.0]]]]  # every other place
         elif name.startswith("Mixed"):

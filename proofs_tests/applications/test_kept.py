@@ -362,7 +362,8 @@ def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) ->
         assert other.is_alive()
         time.sleep(0.01)
     held = listing(tmp_path / "run")
-    for options in ({"resume": True}, {"overwrite": True}, {}):
+    asked: tuple[dict[str, Any], ...] = ({"resume": True}, {"overwrite": True}, {})
+    for options in asked:
         message = (
             f"run: process {other.pid} on .* trains in this folder; wait for it, end it, or choose another folder with --out$"
         )

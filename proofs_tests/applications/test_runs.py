@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,11 +68,11 @@ def test_a_checkpoint_reads_back_bit_for_bit(run: Run) -> None:
     for mine, theirs in zip((model, average), other[:2], strict=True):
         for key, value in mine.state_dict().items():
             assert torch.equal(value, theirs.state_dict()[key]), key
-    mine, theirs = optimizer.state_dict(), other[2].state_dict()
-    assert [list(group["betas"]) for group in theirs["param_groups"]] == [[0.8, 0.9]]
-    for index, entries in mine["state"].items():
-        assert entries.keys() == theirs["state"][index].keys()
-        assert all(torch.equal(value, theirs["state"][index][name]) for name, value in entries.items())
+    moments, read = optimizer.state_dict(), other[2].state_dict()
+    assert [list(group["betas"]) for group in read["param_groups"]] == [[0.8, 0.9]]
+    for index, entries in moments["state"].items():
+        assert entries.keys() == read["state"][index].keys()
+        assert all(torch.equal(value, read["state"][index][name]) for name, value in entries.items())
 
 
 def test_a_tensor_of_two_names_is_written_once(run: Run) -> None:
@@ -123,7 +124,7 @@ def test_leftovers_of_a_killed_write_are_cleared_and_never_read(run: Run) -> Non
     assert run.latest().step == 5
 
 
-def edit_state(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+def edit_state(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         state = json.loads((path / "state.json").read_text())
         change(state)
@@ -225,7 +226,7 @@ def test_an_optimiser_of_another_model_is_refused(run: Run) -> None:
 
 def test_what_only_a_pickle_could_hold_is_refused(run: Run) -> None:
     with pytest.raises(CheckpointError, match=r"training\.safetensors: 'x' is a int; only tensors"):
-        run.save(1, {"x": 3}, trained()[1], {"state": {}, "param_groups": []})
+        run.save(1, {"x": 3}, trained()[1], {"state": {}, "param_groups": []})  # type: ignore[dict-item]
     with pytest.raises(CheckpointError, match="cannot be saved as JSON: Object of type function"):
         run.save(1, {}, trained()[1], {"state": {}, "param_groups": [{"f": flip}]})
 

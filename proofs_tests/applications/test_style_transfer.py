@@ -307,7 +307,7 @@ def test_a_short_run_lowers_the_error_in_pixels_from_the_closed_form() -> None:
 def test_a_short_run_lowers_a_distance_that_it_is_given() -> None:
     model, x = made(), pictures(4, 24, 24)
     y, distance = torch.tanh(1.5 * x.flip(1)), PyramidDistance()
-    kernels = [model.cores.base]
+    kernels: list[Tensor] = [model.cores.base]
     kernels += [
         refine_kernel(model, kernels[0], x, y, steps=40, patch=24, distance=distance, perceptual=w, learning_rate=1e-3)
         for w in (0.0, 10.0)

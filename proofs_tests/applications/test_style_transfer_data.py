@@ -1,5 +1,6 @@
 """Style transfer: teachers, photographs and their split, picture files, the cache of pairs, and the commands."""
 
+import importlib.util
 import inspect
 import os
 import sys
@@ -17,7 +18,6 @@ from applications import cli
 from applications.common.pictures import Picture, read_picture, unit, write_picture
 from applications.style_transfer import commands
 from applications.style_transfer import pairs as pairs_module
-from applications.style_transfer import photographs as photographs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
 from applications.style_transfer.photographs import TEST, TRAIN, photographs, random_crop
@@ -28,7 +28,7 @@ from proofs_tests.applications import stylists
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
 WEIGHTS = Path(os.environ.get("INDUCED_DATA", "")) / "fast-style"
-SHIPPED = photographs_module.importlib.util.find_spec("skimage") is not None
+SHIPPED = importlib.util.find_spec("skimage") is not None
 needs_photographs = pytest.mark.skipif(not SHIPPED, reason="scikit-image, whose photographs these are, is not installed")
 
 
@@ -145,7 +145,7 @@ def test_a_folder_holds_out_whole_pictures_and_missing_packages_are_named(
         plain_crops(source, 40, 3)
     with pytest.raises(DataError, match="is no folder of photographs"):
         photographs(str(tmp_path / "nowhere"), "train")
-    monkeypatch.setattr(photographs_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="comes with the package skimage, not found"):
         photographs("embedded", "train")
 
@@ -258,7 +258,12 @@ def test_pairs_are_kept_until_something_changes(folder: Path, tmp_path: Path, mo
     monkeypatch.setenv("INDUCED_CACHE", str(tmp_path))
     first = pairs(tiny(folder, 2), folder)
     calls = list[int]()
-    monkeypatch.setattr(pairs_module, "stylised", lambda *a: calls.append(1) or torch.zeros(2, 3, 3, 24, 24, dtype=torch.uint8))
+
+    def stylised(*_: object) -> Tensor:
+        calls.append(1)
+        return torch.zeros(2, 3, 3, 24, 24, dtype=torch.uint8)
+
+    monkeypatch.setattr(pairs_module, "stylised", stylised)
     assert torch.equal(pairs(tiny(folder, 2), folder).tensors["crops"], first.tensors["crops"]) and not calls
     other = tiny(folder, 2)
     pairs(replace(other, training=replace(other.training, seed=1)), folder)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_a_run_is_not_overwritten_unasked_and_not_resumed_with_other_settings(tm
 
 def test_a_model_that_could_not_be_saved_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     objective = toy.Denoise()
-    objective.model = nn.Bilinear(1, 1, 1)
+    objective.model = cast(toy.Autoencoder, nn.Bilinear(1, 1, 1))
     with pytest.raises(CheckpointError, match="a Bilinear cannot be saved: its class is not registered; call induced.serial"):
         toy.train(tmp_path / "run", objective=objective)
     assert not (tmp_path / "run").exists()
@@ -144,6 +145,7 @@ def test_samples_become_pictures_of_the_average(tmp_path: Path) -> None:
     seen = []
 
     def sample(model: torch.nn.Module, step: int) -> Tensor:
+        assert isinstance(model, toy.Autoencoder)
         seen.append((step, model.training, torch.is_grad_enabled(), model.scale.clone()))
         return torch.full((1, 6, 7), step, dtype=torch.uint8)
 
@@ -215,7 +217,7 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
         ({"precision": "fp8"}, "precision is 'no' or 'bf16', got 'fp8'"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(change: dict[str, object], message: str) -> None:
+def test_settings_that_cannot_be_meant_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DomainError, match=message):
         TrainingConfig(**change)
 
@@ -256,7 +258,7 @@ def test_an_image_set_of_28_pixels_is_trained_at_32(tmp_path: Path) -> None:
             images = batch["images"]
             shapes.append(tuple(images.shape))
             assert images.dtype == torch.float32 and -1 <= images.min() and images.max() < 1
-            return {"loss": sum(parameter.square().sum() for parameter in self.model.parameters())}
+            return {"loss": torch.stack([parameter.square().sum() for parameter in self.model.parameters()]).sum()}
 
         def initialize(self, batch: Batch, draws: dict[str, Tensor]) -> None:
             shapes.append(tuple(batch["images"].shape))

@@ -4,8 +4,10 @@ import copy
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def rows(n: int = 400) -> Tensor:
     return torch.stack([1e4 + 100 * z[:, 0], torch.full((n,), 7.1, dtype=torch.float64), 1e-3 * (z[:, 1] ** 2 + z[:, 2])], 1)
 
 
-def untrained(chart: str = "spline", data: Tensor | None = None) -> FlowMatching:
+def untrained(chart: Any = "spline", data: Tensor | None = None) -> FlowMatching:
     table = as_table(rows() if data is None else data)
     return model_of(ModelConfig(chart=chart, density_blocks=2, density_width=8), table, table.constant(), 0)
 
@@ -64,7 +66,8 @@ def test_the_chart_standardises_its_columns_and_leaves_out_the_constant_one(char
 @pytest.mark.parametrize("dim", [2, 5])
 def test_charts_of_columns_obey_their_laws(kind: str, dim: int) -> None:
     torch.manual_seed(0)
-    g = Composition(*standardising(dim, ()), *couplings(kind, dim, 3, 8)).double()
+    parts: list[Any] = [*standardising(dim, ()), *couplings(kind, dim, 3, 8)]
+    g = Composition(*parts).double()
     require(*check_bijection(g, torch.randn(20, dim, dtype=torch.float64)))
 
 
@@ -92,7 +95,8 @@ def test_another_number_of_steps_and_a_column_put_back_wrong_are_violations(moon
     assert found.ok and found.counts()["not applicable"] < 5
     (report,) = (r for r in promises(model, model.operator(2, "euler"), x0, x, 100) if not r.ok)
     assert report.law == "one step is the many" and report.verdict == "violated"
-    model.encoder[-1].inverse = lambda z: 1.01 * Affine.inverse(model.encoder[-1], z)
+    last: Any = model.encoder[-1]
+    last.inverse = lambda z: 1.01 * Affine.inverse(last, z)
     broken = {r.law for r in promises(model, model.operator(), x0, x, 100) if r.verdict == "violated"}
     assert {"f(f^-1(x)) = x", "columns standardised: g^-1(g(x)) = x"} <= broken
 
@@ -182,7 +186,7 @@ class Drift(Objective):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.Linear(1, 1, bias=False)
+        self.model: nn.Linear = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -199,9 +203,18 @@ LINE = Tensors("line", {"x": torch.zeros(10, 1)})
 
 
 def test_the_average_is_kept_where_it_was_best_and_a_fit_that_gets_no_better_ends() -> None:
-    best, fitted = fit_for(Drift(), LINE, lambda model: abs(float(model.weight) - 0.1), steps=10_000, batch=4)
-    seen = []
-    fit_for(Drift(), LINE, lambda model: seen.append(float(model.weight)) or -len(seen), steps=1000, batch=4)
+    seen: list[float] = []
+
+    def weight_of(model: nn.Module) -> float:
+        assert isinstance(model, nn.Linear)
+        return float(model.weight)
+
+    def judge(model: nn.Module) -> float:
+        seen.append(weight_of(model))
+        return -len(seen)
+
+    best, fitted = fit_for(Drift(), LINE, lambda model: abs(weight_of(model) - 0.1), steps=10_000, batch=4)
+    fit_for(Drift(), LINE, judge, steps=1000, batch=4)
     weight, average, averages = 0.0, 0.0, []
     for step in range(1000):
         weight += 2e-3 * min(1.0, (step + 1) / 100) / math.sqrt(1 + step / 1000)
@@ -210,7 +223,7 @@ def test_the_average_is_kept_where_it_was_best_and_a_fit_that_gets_no_better_end
     assert seen == pytest.approx(averages[99::100], rel=1e-3), "Adam's steps of the schedule, averaged over the last tenth"
     distances = [abs(value - 0.1) for value in seen]
     assert fitted.kept == 100 * (1 + int(np.argmin(distances))) and fitted.steps == fitted.kept + 1001
-    assert fitted.loss == pytest.approx(min(distances)) and float(best.weight) == pytest.approx(seen[fitted.kept // 100 - 1])
+    assert fitted.loss == pytest.approx(min(distances)) and weight_of(best) == pytest.approx(seen[fitted.kept // 100 - 1])
 
 
 def test_a_fit_that_cannot_be_meant_or_diverges_is_refused() -> None:
@@ -267,7 +280,7 @@ def test_a_classifier_tells_apart_what_differs_and_guesses_where_nothing_does() 
 
 
 @pytest.mark.parametrize("test", [energy_distance, classifier_test])
-def test_samples_that_cannot_be_compared_are_refused(test: object) -> None:
+def test_samples_that_cannot_be_compared_are_refused(test: Callable[[Tensor, Tensor], object]) -> None:
     for a, b in (
         (torch.zeros(20, 2), torch.zeros(20, 3)),
         (torch.zeros(9, 2), torch.zeros(20, 2)),

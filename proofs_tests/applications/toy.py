@@ -9,6 +9,8 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from applications.common.data import Batch, ImageSet
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from induced.serialization import register
+from induced.serialization.disk import write_synced
 
 CONFIG = TrainingConfig(steps=20, batch=8, learning_rate=1e-2, warmup=4, seed=3, log_every=3, checkpoint_every=5, sample_every=1)
 
@@ -31,6 +34,9 @@ def images(n: int = 37) -> ImageSet:
 
 class Autoencoder(nn.Module):
     """Two linear maps; one of them under two names, as a chart that two spaces share is; buffers of two dtypes."""
+
+    initialized: Tensor
+    last_mean: Tensor
 
     def __init__(self, width: int = 5) -> None:
         super().__init__()
@@ -56,6 +62,8 @@ register(Autoencoder, describe=lambda m: {"width": m.encoder.out_features}, name
 class Denoise(Objective):
     """Reconstruction from noisy images."""
 
+    model: Autoencoder
+
     def __init__(self, width: int = 5) -> None:
         super().__init__()
         self.model = Autoencoder(width)
@@ -78,9 +86,7 @@ class Denoise(Objective):
         return {"loss": error, "half": error / 2}
 
 
-def train(
-    folder: Path, *, objective: Objective | None = None, config: TrainingConfig = CONFIG, **options: object
-) -> TrainingResult:
+def train(folder: Path, *, objective: Objective | None = None, config: TrainingConfig = CONFIG, **options: Any) -> TrainingResult:
     """Train the toy in a folder."""
     return fit(objective or Denoise(), images(), config, Run(folder), device="cpu", **options)
 
@@ -97,16 +103,15 @@ def main(folder: Path, death: str) -> None:
     elif death == "asked":
         train(folder, on_sample=lambda model, step: os.kill(os.getpid(), signal.SIGTERM) if step == 16 else None)
     elif death == "write":
-        write = checkpoints.write_synced
 
         def write_half(path: Path, content: bytes) -> None:
             if "00000010" in str(path) and path.name == "optimizer.safetensors":
                 path.write_bytes(content[: len(content) // 2])
                 die()
-            write(path, content)
+            write_synced(path, content)
 
-        checkpoints.write_synced = write_half
-        train(folder)
+        with patch.object(checkpoints, "write_synced", write_half):
+            train(folder)
     else:
         result = train(folder, config=replace(CONFIG, steps=6))
         processes = torch.distributed.get_world_size()
