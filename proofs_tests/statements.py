@@ -31,7 +31,8 @@ REJECT_ENDO = "counterexamples/test_endomorphism_checks_reject.py::test_"
 REJECT_OTHER = "counterexamples/test_statements_reject.py::test_"
 HOLD = ("laws/test_linearizer.py::test_the_laws_hold_over", "laws/test_pairs.py::test_a_chart_and_a_core_obey_the_laws_together")
 PROPAGATORS = "laws/test_propagators.py::test_"
-FLOW = "applications/test_flow_matching.py::test_"
+LOSSES = "applications/flow_matching/test_losses.py::test_"
+ONE_STEP = "applications/flow_matching/test_one_step.py::test_"
 
 STATEMENTS = (
     Statement(
@@ -165,10 +166,10 @@ STATEMENTS = (
         "path, velocity, model and loss of flow matching",
         ("proofs/test_eqs_10_13_flow_matching.py",),
         (
-            f"{FLOW}the_velocity_loss_is_its_formula_sample_by_sample",
-            f"{FLOW}the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula",
+            f"{LOSSES}the_velocity_loss_is_its_formula_sample_by_sample",
+            f"{LOSSES}the_loss_is_the_weighted_sum_of_its_parts_and_each_part_its_formula",
         ),
-        (f"{FLOW}the_velocity_loss_is_least_at_the_gaussian_oracle",),
+        (f"{ONE_STEP}the_velocity_loss_is_least_at_the_gaussian_oracle",),
         page="flow_matching.md",
     ),
     Statement(
@@ -190,7 +191,7 @@ STATEMENTS = (
         (
             f"{PROPAGATORS}one_operator_takes_the_steps_of_the_integrator",
             f"{PROPAGATORS}steps_one_by_one_are_the_collapsed_operator",
-            f"{FLOW}one_step_is_many_steps",
+            f"{ONE_STEP}one_step_is_many_steps",
         ),
         (f"{PROPAGATORS}steps_are_ordered_in_time",),
         page="flow_matching.md",
@@ -380,9 +381,9 @@ STATEMENTS = (
         ("proofs/test_gaussian_oracle.py",),
         (
             f"{PROPAGATORS}the_gaussian_rate_is_the_logarithmic_derivative_of_the_standard_deviation",
-            f"{FLOW}the_propagator_of_the_gaussian_oracle_has_its_standard_deviations_as_singular_values",
+            f"{ONE_STEP}the_propagator_of_the_gaussian_oracle_has_its_standard_deviations_as_singular_values",
         ),
-        (f"{FLOW}the_velocity_loss_is_least_at_the_gaussian_oracle",),
+        (f"{ONE_STEP}the_velocity_loss_is_least_at_the_gaussian_oracle",),
         page="flow_matching.md",
     ),
     Statement(

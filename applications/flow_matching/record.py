@@ -65,6 +65,6 @@ def load_pretrained(name: str = "mnist") -> Linearizer:
         CheckpointError: no model of this name ships, or its files are damaged.
 
     Law:
-        the same bits as `model.operator()` of 100 Runge-Kutta steps (applications/test_flow_matching.py)
+        the same bits as `model.operator()` of 100 Runge-Kutta steps (applications/flow_matching/test_one_step.py)
     """
     return ModelSource(pretrained=name).load(FlowMatching).operator()
