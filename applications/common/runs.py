@@ -126,9 +126,7 @@ class Run:
 
         Arguments:
             config: All settings of the run, nested as they like, as JSON can hold them.
-            resume: Go on with the checkpoints that are there.
-            overwrite: Delete what an earlier run left, by its manifest, and start anew.
-            needed: Bytes that the run will take on disk.
+            resume, overwrite, needed: As for `check`.
 
         Returns:
             Settings that change on resume, in words.

@@ -18,6 +18,7 @@ from applications.common.parallel import accelerator_for, accumulate, distribute
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
+from applications.common.settings import at_least
 from applications.common.watch import Watch, terminated
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
 from induced.serialization.writing import require_registered
@@ -70,12 +71,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name in ("steps", "batch", "learning_rate", "log_every", "checkpoint_every", "keep"):
-            if not getattr(self, name) > 0:
-                raise DomainError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "seed", "sample_every", "final_fraction", "micro_batch"):
-            if not getattr(self, name) >= 0:
-                raise DomainError(f"{name} must not be negative, got {getattr(self, name)}")
+        at_least(1, self, "steps", "batch", "log_every", "checkpoint_every", "keep")
+        at_least(0, self, "warmup", "seed", "sample_every", "final_fraction", "micro_batch")
+        if not self.learning_rate > 0:
+            raise DomainError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.average_decay < 1:
             raise DomainError(f"average_decay must lie in [0, 1), got {self.average_decay}")
         if self.clip is not None and not self.clip > 0:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from applications.common.settings import at_least
 from applications.common.training import TrainingConfig
 from induced.errors import DomainError
 
@@ -66,7 +67,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the losses, each a mean over images and coordinates or pixels; 0 leaves a loss out."""
+    """Weights of the losses, each a mean over images and coordinates or pixels; 0 leaves a loss out.
+
+    The last three say how a loss is measured and what it sees.
+    """
 
     velocity: float = 1.0
     """Velocity in the induced space (eqs. 10, 11, 13)."""
@@ -101,10 +105,8 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for f in fields(self):
-            least = 1 if f.name == "noise_share" else 0
-            if f.name != "distance" and not getattr(self, f.name) >= least:
-                raise DomainError(f"{f.name} must be at least {least}, got {getattr(self, f.name)}")
+        at_least(1, self, "noise_share")
+        at_least(0, self, *(f.name for f in fields(self) if f.name != "distance"))
 
 
 @dataclass(frozen=True)

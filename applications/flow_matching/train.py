@@ -2,10 +2,11 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Unpack, cast
 
 import torch
+from torch import Tensor, nn
 
 from applications.common.data import NAMES, ImageSet, Tensors, training_images
 from applications.common.data.table import EXAMPLES, SUFFIXES, is_table
@@ -13,6 +14,7 @@ from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
+from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit, room
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
@@ -35,10 +37,7 @@ def train(
     run: Run,
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    fallback: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    **begin: Unpack[Start],
 ) -> TrainingResult:
     """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
 
@@ -49,7 +48,7 @@ def train(
     A table (`is_table(config.data)`) has no image to encode, and one stage: `train_table`.
     """
     if is_table(config.data):
-        return train_table(config, run, resume=resume, overwrite=overwrite, fallback=fallback, device=device)
+        return train_table(config, run, **begin)
     if config.data not in NAMES:
         raise DataError(
             f"--data {config.data}: neither images ({', '.join(NAMES)}) nor a table ({', '.join(EXAMPLES)}, or a file that "
@@ -64,27 +63,24 @@ def train(
     if has_second:
         run.label = "stage 1 of 2, the encoder: step"
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
-    accelerator = accelerator_for(device)
+    accelerator, resume = accelerator_for(begin.get("device", "auto")), begin.get("resume", False)
     for stage in (config.training, second):
         require_pairs(stage.batch // accelerator.num_processes, config.objective.noise_share)
     goes_on = resume and run.steps() < config.training.steps
     kept = resume and not goes_on and _made_from(latent) == run.digest()
-    if accelerator.is_main_process:
-        first = {"training": asdict(config.training)} | known
-        run.check(first, resume=resume, overwrite=overwrite, needed=room(objective.model, config.training))
-        if kept and has_second:
-            latent.check(first | {"training": asdict(second), "made_from": run.digest()}, resume=True)
+    ready(run, config.training, known, room(objective.model, config.training), **begin)
+    if kept and has_second:
+        ready(latent, second, known | {"made_from": run.digest()}, **begin)
     run.later = (LATENT,) if kept or (has_second and not resume) else ()
     data = training_set(config, data_dir)
-    options: dict[str, Any] = {
-        "fallback": fallback,
-        "device": device,
-        "on_sample": lambda model, step: sample_grid(model, step) if isinstance(model, FlowMatching) else None,
-    }
+
+    def shown(model: nn.Module, step: int) -> Tensor | None:
+        return sample_grid(model, step) if isinstance(model, FlowMatching) else None
+
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(run.locked())
-        result = fit(objective, data, config.training, run, settings=known, resume=resume, overwrite=overwrite, **options)
+        result = fit(objective, data, config.training, run, settings=known, on_sample=shown, **begin)
         if not has_second:
             return result
         begun, before = resume and _made_from(latent) == run.digest(), _made_from(latent)
@@ -101,8 +97,9 @@ def train(
         model = cast(FlowMatching, result.average)
         name = f"leading coordinates of {data.name}"
         coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
-        known = known | {"made_from": run.digest()}
-        last = fit(LatentObjective(model, config.objective), coordinates, second, latent, settings=known, resume=begun, **options)
+        known, begin["resume"], begin["overwrite"] = known | {"made_from": run.digest()}, begun, False
+        rest = LatentObjective(model, config.objective)
+        last = fit(rest, coordinates, second, latent, settings=known, on_sample=shown, **begin)
     both, notes = result.seconds + last.seconds, [*result.notes, *notes, *last.notes]
     return replace(last, seconds=both, rows_per_second=result.rows_per_second or last.rows_per_second, notes=tuple(notes))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from applications.common.data.table import Table, as_table, csv_text, load_table
 from applications.common.figures import corner
 from applications.common.parallel import accelerator_for
 from applications.common.runs import Run
+from applications.common.start import Start
 from applications.common.timed import fit_for
 from applications.common.training import TrainingResult, fit
 from applications.flow_matching.columns import standardise
@@ -110,21 +111,17 @@ def encoded(model: FlowMatching, table: Table) -> Tensor:
 def train_table(
     config: Config,
     run: Run,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    fallback: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    **begin: Unpack[Start],
 ) -> TrainingResult:
     """Train on the rows of a table, one in five held out; compare samples with those in report.json and a picture in samples/.
 
     Raises:
         DataError: as `load_table` and `Table.require` say; and as `fit`.
     """
-    accelerator = accelerator_for(device)
+    accelerator = accelerator_for(begin.get("device", "auto"))
     require_pairs(config.training.batch // accelerator.num_processes, config.objective.noise_share)
-    if not resume and accelerator.is_main_process:  # on resume its settings need the columns, and `fit` compares them
-        run.check({}, overwrite=overwrite)
+    if accelerator.is_main_process and not begin.get("resume"):  # on resume `fit` compares the settings, which need the columns
+        run.check({}, overwrite=begin.get("overwrite", False))
     table = load_table(config.data, config.columns)
     table.require()
     train, held_out = table.split()
@@ -143,11 +140,7 @@ def train_table(
         config.training,
         run,
         settings=settings(config) | {"columns": list(table.columns)},
-        resume=resume,
-        overwrite=overwrite,
-        fallback=fallback,
-        device=device,
-        on_sample=None,
+        **begin,
     )
     if accelerator.is_main_process:
         picture = run.folder / "samples" / f"step-{result.steps:08d}.png"

@@ -1,8 +1,9 @@
 """Every option of the idempotent generator, as typed dataclasses; `Config()` is a working default."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from applications.common.settings import at_least
 from applications.common.training import TrainingConfig
 from induced.errors import DomainError
 
@@ -49,8 +50,7 @@ class ModelConfig:
         for name, least, most in (("bits", 1, 23), ("activation_bits", 1, 30), ("weight_bits", 1, 30)):
             if not least <= getattr(self, name) <= most:
                 raise DomainError(f"{name} lies in {least}..{most}, got {getattr(self, name)}")
-        if self.hardening < 0:
-            raise DomainError(f"hardening must not be negative, got {self.hardening}")
+        at_least(0, self, "hardening")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,8 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for f in fields(self):
-            least = 1 if f.name == "isometry_every" else 0
-            if not getattr(self, f.name) >= least:
-                raise DomainError(f"{f.name} must be at least {least}, got {getattr(self, f.name)}")
+        at_least(1, self, "isometry_every")
+        at_least(0, self, "reconstruction", "kept", "isometry")
 
 
 @dataclass(frozen=True)

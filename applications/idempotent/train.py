@@ -1,16 +1,15 @@
 """Training of the idempotent generator into a run folder."""
 
 import os
-from dataclasses import asdict
-from typing import Literal
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from applications.common.data import ImageSet, to_uint8, to_unit, training_images
 from applications.common.figures import grid
-from applications.common.parallel import accelerator_for
 from applications.common.runs import Run
+from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit
 from applications.idempotent.config import Config, settings
 from applications.idempotent.model import Idempotent, build
@@ -33,14 +32,10 @@ def train(
     run: Run,
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    fallback: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    **begin: Unpack[Start],
 ) -> TrainingResult:
     """Train a model from its seed into `run`; arguments and errors as `fit`."""
-    if accelerator_for(device).is_main_process:
-        run.check({"training": asdict(config.training)} | settings(config), resume=resume, overwrite=overwrite)
+    ready(run, config.training, settings(config), **begin)
     data = training_images(config.data, config.model.shape, data_dir, leave_out=config.leave_out)
     shown = to_unit(data.images[:: max(1, len(data) // 32)][:32])
     return fit(
@@ -49,11 +44,8 @@ def train(
         config.training,
         run,
         settings=settings(config),
-        resume=resume,
-        overwrite=overwrite,
-        fallback=fallback,
-        device=device,
         on_sample=lambda model, step: _picture(model, shown) if isinstance(model, Idempotent) else None,
+        **begin,
     )
 
 

@@ -1,8 +1,9 @@
 """Every option of style transfer, as typed dataclasses; `Config()` is a working default."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from applications.common.settings import at_least
 from applications.common.training import TrainingConfig
 from applications.style_transfer.teacher import STYLES
 from induced.errors import DomainError
@@ -43,11 +44,8 @@ class ModelConfig:
         names = (IDENTITY, *self.styles, *self.added)
         if len(set(names)) < len(names) or not self.styles:
             raise DomainError(f"at least one style is trained, all have names of their own and none is {IDENTITY!r}; got {names}")
-        for name in ("squeezes", "blocks", "width", "kernel", "groups", "features"):
-            if getattr(self, name) < 1:
-                raise DomainError(f"{name} is at least 1, got {getattr(self, name)}")
-        if self.window < 0:
-            raise DomainError(f"window is at least 0, got {self.window}")
+        at_least(1, self, "squeezes", "blocks", "width", "kernel", "groups", "features")
+        at_least(0, self, "window")
         if self.channels % self.groups:
             raise DomainError(f"{self.channels} channels do not divide into {self.groups} groups")
 
@@ -74,7 +72,8 @@ class ObjectiveConfig:
     pixels: float = 1.0
     """|f_s(x) - T_s(x)|^2, a mean over pixels."""
     perceptual: float = 0.0
-    """ST-LPIPS of f_s(x) and T_s(x); its weights are needed in the data folder."""
+    """ST-LPIPS of f_s(x) and T_s(x) beside the error in pixels; where it has a weight, those of its own network are needed in
+    the data folder."""
     patch: int = 128
     """Side of the square of each crop that a step sees: a multiple of 2^squeezes."""
     margin: int = 16
@@ -82,9 +81,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for f in fields(self):
-            if not getattr(self, f.name) >= 0:
-                raise DomainError(f"{f.name} must not be negative, got {getattr(self, f.name)}")
+        at_least(0, self, "pixels", "perceptual", "margin")
         if self.patch <= 2 * self.margin:
             raise DomainError(f"a margin of {self.margin} pixels leaves nothing of a square of {self.patch}")
 

@@ -29,7 +29,7 @@ def pairs(
     data_dir: str | os.PathLike[str] | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
 ) -> Tensors:
     """Random crops of training photographs and their stylised pictures, uint8 (crops, 1 + styles, 3, side, side).
 

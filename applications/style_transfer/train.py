@@ -1,18 +1,17 @@
 """Training of style transfer into a run folder."""
 
 import os
-from dataclasses import asdict
-from typing import Literal
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from applications.common.data import to_uint8
 from applications.common.figures import grid
-from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
 from applications.common.pictures import unit
 from applications.common.runs import Run
+from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit
 from applications.style_transfer.config import Config, settings
 from applications.style_transfer.model import build
@@ -37,16 +36,11 @@ def train(
     model: nn.Module | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    fallback: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    **begin: Unpack[Start],
 ) -> TrainingResult:
     """Train a model from its seed into `run`, or another network in its place; the rest as `fit` and `pairs`."""
-    if accelerator_for(device).is_main_process:
-        run.check({"training": asdict(config.training)} | settings(config), resume=resume, overwrite=overwrite)
-    on = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
-    data = pairs(config, data_dir, cache_dir=cache_dir, device=on)
+    accelerator = ready(run, config.training, settings(config), **begin)
+    data = pairs(config, data_dir, cache_dir=cache_dir, device=accelerator.device)
     if model is None:
         torch.manual_seed(config.training.seed)
         model = build(config.model)
@@ -57,11 +51,8 @@ def train(
         config.training,
         run,
         settings=settings(config),
-        resume=resume,
-        overwrite=overwrite,
-        fallback=fallback,
-        device=device,
         on_sample=lambda average, step: _picture(average, shown),
+        **begin,
     )
 
 

@@ -402,7 +402,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["--noise-share", "0"], "noise_share must be at least 1, got 0"),
-        (["--batch", "0"], "batch must be positive, got 0"),
+        (["--batch", "0"], "batch must be at least 1, got 0"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
     ],
     ids=["objective", "training", "choice"],

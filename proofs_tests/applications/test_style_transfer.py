@@ -106,8 +106,8 @@ def test_gradients_reach_every_parameter() -> None:
         ({"styles": ("candy", "candy")}, "names of their own"),
         ({"styles": ("identity",)}, "none is 'identity'"),
         ({"styles": ()}, "at least one style"),
-        ({"kernel": 0}, "kernel is at least 1, got 0"),
-        ({"window": -1}, "window is at least 0, got -1"),
+        ({"kernel": 0}, "kernel must be at least 1, got 0"),
+        ({"window": -1}, "window must be at least 0, got -1"),
         ({"groups": 5}, "12 channels do not divide into 5 groups"),
     ],
 )
@@ -381,7 +381,7 @@ def test_draws_cover_styles_and_places() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: ObjectiveConfig(pixels=-1), "pixels must not be negative, got -1"),
+        (lambda: ObjectiveConfig(pixels=-1), "pixels must be at least 0, got -1"),
         (lambda: ObjectiveConfig(patch=32, margin=16), "leaves nothing of a square of 32"),
         (lambda: Config(crops=0), "at least one crop"),
         (lambda: Config(side=64), "side=64, patch=128"),

@@ -208,10 +208,10 @@ def test_malformed_objectives_and_data_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch": 0}, "batch must be positive, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
-        ({"warmup": -1}, "warmup must not be negative, got -1"),
-        ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
+        ({"warmup": -1}, "warmup must be at least 0, got -1"),
+        ({"micro_batch": -1}, "micro_batch must be at least 0, got -1"),
         ({"average_decay": 1.0}, r"average_decay must lie in \[0, 1\), got 1.0"),
         ({"clip": 0.0}, "clip must be positive, or None"),
         ({"precision": "fp8"}, "precision is 'no' or 'bf16', got 'fp8'"),
