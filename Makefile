@@ -1,12 +1,16 @@
 # Everything runs in a virtual environment that make builds from pyproject.toml and constraints.txt.
-SHELL := /bin/bash
+SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
-BIN := $(VENV)/bin
+SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(SCRIPTS)
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS ?= constraints.txt
+OLDEST := $(VENV)-oldest
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 
 # One thread for each process' linear algebra: the tests run in parallel processes, and small operators lose more to
 # threads than they gain. Training in `demo` takes all cores.
@@ -28,6 +32,12 @@ fast: $(INSTALLED) ## in a minute: the laws of each class once, each error, each
 
 thorough: $(INSTALLED) ## all tests, each property on a thousand examples
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS)
+
+# The library's tests with the lower bounds of pyproject.toml. Torch is the pinned one there, too, unless TORCH=2.6.0 is given:
+# from PyPI that is a download of gigabytes. An old package may use what a newer one of its own dependencies deprecates.
+oldest: $(OLDEST)/.installed ## the tests of the library with the oldest versions that pyproject.toml allows
+	$(OLDEST)/$(SCRIPTS)/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning induced \
+		proofs_tests/counterexamples proofs_tests/laws proofs_tests/proofs proofs_tests/units
 
 lint: $(INSTALLED) ## style, formatting and types
 	$(BIN)/ruff check .
@@ -54,13 +64,19 @@ measured = mkdir -p runs; BENCHMARKS=$(1) $(BIN)/python -m pytest benchmarks --b
 	$(BIN)/python -m benchmarks.report $(2) --out $(3) && exit $$status
 
 mutation: $(INSTALLED) ## 200 seeded mutants of checks, linearizer and operators (or ONLY="files"): which do the tests miss?
-	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/mutation cosmic-ray==8.7.0
+	test -d $(VENV)/mutation || $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --target $(VENV)/mutation cosmic-ray==8.7.0
 	PYTHONPATH=$(VENV)/mutation $(BIN)/python tools/mutate.py --workers $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 # torch goes first and by its pinned version: any other would be a download of gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[adapters,apps,bench,docs,hub,onnx,test]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[adapters,apps,bench,docs,hub,onnx,test]'
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	test -x $(OLDEST)/$(SCRIPTS)/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/$(SCRIPTS)/python -m pip install --quiet torch==$(TORCH) $$(grep '^uv==' constraints.txt)
+	$(OLDEST)/$(SCRIPTS)/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e '.[adapters,bench,hub,onnx,plot,test]'
 	touch $@
