@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from applications.common.data import to_uint8
+from applications.common.data.pictures import read_picture, unit
 from applications.common.figures import captioned_rows, line_plot
 from applications.common.kinds import load_model
 from applications.common.perceptual import perceptual
-from applications.common.pictures import read_picture, unit
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig
 from applications.style_transfer.algebra import distances, low_rank, mix, principal_styles, restyle, strength

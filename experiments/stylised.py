@@ -8,9 +8,9 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from applications.common.data.pictures import read_picture
 from applications.common.metrics import psnr
 from applications.common.perceptual import PerceptualDistance
-from applications.common.pictures import read_picture
 from applications.style_transfer.algebra import interpolate, remove
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.photographs import SMALLEST, photographs

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from applications.common.data import to_uint8
+from applications.common.data.pictures import read_picture, unit, write_picture
 from applications.common.figures import captioned_rows
 from applications.common.kinds import export_model
 from applications.common.metrics import psnr
 from applications.common.options import ModelSource
 from applications.common.perceptual import perceptual as perceptual_distance
-from applications.common.pictures import read_picture, unit, write_picture
 from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
 from applications.style_transfer.model import StyleTransfer

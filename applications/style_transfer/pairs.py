@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from applications.common.data import Tensors, to_uint8
 from applications.common.data.cache import cached
-from applications.common.pictures import read_picture, unit
+from applications.common.data.pictures import read_picture, unit
 from applications.common.places import cache_folder
 from applications.common.progress import Progress
 from applications.style_transfer.config import Config

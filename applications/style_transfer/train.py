@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from applications.common.data import to_uint8
+from applications.common.data.pictures import unit
 from applications.common.figures import grid
 from applications.common.perceptual import perceptual
-from applications.common.pictures import unit
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from applications import cli
-from applications.common.pictures import Picture, read_picture, unit, write_picture
+from applications.common.data.pictures import Picture, read_picture, unit, write_picture
 from applications.style_transfer import commands
 from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig

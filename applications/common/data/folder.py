@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
+from applications.common.data.pictures import SUFFIXES
 from applications.common.data.squares import read_squares
-from applications.common.pictures import SUFFIXES
 from induced.errors import DataError
 
 _HEAD: Final = 2**16

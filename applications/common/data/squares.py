@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from applications.common.data.cache import cached
-from applications.common.pictures import read_picture
+from applications.common.data.pictures import read_picture
 from applications.common.places import cache_folder
 from induced.errors import DataError, DomainError
 
