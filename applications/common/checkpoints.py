@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from induced.errors import CheckpointError
 from induced.serialization import load, save
-from induced.serialization.disk import json_bytes, parse_json, read, read_json, sha256, write_synced
+from induced.serialization.disk import json_bytes, read, read_json, sha256, write_synced
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Version of the layout; another one is refused."""
 
 STATE: Final = "state.json"
 """The file that makes a folder a checkpoint."""
 _KIND: Final = "induced-training"
 _TENSOR_FILES: Final = ("training.safetensors", "optimizer.safetensors")
-_FILES: Final = ("config.json", *_TENSOR_FILES, "optimizer.json")
+_FILES: Final = ("config.json", *_TENSOR_FILES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
         step: Steps of training done.
         model: State of the model that trains.
         average: State of the moving average.
-        optimizer: State of the optimiser, as its `state_dict` gives it.
+        optimizer: "state" of the optimiser's `state_dict`; its settings are those of the training.
         note: Empty, or what was passed over to get here (a fallback is never silent).
     """
 
@@ -54,17 +54,24 @@ class Checkpoint:
         Arguments:
             model: The module to train.
             average: The module that holds its moving average.
-            optimizer: The optimiser over the parameters of `model`.
+            optimizer: The optimiser over the parameters of `model`; its settings stay.
 
         Raises:
             CheckpointError: a key is missing or unknown, or a shape or dtype differs.
         """
         _check_tensors(self.path / "training.safetensors", model.state_dict(), self.model)
         _check_tensors(self.path / "model.safetensors", average.state_dict(), self.average)
-        _check_optimizer(self.path / "optimizer.safetensors", optimizer, self.optimizer)
+        parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
+        for number, entries in self.optimizer["state"].items():
+            for name, value in entries.items():
+                if number not in parameters or (value.ndim and value.shape != parameters[number].shape):
+                    raise CheckpointError(
+                        f"{self.path / 'optimizer.safetensors'}: '{number}.{name}' of shape {tuple(value.shape)} does not fit "
+                        f"parameters of shapes {[tuple(parameter.shape) for parameter in parameters.values()]}"
+                    )
         model.load_state_dict(self.model)
         average.load_state_dict(self.average)
-        optimizer.load_state_dict(self.optimizer)
+        optimizer.load_state_dict({**optimizer.state_dict(), **self.optimizer})
 
 
 def write(
@@ -86,12 +93,12 @@ def write(
         notes: What config.json says besides.
 
     Raises:
-        CheckpointError: the class of the average is not registered, a state holds something other than tensors (or, in the
-            optimiser's, JSON values), or the disk is full.
+        CheckpointError: the class of the average is not registered, a state holds something other than tensors, or the disk is
+            full.
     """
-    tensors, rest = _split_optimizer(optimizer)
-    packed = {name: _pack_tensors(name, state) for name, state in zip(_TENSOR_FILES, (model, tensors), strict=True)}
-    contents = {name: content for name, (content, _) in packed.items()} | {"optimizer.json": json_bytes(rest)}
+    moments = {f"{number}.{name}": value for number, entries in optimizer["state"].items() for name, value in entries.items()}
+    packed = {name: _pack_tensors(name, state) for name, state in zip(_TENSOR_FILES, (model, moments), strict=True)}
+    contents = {name: content for name, (content, _) in packed.items()}
     save(average, folder, notes=notes)
     hashes = {name: sha256(content) for name, content in contents.items()}
     hashes["config.json"] = sha256(read(folder / "config.json", "it was just written"))
@@ -120,10 +127,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(hashes, dict) or not isinstance(aliases, dict) or set(hashes) != set(_FILES):
         raise CheckpointError(f"{path / 'state.json'}: lacks the hashes of {', '.join(_FILES)}")
     contents = {name: _read_verified(path / name, hashes[name]) for name in _FILES}
-    model, tensors = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
-    rest = parse_json(path / "optimizer.json", contents["optimizer.json"])
-    moments = _join_optimizer(path / "optimizer.json", tensors, rest)
-    return Checkpoint(path, state["step"], model, load(path).state_dict(), moments)
+    model, moments = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
+    numbered: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        number, _, name = key.partition(".")
+        numbered.setdefault(int(number), {})[name] = value
+    return Checkpoint(path, state["step"], model, load(path).state_dict(), {"state": numbered})
 
 
 def _read_verified(path: Path, expected: str) -> bytes:
@@ -164,32 +173,6 @@ def _unpack_tensors(path: Path, content: bytes, aliases: Mapping[str, str]) -> d
         raise CheckpointError(f"{path}: is no whole safetensors file ({error})") from error
 
 
-def _split_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part an optimiser's state into tensors, named `<parameter index>.<name>`, and JSON values."""
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        values[str(index)] = {}
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                values[str(index)][name] = value
-    return tensors, {"param_groups": state["param_groups"], "state": values}
-
-
-def _join_optimizer(path: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `_split_optimizer`."""
-    try:
-        state = {int(index): dict(entries) for index, entries in rest["state"].items()}
-        for name, value in tensors.items():
-            index, _, entry = name.partition(".")
-            state[int(index)][entry] = value
-        return {"state": state, "param_groups": rest["param_groups"]}
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: does not fit optimizer.safetensors beside it ({error!r})") from error
-
-
 def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Refuse a state whose keys, shapes or dtypes are not the module's."""
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -204,18 +187,3 @@ def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[st
                 f"{path}: {key!r} is {tuple(found[key].shape)} {found[key].dtype}, the model's is "
                 f"{tuple(value.shape)} {value.dtype}"
             )
-
-
-def _check_optimizer(path: Path, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Refuse an optimiser's state that does not match its parameters."""
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    found = [len(group["params"]) for group in state["param_groups"]]
-    if found != sizes:
-        raise CheckpointError(f"{path}: is for parameter groups of sizes {found}, the optimiser has {sizes}")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
-                raise CheckpointError(
-                    f"{path}: '{index}.{name}' has shape {tuple(value.shape)}, its parameter {tuple(parameters[index].shape)}"
-                )

@@ -4,7 +4,7 @@
     metrics.jsonl                one line a logged step
     report.json                  what an evaluation found
     checkpoints/step-00000500/   config.json, model.safetensors: the moving average of the model, which `induced.load` opens;
-                                 training.safetensors (the weights), optimizer.safetensors, optimizer.json, state.json
+                                 training.safetensors (the weights), optimizer.safetensors, state.json
     samples/, tensorboard/       pictures and curves
     manifest.json                what the run writes: only this is deleted by --overwrite
 
@@ -248,8 +248,8 @@ class Run:
             The checkpoint's folder.
 
         Raises:
-            CheckpointError: the average's class is not registered; a state holds something other than tensors (or, in the
-                optimiser's, JSON values); the disk is full; `keep` is below 1.
+            CheckpointError: the average's class is not registered; a state holds something other than tensors; the disk is
+                full; `keep` is below 1.
         """
         if keep < 1:
             raise CheckpointError(f"a run keeps at least 1 checkpoint (2 for a fallback), got keep={keep}")
