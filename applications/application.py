@@ -17,6 +17,9 @@ def _operator(model: Any) -> LinearizerOperator:
     return found
 
 
+Commands = Mapping[str, Callable[..., None]]
+
+
 @dataclass(frozen=True)
 class Application:
     """An application on one page: a model of library objects, how it is trained, and what one can do with it.
@@ -51,7 +54,7 @@ class Application:
     Config: type[Any]
     build: Callable[[Any], nn.Module]
     train: Callable[..., Any]
-    commands: Mapping[str, Callable[..., None]]
+    commands: Commands
     pretrained: Path | None = None
     operator: Callable[[Any], LinearizerOperator] = _operator
     laws: Callable[[Any, int, str | None, Path | None], Reports] | None = None

@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.data import to_unit
+from applications.common.data.npz import read_npz
 from applications.common.places import data_folder
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
 
@@ -138,12 +137,7 @@ class SqueezeNet(nn.Module):
             *(_Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256)),
         )
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        try:
-            with weights.open("rb") as file, np.load(file) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays}
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            raise DataError(f"{weights}: is no readable npz file ({error})") from error
-        load_weights(self, weights, tensors)
+        load_weights(self, weights, {name: torch.from_numpy(array) for name, array in read_npz(weights).items()})
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 

@@ -178,15 +178,15 @@ def log_likelihood(model: FlowMatching, f: Linearizer, x: Tensor) -> Tensor:
     return prior + volume1 - log_det_B - volume0
 
 
-def bits_per_dimension(model: FlowMatching, f: Linearizer, images: Tensor, noise_images: Tensor) -> Tensor:
+def bits_per_dimension(model: FlowMatching, f: Linearizer, images: Tensor, u: Tensor) -> Tensor:
     """-log2 p(v) / D (k,) for bytes v, from dequantised images x = 2 (v + u) / 256 - 1: an upper bound on average over u.
 
     Arguments:
         model, f: the model and its one-step operator.
         images: uint8 (k, C, H, W).
-        noise_images: u in [0, 1), of the shape of the padded images; D counts the padding.
+        u: in [0, 1), of the shape of the padded images; D counts the padding.
     """
-    x = to_unit(images, noise_images)
+    x = to_unit(images, u)
     D = math.prod(x.shape[1:])
     return -(log_likelihood(model, f, x) / D + math.log(2 / 256)) / math.log(2)
 

@@ -127,7 +127,7 @@ class FlowMatchingObjective(Objective):
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {
-            "noise_image": torch.randn(n, *self.model.noise_chart.shape, generator=generator),
+            "noise": torch.randn(n, *self.model.noise_chart.shape, generator=generator),
             "latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "noise_latent_noise": torch.randn(n, self.model.dim, generator=generator),
             "time": times(n, generator),
@@ -135,7 +135,7 @@ class FlowMatchingObjective(Objective):
 
     def initialize(self, batch: Batch, draws: Draws) -> None:
         if self.model.config.noise_space == "labelled":
-            self.model.chart_at(NOISE).initialize(draws["noise_image"])
+            self.model.chart_at(NOISE).initialize(draws["noise"])
         self.model.chart_at(DATA).initialize(batch["images"])
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class FlowMatchingObjective(Objective):
         g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
         e = model.chart_at(DATA, model.encoder)
         some = slice(None, None, weights.noise_share)
-        x0, unit = draws["noise_image"][some], std.new_ones(model.dim)
+        x0, unit = draws["noise"][some], std.new_ones(model.dim)
         kept = model.dim if model.config.rest_std is None else model.config.rank
 
         z0, volume0 = g0.forward_and_log_abs_det(x0)
@@ -206,7 +206,7 @@ class LatentObjective(Objective):
 
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {
-            "noise_image": torch.randn(n, *self.flow.noise_chart.shape, generator=generator),
+            "noise": torch.randn(n, *self.flow.noise_chart.shape, generator=generator),
             "latent_noise": torch.randn(n, self.flow.dim, generator=generator),
             "time": times(n, generator),
         }
@@ -220,7 +220,7 @@ class LatentObjective(Objective):
         noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
         z1, density = leading_density(model, noisy, draws["latent_noise"])
         some = slice(None, None, weights.noise_share)
-        z0 = model.space(NOISE).coords(draws["noise_image"][some])
+        z0 = model.space(NOISE).coords(draws["noise"][some])
         path = model.family, z0, z1[some], draws["time"][some]
         terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
         return weighted(terms, weights)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from applications.application import Application, register
+from applications.application import Application, Commands, register
 from applications.common.data import DIGITS, images_of_shape, to_unit
 from applications.common.data.table import load_table
 from applications.common.options import ModelSource
@@ -35,23 +35,18 @@ def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -
     return Reports(replace(row, part=f"{dtype}: at {where}: {row.part}") for dtype, rows in found.items() for row in rows)
 
 
+COMMANDS: Commands = {
+    "sample": sample,
+    "invert": invert,
+    "interpolate": interpolate_command,
+    "edit": edit,
+    "judge": judge,
+    "tour": tour_command,
+}
+SHIPPED = Path(__file__).parent / "pretrained"
+
 APPLICATION = register(
-    Application(
-        name="flow-matching",
-        Config=Config,
-        build=lambda config: build(config.model),
-        train=train,
-        commands={
-            "sample": sample,
-            "invert": invert,
-            "interpolate": interpolate_command,
-            "edit": edit,
-            "judge": judge,
-            "tour": tour_command,
-        },
-        pretrained=Path(__file__).parent / "pretrained",
-        laws=laws,
-    )
+    Application("flow-matching", Config, lambda config: build(config.model), train, COMMANDS, SHIPPED, laws=laws)
 )
 
 

@@ -19,10 +19,10 @@ def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
     return drawn.to(next(model.parameters()))
 
 
-def sample(f: Linearizer, noise_images: Tensor, *, batch: int | None = None) -> Tensor:
+def sample(f: Linearizer, x0: Tensor, *, batch: int | None = None) -> Tensor:
     """f(x_0), in batches of bounded memory."""
-    size = batch or at_a_time(noise_images[0].numel() if len(noise_images) else 1)
-    return torch.cat([f(part) for part in torch.split(noise_images, size)])
+    size = batch or at_a_time(x0[0].numel() if len(x0) else 1)
+    return torch.cat([f(part) for part in torch.split(x0, size)])
 
 
 def exact_times(model: FlowMatching, tolerance: float = 1e-5) -> tuple[float, ...]:

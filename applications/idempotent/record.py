@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from applications.application import Application, register
+from applications.application import Application, Commands, register
 from applications.common.data import DIGITS, images_of_shape, to_unit
 from applications.idempotent.commands import anomaly_command, generate, project_command
 from applications.idempotent.config import Config
@@ -22,13 +22,6 @@ def laws(model: Idempotent, n: int, data: str | None, data_dir: Path | None) -> 
     return Reports(replace(row, part="on the lattice: at held-out images") for row in found)
 
 
-APPLICATION = register(
-    Application(
-        name="idempotent",
-        Config=Config,
-        build=lambda config: build(config.model),
-        train=train,
-        commands={"project": project_command, "generate": generate, "anomaly": anomaly_command},
-        laws=laws,
-    )
-)
+COMMANDS: Commands = {"project": project_command, "generate": generate, "anomaly": anomaly_command}
+
+APPLICATION = register(Application("idempotent", Config, lambda config: build(config.model), train, COMMANDS, laws=laws))

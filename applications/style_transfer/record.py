@@ -1,6 +1,6 @@
 """Modular style transfer as an application."""
 
-from applications.application import Application, register
+from applications.application import Application, Commands, register
 from applications.style_transfer.commands import add_style, style, styles_command
 from applications.style_transfer.config import Config
 from applications.style_transfer.model import StyleTransfer, build
@@ -17,13 +17,6 @@ def small(model: StyleTransfer) -> Linearizer:
     return model.operator(None, side, side)
 
 
-APPLICATION = register(
-    Application(
-        name="style-transfer",
-        Config=Config,
-        build=lambda config: build(config.model),
-        train=train,
-        commands={"style": style, "styles": styles_command, "add-style": add_style},
-        operator=small,
-    )
-)
+COMMANDS: Commands = {"style": style, "styles": styles_command, "add-style": add_style}
+
+APPLICATION = register(Application("style-transfer", Config, lambda config: build(config.model), train, COMMANDS, operator=small))

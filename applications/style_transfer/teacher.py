@@ -2,13 +2,13 @@
 
 import os
 from typing import Final
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from applications.common.data.npz import read_npz
+from applications.common.features import load_weights
 from applications.common.places import data_folder
 from induced.errors import DataError, ShapeError
 
@@ -89,19 +89,11 @@ def load_teacher(style: str, data_dir: str | os.PathLike[str] | None = None) -> 
     """
     folder, teacher = data_folder(data_dir, f"the style {style!r} needs the weights fast-style/{style}.npz"), Teacher()
     path = folder / "fast-style" / f"{style}.npz"
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except FileNotFoundError as error:
+    if not path.exists():
         known = sorted(file.stem for file in path.parent.glob("*.npz"))
-        raise DataError(f"{path}: is missing; styles found there: {', '.join(known) or 'none'}") from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as arrays ({error})") from error
-    try:
-        teacher.load_state_dict(state)
-    except RuntimeError as error:
-        raise DataError(f"{path}: not the weights of a style network ({error})") from error
-    return teacher.eval().requires_grad_(False)
+        raise DataError(f"{path}: is missing; styles found there: {', '.join(known) or 'none'}")
+    load_weights(teacher, path, {name: torch.from_numpy(array) for name, array in read_npz(path).items()})
+    return teacher
 
 
 def _norm(channels: int) -> nn.InstanceNorm2d:

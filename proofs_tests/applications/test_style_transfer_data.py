@@ -105,9 +105,9 @@ def test_what_is_no_teacher_is_refused(folder: Path, tmp_path: Path, monkeypatch
     (tmp_path / "fast-style").mkdir()
     (tmp_path / "fast-style" / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     np.savez(tmp_path / "fast-style" / "other.npz", weight=np.zeros(3))
-    with pytest.raises(DataError, match="cannot be read as arrays"):
+    with pytest.raises(DataError, match="is no readable npz file"):
         load_teacher("broken", tmp_path)
-    with pytest.raises(DataError, match="not the weights of a style network"):
+    with pytest.raises(DataError, match="does not hold the weights of Teacher"):
         load_teacher("other", tmp_path)
     for shape in ((1, 3, 19, 40), (1, 1, 40, 40), (3, 40, 40)):
         with pytest.raises(ShapeError, match="sides of at least 20"):

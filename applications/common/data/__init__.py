@@ -8,7 +8,7 @@ import torch
 from applications.common.data.avatars import load_avatars
 from applications.common.data.celeba import load_celeba
 from applications.common.data.folder import load_folder
-from applications.common.data.idx import HELD_OUT_PER_CLASS, load_mnist, load_mnist5k, read_idx
+from applications.common.data.idx import load_mnist, load_mnist5k
 from applications.common.data.image_set import ImageSet
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
 from applications.common.data.source import Batch, Source, Tensors
@@ -17,17 +17,13 @@ from induced.errors import DataError, ShapeError
 
 __all__ = [
     "DIGITS",
-    "HELD_OUT_PER_CLASS",
     "NAMES",
-    "SIZED",
-    "SPLITS",
     "Batch",
     "ImageSet",
     "Source",
     "Tensors",
     "images_of_shape",
     "load",
-    "read_idx",
     "to_uint8",
     "to_unit",
     "training_images",
@@ -36,8 +32,7 @@ __all__ = [
 ]
 
 NAMES: Final = ("mnist", "mnist5k", "fashion-mnist", "avatars64", "celeba", "folder")
-SIZED: Final = ("celeba", "folder")
-SPLITS: Final = ("train", "test")
+_SIZED: Final = ("celeba", "folder")
 DIGITS: Final = (1, 32, 32)
 """Shape of a padded digit, as a model takes it."""
 
@@ -88,11 +83,11 @@ def load(
     """
     if name not in NAMES:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
-    splits = ("train", "valid", "test") if name == "celeba" else SPLITS
+    splits = ("train", "valid", "test") if name == "celeba" else ("train", "test")
     if split not in splits:
         raise DataError(f"data set {name!r} has no split {split!r}; there are {', '.join(splits)}")
-    if size is not None and name not in SIZED:
-        raise DataError(f"the images of {name} have a size of their own, got size={size}; {' and '.join(SIZED)} take one")
+    if size is not None and name not in _SIZED:
+        raise DataError(f"the images of {name} have a size of their own, got size={size}; {' and '.join(_SIZED)} take one")
     if name == "mnist5k":
         return load_mnist5k(split)
     folder = data_folder(data_dir, f"{name} needs {_NEEDS[name]} (the data set mnist5k needs no files)")
@@ -114,7 +109,7 @@ def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str
     """
     if len(shape) != 3:
         raise ShapeError(f"the model is one of vectors of shape {shape}, and takes no images")
-    sized = name in SIZED
+    sized = name in _SIZED
     data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
     if (found := unit_shape(data.images)[1:]) != shape:
         raise ShapeError(f"the model takes images of shape {shape}, got {found} from {data.name}")

@@ -1,13 +1,12 @@
 """avatars64: 10,000 toon faces of 64x64 in colour ("ToonHead" by Johan Melin, CC BY 4.0, rendered and downscaled)."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
+from applications.common.data.npz import read_npz
 from induced.errors import DataError
 
 FILE: Final = "toonhead64.npz"
@@ -20,11 +19,10 @@ def load_avatars(split: str, folder: Path) -> ImageSet:
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise DataError(f"avatars64: found none of {', '.join(map(str, candidates))} (point --data-dir or INDUCED_DATA there)")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images, attributes, names = arrays["images"], arrays["attributes"], tuple(map(str, arrays["names"]))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not the archive of images, attributes and names that avatars64 is ({error})") from error
+    arrays = read_npz(path)
+    if missing := {"images", "attributes", "names"} - arrays.keys():
+        raise DataError(f"{path}: not the archive of images, attributes and names that avatars64 is: lacks {sorted(missing)}")
+    images, attributes, names = arrays["images"], arrays["attributes"], tuple(map(str, arrays["names"]))
     known = attributes.dtype == np.uint8 and attributes.shape == (len(images), len(names)) and LABEL in names
     if images.dtype != np.uint8 or images.shape[1:] != (64, 64, 3) or not known:
         raise DataError(

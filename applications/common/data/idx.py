@@ -11,7 +11,7 @@ import numpy as np
 from applications.common.data.image_set import ImageSet, image_set
 from induced.errors import DataError, MissingExtra
 
-HELD_OUT_PER_CLASS: Final = 50
+_HELD_OUT_PER_CLASS: Final = 50
 
 _IDX_DTYPES: Final = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _STEMS: Final = {"train": "train", "test": "t10k"}
@@ -125,7 +125,7 @@ def load_mnist5k(split: str) -> ImageSet:
     pixels, digits = rows[:, :-1], rows[:, -1]
     held_out = np.zeros(len(digits), dtype=bool)
     for digit in range(10):
-        held_out[np.flatnonzero(digits == digit)[-HELD_OUT_PER_CLASS:]] = True
+        held_out[np.flatnonzero(digits == digit)[-_HELD_OUT_PER_CLASS:]] = True
     chosen = held_out if split == "test" else ~held_out
     images = pixels[chosen].reshape(-1, 1, 28, 28)
     return image_set(f"mnist5k {split} (MNIST training images)", images, digits[chosen])

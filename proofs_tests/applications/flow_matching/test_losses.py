@@ -87,7 +87,7 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     kept = dim if rest_std is None else model.config.rank
     std = np.array([1.0 if i < kept else rest_std for i in range(dim)])
     some = range(0, n, weights.noise_share)
-    x0 = draws["noise_image"][list(some)]
+    x0 = draws["noise"][list(some)]
     c1, z0 = e(images).detach().numpy(), g0(x0).detach().numpy()
 
     def log_det(g: torch.nn.Module, x: Tensor) -> float:
@@ -188,7 +188,7 @@ def test_draws_are_a_pure_function_of_the_generator() -> None:
     torch.manual_seed(2)
     second, other = (objective.draw(40, torch.Generator().manual_seed(seed)) for seed in (5, 6))
     assert {name: tuple(value.shape) for name, value in first.items()} == {
-        "noise_image": (40, 1, 4, 4),
+        "noise": (40, 1, 4, 4),
         "latent_noise": (40, 16),
         "noise_latent_noise": (40, 16),
         "time": (40,),
@@ -286,7 +286,7 @@ def test_the_second_stage_is_the_density_and_velocity_of_the_leading_coordinates
     h = model.chart_at(DATA, model.density)
     drawn = torch.cat([leading + weights.latent_noise * draws["latent_noise"][:, :r], others], -1)
     z1 = torch.cat([h(drawn)[:, :r], others], -1)
-    path = model.family, draws["noise_image"][::2].flatten(1), z1[::2], draws["time"][::2]
+    path = model.family, draws["noise"][::2].flatten(1), z1[::2], draws["time"][::2]
     with torch.enable_grad():
         volumes = [torch.linalg.slogdet(torch.autograd.functional.jacobian(h, row)[:r, :r])[1] for row in drawn]
     expected = {
