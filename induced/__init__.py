@@ -9,7 +9,7 @@ from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSp
 from induced.spectrum import Spectrum
 from induced.subspaces import PrincipalComponents, Subspace, principal_components
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SVD",

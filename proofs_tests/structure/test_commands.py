@@ -83,6 +83,12 @@ def test_the_citation_is_of_this_version_and_names_the_paper() -> None:
     assert PROJECT["urls"]["Paper"] in (HOUSE / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_newest_version_in_the_changelog_is_that_of_the_package() -> None:
+    text = (HOUSE / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)", text, re.M)
+    assert headings[:2] == ["Unreleased", f"{induced.__version__} - {parsed('CITATION.cff')['date-released']}"]
+
+
 def test_the_templates_of_issues_ask_something() -> None:
     for name in ("wrong_result.yml", "wish.yml"):
         form = parsed(f".github/ISSUE_TEMPLATE/{name}")
