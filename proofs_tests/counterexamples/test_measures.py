@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Report, Reports, check
-from induced.bijections import Affine, Bijection, Log, Sinh, real_nvp
+from induced.bijections import Affine, Bijection, LatticeCoupling, Log, Sinh, real_nvp
+from induced.bijections.networks import MLP
 from induced.checks import check_bijection
 from induced.checks.batches import rearrangements
 from induced.checks.maps import along, gain_and_reach, independent, longest_image, sums, vjp
@@ -21,6 +22,7 @@ from induced.checks.measure import (
     exactly,
     farthest,
     finite_gradients,
+    lattice_radius,
     lengths,
     longest,
     noises,
@@ -457,3 +459,9 @@ def test_no_contract_is_broken_by_overflow_at_samples_near_the_largest_number() 
     for x, verdict in ((torch.tensor([[largest / 2, 1.0]]), "unjudgeable"), (torch.tensor([[1.0, 1.0]]), "holds")):
         found = {report.law: report for report in check_bijection(g, x)}
         assert found["g is finite, of its dtype and shape"].verdict == verdict
+
+
+def test_what_laws_are_tried_at_on_a_lattice_has_4096_steps_in_each_coordinate() -> None:
+    X = InducedSpace(LatticeCoupling((4,), MLP(2, 2, 8), bits=10))
+    assert lattice_radius(X) == lattice_radius(EuclideanSpace(9), X) == 4096 * 2**-10 * 2
+    assert lattice_radius(EuclideanSpace(9)) == 0
