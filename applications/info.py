@@ -49,7 +49,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
             yield from flat(value, f"{prefix}{name}.")
         else:
             text = json.dumps(value)
-            yield f"{prefix}{name}", text if len(text) <= 100 else f"{len(value)} entries"
+            yield f"{prefix}{name}", f"{len(value)} entries" if isinstance(value, list) and len(text) > 100 else text
 
 
 def progress(folder: Path) -> list[str]:

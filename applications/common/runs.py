@@ -256,10 +256,11 @@ class Run:
         place = self.folder / "checkpoints"
         target = place / f"step-{step:08d}"
         partial = place / f"{PARTIAL}{target.name}-{os.getpid()}"
+        settings = {name: value for name, value in self.config().items() if name != COMMAND}
         with cannot("be written", target, "make room, then go on with --resume from the checkpoint before, if there is one"):
             remove(partial)
             try:
-                write(partial, step, model, average, optimizer, self.config() | {"step": step})
+                write(partial, step, model, average, optimizer, settings | {"step": step})
                 sync(partial)
                 if (self.folder / "metrics.jsonl").exists():
                     sync(self.folder / "metrics.jsonl")

@@ -87,7 +87,7 @@ def test_every_folder_of_flow_matching_opens_as_its_model_and_as_its_linearizer(
 
 
 def test_export_leaves_a_run_and_what_is_not_its_own_alone(tiny_run: Path, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is the folder of a run, whose settings a model would hide"):
+    with pytest.raises(CheckpointError, match="holds what is exported, or a checkpoint, which an export would replace"):
         export(tiny_run, tiny_run)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="is not empty, and holds no model that induced saved"):
