@@ -44,7 +44,8 @@ class Application:
             meant.
         pretrained: Folder whose subfolders are models that ship with it.
         operator: The map that `induced check` looks at, where `model.operator()` is too large for it.
-        laws: What `induced check` shows besides: of a model, at so many rows of the data set of this name in this folder.
+        laws: What `induced check` shows besides: of a model, at so many rows of the data set of this name in this folder; whether
+            damaged pictures are left out.
 
     Law:
         `build(Config())` is a model of `family`, whose `operator()` is a LinearizerOperator (applications/test_application.py)
@@ -57,7 +58,7 @@ class Application:
     commands: Commands
     pretrained: Path | None = None
     operator: Callable[[Any], LinearizerOperator] = _operator
-    laws: Callable[[Any, int, str | None, Path | None], Reports] | None = None
+    laws: Callable[[Any, int, str | None, Path | None, bool], Reports] | None = None
 
     @property
     def family(self) -> str:

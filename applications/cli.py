@@ -145,6 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
     except InducedError as error:
         sys.exit(f"induced: {error}")
+    except (MemoryError, RuntimeError) as error:  # of numpy and torch, on the CPU and on an accelerator
+        if "memory" not in str(error):
+            raise
+        sys.exit(f"induced: there is not enough memory ({str(error).splitlines()[0]}); take fewer or smaller ones")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"induced: {where}{error.strerror or error}")

@@ -11,7 +11,7 @@ from torch import nn
 
 from applications.application import Application, owner
 from applications.common import kinds
-from applications.common.options import ModelSource
+from applications.common.options import Count, ModelSource, Seed
 from applications.common.runs import Run
 from applications.info import described, progress
 from induced import LinearOperator, Report, Reports, check
@@ -65,24 +65,26 @@ def summary(what: object) -> str:
 def check_command(
     source: ModelSource,
     target: Annotated[str | None, Positional, arg(metavar="[MODULE:OBJECT]")] = None,
-    samples: int | None = None,
-    seed: int = 0,
+    n: Count | None = None,
+    seed: Seed = 0,
     radius: float | None = None,
     data: str | None = None,
     data_dir: Path | None = None,
+    skip_bad: bool = False,
 ) -> None:
     """Check every law, in float32 and float64, on a trained model or on your own module:object; fails if one does not hold.
 
     Args:
         source: The model.
         target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
-        samples: Points that the laws are checked at, drawn in coordinates, and rows of the data set; 8 if absent, but 2
+        n: Points that the laws are checked at, drawn in coordinates, and rows of the data set; 8 if absent, but 2
             points of more than 65,536 coordinates.
         seed: Seed of the points.
         radius: Largest norm of their coordinates; 2 if absent, or 4,096 steps in each of a lattice.
         data: Data set or table that the application checks its model at; if absent, the embedded digits where they have the
             model's shape, and samples of a model of vectors.
         data_dir: Folder with data sets; beats $INDUCED_DATA.
+        skip_bad: Leave out pictures of celeba and folder that cannot be decoded.
     """
     if target is None:
         folder = source.folder()
@@ -96,10 +98,10 @@ def check_command(
     thing = _checked(model, application)
     found = Reports()
     for dtype in (torch.float32, torch.float64):
-        reports = check(thing, samples=samples, seed=seed, radius=radius, dtype=dtype)
+        reports = check(thing, samples=n, seed=seed, radius=radius, dtype=dtype)
         found += [replace(report, part=f"{str(dtype).removeprefix('torch.')}: {report.part}") for report in reports]
     if application is not None and application.laws is not None:
-        found += application.laws(model, SAMPLES if samples is None else samples, data, data_dir)
+        found += application.laws(model, SAMPLES if n is None else n, data, data_dir, skip_bad)
     print(found)
     settled = Reports(report for report in found if not _hidden(report, found))
     if len(settled) < len(found):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
-from applications.common.figures import grid, save_png
+from applications.common.figures import grid, save_picture
 from applications.common.quality import quality
 from applications.flow_matching.config import Config
 from applications.flow_matching.evaluate import bits_per_dimension, inversion
@@ -94,8 +94,8 @@ def main() -> None:
     def judge(name: str) -> dict[str, float]:
         trained, steps = train(Ours(changed(BASE, VARIANTS[name])), data, 60 * asked.minutes, asked.seed)
         found, images = measure(trained.flow.eval().requires_grad_(False), real, asked.samples, asked.seed)
-        pictures = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
-        save_png(asked.out / f"{name.replace(' ', '-')}.png", pictures, scale=2)
+        pictures = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16, scale=2)
+        save_picture(asked.out / f"{name.replace(' ', '-')}.png", pictures)
         return {"steps": float(steps), **found}
 
     ablate(asked, judge)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from applications.common.data import Batch, ImageSet, Source, Tensors, load, to_uint8, unit_shape
-from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.quality import quality
 from applications.common.training import Objective
 from applications.flow_matching.config import Config
@@ -226,7 +226,7 @@ def main() -> None:
             with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             shown = to_uint8(images[:64].clamp(-1, 1 - 1 / 128))
-            save_png(options.out / f"{name}-{how.replace(' ', '-')}.png", grid(shown, columns=16), scale=2)
+            save_picture(options.out / f"{name}-{how.replace(' ', '-')}.png", grid(shown, columns=16, scale=2))
             rows.append((f"{name}, {how}", shown[:16]))
     captioned_rows(options.out / "samples.png", rows)
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
-from applications.common.figures import captioned_rows, grid, save_png
+from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.metrics import auroc, psnr
 from applications.common.options import ModelSource
 from applications.common.perceptual import ShiftTolerantLPIPS, perceptual
@@ -136,16 +136,18 @@ def quartiles(values: Tensor) -> str:
 def pictures(model: FlowMatching, real: ImageSet, train: ImageSet, out: Path) -> None:
     f, images = model.operator(), to_unit(real.spread(80).images)
     scale = 2 if images.shape[-1] < 64 else 1
-    save_png(out / "samples.png", grid(to_uint8(f(noise(model, 64))), columns=16), scale)
+    save_picture(out / "samples.png", grid(to_uint8(f(noise(model, 64))), columns=16, scale=scale))
     x0 = encode(f, images[:80:8])
     rows = [("image", images[:80:8]), ("encoding / 3", x0 / 3), ("decoded", f(x0))]
     captioned_rows(out / "inversion.png", [(name, to_uint8(row)) for name, row in rows])
     strips = torch.cat([interpolate(f, images[k], images[k + 37], 10) for k in (1, 11, 21, 31)])
-    save_png(out / "interpolation.png", grid(to_uint8(strips), columns=10), scale)
+    save_picture(out / "interpolation.png", grid(to_uint8(strips), columns=10, scale=scale))
     classes = [to_unit(train.images[train.labels == c][:500]) for c in (4, 9)]
     along, chosen = direction(f, *classes), to_unit(real.images[real.labels == 4][:4])
     amounts = torch.linspace(-0.5, 1.5, 9)
-    save_png(out / "edit.png", grid(to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), columns=9), scale)
+    save_picture(
+        out / "edit.png", grid(to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), columns=9, scale=scale)
+    )
     ranks = [(f"rank {k}", f.svd(k).reconstruct()(noise(model, 10))) for k in (1, 2, 4, 8, model.config.rank)]
     captioned_rows(out / "ranks.png", [(name, to_uint8(row)) for name, row in ranks])
 

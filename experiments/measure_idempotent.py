@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from applications.common.data import Batch, load, to_uint8, to_unit, training_images
-from applications.common.figures import captioned_rows, grid, line_plot, save_png
+from applications.common.figures import captioned_rows, grid, line_plot, save_picture
 from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
@@ -30,15 +30,15 @@ from applications.flow_matching.model import DATA
 from applications.flow_matching.objective import minus_log_density
 from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.fixed_point import Conditioner
-from applications.idempotent.inputs import KINDS, inputs
+from applications.idempotent.inputs import KINDS, PLAIN, inputs
 from applications.idempotent.model import Idempotent
 from applications.idempotent.sampling import BATCH, RangeGaussian, anomaly, noise, principal_range, project
 from experiments.compare_generators import Contender, Glow, Sampler, train
 from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Bijection, Composition, Flatten, LatticeCoupling
 
-BITWISE = ("digits", "scaled by 0.1", "scaled by 10", "uniform noise", "normal noise", "constants", "photographs")
-PLACES = {"on data": ("digits",), "near data": ("noisy", "lower half erased"), "far from data": ("photographs", "normal noise")}
+BITWISE = (PLAIN, "scaled by 0.1", "scaled by 10", "uniform noise", "normal noise", "constants", "photographs")
+PLACES = {"on data": (PLAIN,), "near data": ("noisy", "lower half erased"), "far from data": ("photographs", "normal noise")}
 FITTED = 5000
 """Training images that components and distributions are fitted to."""
 
@@ -172,8 +172,8 @@ class Measure:
             judged = quality(images, self.held_out)
             scores = {k: getattr(judged, k) for k in ("frechet", "precision", "recall", "confident", "imbalance")}
             self.write("samples", how=name, samples=n, **scores)
-            picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16)
-            save_png(self.options.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png", picture, scale=2)
+            picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16, scale=2)
+            save_picture(self.options.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png", picture)
         rows = []
         for kind in KINDS:
             x = inputs(kind, self.test[:: max(1, len(self.test) // 12)][:12])

@@ -1,6 +1,7 @@
-"""Pictures on disk: grids of images, PNG files, captioned rows and line plots. No display is ever opened."""
+"""Pictures on disk: grids of images, captioned rows and line plots, PNG or JPEG by the suffix. No display is ever opened."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,37 +10,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from applications.common.data.pictures import picture_file, write_picture
 from induced.errors import DomainError, DtypeError, MissingExtra, ShapeError
 
 try:
+    import matplotlib
     from matplotlib.figure import Figure
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
     raise MissingExtra(f"figures need matplotlib and pillow ({error}): install induced[apps]") from error
 
 _WHITE = 255
 _GREY = 128
+_LETTERS = 11
+"""Size of the letters of a caption, in pixels."""
 
 
-def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
+def grid(
+    images: Tensor, columns: int, padding: int = 2, *, scale: int = 1, caption: str = "", heads: Sequence[str] = ()
+) -> Tensor:
     """Lay images out row by row on white, `padding` pixels apart and around; the last row may be short.
 
     Arguments:
         images: uint8, `(N, C, H, W)`, at least one.
         columns: Images in a row.
         padding: White pixels between images and around the whole.
+        scale: Each pixel becomes a square of `scale` x `scale`, without smoothing.
+        caption: Text above the whole, in lines that fit.
+        heads: A word above each column.
 
     Returns:
-        uint8, `(C, rows * (H + padding) + padding, columns * (W + padding) + padding)`.
+        uint8, `(C, scale * (rows * (H + padding) + padding), scale * (columns * (W + padding) + padding))`, higher by the text.
 
     Raises:
         DtypeError: images are not uint8.
         ShapeError: images have no four dimensions, or there are none.
-        DomainError: fewer than one column, or a negative padding.
+        DomainError: fewer than one column, a negative padding, or a scale below 1.
     """
     _require_pixels("grid", images, 4)
-    if columns < 1 or padding < 0:
-        raise DomainError(f"grid needs at least 1 column and no negative padding, got {columns} and {padding}")
+    if columns < 1 or padding < 0 or scale < 1:
+        raise DomainError(f"grid needs a column, a padding >= 0 and a scale >= 1, got {columns}, {padding} and {scale}")
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     y_step, x_step = height + padding, width + padding
@@ -47,7 +57,19 @@ def grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
     for index, image in enumerate(images):
         y, x = padding + index // columns * y_step, padding + index % columns * x_step
         canvas[:, y : y + height, x : x + width] = image
-    return canvas
+    canvas = canvas.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+    whole = canvas.shape[-1]
+    lines = textwrap.wrap(caption, max(8, whole // 6))
+    texts = [(4.0, i, line, "la") for i, line in enumerate(lines)]
+    texts += [(scale * (padding + width / 2 + i * x_step), len(lines), head, "ma") for i, head in enumerate(heads)]
+    if not texts:
+        return canvas
+    strip = Image.new("L", (whole, (len(lines) + bool(heads)) * (_LETTERS + 3) + 2), _WHITE)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _LETTERS)
+    for left, row, text, anchor in texts:
+        ImageDraw.Draw(strip).text((left, 2 + row * (_LETTERS + 3)), text, fill=0, font=font, anchor=anchor)
+    drawn = torch.from_numpy(np.array(strip)).to(canvas.device)
+    return torch.cat([drawn.expand(channels, -1, -1), canvas], 1)
 
 
 def signed_grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
@@ -81,13 +103,12 @@ def signed_grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
     return grid((_GREY + 127 * relative).round().to(torch.uint8), columns, padding)
 
 
-def save_png(path: str | os.PathLike[str], image: Tensor, scale: int = 1) -> Path:
-    """Write one image as PNG, each pixel enlarged to a square of `scale` x `scale`; folders are made as needed.
+def save_picture(path: str | os.PathLike[str], image: Tensor) -> Path:
+    """Write one image; folders are made as needed.
 
     Arguments:
-        path: The file.
+        path: The file, .png or .jpg.
         image: uint8, `(C, H, W)` with 1 (grey) or 3 (RGB) channels.
-        scale: Enlargement, without smoothing.
 
     Returns:
         The path.
@@ -95,20 +116,14 @@ def save_png(path: str | os.PathLike[str], image: Tensor, scale: int = 1) -> Pat
     Raises:
         DtypeError: the image is not uint8.
         ShapeError: it has no three dimensions, is empty, or has neither 1 nor 3 channels.
-        DomainError: `scale` is below 1.
+        DataError: as `write_picture`.
     """
-    _require_pixels("save_png", image, 3)
-    if scale < 1:
-        raise DomainError(f"save_png enlarges by whole numbers from 1, got {scale}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    enlarged = _as_array(image).repeat(scale, axis=0).repeat(scale, axis=1)
-    Image.fromarray(enlarged).save(path, format="PNG")
-    return path
+    _require_pixels("save_picture", image, 3)
+    return write_picture(Path(path), Image.fromarray(_as_array(image)))
 
 
 def captioned_rows(path: str | os.PathLike[str], rows: Sequence[tuple[str, Tensor]]) -> Path:
-    """Write rows of images as one PNG, each row with its label at the left.
+    """Write rows of images as one picture, each row with its label at the left.
 
     Arguments:
         path: The file.
@@ -147,7 +162,7 @@ def line_plot(
     log_x: bool = False,
     log_y: bool = False,
 ) -> Path:
-    """Write a plot of named lines as PNG; each measured point is marked.
+    """Write a plot of named lines; each measured point is marked.
 
     Arguments:
         path: The file.
@@ -182,7 +197,7 @@ def line_plot(
 
 
 def corner(path: str | os.PathLike[str], samples: Mapping[str, Tensor], columns: Sequence[str]) -> Path:
-    """Write a corner plot as PNG: each pair of columns as points below the diagonal, each column as a histogram on it.
+    """Write a corner plot: each pair of columns as points below the diagonal, each column as a histogram on it.
 
     Arguments:
         path: The file.
@@ -232,9 +247,8 @@ def corner(path: str | os.PathLike[str], samples: Mapping[str, Tensor], columns:
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure that no window or global state holds: it is freed with its last reference."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    path = picture_file(Path(path))
+    figure.savefig(path, dpi=120)
     return path
 
 

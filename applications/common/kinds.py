@@ -91,13 +91,24 @@ def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
     return export_model(load_model(run, nn.Module, fallback=fallback), run, folder)
 
 
+def require_place(source: Path, folder: Path) -> None:
+    """Refuse a folder that no model can be exported to: a file, the model's own, or a checkpoint, whose training would be lost.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file; a model is a folder: choose another with --out")
+    if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
+        raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
+
+
 def export_model(model: nn.Module, source: Path, folder: Path) -> Path:
     """`export` of a model at hand that was made from the one in the folder `source`.
 
     Raises:
-        CheckpointError: the folder is `source` or a checkpoint, whose digits or whose training would be lost; or as `export`.
+        CheckpointError: as `require_place`, or as `export`.
     """
-    if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
-        raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
+    require_place(source, folder)
     kept = {name: value for name, value in notes(source).items() if name not in ("model", COMMAND)}
     return save(model, folder, dtype=None if getattr(model, "keeps_digits", False) else torch.float16, notes=kept)

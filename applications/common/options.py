@@ -2,17 +2,59 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from torch import nn
 
 from applications.application import known, owner
+from applications.common.data import ImageSet, images_of_shape
 from applications.common.kinds import family, load_model
-from induced.errors import CheckpointError
+from induced.errors import CheckpointError, MissingExtra
+
+try:
+    from tyro.constructors import PrimitiveConstructorSpec
+except ImportError as error:
+    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
 
 DataName = Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"]
-Digits = Literal["mnist5k", "mnist", "fashion-mnist"]
 M = TypeVar("M", bound=nn.Module)
+MOST: Final = 10**6
+"""More images, rows or steps than that are a slip of the hand."""
+
+
+def _whole(least: int, most: int) -> PrimitiveConstructorSpec[int]:
+    """How an option is read that is a whole number in a range."""
+
+    def read(given: list[str]) -> int:
+        if not least <= (value := int(given[0])) <= most:
+            raise ValueError(f"a whole number in {least}..{most} is needed, got {value}")
+        return value
+
+    return PrimitiveConstructorSpec(1, "INT", read, lambda value: isinstance(value, int), lambda value: [str(value)])
+
+
+Count = Annotated[int, _whole(1, MOST)]
+"""How many, at least one."""
+Number = Annotated[int, _whole(0, MOST)]
+"""How many, or none."""
+Seed = Annotated[int, _whole(0, 2**63 - 1)]
+"""A seed that every generator takes."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a command takes images from."""
+
+    data: DataName = "mnist5k"
+    """Data set, read at the size that the model takes."""
+    data_dir: Path | None = None
+    """Folder with data sets, of `folder` the pictures themselves; beats $INDUCED_DATA."""
+    skip_bad: bool = False
+    """Leave out pictures of celeba and folder that cannot be decoded."""
+
+    def load(self, split: str, shape: tuple[int, ...]) -> ImageSet:
+        """One split, of images of a shape (C, H, W); as `images_of_shape`."""
+        return images_of_shape(self.data, split, shape, self.data_dir, skip_bad=self.skip_bad)
 
 
 @dataclass(frozen=True)

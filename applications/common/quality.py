@@ -21,19 +21,33 @@ class Quality:
 
     Attributes:
         samples: how many of either.
-        features: the project's digit classifier, SqueezeNet for colour images, or Inception v3 where its weights are given.
+        numbers: how many features an image has; of fewer samples than that the Frechet distance says little.
+        features: the project's digit classifier, SqueezeNet for images of anything else, or Inception v3 where its weights are
+            given.
         frechet, precision, recall: of those features (`applications/common/metrics.py`).
         confident: share of samples of which the classifier is more than 90 % sure; nan but for the digit classifier.
         imbalance: total variation distance of their classes to those of the real images; nan but for the digit classifier.
     """
 
     samples: int
+    numbers: int
     features: str
     frechet: float
     precision: float
     recall: float
     confident: float
     imbalance: float
+
+    def __str__(self) -> str:
+        names = ("frechet", "precision", "recall", "confident", "imbalance")
+        scores = {name: value for name in names if not math.isnan(value := getattr(self, name))}
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        return f"{shown}  ({self.samples} samples, {self.features})"
+
+
+def is_of_digits(data: ImageSet) -> bool:
+    """Whether the digit classifier knows the images of a data set."""
+    return data.name.startswith("mnist")
 
 
 def quality(
@@ -53,7 +67,7 @@ def quality(
 
     Raises:
         ShapeError: fewer real images than samples: compare equal numbers, since a finite sample is biased.
-        DataError: colour images, and the weights of SqueezeNet are not in the data folder; Inception's cannot be read.
+        DataError: not digits, and the weights of SqueezeNet are not in the data folder; Inception's cannot be read.
     """
     if len(real) < len(samples):
         raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
@@ -63,13 +77,13 @@ def quality(
     if fid_weights is not None:
         standard, name = inception(fid_weights), "Inception v3 (FID)"
         a, b = extract(standard, images, 25), extract(standard, to_uint8(samples), 25)
-    elif samples.shape[1] == 3:
+    elif not is_of_digits(real):
         net, name = squeezenet(data_dir), "SqueezeNet 1.1"
-        a, b = extract(net, images), extract(net, samples)
+        a, b = (extract(net, x.expand(-1, 3, -1, -1)) for x in (images, samples))
     else:
         classifier, name = digit_classifier(), "digit classifier"
         a, b = extract(classifier.features, images), extract(classifier.features, samples)
         balance = class_balance(extract(classifier, samples), labels.bincount(minlength=10))
         confident, imbalance = balance.confident, balance.total_variation
     precision, recall = precision_recall(a, b)
-    return Quality(len(samples), name, frechet_distance(a, b), precision, recall, confident, imbalance)
+    return Quality(len(samples), a.shape[1], name, frechet_distance(a, b), precision, recall, confident, imbalance)

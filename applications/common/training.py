@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from applications.common.data import Batch, Source
-from applications.common.figures import save_png
+from applications.common.figures import save_picture
 from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, whole
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
@@ -72,11 +72,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         at_least(1, self, "steps", "batch", "log_every", "checkpoint_every", "keep")
-        at_least(0, self, "warmup", "seed", "sample_every", "final_fraction", "micro_batch")
+        at_least(0, self, "warmup", "sample_every", "final_fraction", "micro_batch")
+        if not 0 <= self.seed < 2**63:
+            raise DomainError(f"seed lies in 0..2^63 - 1, got {self.seed}")
         if not self.learning_rate > 0:
             raise DomainError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.average_decay < 1:
-            raise DomainError(f"average_decay must lie in [0, 1), got {self.average_decay}")
+        if not all(0 <= rate < 1 for rate in (*self.betas, self.average_decay)):
+            raise DomainError(f"average_decay and betas must lie in [0, 1), got {self.average_decay} and {self.betas}")
         if self.clip is not None and not self.clip > 0:
             raise DomainError(f"clip must be positive, or None for no limit; got {self.clip}")
         if self.precision not in ("no", "bf16"):
@@ -157,9 +159,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     Arguments:
         config: The settings.
         step: Steps done before.
-
-    Returns:
-        The rate; a function of the step alone.
     """
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
@@ -387,7 +386,7 @@ def _sample(
     with torch.no_grad():
         picture = on_sample(of.saved(model), step)
     if picture is not None:
-        save_png(run.folder / "samples" / f"step-{step:08d}.png", picture)
+        save_picture(run.folder / "samples" / f"step-{step:08d}.png", picture)
         writer.add_image("samples", picture.cpu(), step)
 
 

@@ -121,6 +121,8 @@ class Config:
     """Columns of a table to take; all if none."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
+    skip_bad: bool = False
+    """Leave out pictures of celeba and folder that cannot be decoded; else they are all named, and nothing is trained."""
     latent_steps: int = 3000
     """Steps of a second stage, which trains density and family alone at the coordinates of the finished encoder; 0: none.
     Only where the noise space is Euclidean."""

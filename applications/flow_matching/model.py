@@ -232,6 +232,10 @@ def _require_fitting(config: ModelConfig) -> None:
             f"chart {config.chart!r} does not fit points of shape {config.shape}: 'spline' and 'real_nvp' are for vectors (n,), "
             "'glow', 'linear' and 'identity' for images (C, H, W)"
         )
+    if not 1 <= config.rank <= math.prod(config.shape):
+        raise DomainError(
+            f"a rank lies in 1..{math.prod(config.shape)}, the dimension for shape {config.shape}; got {config.rank}"
+        )
     varying = config.shape[0] - len(config.constant)
     if config.vectors and (config.noise_space != "euclidean" or config.rest_std is None or config.rank != varying):
         raise DomainError(

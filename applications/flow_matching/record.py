@@ -17,7 +17,7 @@ from applications.flow_matching.train import train
 from induced import Linearizer, Reports
 
 
-def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -> Reports:
+def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None, skip_bad: bool = False) -> Reports:
     """The laws at data points and noise, where `induced.check` draws coordinates, and what the model promises besides.
 
     Data points are held-out images of a data set, digits unless one is named; for vectors rows of a table, samples unless one is
@@ -30,7 +30,8 @@ def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None) -
         return Reports()
     else:
         where = "held-out images"
-        points = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
+        images = images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir, skip_bad=skip_bad)
+        points = to_unit(images.spread(n).images)
     found = evaluate.axioms(model, points)
     return Reports(replace(row, part=f"{dtype}: at {where}: {row.part}") for dtype, rows in found.items() for row in rows)
 

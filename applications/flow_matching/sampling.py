@@ -65,4 +65,4 @@ def move(f: Linearizer, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
 
 def sample_grid(model: FlowMatching, step: int) -> Tensor:
     """64 one-step samples as one picture; what training shows on the way."""
-    return grid(to_uint8(model.operator()(noise(model, 64))), columns=8)
+    return grid(to_uint8(model.operator()(noise(model, 64))), columns=8, caption=f"step {step}: samples in one step")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit
-from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
+from applications.common.figures import captioned_rows, grid, line_plot, save_picture, signed_grid
 from applications.common.kinds import load_model
 from applications.common.metrics import psnr
 from applications.common.options import ModelSource
@@ -109,7 +109,8 @@ def _one_step(model: FlowMatching, out: Path, say: Callable[[str], None]) -> dic
     once, many = model.operator()(x0), model.multi_step(x0)
     quality = float(psnr(once, many).mean())
     say(f"   the two halves of one_step.png differ by {quality:.1f} dB PSNR\n")
-    save_png(out / "one_step.png", grid(to_uint8(torch.cat([once, many])), columns=16), scale=2)
+    caption = "upper two rows: one step; lower two: the same noise in 100 steps"
+    save_picture(out / "one_step.png", grid(to_uint8(torch.cat([once, many])), columns=16, scale=2, caption=caption))
     return {"rows": [asdict(row) for row in rows], "order": orders, "figure_psnr": quality}
 
 
@@ -131,7 +132,8 @@ def _inversion(model: FlowMatching, images: Tensor, out: Path, say: Callable[[st
     captioned_rows(out / "inversion.png", [(label, to_uint8(row)) for label, row in rows])
     pairs = [(0, 95), (12, 43), (25, 77), (31, 58), (64, 6)]
     strips = torch.cat([interpolate(f, images[a], images[b], 12) for a, b in pairs])
-    save_png(out / "interpolation.png", grid(to_uint8(strips), columns=12), scale=2)
+    caption = "each row: the induced segment from one held-out digit to another, both ends included"
+    save_picture(out / "interpolation.png", grid(to_uint8(strips), columns=12, scale=2, caption=caption))
     say("   interpolation.png walks between encodings of held-out digits\n")
     return asdict(found)
 
@@ -186,5 +188,6 @@ def _timing(model: FlowMatching, say: Callable[[str], None]) -> dict[str, object
 def _pretrained(out: Path, say: Callable[[str], None]) -> dict[str, object]:
     model = ModelSource(pretrained="mnist").load(FlowMatching)
     say("7. pretrained_samples.png is drawn by the pretrained model, trained for longer on full MNIST, and not by the one above.")
-    save_png(out / "pretrained_samples.png", grid(to_uint8(model.operator()(noise(model, 64, seed=6))), columns=16), scale=2)
+    samples, caption = to_uint8(model.operator()(noise(model, 64, seed=6))), "samples of the pretrained model, in one step"
+    save_picture(out / "pretrained_samples.png", grid(samples, columns=16, scale=2, caption=caption))
     return {"samples": 64, "steps": 100}

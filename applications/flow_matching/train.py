@@ -29,7 +29,8 @@ LATENT = "latent"
 
 def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
     """The images to train on; those that mnist5k holds out are left out wherever they occur."""
-    return training_images(config.data, config.model.shape, data_dir, leave_out=config.leave_out)
+    options = {"leave_out": config.leave_out, "skip_bad": config.skip_bad}
+    return training_images(config.data, config.model.shape, data_dir, **options)
 
 
 def train(

@@ -24,6 +24,8 @@ from induced.errors import DomainError
 from induced.serialization import notes
 from induced.serialization.disk import replace_file
 
+ROWS = (".csv",)
+"""Suffixes of tables that are written."""
 SHOWN = 2000
 """Rows that figures compare and draw, at most."""
 
@@ -152,16 +154,10 @@ def train_table(
 
 
 def write_rows(out: Path, rows: Tensor, folder: Path) -> Path:
-    """Write samples as the table in which a run or an export was trained: .csv with its header, or a corner plot as .png.
-
-    Raises:
-        DomainError: the name ends otherwise.
-    """
+    """Write samples as the table in which a run or an export was trained: .csv with its header, or a picture, a corner plot."""
     columns = notes(folder).get("columns")
     if not isinstance(columns, list) or len(columns) != rows.shape[1]:
         columns = [f"x{k + 1}" for k in range(rows.shape[1])]
-    if out.suffix == ".png":
+    if out.suffix not in ROWS:
         return corner(out, {"samples": rows}, columns)
-    if out.suffix != ".csv":
-        raise DomainError(f"samples of vectors are written as .csv, or drawn as .png; got {out}")
     return replace_file(out, csv_text(columns, rows).encode())

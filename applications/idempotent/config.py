@@ -81,6 +81,8 @@ class Config:
     from `model.shape`."""
     leave_out: bool = True
     """Leave the 500 digits that mnist5k holds out (MNIST training images) out of `mnist` too: any model can be judged on them."""
+    skip_bad: bool = False
+    """Leave out pictures of celeba and folder that cannot be decoded; else they are all named, and nothing is trained."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(

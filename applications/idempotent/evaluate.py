@@ -68,7 +68,10 @@ class PrincipalProjection:
 
     def __init__(self, images: Tensor, rank: int) -> None:
         flat = images.flatten(1).double()
-        self.Q = torch.linalg.eigh(flat.mT @ flat)[1].flip(-1)[:, :rank]
+        if len(flat) < flat.shape[1]:  # the same, of the smaller Gram matrix
+            self.Q = torch.linalg.qr(flat.mT @ torch.linalg.eigh(flat @ flat.mT)[1].flip(-1)[:, :rank]).Q
+        else:
+            self.Q = torch.linalg.eigh(flat.mT @ flat)[1].flip(-1)[:, :rank]
 
     def __call__(self, x: Tensor) -> Tensor:
         projected: Tensor = x.flatten(1).double() @ self.Q @ self.Q.mT

@@ -14,6 +14,7 @@ from applications.common.data import to_unit
 from induced.errors import DomainError, MissingExtra
 
 Make = Callable[[Tensor, torch.Generator], Tensor]
+PLAIN = "as they are"
 LETTERS = "ABCDEFGHJKLMNPQRTUVWXYZ"
 """Capitals, without those that are digits too."""
 
@@ -89,7 +90,7 @@ def _photographs(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 KINDS: dict[str, Make] = {
-    "digits": lambda x, g: x,
+    PLAIN: lambda x, g: x,
     "scaled by 0.1": lambda x, g: 0.1 * x,
     "scaled by 10": lambda x, g: 10 * x,
     "noisy": lambda x, g: x + 0.5 * torch.randn(x.shape, generator=g),

@@ -13,12 +13,12 @@ from induced import Reports
 from induced.checks import check_idempotent
 
 
-def laws(model: Idempotent, n: int, data: str | None, data_dir: Path | None) -> Reports:
+def laws(model: Idempotent, n: int, data: str | None, data_dir: Path | None, skip_bad: bool = False) -> Reports:
     """That it is a projector bit for bit, at held-out images, where it is used on a lattice."""
     if not model.config.exact or (data is None and model.config.shape != DIGITS):
         return Reports()
-    images = to_unit(images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir).spread(n).images)
-    found = check_idempotent(model.operator(), images, exact=True)
+    images = images_of_shape(data or "mnist5k", "test", model.config.shape, data_dir, skip_bad=skip_bad)
+    found = check_idempotent(model.operator(), to_unit(images.spread(n).images), exact=True)
     return Reports(replace(row, part="on the lattice: at held-out images") for row in found)
 
 

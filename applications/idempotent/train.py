@@ -36,7 +36,8 @@ def train(
 ) -> TrainingResult:
     """Train a model from its seed into `run`; arguments and errors as `fit`."""
     ready(run, config.training, settings(config), **begin)
-    data = training_images(config.data, config.model.shape, data_dir, leave_out=config.leave_out)
+    options = {"leave_out": config.leave_out, "skip_bad": config.skip_bad}
+    data = training_images(config.data, config.model.shape, data_dir, **options)
     shown = to_unit(data.images[:: max(1, len(data) // 32)][:32])
     return fit(
         start(config, data),
@@ -44,13 +45,14 @@ def train(
         config.training,
         run,
         settings=settings(config),
-        on_sample=lambda model, step: _picture(model, shown) if isinstance(model, Idempotent) else None,
+        on_sample=lambda model, step: _picture(model, shown, step) if isinstance(model, Idempotent) else None,
         **begin,
     )
 
 
-def _picture(model: Idempotent, images: Tensor) -> Tensor:
+def _picture(model: Idempotent, images: Tensor, step: int) -> Tensor:
     """Images, and their projections below them."""
     images = images.to(next(model.parameters()))
     rows = zip(torch.split(images, 8), torch.split(model.operator(exact=False)(images), 8), strict=True)
-    return grid(to_uint8(torch.cat([part for row in rows for part in row])), columns=8)
+    shown = to_uint8(torch.cat([part for row in rows for part in row]))
+    return grid(shown, columns=8, caption=f"step {step}: training images, and below each row its projections")

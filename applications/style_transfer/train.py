@@ -1,6 +1,7 @@
 """Training of style transfer into a run folder."""
 
 import os
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
@@ -13,7 +14,7 @@ from applications.common.perceptual import perceptual
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit
-from applications.style_transfer.config import Config, settings
+from applications.style_transfer.config import IDENTITY, Config, settings
 from applications.style_transfer.model import build
 from applications.style_transfer.objective import StyleObjective
 from applications.style_transfer.pairs import pairs
@@ -51,15 +52,16 @@ def train(
         config.training,
         run,
         settings=settings(config),
-        on_sample=lambda average, step: _picture(average, shown),
+        on_sample=lambda average, step: _picture(average, shown, step, (IDENTITY, *config.model.styles)),
         **begin,
     )
 
 
-def _picture(model: nn.Module, shown: Tensor) -> Tensor:
+def _picture(model: nn.Module, shown: Tensor, step: int, names: Sequence[str]) -> Tensor:
     """For each crop a row of the teachers' pictures above one of the student's; the photograph comes first."""
     like = next(model.parameters())
     x, styles = unit(shown[:, 0]).to(like), range(shown.shape[1])
     ours = [to_uint8(model(x, torch.full((len(x),), s, device=like.device))).cpu() for s in styles]
     rows = [row for i in range(len(shown)) for row in (shown[i], torch.stack([y[i] for y in ours]))]
-    return grid(torch.cat(rows), columns=len(styles))
+    caption = f"step {step}: for each crop the teachers' pictures, and below them the student's"
+    return grid(torch.cat(rows), columns=len(styles), caption=caption, heads=names)

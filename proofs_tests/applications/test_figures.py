@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from applications.common.figures import captioned_rows, grid, line_plot, save_png, signed_grid
+from applications.common.figures import captioned_rows, grid, line_plot, save_picture, signed_grid
 from induced.errors import DomainError, DtypeError, ShapeError
 
 
@@ -36,10 +36,22 @@ def test_signed_grid_scales_each_image_by_itself_about_grey() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_reads_back_enlarged(tmp_path: Path, channels: int) -> None:
     image = pixels(channels, 3, 5)
-    path = save_png(tmp_path / "new" / "a.png", image, scale=4)
+    path = save_picture(tmp_path / "new" / "a.png", grid(image[None], columns=1, padding=0, scale=4))
     read = np.asarray(Image.open(path)).reshape(12, 20, channels)
     assert np.array_equal(read[::4, ::4], image.permute(1, 2, 0).numpy())
     assert np.array_equal(read[3::4, 3::4], read[::4, ::4])
+    with Image.open(save_picture(tmp_path / "a.jpg", image)) as written:
+        assert written.format == "JPEG", "the suffix says what is written"
+
+
+def test_a_caption_and_heads_stand_above_the_images_which_stay_as_they_are() -> None:
+    images = pixels(4, 1, 30, 60)
+    plain, told = grid(images, columns=4), grid(images, columns=4, caption="word " * 30, heads=["a", "b", "c", "d"])
+    text = told[:, : -plain.shape[1]]
+    assert torch.equal(told[:, -plain.shape[1] :], plain) and told.shape[2] == plain.shape[2]
+    assert text.shape[1] > 4 * 11, "a long caption has several lines"
+    ink = (text[0] < 128).float()
+    assert ink.sum() > 100 and [bool(part.any()) for part in ink[-14:].tensor_split(4, 1)] == 4 * [True]
 
 
 def test_captioned_rows_of_different_lengths_make_a_picture(tmp_path: Path) -> None:
@@ -59,7 +71,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
         grid(torch.rand(1, 1, 2, 2), 1)
     with pytest.raises(ShapeError, match=r"at least one image; got \(0, 1, 2, 2\)"):
         grid(pixels(0, 1, 2, 2), 1)
-    with pytest.raises(DomainError, match="at least 1 column and no negative padding, got 0 and 2"):
+    with pytest.raises(DomainError, match="a column, a padding >= 0 and a scale >= 1, got 0, 2 and 1"):
         grid(pixels(1, 1, 2, 2), 0)
     with pytest.raises(DtypeError, match=r"floating-point images, got torch\.uint8"):
         signed_grid(pixels(1, 1, 2, 2), 1)
@@ -68,11 +80,9 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DomainError, match="not finite"):
         signed_grid(torch.full((1, 1, 2, 2), torch.nan), 1)
     with pytest.raises(ShapeError, match=r"\(C, H, W\), not empty; got \(1, 1, 2, 2\)"):
-        save_png(path, pixels(1, 1, 2, 2))
+        save_picture(path, pixels(1, 1, 2, 2))
     with pytest.raises(ShapeError, match=r"1 \(grey\) or 3 \(RGB\) channels, got shape \(2, 2, 2\)"):
-        save_png(path, pixels(2, 2, 2))
-    with pytest.raises(DomainError, match="whole numbers from 1, got 0"):
-        save_png(path, pixels(1, 2, 2), scale=0)
+        save_picture(path, pixels(2, 2, 2))
     with pytest.raises(ShapeError, match="no row to draw"):
         captioned_rows(path, [])
     with pytest.raises(ShapeError, match="no series to draw"):

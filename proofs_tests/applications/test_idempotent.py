@@ -427,7 +427,7 @@ def test_inputs_are_of_the_shape_of_images_and_of_the_seed(kind: str, shape: tup
     assert y.shape == x.shape and y.dtype == x.dtype and bool(torch.isfinite(y).all())
     assert torch.equal(y, inputs(kind, x, seed=1))
     assert torch.equal(x, to_unit(images(7, shape))), "the images stay as they are"
-    assert torch.equal(y, x) == (kind == "digits")
+    assert torch.equal(y, x) == (kind == "as they are")
 
 
 def test_photographs_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from applications.common.data.avatars import load_avatars
 from applications.common.data.celeba import load_celeba
-from applications.common.data.folder import load_folder
+from applications.common.data.folder import load_folder, own_pictures
 from applications.common.data.idx import load_mnist, load_mnist5k
 from applications.common.data.image_set import ImageSet
 from applications.common.data.pixels import to_uint8, to_unit, unit_shape
@@ -24,6 +24,7 @@ __all__ = [
     "Tensors",
     "images_of_shape",
     "load",
+    "own_pictures",
     "to_uint8",
     "to_unit",
     "training_images",
@@ -101,7 +102,9 @@ def load(
     return load_mnist(name, split, folder)
 
 
-def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
+def images_of_shape(
+    name: str, split: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None, *, skip_bad: bool = False
+) -> ImageSet:
     """Load one split for a model that takes points of a shape (C, H, W); `celeba` and `folder` are read at this size.
 
     Raises:
@@ -110,17 +113,22 @@ def images_of_shape(name: str, split: str, shape: tuple[int, ...], data_dir: str
     if len(shape) != 3:
         raise ShapeError(f"the model is one of vectors of shape {shape}, and takes no images")
     sized = name in _SIZED
-    data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1)
+    data = load(name, split, data_dir, size=shape[1] if sized else None, grey=sized and shape[0] == 1, skip_bad=skip_bad)
     if (found := unit_shape(data.images)[1:]) != shape:
         raise ShapeError(f"the model takes images of shape {shape}, got {found} from {data.name}")
     return data
 
 
 def training_images(
-    name: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None, *, leave_out: bool = True
+    name: str,
+    shape: tuple[int, ...],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    leave_out: bool = True,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Load the images that a model is trained on, as `images_of_shape`; `leave_out`: without those that mnist5k holds out."""
-    data = images_of_shape(name, "train", shape, data_dir)
+    data = images_of_shape(name, "train", shape, data_dir, skip_bad=skip_bad)
     return without_held_out(data) if leave_out and name in ("mnist", "mnist5k") else data
 
 

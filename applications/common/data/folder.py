@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ import numpy as np
 from applications.common.data.image_set import ImageSet, image_set
 from applications.common.data.pictures import SUFFIXES
 from applications.common.data.squares import read_squares
-from induced.errors import DataError
+from induced.errors import DataError, ShapeError
 
 _HEAD: Final = 2**16
 """Bytes of a file that, with its size, tell which split it is in."""
@@ -33,7 +34,22 @@ def load_folder(
     labels = np.array([number[name.split("/")[0]] if "/" in name else len(classes) for name in chosen])
     paths = [folder / name for name in chosen]
     images, kept = read_squares(paths, size, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
-    return image_set(f"folder {folder.name} {split}", images, labels[kept])
+    return image_set(f"folder {folder.name} {split}", images, labels[kept], class_names=(*classes, "no subfolder"))
+
+
+def own_pictures(paths: Sequence[Path], shape: tuple[int, ...], *, skip_bad: bool = False) -> ImageSet:
+    """Picture files, and all pictures of folders, at the size of points (C, H, W) of a model.
+
+    Raises:
+        DataError: there is no picture, or one cannot be decoded. ShapeError: the model takes no square images of 1 or 3 channels.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise ShapeError(f"pictures become square images of 1 or 3 channels, the model takes points of shape {shape}")
+    files = [file for path in paths for file in ([path / name for name in _names(path)] if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"no picture is in or below {', '.join(map(str, paths))}; expected files ending in {', '.join(SUFFIXES)}")
+    images, _ = read_squares(files, shape[1], grey=shape[0] == 1, skip_bad=skip_bad)
+    return image_set(f"{len(images)} pictures", images, np.zeros(len(images)))
 
 
 def names_below(split: str, folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ class ImageSet(Source):
         labels: int64, `(N,)`.
         attributes: uint8, `(N, k)`, or None: what else is known of each image.
         attribute_names: Their k names.
+        class_names: Names of the classes 0, 1, ...; their numbers if none.
 
     Raises:
         DtypeError: images or attributes are not uint8, or labels not int64.
@@ -35,6 +36,7 @@ class ImageSet(Source):
     labels: Tensor
     attributes: Tensor | None = None
     attribute_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse tensors that are no image set."""
@@ -82,6 +84,18 @@ class ImageSet(Source):
         """The images on a device, if they fit."""
         return replace(self, images=self.images.to(device)) if fits(self.stored(), device) else self
 
+    def class_of(self, name: str) -> int:
+        """The number of a class, of its name or of its number as text.
+
+        Raises:
+            DomainError: no image is of it; the message lists the classes.
+        """
+        names = self.class_names
+        there: dict[str, int] = {names[k] if k < len(names) else str(k): k for k in sorted(set(self.labels.tolist()))}
+        if name not in there:
+            raise DomainError(f"{self.name} has no images of a class {name!r}; its classes are {', '.join(there)}")
+        return there[name]
+
     def spread(self, n: int) -> "ImageSet":
         """n images spread evenly over the set, first and last included: many sets are sorted by class.
 
@@ -92,7 +106,7 @@ class ImageSet(Source):
             raise DomainError(f"n lies in 1..{len(self)}, the number of images of {self.name}, got {n}")
         chosen = torch.linspace(0, len(self) - 1, n).round().long()
         attributes = None if self.attributes is None else self.attributes[chosen]
-        return ImageSet(self.name, self.images[chosen], self.labels[chosen], attributes, self.attribute_names)
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], attributes=attributes)
 
 
 def image_set(
@@ -101,7 +115,9 @@ def image_set(
     labels: np.ndarray,
     attributes: np.ndarray | None = None,
     attribute_names: tuple[str, ...] = (),
+    class_names: tuple[str, ...] = (),
 ) -> ImageSet:
     """Wrap arrays without copying the images; labels widen to int64."""
     known = None if attributes is None else torch.from_numpy(attributes.astype(np.uint8))
-    return ImageSet(name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), known, attribute_names)
+    classes = torch.from_numpy(labels.astype(np.int64))
+    return ImageSet(name, torch.from_numpy(images), classes, known, attribute_names, class_names)

@@ -92,8 +92,8 @@ def read_picture(path: Path, smallest: int = 1) -> Picture:
     return Picture(colours, alpha, frames)
 
 
-def picture_file(path: Path) -> Path:
-    """The file that a picture will be written to, checked before the work begins.
+def picture_file(path: Path, *others: str) -> Path:
+    """The file that a picture will be written to, checked before the work begins; or one with another suffix that is allowed.
 
     Raises:
         DataError: the suffix is of no format that is written, or the path is a folder or cannot be written.
@@ -101,8 +101,8 @@ def picture_file(path: Path) -> Path:
     path = path.expanduser()
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it, such as {path / 'picture.png'}")
-    if path.suffix.lower() not in FORMATS:
-        raise DataError(f"{path}: pictures are written as {', '.join(FORMATS)}")
+    if path.suffix.lower() not in (*FORMATS, *others):
+        raise DataError(f"{path}: pictures are written as {', '.join(FORMATS)}" + "".join(f", rows as {one}" for one in others))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
