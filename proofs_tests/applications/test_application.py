@@ -106,7 +106,7 @@ def test_check_export_info_and_load_take_a_run_of_every_application(
 ) -> None:
     one, run = RECORDS[name], runs[name]
     Run(run).report({"quality": {"frechet": 1.25}, "values": [0.5] * 99})
-    cli.main(["check", "--run", str(run), "--samples", "1"])
+    cli.main(["check", "--run", str(run), "--n", "1"])
     printed = capsys.readouterr().out
     assert "float32: domain: " in printed and "float64: map Linearizer" in printed
     assert " 0 violated; 0 unjudgeable, " in printed.splitlines()[-1]
@@ -272,8 +272,20 @@ def test_a_reader_that_leaves_early_is_no_error(
 def test_what_the_system_refuses_is_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.png").mkdir()
     sample = ["sample", "--run", runs["flow-matching"], "--n", "1", "--out"]
-    assert refusal(*sample, tmp_path / "x.png") == f"induced: {tmp_path / 'x.png'}: Is a directory"
-    assert refusal(*sample, "/dev/full") == "induced: No space left on device"
+    assert refusal(*sample, tmp_path / "x.png").startswith(f"induced: {tmp_path / 'x.png'}: is a folder; name a file in it")
+    (tmp_path / "y.png").symlink_to("/dev/full")
+    said = refusal(*sample, tmp_path / "y.png")
+    assert said == f"induced: {tmp_path / 'y.png'}: cannot be written ([Errno 28] No space left on device)"
+
+
+def test_too_little_memory_is_one_line(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (MemoryError("Unable to allocate memory for an array"), RuntimeError("can't allocate memory: of 8 bytes\nmore")):
+        monkeypatch.setattr(commands, "described", lambda *_, error=error: (_ for _ in ()).throw(error))
+        said = refusal("info", runs["pendulum"])
+        assert said.startswith("induced: there is not enough memory (") and "\n" not in said
+    monkeypatch.setattr(commands, "described", lambda *_: (_ for _ in ()).throw(RuntimeError("else")))
+    with pytest.raises(RuntimeError, match="else"):
+        cli.main(["info", str(runs["pendulum"])])
 
 
 def test_an_interrupt_is_one_line_that_says_how_to_go_on(
@@ -284,8 +296,7 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(
 
     monkeypatch.setattr(commands, "described", interrupted)
     monkeypatch.setattr(application, "_records", {"pendulum": replace(RECORDS["pendulum"], train=interrupted)})
-    goes_on = ": the same command with --resume goes on from the newest checkpoint"
-    for command, said in (("train pendulum", goes_on), (f"info {tmp_path}", "")):
+    for command, said in ((f"train pendulum --out {tmp_path}", ": there is no checkpoint yet"), (f"info {tmp_path}", "")):
         with pytest.raises(SystemExit) as end:
             cli.main(command.split())
         assert end.value.code == 130 and capsys.readouterr().err == f"\ninduced: interrupted{said}\n"

@@ -97,7 +97,7 @@ def refusal(*arguments: object) -> str:
     ],
 )
 def test_a_table_for_each_part_in_both_precisions(name: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    command(f"{MODULE}:{name}", "--samples", 4)
+    command(f"{MODULE}:{name}", "--n", 4)
     *blocks, summary = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
     assert [block[0] for block in blocks] == [f"{dtype}: {part}" for dtype in ("float32", "float64") for part in parts]
     assert all(block[1].split() == ["law", "statement", "residual", "tolerance", "verdict"] for block in blocks)
@@ -140,9 +140,6 @@ def test_a_mistake_is_one_line(here: Path) -> None:
     said = refusal(f"{MODULE}:needs_arguments")
     assert (
         said.startswith(f"induced: {MODULE}:needs_arguments cannot be called without arguments: TypeError: ") and "\n" not in said
-    )
-    assert (
-        refusal(f"{MODULE}:Shear", "--samples", 0) == "induced: check draws a whole number of samples, at least 1; got samples=0"
     )
     assert refusal(f"{MODULE}:Shear", "--radius", 0) == "induced: the radius of the samples is a finite number above 0, got 0.0"
     assert "not both" in refusal(f"{MODULE}:Shear", "--run", here)

@@ -437,7 +437,7 @@ def test_photographs_without_scikit_learn_say_what_to_install(monkeypatch: pytes
 
 
 def test_an_unknown_kind_of_inputs_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(DomainError, match="no kind of inputs is called 'cats'; there are digits, scaled by 0.1, "):
+    with pytest.raises(DomainError, match="no kind of inputs is called 'cats'; there are as they are, scaled by 0.1, "):
         inputs("cats", torch.zeros(1, 1, 8, 8))
 
 

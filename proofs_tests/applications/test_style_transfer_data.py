@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -354,6 +355,25 @@ def test_removal_says_when_rounding_may_drown_it(
     assert "condition number is 1." in capsys.readouterr().out
 
 
+def test_a_picture_is_not_written_over_itself_and_weights_and_a_strength_of_0_are_said(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.png"
+    own.write_bytes(before := (folder / "photographs" / "3.png").read_bytes())
+    (tmp_path / "link.png").symlink_to(own)
+    for out in (own, tmp_path / "link.png"):
+        assert "is the picture that is read, which is not written over" in refusal(
+            "style", "--picture", own, "--run", run, "--out", out
+        )
+    assert own.read_bytes() == before
+    command("style", "--picture", own, "--run", run, "--mix", "candy", "udnie", "--strength", 0, "--out", tmp_path / "x.png")
+    said = capsys.readouterr().out
+    assert re.search(r"note: the weights sum to 2; with 1 they interpolate\. \d+% of the values are cut", said)
+    assert re.search(r"note: a strength of 0 is the style 'identity', as it was learned: PSNR to the picture [\d.]+ dB", said)
+    command("style", "--picture", own, "--run", run, "--mix", "candy=0.3", "udnie=0.7", "--out", tmp_path / "x.png")
+    assert "note" not in capsys.readouterr().out
+
+
 def test_options_that_contradict_each_other_are_refused(run: Path, folder: Path) -> None:
     given = ("style", "--picture", folder / "photographs" / "3.png", "--run", run)
     assert "it needs --remove" in refusal(*given, "--into", "candy")
@@ -371,7 +391,11 @@ def test_styles_are_shown_with_distances_and_components(
     shown = ("styles", "--run", run, "--picture", folder / "photographs" / "3.png", "--out", tmp_path / "x.png")
     command(*shown, "--side", 32)
     told = capsys.readouterr().out
-    assert "identity          0.000" in told and "principal components" in told and (tmp_path / "x.png").is_file()
+    assert (
+        re.search(r"identity +candy +udnie\n +identity +0.000 ", told)
+        and "principal components" in told
+        and (tmp_path / "x.png").is_file()
+    )
     assert "--side is a multiple of 2, got 31" in refusal(*shown, "--side", 31)
     assert "at most the picture's least side 36, got 64" in refusal(*shown, "--side", 64)
 
@@ -379,14 +403,16 @@ def test_styles_are_shown_with_distances_and_components(
 def test_a_style_is_added_to_a_trained_model_and_exported(
     run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos = ("--data-dir", folder, "--photos", folder / "photographs", "--crops", 3, "--side", 24)
+    photos = ("--data-dir", folder, "--photographs", folder / "photographs", "--crops", 3, "--side", 24)
     command("add-style", "--run", run, "--style", "late", "--out", tmp_path / "more", *photos, "--steps", 2)
     assert "late added to candy, udnie: PSNR" in capsys.readouterr().out
     command("style", "--picture", folder / "photographs" / "3.png", "--run", tmp_path / "more", "--mix", "late",
             "--out", tmp_path / "x.jpg")  # fmt: skip
     assert read_picture(tmp_path / "x.jpg").colours.size == (48, 36)
-    assert "names of their own" in refusal("add-style", "--run", run, "--style", "candy", "--out", tmp_path / "no", *photos)
-    assert "multiple of 2, got 3 and 23" in refusal(
+    assert "has a style 'candy' already" in refusal(
+        "add-style", "--run", run, "--style", "candy", "--out", tmp_path / "no", *photos
+    )
+    assert "multiple of 2, got 23" in refusal(
         *("add-style", "--run", run, "--style", "late", "--out", tmp_path / "no", *photos[:-1], 23)
     )
     weighed = ("add-style", "--run", run, "--style", "late", "--out", tmp_path / "no", *photos, "--perceptual", 4)

@@ -79,7 +79,7 @@ def far_from_zero() -> FlowMatching:
 
 
 def test_check_judges_what_a_model_of_vectors_promises(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command("check", "--run", small, "--samples", 2)
+    command("check", "--run", small, "--n", 2)
     printed = capsys.readouterr().out
     for dtype in ("float32", "float64"):
         block = printed.partition(f"{dtype}: at samples: promises\n")[2].partition("\n\n")[0]
@@ -104,7 +104,7 @@ def test_another_number_of_steps_and_a_column_put_back_wrong_are_violations(moon
 def test_what_float32_cannot_judge_and_float64_shows_to_hold_is_said_and_is_no_failure(
     far_from_zero: FlowMatching, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command("check", "--run", save(far_from_zero, tmp_path / "far"), "--samples", 2)
+    command("check", "--run", save(far_from_zero, tmp_path / "far"), "--n", 2)
     *_, counts, said = capsys.readouterr().out.splitlines()
     hidden = re.search(r" 0 violated; (\d+) unjudgeable, ", counts)
     assert hidden is not None and int(hidden[1]) > 0
@@ -345,7 +345,7 @@ def test_a_table_is_trained_reported_and_sampled_in_its_own_units(tmp_path: Path
     [
         (
             ("sample", "--n", 3, "--out", "samples.txt"),
-            "samples of vectors are written as .csv, or drawn as .png; got samples.txt",
+            "samples.txt: pictures are written as .png, .jpg, .jpeg, rows as .csv",
         ),
         *(
             ((verb,), "this model draws rows of 2 columns, not images: it has sample, info, check and export; `induced info RUN`")
