@@ -1,7 +1,7 @@
 """What a folder of a run or model holds, as text."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from applications.application import family_of, owner
 from applications.common.runs import Run
+from applications.common.settings import flat
 from induced import LinearizerOperator, load
 from induced.errors import CheckpointError
 from induced.serialization.disk import read_json
@@ -36,20 +37,10 @@ def described(folder: Path) -> str:
     notes = {name: value for name, value in config["notes"].items() if name != "application"}
     if application is not None and not stages:
         notes["model"] = config["objects"]["0"]["arguments"]
-    lines += _table("settings", flat(notes))
+    lines += _table("settings", notes)
     if (folder / "report.json").exists():
-        lines += _table("figures", flat(read_json(folder / "report.json")))
+        lines += _table("figures", read_json(folder / "report.json"))
     return "\n".join(lines)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Values of nested settings by dotted name; long lists by their length."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            text = json.dumps(value)
-            yield f"{prefix}{name}", f"{len(value)} entries" if isinstance(value, list) and len(text) > 100 else text
 
 
 def progress(folder: Path) -> list[str]:
@@ -94,7 +85,10 @@ def _map(model: nn.Module) -> str:
     return f" from {tuple(model.domain.shape)} to {tuple(model.codomain.shape)}"
 
 
-def _table(title: str, rows: Iterator[tuple[str, str]]) -> list[str]:
-    found = list(rows)
-    width = max((len(name) for name, _ in found), default=0)
-    return [title, *(f"  {name:<{width}}  {text}" for name, text in found)] if found else []
+def _table(title: str, tree: Mapping[str, Any]) -> list[str]:
+    """Nested values by dotted name; long lists by their length."""
+    texts = {name: json.dumps(value) for name, value in flat(tree)}
+    lists = {name: f"{len(value)} entries" for name, value in flat(tree) if isinstance(value, list) and len(texts[name]) > 100}
+    texts |= lists
+    width = max(map(len, texts), default=0)
+    return [title, *(f"  {name:<{width}}  {text}" for name, text in texts.items())] if texts else []

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from applications.common.checkpoints import Checkpoint, read_checkpoint, step_of, write
 from applications.common.locks import held
 from applications.common.manifest import NAME, Manifest, conflicts, delete_run, read_manifest, require_within, write_manifest
+from applications.common.settings import flat
 from induced.errors import CheckpointError
 from induced.serialization import notes
 from induced.serialization.disk import PARTIAL, cannot, json_bytes, plain, remove, replace_file, sync, write_json
@@ -335,7 +336,7 @@ class Run:
     def _changed_settings(self, config: Mapping[str, Any]) -> list[str]:
         """Refuse settings that would make the resumed run another run; list those that may change and do."""
         kept = {name: value for name, value in self.config().items() if name not in ("data", COMMAND) or name in config}
-        stored, given = _flatten(kept), _flatten(json.loads(json_bytes(config)))
+        stored, given = dict(flat(kept)), dict(flat(json.loads(json_bytes(config))))
         names = [name for name in sorted(stored.keys() | given.keys()) if _shown(stored, name) != _shown(given, name)]
         same = stored.get("data.sha256") == given.get("data.sha256")  # a file may have another place or name by now
         differing = [
@@ -371,14 +372,6 @@ def last_stage(folder: Path) -> Run | None:
         return None
     stages = (Run((folder / place).parent) for place in places if isinstance(place, str))
     return next((stage for stage in stages if stage.checkpoints()), None)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from applications.common.runs import Run
+from applications.common.settings import flat
 from induced.errors import DomainError, NotConverged, SingularOperator
 
 GROWTH: Final = 1e3
@@ -72,7 +73,8 @@ class Watch:
         """
         if self.high:
             raise self._grown()
-        bad = sorted({name for state in states for name, value in _tensors(state) if not bool(value.isfinite().all())})
+        tensors = [(name, value) for state in states for name, value in flat(state) if isinstance(value, Tensor)]
+        bad = sorted({name for name, value in tensors if not bool(value.isfinite().all())})
         if bad:
             raise self._stop(f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold numbers that are not finite")
 
@@ -106,11 +108,3 @@ def terminated() -> Iterator[Callable[[], bool]]:
 def fact(error: Exception) -> str:
     """What a chart or operator refused, without the advice to use float64, which helps no training that diverges."""
     return re.sub("[:;][^:;]*float64[^:;]*$", "", str(error))
-
-
-def _tensors(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for key, value in state.items():
-        if isinstance(value, Mapping):
-            yield from _tensors(value, f"{prefix}{key}.")
-        elif isinstance(value, Tensor) and value.is_floating_point():
-            yield f"{prefix}{key}", value

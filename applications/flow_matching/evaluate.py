@@ -2,7 +2,7 @@
 
 import copy
 import math
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
@@ -225,9 +225,4 @@ def timing(model: FlowMatching, *, batch: int = 64, repeats: int = 3) -> Timing:
 
 def _median(action: Callable[[], object], repeats: int) -> float:
     action()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    return median(timeit.repeat(action, number=1, repeat=repeats))

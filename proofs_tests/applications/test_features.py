@@ -91,7 +91,7 @@ def test_extract_maps_pixels_to_the_middle_of_their_bins_and_keeps_the_last_batc
         seen.append(len(unit))
         return unit.mean((1, 2, 3))
 
-    found = extract(means, images, batch=3, device="cpu")
+    found = extract(means, images, batch=3)
     assert seen == [3, 3, 1]
     assert torch.allclose(found, to_unit(images).double().mean((1, 2, 3)), atol=1e-6)
 
