@@ -32,7 +32,7 @@ class LatticeRotation(Bijection):
         DomainError: a point or a coordinate is out of the lattice's range, or a sum could reach 2^53.
 
     Law:
-        `torch.equal(g.inverse(g(x)), x)` on the lattice (applications/test_idempotent_exact.py)
+        `torch.equal(g.inverse(g(x)), x)` on the lattice (applications/idempotent/test_exact.py)
     """
 
     def __init__(self, V: Tensor, *, bits: int, weight_bits: int) -> None:

@@ -81,7 +81,7 @@ class FixedPoint(nn.Module):
         DomainError: a sum could reach 2^53, or a weight is not finite.
 
     Law:
-        every output is the sum that Python's integers give (applications/test_idempotent_exact.py)
+        every output is the sum that Python's integers give (applications/idempotent/test_exact.py)
     """
 
     def __init__(self, net: Conditioner, *, activation_bits: int, weight_bits: int, label: str = "a conditioner") -> None:

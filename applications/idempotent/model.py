@@ -79,7 +79,7 @@ class Idempotent(nn.Module):
 
         Law:
             on the lattice `torch.equal(f(f(x)), f(x))` for every x in its range, and f(x) does not depend on the batch
-            (applications/test_idempotent_exact.py)
+            (applications/idempotent/test_exact.py)
         """
         chart = _on_lattice(self.chart, self.config) if (self.config.exact if exact is None else exact) else self.chart
         mask = self.projection.mask().to(self.projection.p.dtype)

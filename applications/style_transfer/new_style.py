@@ -30,7 +30,7 @@ def fit_kernel(model: StyleTransfer, x: Tensor, y: Tensor, *, ridge: float = 1e-
             positive.
 
     Law:
-        the kernel of pictures y = f_s(x) is that of s, as the ridge goes to 0 (applications/test_style_transfer.py)
+        the kernel of pictures y = f_s(x) is that of s, as the ridge goes to 0 (applications/style_transfer/test_training.py)
     """
     if x.shape != y.shape or x.dim() != 4 or not len(x):
         raise ShapeError(f"as many pictures (N, 3, H, W) before as after are needed, got {tuple(x.shape)} and {tuple(y.shape)}")

@@ -39,7 +39,7 @@ def in_tiles(f: Map, x: Tensor, *, tile: int, margin: int, stride: int) -> Tenso
         ShapeError: a side of x is no multiple of the stride.
 
     Law:
-        `in_tiles(f, x) == f(x)` up to rounding, farther than `margin` from the border (applications/test_style_transfer.py)
+        `in_tiles(f, x) == f(x)` up to rounding, farther than `margin` from the border (applications/style_transfer/test_model.py)
     """
     margin = -(-margin // stride) * stride
     if tile % stride or tile <= 2 * margin:

@@ -1,11 +1,6 @@
 """Work is kept: what a run deletes, who may write to it, what a second stage was made from, what a run was trained on."""
 
-import os
 import shutil
-import signal
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +10,14 @@ import torch
 from torch import Tensor
 
 import induced
-from applications import cli
 from applications.common import runs as runs_module
-from applications.common.data import ImageSet, Tensors
+from applications.common.data import ImageSet
 from applications.common.manifest import Manifest, delete_run, read_manifest, write_manifest
 from applications.common.runs import Run
-from applications.common.training import TrainingConfig, fit
 from applications.flow_matching import tour as tour_module
 from applications.flow_matching import train as train_module
 from applications.flow_matching import vectors
-from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
+from applications.flow_matching.config import Config
 from applications.flow_matching.tour import tour
 from applications.idempotent import config as idempotent_config
 from applications.idempotent import train as idempotent_train
@@ -32,32 +25,12 @@ from applications.style_transfer import config as style_config
 from applications.style_transfer import train as style_train
 from induced.errors import CheckpointError, DataError, ShapeError
 from proofs_tests.applications import toy
-from proofs_tests.applications.test_cache import in_fork
-
-SMALL = ModelConfig(
-    shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, rank=4
-)
-CONFIG = Config(
-    model=SMALL,
-    objective=ObjectiveConfig(perceptual=0),
-    training=TrainingConfig(steps=4, batch=8, warmup=1, log_every=2, checkpoint_every=4),
-    latent_steps=3,
-    latent_batch=8,
-)
-
-
-def pixels(seed: int = 0) -> ImageSet:
-    drawn = torch.randint(0, 256, (24, 1, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSet("pixels", drawn, torch.zeros(24, dtype=torch.int64))
+from proofs_tests.applications.kept import CONFIG, SMALL, listing, pixels, strangers, train
 
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module, "training_set", lambda *_: pixels())
-
-
-def train(folder: Path, config: Config = CONFIG, **options: Any) -> Any:
-    return train_module.train(config, Run(folder), device="cpu", **options)
 
 
 def longer(steps: int, latent_steps: int = 3) -> Config:
@@ -72,11 +45,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-def listing(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-# ---------------------------------------------------------------------------------------------------------------- two stages
+# --------------------------------------------------------------------------------------------------------------- two stages
 def test_a_second_stage_is_trained_anew_where_the_first_went_on_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,15 +98,7 @@ def test_while_the_first_stage_goes_on_the_model_is_its_own(tmp_path: Path, monk
     assert same(state(tmp_path), state(Run(tmp_path).checkpoints()[-1]))
 
 
-# ------------------------------------------------------------------------------------------------------------- what is deleted
-def strangers(folder: Path) -> dict[str, bytes]:
-    for name in ("samples/a.txt", "checkpoints/step-00000001/b", "latent/thesis.tex", "tensorboard/c", "one_step.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
-    (folder / "config.json").write_text('{"my": 1}')
-    return listing(folder)
-
-
+# ---------------------------------------------------------------------------------------------------------- what is deleted
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_that_is_no_run_is_never_written_to(tmp_path: Path, overwrite: bool) -> None:
     held = strangers(tmp_path)
@@ -225,7 +186,7 @@ def test_a_run_that_a_kill_ended_at_birth_can_be_overwritten(tmp_path: Path, mon
     toy.train(tmp_path, overwrite=True)
 
 
-# --------------------------------------------------------------------------------------------- checks before the first deletion
+# ----------------------------------------------------------------------------------------- checks before the first deletion
 REFUSALS: dict[str, tuple[dict[str, Any], Config, type[Exception], str]] = {
     "both flags": ({"resume": True, "overwrite": True}, CONFIG, CheckpointError, "resume and overwrite exclude each other"),
     "other settings": (
@@ -311,7 +272,7 @@ def test_every_application_checks_its_folder_before_it_reads_data(tmp_path: Path
             work()
 
 
-# ------------------------------------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------------------------------- data
 def test_other_data_of_the_same_name_and_number_are_refused_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path)
     held = listing(tmp_path)
@@ -320,89 +281,3 @@ def test_other_data_of_the_same_name_and_number_are_refused_on_resume(tmp_path: 
     with pytest.raises(CheckpointError, match=message):
         train(tmp_path, longer(8), resume=True)
     assert listing(tmp_path) == held
-
-
-# ----------------------------------------------------------------------------------------------------------------- export, lock
-def test_an_export_hides_no_run_and_no_strangers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tmp_path / "run")
-    strangers(tmp_path / "mine")
-    held = listing(tmp_path)
-    for out, message in (("run", "holds what is exported"), ("mine", "holds no model that")):
-        monkeypatch.setattr(sys, "argv", ["induced", "export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / out)])
-        with pytest.raises(SystemExit, match=message):
-            cli.main()
-    assert listing(tmp_path) == held
-
-
-def test_an_export_replaces_neither_a_checkpoint_nor_the_model_itself(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    induced.serialization.save(induced.load(tmp_path / "run"), tmp_path / "whole")
-    held = listing(tmp_path)
-    checkpoint = str(tmp_path / "run" / "checkpoints" / "step-00000004")
-    for source, out in (
-        (str(tmp_path / "run"), checkpoint),
-        (str(tmp_path / "whole"), str(tmp_path / "run" / ".." / "whole")),
-    ):
-        with pytest.raises(SystemExit, match="holds what is exported, or a checkpoint, which an export would replace: choose"):
-            cli.main(["export", "--run", source, "--out", out])
-    assert listing(tmp_path) == held
-
-
-def waiting(there: Path) -> Callable[[object, int], None]:
-    def wait(_: object, step: int) -> None:
-        if step == 8:
-            there.touch()
-            time.sleep(60)
-
-    return wait
-
-
-def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) -> None:
-    there = tmp_path / "there"
-    other = in_fork(lambda: toy.train(tmp_path / "run", on_sample=waiting(there)))
-    while not there.exists():
-        assert other.is_alive()
-        time.sleep(0.01)
-    held = listing(tmp_path / "run")
-    asked: tuple[dict[str, Any], ...] = ({"resume": True}, {"overwrite": True}, {})
-    for options in asked:
-        message = (
-            f"run: process {other.pid} on .* trains in this folder; wait for it, end it, or choose another folder with --out$"
-        )
-        with pytest.raises(CheckpointError, match=message):
-            toy.train(tmp_path / "run", **options)
-    assert listing(tmp_path / "run") == held
-    assert other.pid is not None
-    os.kill(other.pid, signal.SIGKILL)
-    other.join(600)
-    assert (tmp_path / "run" / ".lock").exists()  # the file is there, the lock is not
-    assert toy.train(tmp_path / "run", resume=True).notes[0].startswith("resumed after step 5,")
-    assert not (tmp_path / "run" / ".lock").exists()
-
-
-def test_both_stages_are_under_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def between(*_: object) -> Any:
-        with pytest.raises(CheckpointError, match="trains in this folder"):
-            train(tmp_path / "run", resume=True)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_module, "LatentObjective", between)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run")
-
-
-def test_tensors_are_told_apart_on_resume(tmp_path: Path) -> None:
-    """Any source has a fingerprint that a resumed run compares."""
-
-    class Squared(toy.Denoise):
-        def forward(self, batch: dict[str, Tensor], draws: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"loss": (self.model(batch["images"]) ** 2).mean()}
-
-    def go(seed: int, name: str = "rows", **options: Any) -> None:
-        rows = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-        fit(Squared(), Tensors(name, {"images": rows}), toy.CONFIG, Run(tmp_path), device="cpu", **options)
-
-    go(0)
-    with pytest.raises(CheckpointError, match=r"data\.sha256 .*; the data are not those that it was trained on"):
-        go(1, resume=True)
-    go(0, resume=True, name="rows elsewhere")  # a file that was moved holds what it held

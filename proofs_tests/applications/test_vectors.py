@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ import induced
 from applications import cli
 from applications.common.data import Tensors
 from applications.common.data.table import as_table, load_table, two_moons
-from applications.common.figures import corner
 from applications.common.timed import fit_for
 from applications.common.training import Objective
-from applications.common.two_sample import classifier_test, energy_distance
+from applications.common.two_sample import energy_distance
 from applications.flow_matching import fit_flow
 from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import Config, ModelConfig
@@ -32,18 +30,9 @@ from applications.flow_matching.vectors import encoded, model_of
 from induced import Reports
 from induced.bijections import Affine, Composition
 from induced.checks import check_bijection, require
-from induced.errors import DataError, DomainError, ShapeError
+from induced.errors import DataError, DomainError
 from induced.serialization import save
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def rows(n: int = 400) -> Tensor:
-    """Columns of three sizes and means, the second one constant."""
-    z = torch.randn(n, 3, generator=generator(1), dtype=torch.float64)
-    return torch.stack([1e4 + 100 * z[:, 0], torch.full((n,), 7.1, dtype=torch.float64), 1e-3 * (z[:, 1] ** 2 + z[:, 2])], 1)
+from proofs_tests.applications.rows import generator, rows
 
 
 def untrained(chart: Any = "spline", data: Tensor | None = None) -> FlowMatching:
@@ -254,55 +243,7 @@ def test_settings_of_images_do_not_make_a_model_of_vectors() -> None:
         build(replace(ModelConfig().of_vectors(3, ()), rank=2))
 
 
-# the two-sample figures
-
-
-def test_the_energy_distance_is_its_formula_and_zero_in_the_mean() -> None:
-    a, b = (torch.randn(n, 2, generator=generator(n), dtype=torch.float64) for n in (12, 15))
-    b = b * 2 + 1
-
-    def mean(x: Tensor, y: Tensor, *, same: bool) -> float:
-        pairs = [(i, j) for i in range(len(x)) for j in range(len(y)) if not (same and i == j)]
-        return sum(math.dist((x[i] / a.std(0)).tolist(), (y[j] / a.std(0)).tolist()) for i, j in pairs) / len(pairs)
-
-    expected = 2 * mean(a, b, same=False) - mean(a, a, same=True) - mean(b, b, same=True)
-    assert energy_distance(a, b) == pytest.approx(expected, rel=1e-9)
-    null = [energy_distance(*torch.randn(2, 100, 2, generator=generator(seed))) for seed in range(30)]
-    assert abs(float(np.mean(null))) < 3 * float(np.std(null)) / math.sqrt(30) and min(null) < 0
-    assert energy_distance(*torch.randn(2, 100, 2, generator=generator())) < energy_distance(a, b) / 5
-
-
-def test_a_classifier_tells_apart_what_differs_and_guesses_where_nothing_does() -> None:
-    a, b = torch.randn(2, 300, 2, generator=generator())
-    guess = classifier_test(a, b)
-    assert guess.deviation == pytest.approx(0.5 / math.sqrt(600)) and abs(guess.accuracy - 0.5) < 4 * guess.deviation
-    assert classifier_test(a, b + 1.5).accuracy > 0.75
-
-
-@pytest.mark.parametrize("test", [energy_distance, classifier_test])
-def test_samples_that_cannot_be_compared_are_refused(test: Callable[[Tensor, Tensor], object]) -> None:
-    for a, b in (
-        (torch.zeros(20, 2), torch.zeros(20, 3)),
-        (torch.zeros(9, 2), torch.zeros(20, 2)),
-        (torch.zeros(20), torch.zeros(20)),
-    ):
-        with pytest.raises(ShapeError, match=r"compares rows \(N, n\) and \(M, n\), 10 or more of each; got"):
-            test(a, b)
-    with pytest.raises(DomainError, match="got 2 values that are not finite, of 40"):
-        test(torch.zeros(20, 2), torch.full((20, 2), 0.0).index_fill(0, torch.tensor([3]), math.nan))
-
-
-def test_a_corner_plot_has_a_picture_and_needs_a_number_for_each_column(tmp_path: Path) -> None:
-    path = corner(tmp_path / "corner.png", {"data": rows(50), "samples": rows(60)}, ["a", "b", "c"])
-    assert path.read_bytes()[:4] == b"\x89PNG"
-    for wrong in ({}, {"data": rows(50)[:, :2]}, {"data": rows(50)[:0]}):
-        with pytest.raises(ShapeError, match=r"corner draws rows \(N, 3\), one number for each of 3 columns; got"):
-            corner(tmp_path / "no.png", wrong, ["a", "b", "c"])
-
-
 # the command line
-
-
 def command(*arguments: object) -> None:
     """Run `induced` in this process."""
     with pytest.MonkeyPatch.context() as patch:

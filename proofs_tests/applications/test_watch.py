@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from applications.common.runs import Run
+from applications.style_transfer.config import ModelConfig
 from applications.style_transfer.model import build
 from applications.style_transfer.new_style import refine_kernel
 from induced.errors import DomainError
 from proofs_tests.applications import toy
-from proofs_tests.applications.test_style_transfer_data import TINY, noise
 
+TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
 EVERY = replace(toy.CONFIG, checkpoint_every=1, keep=3)
+
+
+def noise(n: int, height: int, width: int, seed: int = 0) -> Tensor:
+    return 1.8 * torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 0.9
 
 
 class Changed(toy.Denoise):

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from applications import cli
 from applications.common.kinds import load_model
 from applications.common.runs import Run
 from applications.flow_matching import evaluate
@@ -26,6 +25,7 @@ from applications.flow_matching.tour import tour
 from applications.flow_matching.train import train
 from induced.errors import CheckpointError
 from proofs_tests.applications.flow_matching.models import BRIEF, SMALL, TINY, TOLERANCE
+from proofs_tests.applications.terminal import command
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -50,13 +50,6 @@ FLAGS = [
 ]
 LONG = [*FLAGS, "--steps", "40", "--checkpoint-every", "4", "--device", "cpu"]
 ENDINGS = (".png", ".json", ".jsonl", "checkpoints/", "tensorboard/")
-
-
-def command(*arguments: object) -> None:
-    """The command line, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["induced", *map(str, arguments)])
-        cli.main()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,28 @@
+"""What the tests of idempotent generators share: tiny models, and images of a few strokes."""
+
+import torch
+from torch import Tensor
+
+from applications.idempotent.config import ModelConfig
+from applications.idempotent.model import Idempotent, build
+from induced import Linearizer
+from induced.operators import Projection
+
+TINY = ModelConfig(shape=(1, 8, 8), blocks=2, widths=(4, 6), rank=5)
+
+
+def mask_of(f: Linearizer) -> Tensor:
+    """Which coordinates its projection keeps."""
+    assert isinstance(f.core, Projection)
+    return f.core.mask()
+
+
+def made(config: ModelConfig = TINY, seed: int = 0) -> Idempotent:
+    torch.manual_seed(seed)
+    return build(config)
+
+
+def images(n: int, shape: tuple[int, int, int] = TINY.shape, seed: int = 4) -> Tensor:
+    """Images of a few strokes, as uint8."""
+    u = torch.rand(n, 1, shape[1] // 2, shape[2] // 2, generator=torch.Generator().manual_seed(seed))
+    return (255 * (u > 0.6)).to(torch.uint8).repeat_interleave(2, -1).repeat_interleave(2, -2).expand(n, *shape)
