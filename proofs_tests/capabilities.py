@@ -92,7 +92,7 @@ def onnx(both: Both) -> None:
         file = io.BytesIO()
         program = torch.onnx.export(materialized(f, x), (x,), dynamo=True, dynamic_shapes=FREE, verbose=False)
         assert program is not None
-        program.save(file)
+        program.save(file)  # type: ignore[arg-type]
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         for points in batches(x):
             result = session.run(None, {session.get_inputs()[0].name: points.numpy()})[0]

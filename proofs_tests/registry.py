@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -25,6 +25,7 @@ from induced.bijections import (
     Bijection,
     Composition,
     ConditionalActNorm,
+    ConditionalBijection,
     ConditionalCoupling,
     ConditionalDirectSum,
     Conv1x1,
@@ -159,15 +160,21 @@ def _conditional_actnorm() -> Bijection:
     return parent.at(1.0)
 
 
+def conditional(chart: Bijection | ConditionalBijection) -> ConditionalBijection:
+    """The chart, which takes a context."""
+    assert isinstance(chart, ConditionalBijection)
+    return chart
+
+
 def _conditional_glow() -> Bijection:
-    parent = glow((2, 4, 4), blocks=1, width=4, context=1)
+    parent = conditional(glow((2, 4, 4), blocks=1, width=4, context=1))
     for time in (0.0, 1.0):
         parent.at(time).initialize(torch.randn(8, 2, 4, 4))
     return shaken(parent, 0.05).at(1.0)
 
 
 def _conditional_unet_glow() -> Bijection:
-    parent = glow((2, 4, 4), blocks=1, width=4, context=2, conditioner=partial(UNet, norm=False))
+    parent = conditional(glow((2, 4, 4), blocks=1, width=4, context=2, conditioner=partial(UNet, norm=False)))
     for context in (torch.zeros(2), torch.ones(2)):
         parent.at(context).initialize(torch.randn(8, 2, 4, 4))
     return shaken(parent, 0.05).at(torch.tensor([0.5, -1.0]))
@@ -253,9 +260,11 @@ CHARTS = [
     ChartCase("real_nvp(5)", lambda: shaken(real_nvp(5, 4, 16))),
     ChartCase("glow of 1 channel", lambda: shaken(initialized(glow((1, 8, 8), 2, 4, levels=2)), 0.05)),
     ChartCase("glow of 3 channels", lambda: shaken(initialized(glow((3, 4, 4), 2, (4, 6), levels=2)), 0.05)),
-    ChartCase("conditional chart at a number", lambda: shaken(real_nvp(3, 2, 8, context=1)).at(0.5)),
-    ChartCase("conditional chart at a tensor", lambda: shaken(real_nvp(3, 2, 8, context=2)).at(torch.tensor([0.5, -1.0]))),
-    ChartCase("conditional chart in dimension 1", lambda: shaken(real_nvp(1, 2, 8, context=1)).at(0.5)),
+    ChartCase("conditional chart at a number", lambda: conditional(shaken(real_nvp(3, 2, 8, context=1))).at(0.5)),
+    ChartCase(
+        "conditional chart at a tensor", lambda: conditional(shaken(real_nvp(3, 2, 8, context=2))).at(torch.tensor([0.5, -1.0]))
+    ),
+    ChartCase("conditional chart in dimension 1", lambda: conditional(shaken(real_nvp(1, 2, 8, context=1))).at(0.5)),
     ChartCase(
         "conditional additive coupling",
         lambda: ConditionalCoupling((4,), shaken(MLP(2, 2, 8, context=1)), flip=True, kind=AdditiveCoupling).at(2.0),
@@ -438,11 +447,14 @@ def _generator(M: Tensor) -> Tensor:
     return torch.from_numpy(scipy.linalg.logm(M.double().numpy()).real).to(M.dtype)
 
 
+Padding = Literal["zeros", "circular", "reflect", "replicate"]
+
+
 def convolution_matrix(kernel: Tensor, shape: Sequence[int], pads: Pads, mode: str, stride: int = 1, groups: int = 1) -> Tensor:
     """The matrix of a convolution, entry by entry: numpy pads the numbers of the pixels, and each tap is added where it reads."""
     channels, *size = shape
     place = np.arange(int(np.prod(size))).reshape(size)
-    names = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+    names: dict[str, Literal["wrap", "reflect", "edge"]] = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
     place = np.pad(place, pads, constant_values=-1) if mode == "zeros" else np.pad(place, pads, mode=names[mode])
     out = [(n - k) // stride + 1 for n, k in zip(place.shape, kernel.shape[2:], strict=True)]
     M = torch.zeros(kernel.shape[0], *out, channels, int(np.prod(size)), dtype=kernel.dtype)
@@ -456,7 +468,7 @@ def convolution_matrix(kernel: Tensor, shape: Sequence[int], pads: Pads, mode: s
 
 
 def _convolution(
-    name: str, kernel: Sequence[int], shape: Sequence[int], pads: Pads, mode: str, stride: int = 1, groups: int = 1
+    name: str, kernel: Sequence[int], shape: Sequence[int], pads: Pads, mode: Padding, stride: int = 1, groups: int = 1
 ) -> "CoreCase":
     """A case of a geometry: kernels are read off a matrix by least squares against the matrices of single taps."""
 

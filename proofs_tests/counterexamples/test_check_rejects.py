@@ -106,8 +106,8 @@ def test_a_projection_is_put_under_the_law_of_idempotents(core: LinearOperator) 
 
 def test_a_projection_whose_map_is_not_idempotent_is_rejected() -> None:
     class Shrinking(LinearizerOperator):
-        domain = codomain = EuclideanSpace(3)  # type: ignore[assignment]
-        core = Projection(torch.tensor([1.0, 0.0, 1.0]))  # type: ignore[assignment]
+        domain = codomain = EuclideanSpace(3)
+        core = Projection(torch.tensor([1.0, 0.0, 1.0]))
 
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return 0.9 * self.core(x)

@@ -1,6 +1,7 @@
 """In float32 a tolerance is at most 1e-3 where the condition of its law, computed in float64 without the checks, is below 1e3."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -203,8 +204,14 @@ MAPS: dict[str, tuple[Callable[[], Tensor], Space, Space]] = {
         lambda: InducedSpace(Log((4,))),
     ),
 }
+
+
+def scaled(scale: float, make: Callable[[], Tensor]) -> Tensor:
+    return scale * make()
+
+
 ENDOMORPHISMS: dict[str, tuple[Callable[[], Tensor], Space]] = {
-    f"{name} x {scale:g}": (lambda make=make, scale=scale: scale * make(), space)
+    f"{name} x {scale:g}": (partial(scaled, scale, make), space)
     for name, make, space, scales in (
         ("any", lambda: normal(8, 8), lambda: EuclideanSpace(8), (1e-6, 1.0, 30.0)),
         ("skew", lambda: normal(8, 8).triu(1) - normal(8, 8).triu(1).mT, lambda: EuclideanSpace(8), (1.0, 1e3)),

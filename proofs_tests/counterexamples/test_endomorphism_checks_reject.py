@@ -48,7 +48,7 @@ class OneSpace(LinearizerOperator):
     def exp(self, t: float = 1.0) -> LinearizerOperator:  # type: ignore[override]
         return super().exp(t) if self.replaced_exp is None else self.replaced_exp(t)
 
-    def __pow__(self, k: int) -> LinearizerOperator:
+    def __pow__(self, k: int) -> LinearizerOperator:  # type: ignore[override]
         if k in self.raises:
             raise self.raises[k]
         return Linearizer(self.powers[k], self.space) if k in self.powers else super().__pow__(k)
@@ -302,6 +302,8 @@ def test_zero_samples_and_single_ones_are_judged(dtype: torch.dtype) -> None:
 
 class Counted(OneSpace):
     """A map that counts its calls in a buffer, and spoils what it is given."""
+
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__(matrix=torch.diag(torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)))

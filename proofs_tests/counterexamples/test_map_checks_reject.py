@@ -1,7 +1,7 @@
 """Maps that break one law each, and the law that names it; right maps of every size, which all laws accept."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -42,11 +42,11 @@ class OfHonest(LinearizerOperator):
 class Map(OfHonest):
     """A map of R^3 with some of its parts replaced."""
 
-    def __init__(self, A: LinearOperator | Tensor, **replaced: object) -> None:
+    def __init__(self, A: LinearOperator | Tensor, **replaced: Any) -> None:
         super().__init__(Linearizer(A, EuclideanSpace(3)))
         self.replaced = replaced
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         function = self.replaced.get("forward", self.honest)
         return function(x)
 
@@ -82,7 +82,7 @@ def test_check_linear_rejects_a_bias_between_charts() -> None:
     class Biased(LinearizerOperator):
         domain, codomain, core = X, X, f.core
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return X.point(f.core(X.coords(x)) + 0.01)
 
     x = points() * 0.3
@@ -174,11 +174,11 @@ def violated(reports: Reports) -> list[str]:
 class Between(OfHonest):
     """A map between two learned spaces, with some of its parts replaced by functions of the honest one."""
 
-    def __init__(self, core: Tensor, X: HilbertSpace, Y: HilbertSpace, **parts: Callable[..., object]) -> None:
+    def __init__(self, core: Tensor, X: HilbertSpace, Y: HilbertSpace, **parts: Callable[..., Any]) -> None:
         super().__init__(Linearizer(core, X, Y))
         self.parts = parts
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return self.parts["forward"](self.honest, x) if "forward" in self.parts else self.honest(x)
 
     @property
@@ -197,7 +197,7 @@ def learned(dtype: torch.dtype) -> tuple[HilbertSpace, HilbertSpace]:
     return InducedSpace(real_nvp(N).to(dtype)), InducedSpace(real_nvp(M).to(dtype))
 
 
-def between(dtype: torch.dtype, **parts: Callable[..., object]) -> Between:
+def between(dtype: torch.dtype, **parts: Any) -> Between:
     return Between(torch.randn(M, N, dtype=dtype) / 3, *learned(dtype), **parts)
 
 

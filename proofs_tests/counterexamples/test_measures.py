@@ -232,7 +232,7 @@ def test_the_multiple_counts_at_which_most_laws_are_judged() -> None:
     assert found[1].tolerance == 0.5 and found[0].note == "at the samples scaled by 0.333" and len(factors) == 6
 
 
-class Offset(EuclideanSpace):
+class Offset(EuclideanSpace):  # type: ignore[misc]
     """R^2 with numbers of this size at the zero vector."""
 
     floor = 2.0
@@ -346,7 +346,8 @@ def test_an_error_along_directions_is_that_of_the_space() -> None:
     x = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64)
     d = torch.tensor([[0.0, 4.0, 3.0]], dtype=torch.float64)
     expected = float(X.roundings(x, d / 5).max()) * 5
-    assert along(X, (x, d), (x, 0 * d)) == [Noise(pytest.approx(expected), 0.0), Noise(0.0, 0.0)]
+    found, still = along(X, (x, d), (x, 0 * d))
+    assert found.roundings == pytest.approx(expected) and found.floor == 0.0 and still == Noise(0.0, 0.0)
     assert torch.equal(vjp(lambda z: z.sin(), x, d), x.cos() * d)
 
 
@@ -400,19 +401,21 @@ def test_an_orbit_foretells_growth_and_rounding() -> None:
     gain, size = orbit.growth(1), math.sqrt(2)
     by_entries = (x.abs() @ A.abs().mT @ A.abs().mT).norm().item()
     in_norm = 2**0.25 * gain**2 * size
-    assert orbit.products(0) == (pytest.approx(size), pytest.approx(size))
-    assert orbit.products(2, by_entries=False) == (pytest.approx(math.sqrt(2) / 2 * in_norm), pytest.approx(gain**2 * size))
+    assert orbit.products(0) == pytest.approx((size, size))
+    assert orbit.products(2, by_entries=False) == pytest.approx((math.sqrt(2) / 2 * in_norm, gain**2 * size))
     expected = min((in_norm, gain**2 * size), (by_entries, by_entries))
-    assert orbit.products(2) == (pytest.approx(math.sqrt(2) / 2 * expected[0]), pytest.approx(expected[1]))
+    assert orbit.products(2) == pytest.approx((math.sqrt(2) / 2 * expected[0], expected[1]))
     condition = gain * orbit.growth(-1)
     assert orbit.inverses(0) == pytest.approx(math.sqrt(2) * 2**0.25 * condition * size)
     ahead = orbit.growth(-1) * float(orbit.coords(0).norm())
     assert orbit.inverses(1) == pytest.approx(math.sqrt(2) * 2**0.25 * condition * ahead)
     length = float(orbit.coords(1).norm())
     just = 1e-2 * length / (10 * torch.finfo(x.dtype).eps)
-    assert orbit.beside(1, 0.9 * just, 3 * length) == (pytest.approx(length), "")
+    beside, said = orbit.beside(1, 0.9 * just, 3 * length)
+    assert beside == pytest.approx(length) and said == ""
     assert orbit.beside(1, 1.1 * just, 3 * length) == (3 * length, "beside the terms that cancel")
-    assert orbit.beside(1, 1.1 * just, 0.5 * length) == (pytest.approx(length), "")
+    beside, said = orbit.beside(1, 1.1 * just, 0.5 * length)
+    assert beside == pytest.approx(length) and said == ""
 
 
 def test_an_orbit_knows_what_its_chart_adds() -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -66,7 +67,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def filled(module: nn.Module, size: float = 0.3) -> nn.Module:
+Filled = TypeVar("Filled", bound=nn.Module)
+
+
+def filled(module: Filled, size: float = 0.3) -> Filled:
     with torch.no_grad():
         for k, p in enumerate(module.parameters()):
             p.copy_(size * normal(*p.shape, seed=k))

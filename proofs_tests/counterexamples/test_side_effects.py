@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ class Core(LinearOperator):
 
     def forward(self, z: Tensor) -> Tensor:
         self.calls = self.calls + torch.rand(1)
-        return self.A(z)  # type: ignore[no-any-return]
+        return self.A(z)
 
     def apply_adjoint(self, w: Tensor) -> Tensor:
         self.calls = self.calls + torch.rand(1)
@@ -175,7 +176,7 @@ def test_a_check_leaves_its_samples_as_they_were() -> None:
 def test_a_frozen_part_stays_in_eval_mode_and_its_statistics_stay() -> None:
     class Net(nn.Sequential):
         def forward(self, a: Tensor) -> Tensor:
-            return super().forward(a.reshape(-1, 1)).reshape(*a.shape[:-1], 2)  # type: ignore[no-any-return]
+            return super().forward(a.reshape(-1, 1)).reshape(*a.shape[:-1], 2)
 
     net = Net(nn.Linear(1, 2), nn.BatchNorm1d(2))
     g = AdditiveCoupling((3,), net).train()
@@ -219,24 +220,25 @@ def test_a_graph_made_before_a_check_is_good_for_a_backward_pass() -> None:
 
 def test_a_parameter_that_was_replaced_in_place_is_put_back() -> None:
     layer = nn.Linear(2, 2)
-    before = state(layer)
+    before: list[Any] = [*state(layer)]
     with untouched(layer):
         layer.weight.data.mul_(2)
         layer.bias.data = torch.zeros(5)
-    assert torch.equal(layer.weight, before[before.index("weight") + 2])  # type: ignore[call-overload]
-    assert torch.equal(layer.bias, before[before.index("bias") + 2])  # type: ignore[call-overload]
+    assert torch.equal(layer.weight, before[before.index("weight") + 2])
+    assert torch.equal(layer.bias, before[before.index("bias") + 2])
 
 
 def test_a_buffer_that_two_modules_share_stays_one() -> None:
-    one, other = nn.Module(), nn.Module()
+    one: Any = nn.Module()
+    other: Any = nn.Module()
     one.register_buffer("b", torch.ones(2))
     other.register_buffer("b", one.b)
     both = nn.ModuleList([one, other])
     with untouched(both):
         assert one.b is other.b
         one.b.add_(1)
-        assert torch.equal(other.b, torch.full((2,), 2.0))  # type: ignore[arg-type]
-    assert one.b is other.b and torch.equal(one.b, torch.ones(2))  # type: ignore[arg-type]
+        assert torch.equal(other.b, torch.full((2,), 2.0))
+    assert one.b is other.b and torch.equal(one.b, torch.ones(2))
 
 
 def test_two_equal_spaces_keep_their_own_modes() -> None:

@@ -103,6 +103,8 @@ def test_the_speed_of_a_geodesic_rejects_the_inverse_metric() -> None:
 class Turning(OperatorFamily):
     """A_t = A + t B, which do not commute."""
 
+    start: Tensor
+
     def __init__(self) -> None:
         super().__init__(3)
         self.register_buffer("start", A)

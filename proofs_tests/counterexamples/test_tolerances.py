@@ -15,12 +15,12 @@ DEFECT = {torch.float32: 1e-4, torch.float64: 1e-10}
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-class Bent(Linearizer):
+class Bent(Linearizer):  # type: ignore[misc]
     """A x + defect |x| e for a unit vector e: off by that share of the norm, and linear without it."""
 
     defect = 0.0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return super().forward(x) + self.defect * x.norm(dim=-1, keepdim=True) * torch.eye(N).to(x)[0]
 
 
@@ -137,24 +137,24 @@ def test_defects_are_rejected_at_a_large_size(dtype: torch.dtype) -> None:
     U, s, Vh = torch.linalg.svd(Q)
     wrong = SVD(U * (1 + defect), s, Vh.mT, X, X)
 
-    class WrongSVD(Linearizer):
+    class WrongSVD(Linearizer):  # type: ignore[misc]
         def svd(self, rank: int | None = None) -> SVD:
             return wrong
 
     for law in ("f(v_i) = s_i u_i", "<u_i, u_j>"):
         rejected(check_svd(WrongSVD(Q, X)), law)
 
-    class WrongPinv(Linearizer):
+    class WrongPinv(Linearizer):  # type: ignore[misc]
         def pinv(self, rtol: float | None = None) -> Linearizer:
             return Linearizer(Q.mT * (1 + defect), X)
 
     rejected(check_penrose(WrongPinv(Q, X), x, x), "f f+ f = f")
 
-    class WrongPower(Linearizer):
-        def __pow__(self, k: int) -> Linearizer:
+    class WrongPower(Linearizer):  # type: ignore[misc]
+        def __pow__(self, k: int) -> Linearizer:  # type: ignore[override]
             return Linearizer(torch.linalg.matrix_power(Q, k) * (1 + defect), X)
 
-        def exp(self, t: float = 1.0) -> Linearizer:
+        def exp(self, t: float = 1.0) -> Linearizer:  # type: ignore[override]
             return Linearizer(torch.linalg.matrix_exp(t * Q.double()).to(dtype) * (1 + defect), X)
 
     rejected(check_powers(WrongPower(Q, X), x), "f^3 = f f f")

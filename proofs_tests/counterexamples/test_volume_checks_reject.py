@@ -244,7 +244,7 @@ def trained(*shape: int, dtype: torch.dtype) -> tuple[Bijection, Tensor]:
     if len(shape) == 3:
         chart: Bijection = shaken(glow(shape, blocks=2, width=8), 0.02)
     else:
-        chart = Composition(ActNorm(shape), shaken(real_nvp(*shape, blocks=4), 0.02))
+        chart = Composition(ActNorm(shape), shaken(real_nvp(shape[0], blocks=4), 0.02))
     chart = chart.double()
     chart.initialize(data)
     return chart.to(dtype), data[:2].to(dtype)

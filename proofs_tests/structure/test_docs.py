@@ -24,7 +24,7 @@ PUBLIC = sorted(
 
 def public() -> dict[int, tuple[str, object]]:
     """The objects of `__all__` of the library and of its packages and modules, each once, and all errors."""
-    named = {}
+    named = dict[int, tuple[str, object]]()
     for module in map(importlib.import_module, PUBLIC):
         names = getattr(module, "__all__", ())
         if module.__name__ == "induced.errors":

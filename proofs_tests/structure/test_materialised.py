@@ -155,6 +155,7 @@ class Large(TorchDispatchMode):
 
 def classes(cls: type) -> Iterator[type]:
     yield cls
+    each: type
     for each in cls.__subclasses__():
         yield from classes(each)
 

@@ -87,7 +87,7 @@ def layer(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
+def imports(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
     """Each import statement with the full name of a module that it imports."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):

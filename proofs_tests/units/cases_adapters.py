@@ -47,6 +47,8 @@ class Searched(torch.autograd.Function):
 class Search(Transform):
     """A transform of nflows that computes its inverse by it."""
 
+    initialized: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.initialized.fill_(True)
@@ -221,6 +223,6 @@ CASES = [
     Case(
         NotInvertible,
         r"AffineTransform\(\) does not map coordinates around 0 .* and back",
-        lambda: from_transform(T.AffineTransform(0.0, 1j), (2,)),
+        lambda: from_transform(T.AffineTransform(0.0, 1j), (2,)),  # type: ignore[arg-type]
     ),
 ]

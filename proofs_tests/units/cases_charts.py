@@ -17,10 +17,11 @@ from induced.bijections import (
 )
 from induced.bijections.networks import MLP
 from induced.errors import DomainError, DtypeError, ShapeError
+from proofs_tests.registry import conditional
 from proofs_tests.units.case import Case
 
 SIMPLEX, MATRICES = Simplex(3), PositiveDefinite(2)
-CONDITIONAL = real_nvp(2, 1, 4, context=1)
+CONDITIONAL = conditional(real_nvp(2, 1, 4, context=1))
 LATTICE = LatticeCoupling((2,), MLP(1, 1, 4), bits=12)
 IN_FLOAT32 = r"a lattice coupling with bits=12 is exact for \|z\| < 2\^\(24 - 12\) = 4096 in torch.float32, got a value of size "
 

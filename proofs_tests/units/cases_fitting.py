@@ -45,11 +45,11 @@ CASES = [
         r"the dtype of the coordinates of x is torch.bfloat16, but this needs",
         lambda: fit(X.bfloat16(), Y.bfloat16()),
     ),
-    Case(DtypeError, r"weights must be a torch.Tensor, got list", lambda: fit(X, Y, weights=[1.0, 2.0, 1.0, 1.0])),
+    Case(DtypeError, r"weights must be a torch.Tensor, got list", lambda: fit(X, Y, weights=[1.0, 2.0, 1.0, 1.0])),  # type: ignore[arg-type]
     Case(
         ShapeError,
         r"the blocks of a core are given as sizes \(m_j, n_j\), or n_j for \(n_j, n_j\), got \[2.0\]",
-        lambda: fit(X, Y, blocks=[2.0]),
+        lambda: fit(X, Y, blocks=[2.0]),  # type: ignore[list-item]
     ),
     Case(SpaceMismatch, r"a chart has changed since the first batch, .* start a new LeastSquares", changed),
     Case(DtypeError, "the data of an interpolation is torch.float16", lambda: interpolate(X.half(), Y.half())),
@@ -58,9 +58,9 @@ CASES = [
     Case(ShapeError, r"at least one pair, or a prior", lambda: fit(X[:0], Y[:0])),
     Case(ShapeError, r"at least one pair, or a prior", lambda: LeastSquares(R2, R3).solve()),
     Case(ShapeError, r"the rank of a core from .* must be an integer in 0\.\.2, got 3", lambda: fit(X, Y, rank=3)),
-    Case(ShapeError, r"the rank of a core from .* must be an integer in 0\.\.2, got 1\.5", lambda: fit(X, Y, rank=1.5)),
-    Case(DtypeError, r"the ridge must be a number or a tensor, got str", lambda: fit(X, Y, ridge="a")),
-    Case(ShapeError, r"a BlockDiagonal or a sequence of sizes, such as \[2\], got 2", lambda: fit(X, Y, blocks=2)),
+    Case(ShapeError, r"the rank of a core from .* must be an integer in 0\.\.2, got 1\.5", lambda: fit(X, Y, rank=1.5)),  # type: ignore[arg-type]
+    Case(DtypeError, r"the ridge must be a number or a tensor, got str", lambda: fit(X, Y, ridge="a")),  # type: ignore[arg-type]
+    Case(ShapeError, r"a BlockDiagonal or a sequence of sizes, such as \[2\], got 2", lambda: fit(X, Y, blocks=2)),  # type: ignore[arg-type]
     Case(
         ShapeError,
         r"has a closed form only where .* f\.svd\(\)\.truncate\(rank\)",

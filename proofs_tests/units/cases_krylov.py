@@ -79,7 +79,7 @@ CASES = [
     Case(DtypeError, "whose power -1 is asked for is torch.bfloat16, .* float32 or float64", lambda: HALF**-1),
     Case(DtypeError, r"the matrix of a Dense .* got ndarray: convert it, e.g. with torch.tensor\(a\)", lambda: Dense(np.eye(2))),  # type: ignore[arg-type]
     Case(DtypeError, "the diagonal must be a torch.Tensor, got list", lambda: Diagonal([1.0])),  # type: ignore[arg-type]
-    Case(DtypeError, "coordinates that Dense.* takes must be a torch.Tensor, got ndarray", lambda: HALF(np.ones(3))),
+    Case(DtypeError, "coordinates that Dense.* takes must be a torch.Tensor, got ndarray", lambda: HALF(np.ones(3))),  # type: ignore[arg-type]
     Case(DtypeError, "the ndarray is float16", lambda: as_operator(np.eye(2, dtype=np.float16))),
     Case(DtypeError, "the ndarray is object", lambda: as_operator(np.eye(2, dtype=object))),
     Case(DtypeError, "is torch.bfloat16, .* float32 or float64", lambda: to_scipy(HALF)),
@@ -106,11 +106,11 @@ CASES = [
     Case(MissingAdjoint, "has no rmatvec", lambda: as_operator(Unfinished()).H(torch.ones(2).double())),
     Case(DomainError, "unknown method 'power' of truncated_svd", lambda: truncated_svd(WIDE, 1, method="power")),
     Case(ShapeError, r"the rank of .*\(2, 3\) must be an integer in 0..2, got 3", lambda: truncated_svd(WIDE, 3)),
-    Case(ShapeError, "be an integer in 0..2, got 1.5", lambda: truncated_svd(WIDE, 1.5)),
+    Case(ShapeError, "be an integer in 0..2, got 1.5", lambda: truncated_svd(WIDE, 1.5)),  # type: ignore[arg-type]
     Case(
         ShapeError,
         "max_iterations must be an integer in 1..inf, got 10.0",
-        lambda: truncated_svd(WIDE, 1, max_iterations=10.0),
+        lambda: truncated_svd(WIDE, 1, max_iterations=10.0),  # type: ignore[arg-type]
     ),
     Case(
         ShapeError,

@@ -1,5 +1,7 @@
 """Errors of orthogonal, triangular and convolution operators, of projections and of linear charts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ from induced.operators import (
 from proofs_tests.units.case import Case
 
 
-def _signal(kernel: Tensor, length: int = 4, **options: object) -> Convolution:
+def _signal(kernel: Tensor, length: int = 4, **options: Any) -> Convolution:
     return Convolution(kernel, (1, length), **options)
 
 
@@ -66,7 +68,7 @@ CASES = [
         r"singular at torch.float32: its least singular value, 0, is no larger than its rounding, .*: Dense",
         lambda: LU.of(torch.ones(2, 2)),
     ),
-    Case(DtypeError, r"a projection takes a mask, a tensor of shape \(\*batch, n\), got 0.5", lambda: Projection(0.5)),
+    Case(DtypeError, r"a projection takes a mask, a tensor of shape \(\*batch, n\), got 0.5", lambda: Projection(0.5)),  # type: ignore[arg-type]
     Case(DomainError, r"the mask of a projection holds 1 non-finite", lambda: Projection(torch.tensor([torch.nan, 1.0]))),
     Case(
         SingularOperator,
@@ -117,7 +119,7 @@ CASES = [
         lambda: BlockCirculant(torch.ones(4, 1, 1), (4,)),
     ),
     Case(ShapeError, r"acts on signals \(C, L\) or images \(C, H, W\), got the shape \(3,\)", lambda: Convolution(ONES, (3,))),
-    Case(DtypeError, r"the kernel must be a torch.Tensor, got list", lambda: Convolution([[[1.0]]], (1, 3))),
+    Case(DtypeError, r"the kernel must be a torch.Tensor, got list", lambda: Convolution([[[1.0]]], (1, 3))),  # type: ignore[arg-type]
     Case(
         ShapeError,
         r"on 4 channels in 2 group\(s\), the kernel has the shape \(\*batch, C_out, 4/2, k\) .* got \(1, 1, 3\)",

@@ -52,6 +52,7 @@ from induced.errors import (
 )
 from induced.operators import Dense, Diagonal, Inverse, LowRank, ScaledIdentityPlusLowRank, exp, inverse, power, svd
 from induced.propagators import LowRankFamily, SharedBasisFamily, integrate, propagator
+from proofs_tests.registry import conditional
 from proofs_tests.units.case import Case
 
 ROOT = Path(induced.__file__).parent
@@ -81,7 +82,7 @@ def linear(A: Tensor, X: induced.HilbertSpace = R2, Y: induced.HilbertSpace | No
 
 CASES = [
     # points and coordinates
-    Case(DtypeError, r"a point of the space must be a torch.Tensor, got list", lambda: R2.coords([1.0, 2.0])),
+    Case(DtypeError, r"a point of the space must be a torch.Tensor, got list", lambda: R2.coords([1.0, 2.0])),  # type: ignore[arg-type]
     Case(ShapeError, r"a point of the space must have shape \(\*batch, 2\), got \(4, 3\)", lambda: R2.coords(torch.ones(4, 3))),
     Case(ShapeError, r"coordinates of the space must have shape \(\*batch, 2\), got \(\)", lambda: R2.point(torch.ones(()))),
     Case(DtypeError, r"floating point tensor, got torch.int64: convert it", lambda: R2.coords(torch.ones(2, dtype=torch.int64))),
@@ -195,7 +196,7 @@ CASES = [
     Case(
         ShapeError,
         r"a context is a number or a tensor of shape \(\*batch, k\)",
-        lambda: real_nvp(2, context=1).at(torch.tensor(1.0)),
+        lambda: conditional(real_nvp(2, context=1)).at(torch.tensor(1.0)),
     ),
     Case(
         ShapeError,

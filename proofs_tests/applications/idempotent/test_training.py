@@ -18,7 +18,6 @@ from applications.common.data import load, to_unit
 from applications.common.kinds import export, load_model
 from applications.common.metrics import psnr
 from applications.common.runs import Run
-from applications.common.training import TrainingConfig
 from applications.idempotent.config import Config, ModelConfig, ObjectiveConfig
 from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.model import Idempotent
@@ -30,11 +29,10 @@ from induced.bijections import AdditiveCoupling, Linear
 from induced.errors import CheckpointError, DomainError, ShapeError
 from induced.operators import Dense, Householder
 from induced.serialization import notes
-from proofs_tests.applications.idempotent.models import TINY, images, made, mask_of
+from proofs_tests.applications.idempotent.models import TINY, config_of_a_run, images, made, mask_of
 
 PLAIN = replace(TINY, basis="coordinates")
 FREE = replace(PLAIN, rank=None, hardening=10)
-BRIEF = TrainingConfig(steps=6, batch=8, learning_rate=1e-2, warmup=2, log_every=1, checkpoint_every=3, sample_every=3)
 
 
 # --------------------------------------------------------------------------------------------------------------------- mask
@@ -198,17 +196,6 @@ def test_training_lowers_the_loss_and_keeps_the_rank() -> None:
 def test_a_penalty_lowers_the_rank() -> None:
     ranks = [after(60, replace(FREE, hardening=20), ObjectiveConfig(kept=weight))[0].rank for weight in (0.0, 0.5)]
     assert 0 < ranks[1] < 50 < ranks[0] == 64
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("idempotent") / "run"
-    train(config_of_a_run(), Run(folder), device="cpu")
-    return folder
-
-
-def config_of_a_run() -> Config:
-    return Config(model=replace(TINY, shape=(1, 32, 32), rank=30), training=BRIEF)
 
 
 def test_a_resumed_run_is_one_never_interrupted_bit_for_bit(trained: Path, tmp_path: Path) -> None:
