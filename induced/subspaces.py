@@ -50,7 +50,7 @@ class Subspace(HilbertSpace):
 
     Law:
         `check_space(W, x)` for points x of W; `project(project(x)) == project(x)` and `<x (-) project(x), project(y)> == 0`;
-        `(W + V).dim + (W & V).dim == W.dim + V.dim` (laws/test_spaces.py, laws/test_subspaces.py)
+        `(W + V).dim + (W & V).dim == W.dim + V.dim` (laws/test_spaces.py, laws/test_spans.py)
 
     Example:
         >>> import torch
@@ -260,7 +260,7 @@ class Subspace(HilbertSpace):
             carries gradients, at fixed dimension.
 
         Law:
-            `W.sum(V, rtol).dim + W.intersection(V, rtol).dim == W.dim + V.dim` (laws/test_subspaces.py)
+            `W.sum(V, rtol).dim + W.intersection(V, rtol).dim == W.dim + V.dim` (laws/test_spans.py)
         """
         return self._joined(other, "+", rtol, intersection=False)
 
@@ -365,7 +365,7 @@ def principal_components(space: HilbertSpace, points: Tensor, k: int | None = No
         ShapeError: there are no points, or k exceeds min(N, dim).
 
     Law:
-        no other affine subspace of dimension k is nearer to the points (laws/test_subspaces.py)
+        no other affine subspace of dimension k is nearer to the points (laws/test_metric.py)
     """
     mean = space.mean(points)
     z = space.coords(points)

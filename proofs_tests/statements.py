@@ -31,6 +31,8 @@ REJECT_ENDO = "counterexamples/test_endomorphism_checks_reject.py::test_"
 REJECT_OTHER = "counterexamples/test_statements_reject.py::test_"
 HOLD = ("laws/test_linearizer.py::test_the_laws_hold_over", "laws/test_pairs.py::test_a_chart_and_a_core_obey_the_laws_together")
 PROPAGATORS = "laws/test_propagators.py::test_"
+MAGNUS = "laws/test_magnus.py::test_"
+STEPS = "laws/test_steps.py::test_"
 LOSSES = "applications/flow_matching/test_losses.py::test_"
 ONE_STEP = "applications/flow_matching/test_one_step.py::test_"
 
@@ -42,7 +44,7 @@ STATEMENTS = (
         (
             "laws/test_spaces.py::test_combine_is_add_and_scale",
             "laws/test_spaces.py::test_combinations_of_positive_numbers_are_products_of_powers",
-            "laws/test_spaces.py::test_vectors_do_the_algebra_of_their_space",
+            "laws/test_vectors.py::test_vectors_do_the_algebra_of_their_space",
         ),
         (f"{REJECT}check_space_rejects[a sum that leaves", f"{REJECT}check_space_rejects[multiples"),
         page="transport.md",
@@ -190,7 +192,7 @@ STATEMENTS = (
         ("proofs/test_eqs_14_17_collapse.py",),
         (
             f"{PROPAGATORS}one_operator_takes_the_steps_of_the_integrator",
-            f"{PROPAGATORS}steps_one_by_one_are_the_collapsed_operator",
+            f"{STEPS}steps_one_by_one_are_the_collapsed_operator",
             f"{ONE_STEP}one_step_is_many_steps",
         ),
         (f"{PROPAGATORS}steps_are_ordered_in_time",),
@@ -213,10 +215,10 @@ STATEMENTS = (
         "Magnus' step at two Gauss nodes is of order 4",
         ("proofs/test_magnus_order.py",),
         (
-            f"{PROPAGATORS}a_magnus_step_is_the_exponential_of_two_gauss_nodes",
+            f"{MAGNUS}a_magnus_step_is_the_exponential_of_two_gauss_nodes",
             f"{PROPAGATORS}methods_converge_with_their_order",
-            f"{PROPAGATORS}magnus_backwards_inverts_exactly",
-            f"{PROPAGATORS}the_determinant_of_magnus_is_the_exponential_of_the_traces",
+            f"{MAGNUS}magnus_backwards_inverts_exactly",
+            f"{MAGNUS}the_determinant_of_magnus_is_the_exponential_of_the_traces",
         ),
         (f"{REJECT_OTHER}a_magnus_step_rejects",),
         page="flow_matching.md",
@@ -226,21 +228,21 @@ STATEMENTS = (
         "any finite data have a Linearizer if max(n, m) >= 2",
         ("proofs/test_thm_h_5_exact_fit.py",),
         (
-            "laws/test_fitting.py::test_any_data_have_a_linearizer_in_the_plane_or_above",
-            "laws/test_fitting.py::test_a_thousand_pairs_are_met_to_rounding",
-            "laws/test_fitting.py::test_it_is_a_linearizer_like_any_other",
+            "laws/test_interpolation.py::test_any_data_have_a_linearizer_in_the_plane_or_above",
+            "laws/test_interpolation.py::test_a_thousand_pairs_are_met_to_rounding",
+            "laws/test_interpolation.py::test_it_is_a_linearizer_like_any_other",
         ),
         (
-            "laws/test_fitting.py::test_on_a_line_a_function_with_two_equal_values_is_no_linearizer",
-            "laws/test_fitting.py::test_points_too_close_for_the_dtype_are_refused",
+            "laws/test_interpolation.py::test_on_a_line_a_function_with_two_equal_values_is_no_linearizer",
+            "laws/test_interpolation.py::test_points_too_close_for_the_dtype_are_refused",
         ),
     ),
     Statement(
         "§3.1 limits",
         "all fibres are alike: x^2 and three isolated zeros are out of reach",
         ("proofs/test_limits.py",),
-        ("laws/test_fitting.py::test_every_fibre_has_the_dimension_of_the_kernel_so_three_zeros_are_never_all",),
-        ("laws/test_fitting.py::test_on_a_line_a_function_with_two_equal_values_is_no_linearizer",),
+        ("laws/test_interpolation.py::test_every_fibre_has_the_dimension_of_the_kernel_so_three_zeros_are_never_all",),
+        ("laws/test_interpolation.py::test_on_a_line_a_function_with_two_equal_values_is_no_linearizer",),
         page="limits.md",
     ),
     Statement(
@@ -314,7 +316,7 @@ STATEMENTS = (
         ("proofs/test_lemma_4_2_idempotent.py::test_the_orthogonal_projection_is_idempotent_and_self_adjoint",),
         (
             "laws/test_subspaces.py::test_the_projection_is_idempotent_orthogonal_and_nearest",
-            "laws/test_subspaces.py::test_orthonormalized_points_are_orthonormal_and_span_the_points",
+            "laws/test_spans.py::test_orthonormalized_points_are_orthonormal_and_span_the_points",
         ),
         (f"{REJECT_OTHER}the_projection_rejects", "laws/test_subspaces.py::test_a_point_off_the_subspace_is_no_member"),
         page="transport.md",
@@ -326,13 +328,13 @@ STATEMENTS = (
         (
             "laws/test_fitting.py::test_the_core_solves_the_normal_equations",
             "laws/test_fitting.py::test_the_core_is_that_of_the_stacked_problem",
-            "laws/test_fitting.py::test_batches_in_any_order_and_number_of_problems_give_the_fit_of_all_data",
+            "laws/test_fitting_in_batches.py::test_batches_in_any_order_and_number_of_problems_give_the_fit_of_all_data",
             "laws/test_fitting.py::test_no_core_of_the_allowed_rank_is_better",
             "laws/test_fitting.py::test_the_fit_is_extended_dmd_with_the_chart_as_its_dictionary",
         ),
         (
             f"{REJECT_OTHER}the_normal_equations_reject",
-            "laws/test_fitting.py::test_a_triangle_keeps_the_digits_that_the_normal_equations_lose",
+            "laws/test_fitting_in_batches.py::test_a_triangle_keeps_the_digits_that_the_normal_equations_lose",
         ),
     ),
     Statement(
@@ -358,12 +360,12 @@ STATEMENTS = (
         ("proofs/test_low_rank_functions.py",),
         (
             "laws/test_functions.py::test_functions_of_c_I_plus_low_rank_hold_for_singular_and_defective_parts",
-            "laws/test_operators.py::test_the_inverse_of_c_I_plus_low_rank_holds_where_the_capacitance_is_singular",
-            "laws/test_operators.py::test_svd_has_the_values_of_lapack_and_orthonormal_vectors",
+            "laws/test_inverses.py::test_the_inverse_of_c_I_plus_low_rank_holds_where_the_capacitance_is_singular",
+            "laws/test_inverses.py::test_svd_has_the_values_of_lapack_and_orthonormal_vectors",
             "laws/test_invariants.py::test_trace_and_determinant_are_those_of_numpy",
         ),
         (
-            "laws/test_operators.py::test_the_inverse_does_not_trust_the_capacitance_matrix",
+            "laws/test_inverses.py::test_the_inverse_does_not_trust_the_capacitance_matrix",
             "laws/test_functions.py::test_eigenvectors_are_what_the_oracle_of_defective_matrices_rejects",
         ),
     ),
@@ -371,8 +373,8 @@ STATEMENTS = (
         "convolution",
         "the adjoint of a convolution, for every padding",
         ("proofs/test_convolution.py",),
-        ("laws/test_structures.py::test_a_convolution_and_its_adjoint_are_exact_for_every_padding",),
-        ("laws/test_structures.py::test_the_law_of_the_adjoint_rejects_the_flipped_kernel_under_reflect_padding",),
+        ("laws/test_convolutions.py::test_a_convolution_and_its_adjoint_are_exact_for_every_padding",),
+        ("laws/test_convolutions.py::test_the_law_of_the_adjoint_rejects_the_flipped_kernel_under_reflect_padding",),
         page="style_transfer.md",
     ),
     Statement(
@@ -391,8 +393,8 @@ STATEMENTS = (
         "G = J^T J; geodesics g^-1(g(x) + t J v)",
         ("proofs/test_metric.py",),
         (
-            "laws/test_subspaces.py::test_the_metric_is_the_pullback_of_the_euclidean_one",
-            "laws/test_subspaces.py::test_a_geodesic_starts_with_its_velocity_and_keeps_its_speed",
+            "laws/test_metric.py::test_the_metric_is_the_pullback_of_the_euclidean_one",
+            "laws/test_metric.py::test_a_geodesic_starts_with_its_velocity_and_keeps_its_speed",
         ),
         (f"{REJECT_OTHER}the_speed_of_a_geodesic_rejects",),
         page="transport.md",

@@ -48,6 +48,7 @@ ENDOMORPHISMS = (
     "counterexamples/test_tolerances.py",
 )
 REDUCED = "laws/test_reductions.py"
+FUNCTIONS = tuple(f"laws/test_{name}.py" for name in ("functions", "function_edges", "function_gradients"))
 STRUCTURES = "laws/test_structures.py"
 FINAL = "structure/test_structure.py::test_a_public_class_is_abstract_or_final"
 CHARTS = "counterexamples/test_chart_checks_reject.py"
@@ -91,30 +92,31 @@ TESTS = {
     "induced/checks/volume.py": (f"{RECORDED}::test_reports_of_charts", VOLUMES),
     "induced/checks/orbits.py": ENDOMORPHISMS,
     "induced/linearizer.py": (ERRORS, "laws/test_linearizer.py", "laws/test_analysis.py", QUICK),
-    "induced/operators": (ERRORS, REDUCED, "laws/test_operators.py", "laws/test_solutions.py"),
+    "induced/operators": (ERRORS, REDUCED, "laws/test_operators.py", "laws/test_inverses.py", "laws/test_solutions.py"),
     "induced/operators/algebra.py": (ERRORS, "laws/test_operators.py", "laws/test_functions.py", REDUCED),
-    "induced/operators/bases.py": (ERRORS, "laws/test_solutions.py", "laws/test_subspaces.py"),
-    "induced/operators/blocks.py": (STRUCTURES, REDUCED, ERRORS, FINAL, "laws/test_cutoffs.py"),
+    "induced/operators/bases.py": (ERRORS, "laws/test_solutions.py", "laws/test_spans.py"),
+    "induced/operators/blocks.py": ("laws/test_direct_sums.py", REDUCED, ERRORS, FINAL, "laws/test_cutoffs.py"),
     "induced/operators/checked.py": (ERRORS, "laws/test_not_finite.py"),
-    "induced/operators/circulant.py": (ERRORS, "laws/test_structures.py", REDUCED),
-    "induced/operators/columns.py": (ERRORS, "laws/test_operators.py", REDUCED, "laws/test_scales.py"),
-    "induced/operators/convolution.py": (ERRORS, "laws/test_structures.py"),
-    "induced/operators/derivatives.py": (ERRORS, "laws/test_derivatives.py", "laws/test_operators.py"),
-    "induced/operators/diagonal.py": (STRUCTURES, REDUCED, ERRORS, FINAL, "laws/test_operators.py"),
-    "induced/operators/exponential.py": (ERRORS, "laws/test_krylov.py"),
+    "induced/operators/circulant.py": (ERRORS, "laws/test_convolutions.py", REDUCED),
+    "induced/operators/columns.py": (ERRORS, "laws/test_operators.py", "laws/test_inverses.py", REDUCED, "laws/test_scales.py"),
+    "induced/operators/convolution.py": (ERRORS, "laws/test_convolutions.py"),
+    "induced/operators/derivatives.py": (ERRORS, "laws/test_derivatives.py", "laws/test_operator_gradients.py"),
+    "induced/operators/diagonal.py": (STRUCTURES, "laws/test_direct_sums.py", REDUCED, ERRORS, FINAL, "laws/test_operators.py"),
+    "induced/operators/exponential.py": (ERRORS, "laws/test_exp_multiply.py"),
     "induced/operators/factors.py": (ERRORS, "laws/test_derivatives.py", "laws/test_spectral.py", "laws/test_cutoffs.py"),
-    "induced/operators/functions.py": (ERRORS, "laws/test_functions.py"),
+    "induced/operators/functions.py": (ERRORS, *FUNCTIONS),
     "induced/operators/interop.py": (ERRORS, "laws/test_interop.py"),
     "induced/operators/invariants.py": (ERRORS, "laws/test_invariants.py", REDUCED),
     "induced/operators/krylov.py": (ERRORS, "laws/test_krylov.py"),
     "induced/operators/lowrank.py": (
         ERRORS,
         "laws/test_operators.py",
+        "laws/test_inverses.py",
         REDUCED,
         "laws/test_derivatives.py",
         "laws/test_scales.py",
     ),
-    "induced/operators/matrices.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
+    "induced/operators/matrices.py": (ERRORS, "laws/test_matrices.py", *FUNCTIONS),
     "induced/operators/orthogonal.py": (STRUCTURES, REDUCED, ERRORS, FINAL, "laws/test_invariants.py"),
     "induced/operators/reduction.py": (
         REDUCED,
@@ -125,11 +127,18 @@ TESTS = {
         "laws/test_scales.py",
         "laws/test_compiled.py",
     ),
-    "induced/operators/rules.py": (REDUCED, ERRORS, FINAL, "laws/test_invariants.py", "laws/test_operators.py"),
-    "induced/operators/schur.py": (ERRORS, "laws/test_matrices.py", "laws/test_functions.py"),
+    "induced/operators/rules.py": (
+        REDUCED,
+        "laws/test_batches.py",
+        ERRORS,
+        FINAL,
+        "laws/test_invariants.py",
+        "laws/test_operators.py",
+    ),
+    "induced/operators/schur.py": (ERRORS, "laws/test_matrices.py", *FUNCTIONS),
     "induced/operators/spectral.py": (ERRORS, "laws/test_spectral.py"),
     "induced/operators/triangular.py": (ERRORS, "laws/test_structures.py"),
-    "induced/propagators": (ERRORS, "laws/test_propagators.py"),
+    "induced/propagators": (ERRORS, *(f"laws/test_{name}.py" for name in ("propagators", "one_basis", "magnus", "steps"))),
 }
 
 

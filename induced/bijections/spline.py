@@ -56,7 +56,7 @@ class RationalQuadraticCoupling(Coupling):
         True
 
     Law:
-        `g.inverse(g(x)) == x`, and the slope is continuous at the knots (laws/test_couplings.py)
+        `g.inverse(g(x)) == x`, and the slope is continuous at the knots (laws/test_splines.py)
     """
 
     def __init__(

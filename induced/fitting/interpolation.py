@@ -43,7 +43,7 @@ def interpolate(x: Tensor, y: Tensor, *, eps: float | None = None) -> Linearizer
         True
 
     Law:
-        `interpolate(x, y)(x) == y` (Thm H.5; laws/test_fitting.py)
+        `interpolate(x, y)(x) == y` (Thm H.5; laws/test_interpolation.py)
     """
     for value, what in ((x, "the points x"), (y, "the targets y")):
         require_shape(value, value.shape[-1:], what)

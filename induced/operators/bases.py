@@ -41,7 +41,7 @@ def orthonormal_columns(Z: Tensor, rtol: float | None = None, noise: float = 0.0
         ShapeError: Z is not a matrix. DomainError: rtol is not a finite number >= 0, or Z is not finite or its norms overflow.
 
     Law:
-        `Q.mT @ Q == I` and `Q @ Q.mT @ Z == Z` (laws/test_subspaces.py)
+        `Q.mT @ Q == I` and `Q @ Q.mT @ Z == Z` (laws/test_spans.py)
     """
     if Z.dim() != 2:
         raise ShapeError(f"an orthonormal basis is made of the columns of one matrix (n, k), got shape {tuple(Z.shape)}")

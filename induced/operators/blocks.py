@@ -189,7 +189,7 @@ class BlockDiagonal(LinearOperator):
         ShapeError: no core, or an operator with batch dimensions. DtypeError: cores of different dtype or device.
 
     Law:
-        `BlockDiagonal(A, B).matrix() == torch.block_diag(A, B)` (laws/test_structures.py)
+        `BlockDiagonal(A, B).matrix() == torch.block_diag(A, B)` (laws/test_direct_sums.py)
 
     Example:
         >>> import torch
@@ -328,7 +328,7 @@ class RotationScaling(LinearOperator):
         ShapeError: a and b differ in shape.
 
     Law:
-        `exp(RotationScaling(a, b), t)` turns by t b and scales by e^(t a) (laws/test_structures.py)
+        `exp(RotationScaling(a, b), t)` turns by t b and scales by e^(t a) (laws/test_direct_sums.py)
 
     Example:
         >>> import torch

@@ -81,7 +81,7 @@ class BlockCirculant(ShiftInvariant):
         ShapeError: the symbol is not complex, or does not have the frequencies of the grid.
 
     Law:
-        `A.matrix()` is that of the convolution, and so is every function of it (laws/test_structures.py)
+        `A.matrix()` is that of the convolution, and so is every function of it (laws/test_convolutions.py)
 
     Example:
         >>> import torch

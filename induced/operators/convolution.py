@@ -56,7 +56,7 @@ class Convolution(ShiftInvariant):
         DomainError: unknown mode, negative padding, or reflect padding as long as the side.
 
     Law:
-        `(w * A(z)).sum() == (A.H(w) * z).sum()` (Prop 2.8; laws/test_structures.py)
+        `(w * A(z)).sum() == (A.H(w) * z).sum()` (Prop 2.8; laws/test_convolutions.py)
 
     Example:
         >>> import torch

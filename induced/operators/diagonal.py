@@ -215,7 +215,7 @@ class Selection(LinearOperator):
         DomainError: an index out of range, or one twice.
 
     Law:
-        `S(S.H(w)) == w` (laws/test_structures.py)
+        `S(S.H(w)) == w` (laws/test_direct_sums.py)
 
     Example:
         >>> import torch

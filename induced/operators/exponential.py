@@ -49,7 +49,7 @@ def exp_multiply(
         NotConverged: only if `strict`.
 
     Law:
-        `exp_multiply(A, z, t)[0] == exp(A, t)(z)` (laws/test_krylov.py)
+        `exp_multiply(A, z, t)[0] == exp(A, t)(z)` (laws/test_exp_multiply.py)
 
     Example:
         >>> from induced.operators import Dense

@@ -84,7 +84,7 @@ def svd(A: LinearOperator, rank: int | None = None) -> SVDFactors:
         DomainError: A is not finite; or in the backward pass, a derivative of singular vectors of a repeated value.
 
     Law:
-        `A(V[:, i]) == values[i] * U[:, i]`, U and V orthonormal (Prop 2.9; laws/test_operators.py)
+        `A(V[:, i]) == values[i] * U[:, i]`, U and V orthonormal (Prop 2.9; laws/test_inverses.py)
     """
     k = count(rank, min(A.shape), f"the rank of an svd of an operator of shape {A.shape}")
     try:
@@ -113,7 +113,7 @@ def pinv(A: LinearOperator, rtol: float | None = None) -> LinearOperator:
         DomainError: A is not finite, or rtol is no finite number >= 0.
 
     Law:
-        the four Penrose equations (Lemma 4.1; laws/test_operators.py)
+        the four Penrose equations (Lemma 4.1; laws/test_inverses.py)
     """
     return A._pinv(absolute(A, rtol))
 

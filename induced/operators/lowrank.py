@@ -87,7 +87,7 @@ class _Factored(LinearOperator):
             DomainError: U or V carry gradients: a truncation has none where singular values repeat.
 
         Law:
-            `norm(A - A.compressed(rtol)) <= rtol * (abs(c) + norm(U V^T))` (laws/test_operators.py)
+            `norm(A - A.compressed(rtol)) <= rtol * (abs(c) + norm(U V^T))` (laws/test_inverses.py)
 
         Example:
             >>> import torch

@@ -70,7 +70,7 @@ def adaptive_grid(
         NotConverged: the steps become shorter than 1e-10 of the interval, as before a singular A_t, or more than `max_steps`.
 
     Law:
-        `propagator(F, steps=adaptive_grid(F, tolerance=e).times)` is within e of the exact one (laws/test_propagators.py)
+        `propagator(F, steps=adaptive_grid(F, tolerance=e).times)` is within e of the exact one (laws/test_steps.py)
 
     Example:
         >>> from induced.propagators import LowRankFamily, propagator

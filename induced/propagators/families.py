@@ -63,7 +63,7 @@ class OperatorFamily(Module, ABC):
             most: largest p of use to the caller.
 
         Law:
-            `F.at(t).matrix() == c * I + Q @ X @ Y.mT @ Q.mT` up to rounding at each of the times (laws/test_propagators.py)
+            `F.at(t).matrix() == c * I + Q @ X @ Y.mT @ Q.mT` up to rounding at each of the times (laws/test_one_basis.py)
         """
         return None
 
@@ -209,7 +209,7 @@ class SharedBasisFamily(_NetworkFamily):
         ShapeError: `rank` lies outside 0..dim, or `dim` is below 1.
 
     Law:
-        `F.at(t).matrix() == c * I + (b - c) * Q @ K @ Q.mT`, Q = F.basis() (laws/test_propagators.py)
+        `F.at(t).matrix() == c * I + (b - c) * Q @ K @ Q.mT`, Q = F.basis() (laws/test_one_basis.py)
 
     Example:
         >>> from induced.propagators import propagator

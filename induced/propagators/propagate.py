@@ -138,7 +138,7 @@ class Stepwise(LinearOperator):
         DomainError, ShapeError: as `propagator`.
 
     Law:
-        `Stepwise(F, ...)(z) == integrate(F, z, ...)`, its adjoint S_0^T ... S_{T-1}^T (laws/test_propagators.py)
+        `Stepwise(F, ...)(z) == integrate(F, z, ...)`, its adjoint S_0^T ... S_{T-1}^T (laws/test_steps.py)
     """
 
     def __init__(

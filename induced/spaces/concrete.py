@@ -115,7 +115,7 @@ class ProductSpace(HilbertSpace):
         ShapeError: there are no factors. DtypeError: the factors' charts differ in dtype or device.
 
     Law:
-        `inner(x, y) == sum(F.inner(a, b) for F, a, b in zip(factors, split(x), split(y)))` (laws/test_spaces.py)
+        `inner(x, y) == sum(F.inner(a, b) for F, a, b in zip(factors, split(x), split(y)))` (laws/test_product_spaces.py)
 
     Example:
         >>> import torch

@@ -237,7 +237,7 @@ class HilbertSpace(Module, ABC):
         `rtol` times the largest one count as zero, by default those that rounding of coordinates and chart explains.
 
         Law:
-            `gram(orthonormalize(x)) == I`; `orthonormalize(x)[0] == x[0] / ||x[0]||` for independent x (laws/test_spaces.py)
+            `gram(orthonormalize(x)) == I`; `orthonormalize(x)[0] == x[0] / ||x[0]||` for independent x (laws/test_spans.py)
         """
         return self.point(self.coordinate_basis(points, rtol).Q.mT)
 
@@ -268,7 +268,7 @@ class HilbertSpace(Module, ABC):
         chart must be C^1, with J injective on tangent vectors; x^3 fails at 0.
 
         Law:
-            `v @ G(x) @ v == |d/ds g(x + s v)|^2` (laws/test_spaces.py)
+            `v @ G(x) @ v == |d/ds g(x + s v)|^2` (laws/test_metric.py)
         """
         points = x.reshape(-1, *self.shape)
         self.coords(points)  # refuses points outside the domain, at which jacrev does not look
@@ -290,7 +290,7 @@ class HilbertSpace(Module, ABC):
             t: a number or a tensor of shape (*batch,).
 
         Law:
-            its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_spaces.py)
+            its speed sqrt(v^T G v) is constant, and its start has velocity v (laws/test_metric.py)
         """
         require_alike(x, tangent)
         z, w, *_ = torch.func.jvp(self.coords, (x,), (tangent,))

@@ -1,25 +1,19 @@
-"""Adapted bijections: every law on flows of zuko, FrEIA, normflows and nflows, trained a little, and on torch's transforms.
+"""Adapted flows: every law on flows of zuko, FrEIA, normflows and nflows, trained a little.
 
 Oracles: the libraries' own forward, inverse and log-determinant, and autograd's Jacobian.
 """
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, constraints
+from torch.distributions import Normal
 from torch.distributions import transforms as T
 
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
-    Affine,
-    Bijection,
     Composition,
     from_callables,
     from_freia,
@@ -27,162 +21,21 @@ from induced.bijections import (
     from_normflows,
     from_transform,
     from_zuko,
-    real_nvp,
     rounding,
 )
 from induced.checks import check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd, require
-from induced.errors import DomainError, InducedError, LawViolation, NotInvertible
-from proofs_tests.registry import DTYPES, agree, shaken
+from induced.errors import InducedError, LawViolation, NotInvertible
+from proofs_tests.laws.flows import FLOWS, FlowCase, callables, freia, freia_module, library, mlp, nflows_layer, zuko
+from proofs_tests.registry import DTYPES, agree
 
 DOUBLE = torch.float64
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def foreign_warnings() -> Iterator[None]:
-    """The libraries use functions that torch has deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r"(?s).*deprecated in favor of torch\.linalg")
-        yield
-
-
-def library(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed (extra `adapters`)")
-
-
-def mlp(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(inputs, 16), nn.SiLU(), nn.Linear(16, outputs))
-
-
-# ------------------------------------------------------------------------------------------------------------------- flows
-def zuko(kind: str, dim: int = 4, **options: Any) -> Bijection:
-    options.setdefault("transforms", 2)
-    return from_zuko(getattr(library("zuko").flows, kind)(dim, hidden_features=(16,), **options), (dim,))
-
-
-def zuko_with_context(kind: str) -> Bijection:
-    flow = getattr(library("zuko").flows, kind)(4, context=2, transforms=2, hidden_features=(16,))
-    return from_zuko(flow, (4,), torch.tensor([0.5, -1.0]))
-
-
-def freia(kind: str, dim: int = 4, **options: Any) -> Bijection:
-    library("FrEIA")
-    from FrEIA import framework, modules
-
-    flow = framework.SequenceINN(dim)
-    for _ in range(2):
-        flow.append(getattr(modules, kind), subnet_constructor=mlp, **options)
-    return from_freia(flow)
-
-
-def freia_module(kind: str, shape: tuple[int, ...] = (4,), **options: Any) -> Bijection:
-    return from_freia(getattr(library("FrEIA.modules"), kind)([shape], **options))
-
-
-def freia_graph() -> Bijection:
-    library("FrEIA")
-    from FrEIA import framework as F
-    from FrEIA import modules
-
-    start = F.InputNode(4)
-    block = F.Node(start, modules.GLOWCouplingBlock, {"subnet_constructor": mlp})
-    return from_freia(F.GraphINN([start, block, F.OutputNode(block)]), (4,))
-
-
-def normflows_couplings(dim: int = 4) -> Bijection:
-    nf = library("normflows")
-    layers = []
-    for _ in range(2):
-        layers += [nf.flows.AffineCouplingBlock(nf.nets.MLP([dim // 2, 16, dim], init_zeros=False))]
-        layers += [nf.flows.Permute(dim, mode="swap")]
-    return from_normflows(nf.NormalizingFlow(nf.distributions.base.DiagGaussian(dim), layers), (dim,))
-
-
-def normflows_layer(make: Callable[[Any], Any], shape: tuple[int, ...] = (4,)) -> Bijection:
-    return from_normflows(make(library("normflows").flows), shape)
-
-
-def nflows(kind: str, **options: Any) -> Bijection:
-    library("nflows")
-    from nflows import distributions, flows, transforms
-    from nflows.nn.nets import ResidualNet
-
-    def network(inputs: int, outputs: int) -> nn.Module:
-        return ResidualNet(inputs, outputs, hidden_features=16, num_blocks=1, dropout_probability=0.3, use_batch_norm=True)
-
-    layers: list[Any] = []
-    for k in range(2):
-        mask = [(i + k) % 2 for i in range(4)]
-        layers.append(getattr(transforms, kind)(mask, network, **options))
-    composite = transforms.CompositeTransform(layers)
-    return from_nflows(flows.Flow(composite, distributions.StandardNormal([4])), (4,))
-
-
-def nflows_layer(make: Callable[[Any], Any]) -> Bijection:
-    library("nflows")
-    from nflows import transforms
-
-    return from_nflows(make(transforms), (4,))
-
-
-def _callables() -> Bijection:
-    return from_callables(torch.sinh, torch.asinh, (4,), log_abs_det=lambda x: x.cosh().log().sum(-1))
-
-
-SPLINE = {"tails": "linear", "tail_bound": 3.0, "num_bins": 5}
-
-
-@dataclass(frozen=True)
-class FlowCase:
-    """A foreign flow; `trains`: it has parameters; `waits`: an ActNorm in it waits for data; `all_laws`: the slower ones too."""
-
-    name: str
-    build: Callable[[], Bijection]
-    trains: bool = True
-    waits: bool = False
-    all_laws: bool = False
-
-    def trained(self, dtype: torch.dtype) -> Bijection:
-        """The chart after a few steps of maximum likelihood."""
-        g = self.build().to(dtype)
-        data = torch.randn(64, *g.shape, dtype=dtype) * 0.7 + 0.3
-        g.initialize(data)
-        if self.trains:
-            optimizer = torch.optim.Adam(g.parameters(), 1e-2)
-            for _ in range(4):
-                z, log_det = g.forward_and_log_abs_det(data)
-                optimizer.zero_grad()
-                (z.flatten(1).square().sum(-1) / 2 - log_det).mean().backward()
-                optimizer.step()
-        return g
-
-    def __str__(self) -> str:
-        return self.name
-
-
-FLOWS = [
-    FlowCase("zuko NICE", lambda: zuko("NICE"), all_laws=True),
-    FlowCase("zuko RealNVP with context", lambda: zuko_with_context("RealNVP")),
-    FlowCase("zuko MAF", lambda: zuko("MAF", 2), all_laws=True),
-    FlowCase("zuko NSF", lambda: zuko("NSF", 2, transforms=1)),
-    FlowCase("zuko NSF of couplings", lambda: zuko("NSF", 2, passes=2)),
-    FlowCase("FrEIA GLOW", lambda: freia("GLOWCouplingBlock"), all_laws=True),
-    FlowCase("FrEIA AllInOneBlock", lambda: freia("AllInOneBlock")),
-    FlowCase("FrEIA one module", lambda: freia_module("RNVPCouplingBlock", (2,), subnet_constructor=mlp)),
-    FlowCase("FrEIA GraphINN", freia_graph),
-    FlowCase("FrEIA ActNorm", lambda: freia_module("ActNorm"), waits=True),
-    FlowCase("FrEIA Haar", lambda: freia_module("HaarDownsampling", (2, 4, 4)), trains=False),
-    FlowCase("normflows couplings", normflows_couplings),
-    FlowCase("normflows couplings in the plane", lambda: normflows_couplings(2), all_laws=True),
-    FlowCase("normflows spline", lambda: normflows_layer(lambda F: F.CoupledRationalQuadraticSpline(4, 1, 16))),
-    FlowCase("normflows Glow block", lambda: normflows_layer(lambda F: F.GlowBlock(4, 8), (4, 2, 2)), waits=True),
-    FlowCase("nflows affine coupling", lambda: nflows("AffineCouplingTransform"), all_laws=True),
-    FlowCase("nflows RQ spline coupling", lambda: nflows("PiecewiseRationalQuadraticCouplingTransform", **SPLINE)),
-    FlowCase("nflows MAF", lambda: nflows_layer(lambda F: F.MaskedAffineAutoregressiveTransform(4, 16))),
-    FlowCase("nflows ActNorm", lambda: nflows_layer(lambda F: F.ActNorm(4)), waits=True),
-    FlowCase("nflows BatchNorm", lambda: nflows_layer(lambda F: F.BatchNorm(4))),
+pytestmark = [  # the libraries use functions that torch has deprecated
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:(?s).*deprecated in favor of torch\.linalg"),
 ]
+
+
 every_flow = pytest.mark.parametrize("case", FLOWS, ids=str)
 
 
@@ -217,7 +70,7 @@ def test_shapes_and_dtypes_are_kept_for_every_batch(case: FlowCase) -> None:
 
 def test_adapted_charts_work_under_vmap_and_compile_where_the_library_does() -> None:
     affine = from_transform(T.AffineTransform(nn.Parameter(torch.ones(4)), 2.0), (4,))
-    for g in (affine, zuko("NICE"), freia("GLOWCouplingBlock"), nflows_layer(lambda F: F.ActNorm(4)).eval(), _callables()):
+    for g in (affine, zuko("NICE"), freia("GLOWCouplingBlock"), nflows_layer(lambda F: F.ActNorm(4)).eval(), callables()):
         g.initialize(torch.randn(8, 4))
         x = torch.randn(3, 4) / 2
         agree(torch.func.vmap(g)(x), g(x), 10)
@@ -326,119 +179,6 @@ def test_zuko_maps_data_to_noise_with_its_own_determinant_and_context() -> None:
     agree(from_zuko(flow.transform.inv, (3,), c).inverse(x).detach(), z.detach(), 10)
 
 
-@dataclass(frozen=True)
-class ConditionalCase:
-    """A flow with contexts of length 2, its chart for all of them, and its own map of points with a context each."""
-
-    name: str
-    build: Callable[[], tuple[Any, Callable[[Tensor | int | None], Any], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def conditional_zuko() -> Any:
-    flow = library("zuko").flows.NSF(3, context=2, transforms=2, hidden_features=(8,))
-    return flow, lambda c: from_zuko(flow, (3,), c), lambda x, c: flow.transform(c).call_and_ladj(x)
-
-
-def conditional_freia() -> Any:
-    library("FrEIA")
-    from FrEIA import framework, modules
-
-    flow = framework.SequenceINN(3)
-    flow.append(modules.AllInOneBlock, cond=0, cond_shape=(2,), subnet_constructor=mlp)
-    flow.append(modules.PermuteRandom)
-    flow.append(modules.GLOWCouplingBlock, cond=0, cond_shape=(2,), subnet_constructor=mlp)
-    return flow, lambda c: from_freia(flow, context=c), lambda x, c: flow(x, [c])
-
-
-def conditional_graph() -> Any:
-    library("FrEIA")
-    from FrEIA import framework as F
-    from FrEIA import modules
-
-    start, condition = F.InputNode(3), F.ConditionNode(2)
-    block = F.Node(start, modules.GLOWCouplingBlock, {"subnet_constructor": mlp}, conditions=condition)
-    flow = F.GraphINN([start, condition, block, F.OutputNode(block)])
-    return flow, lambda c: from_freia(flow, (3,), c), lambda x, c: flow(x, c=[c])
-
-
-def conditional_normflows(every: bool) -> Any:
-    nf = library("normflows")
-    layers = [nf.flows.MaskedAffineAutoregressive(3, 8, context_features=2), nf.flows.LULinearPermute(3)]
-    kind = nf.ConditionalNormalizingFlow if every else nf.NormalizingFlow
-    flow = kind(nf.distributions.base.DiagGaussian(3, trainable=False), layers)
-
-    def own(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        z, first = layers[1].inverse(x)
-        z, second = layers[0].inverse(z, context=c)
-        return z, first + second
-
-    return flow, lambda c: from_normflows(flow, (3,), c), own
-
-
-def conditional_nflows(embedded: bool) -> Any:
-    library("nflows")
-    from nflows import distributions, flows, transforms
-
-    layers = [
-        transforms.MaskedAffineAutoregressiveTransform(3, 8, context_features=2),
-        transforms.ReversePermutation(3),
-        transforms.MaskedAffineAutoregressiveTransform(3, 8, context_features=2),
-    ]
-    embedding = nn.Sequential(nn.Linear(2, 2), nn.Tanh()) if embedded else None
-    flow = flows.Flow(transforms.CompositeTransform(layers), distributions.StandardNormal([3]), embedding)
-    return flow, lambda c: from_nflows(flow, (3,), c), lambda x, c: flow._transform(x, flow._embedding_net(c))
-
-
-CONDITIONAL = [
-    ConditionalCase("zuko", conditional_zuko),
-    ConditionalCase("FrEIA", conditional_freia),
-    ConditionalCase("FrEIA GraphINN", conditional_graph),
-    ConditionalCase("normflows", lambda: conditional_normflows(False)),
-    ConditionalCase("normflows ConditionalNormalizingFlow", lambda: conditional_normflows(True)),
-    ConditionalCase("nflows", lambda: conditional_nflows(False)),
-    ConditionalCase("nflows with an embedding", lambda: conditional_nflows(True)),
-]
-
-
-@pytest.mark.parametrize("case", CONDITIONAL, ids=str)
-def test_a_conditional_flow_has_a_chart_at_each_context(case: ConditionalCase) -> None:
-    flow, adapted, own = case.build()
-    with torch.no_grad():
-        for p in flow.double().parameters():
-            if p.requires_grad:  # permutations stay what they are
-                p.add_(0.3 * torch.randn_like(p))
-    parent = adapted(2)
-    flow.eval()
-    contexts, x = torch.randn(5, 2, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
-    expected, expected_log_det = own(x, contexts)
-    together = parent.at(contexts)
-    z, log_det = together.forward_and_log_abs_det(x)
-    agree(z.detach(), expected.detach(), 10)
-    agree(log_det.detach(), expected_log_det.detach(), 10)
-    agree(together.inverse(z).detach(), x, 1e3)
-    agree(together.inv.log_abs_det(z.detach()).detach(), -log_det.detach(), 1e3)
-    assert together(x.expand(2, 5, 3)).shape == (2, 5, 3)
-    for c, point, image in zip(contexts, x, expected.detach(), strict=True):
-        agree(parent.at(c)(point).detach(), image, 10)
-        agree(adapted(c)(point).detach(), image, 10)
-    first, second = contexts[:2]
-    assert parent.at(first).identity() == parent.at(first).identity() != parent.at(second).identity()
-    assert {id(p) for p in parent.parameters()} == {id(p) for p in flow.parameters()}
-    require(check_bijection(parent.at(first), 0.5 * x[:3]))
-
-
-@pytest.mark.parametrize("case", CONDITIONAL, ids=str)
-def test_a_conditional_flow_is_no_chart_without_its_context(case: ConditionalCase) -> None:
-    _, adapted, _ = case.build()
-    with pytest.raises(NotInvertible, match="context"):
-        adapted(None)
-    with pytest.raises(NotInvertible, match="context"):
-        adapted(7)
-
-
 def test_nflows_maps_data_to_noise_with_its_own_density() -> None:
     library("nflows")
     from nflows import distributions, flows, transforms
@@ -536,224 +276,3 @@ def test_dropout_and_batch_statistics_stay_off_in_training_mode() -> None:
     x = torch.randn(4, 2)
     assert g.training and torch.equal(g.log_abs_det(x), g.log_abs_det(x))
     assert torch.equal(network[2].get_buffer("running_mean"), torch.zeros(2))
-
-
-# -------------------------------------------------------------------------------------------------------- torch transforms
-def simplex(n: int) -> Callable[[], Tensor]:
-    return lambda: torch.distributions.Dirichlet(torch.full((n,), 3.0, dtype=DOUBLE)).sample((4,))
-
-
-def uniform(low: float, high: float, *shape: int) -> Callable[[], Tensor]:
-    return lambda: torch.empty(4, *shape, dtype=DOUBLE).uniform_(low, high)
-
-
-TRANSFORMS: list[tuple[str, Callable[[], T.Transform], Callable[[], Tensor]]] = [
-    ("affine", lambda: T.AffineTransform(torch.tensor([1.0, 2.0]), torch.tensor([-2.0, 0.5])), uniform(-1, 1, 2)),
-    ("affine with numbers", lambda: T.AffineTransform(1.0, -3.0), uniform(-1, 1)),
-    ("affine of vectors", lambda: T.AffineTransform(1.0, 3.0, event_dim=1), uniform(-1, 1, 3)),
-    ("sigmoid inverse", lambda: T.SigmoidTransform().inv, uniform(0.2, 0.8, 3)),
-    ("exp inverse", lambda: T.ExpTransform().inv, uniform(0.5, 2, 2, 2)),
-    ("tanh inverse", lambda: T.TanhTransform().inv, uniform(-0.8, 0.8, 3)),
-    ("softplus inverse", lambda: T.SoftplusTransform().inv, uniform(0.5, 2, 3)),
-    ("normal quantile", lambda: T.CumulativeDistributionTransform(Normal(1.0, 2.0)).inv, uniform(0.2, 0.8, 2)),
-    ("powers", lambda: T.ComposeTransform([T.PowerTransform(torch.tensor(2.0)), T.ExpTransform().inv]), uniform(0.5, 2, 2)),
-    ("composition", lambda: T.ComposeTransform([T.AffineTransform(0.5, 0.25), T.SigmoidTransform().inv]), uniform(-1, 1, 3)),
-    ("inverse of a composition", lambda: T.ComposeTransform([T.AffineTransform(0, 2), T.ExpTransform()]).inv, uniform(1, 3, 2)),
-    ("one transform twice", lambda: T.CatTransform([T.AffineTransform(0.0, torch.tensor(2.0))] * 2, -1), uniform(-1, 1, 2)),
-    ("nothing", lambda: T.identity_transform, uniform(-1, 1, 2)),
-    ("independent", lambda: T.IndependentTransform(T.TanhTransform().inv, 1), uniform(-0.5, 0.5, 3)),
-    ("reshape", lambda: T.ReshapeTransform(torch.Size((2, 3)), torch.Size((6,))), uniform(-1, 1, 2, 3)),
-    ("concatenation", lambda: T.CatTransform([T.AffineTransform(0.0, 2.0), T.AffineTransform(1.0, 3.0)], -1, [1, 2]),
-     uniform(-1, 1, 3)),
-    ("concatenation of simplices", lambda: T.CatTransform([T.StickBreakingTransform().inv] * 2, -1, [3, 4]),
-     lambda: torch.cat([simplex(3)(), simplex(4)()], -1)),
-    ("inverse of a concatenation", lambda: T.CatTransform([T.StickBreakingTransform(), T.ExpTransform()], -1, [2, 1]).inv,
-     lambda: torch.cat([simplex(3)(), torch.rand(4, 1, dtype=DOUBLE) + 0.5], -1)),
-    ("concatenation of channels", lambda: T.CatTransform([T.SigmoidTransform().inv, T.ExpTransform().inv], -2, [1, 2]),
-     uniform(0.2, 0.8, 3, 2)),
-    ("concatenation along the last axis", lambda: T.CatTransform([T.TanhTransform().inv, T.identity_transform], -1, [1, 2]),
-     uniform(-0.8, 0.8, 2, 3)),
-    ("stack", lambda: T.StackTransform([T.ExpTransform().inv, T.AffineTransform(0.0, 2.0)], -1), uniform(0.5, 1, 2)),
-    ("stack of simplices", lambda: T.StackTransform([T.StickBreakingTransform().inv] * 2, -2),
-     lambda: torch.stack([simplex(3)(), simplex(3)()], -2)),
-    ("stack of a simplex and a vector", lambda: T.StackTransform([T.StickBreakingTransform().inv, T.ExpTransform().inv], -2),
-     lambda: torch.stack([simplex(3)(), torch.rand(4, 3, dtype=DOUBLE) + 0.5], -2)),
-]  # fmt: skip
-every_transform = pytest.mark.parametrize(
-    ("build", "draw"), [case[1:] for case in TRANSFORMS], ids=[case[0] for case in TRANSFORMS]
-)
-
-
-@every_transform
-def test_the_laws_hold_on_a_transform(build: Callable[[], T.Transform], draw: Callable[[], Tensor]) -> None:
-    transform, x = build(), draw()
-    g = from_transform(transform, x.shape[1:]).to(DOUBLE)
-    if math.prod(g.shape) == math.prod(g.coord_shape):  # torch does not join what changes in length
-        agree(g(x), transform(x), 10)
-    agree(g.inverse(g(x)), x, 100)
-    require(check_bijection(g, x), check_space(InducedSpace(g), g.inverse(0.2 * torch.randn_like(g(x)))))
-    agree(g.inv.log_abs_det(g(x)), -g.log_abs_det(x), 100)
-    for batch in ((), (0,), (2, 2)):
-        part = x[:0] if batch == (0,) else x[0] if batch == () else x.reshape(2, 2, *g.shape)
-        assert g(part).shape == (*batch, *g.coord_shape) and g.log_abs_det(part).shape == batch
-    agree(copy.deepcopy(g)(x), g(x))
-
-
-def test_transforms_of_blocks_are_those_of_each_block() -> None:
-    stick, x, y = T.StickBreakingTransform().inv, simplex(3)(), simplex(4)()
-    g = from_transform(T.CatTransform([stick, stick], -1, [3, 4]), (7,))
-    agree(g(torch.cat([x, y], -1)), torch.cat([stick(x), stick(y)], -1))
-    one, other = (from_transform(stick, (n,)) for n in (3, 4))
-    agree(g.log_abs_det(torch.cat([x, y], -1)), one.log_abs_det(x) + other.log_abs_det(y), 10)
-    h = from_transform(T.StackTransform([stick, stick], -2), (2, 3))
-    agree(h(torch.stack([x, x.flip(0)], -2)), torch.stack([stick(x), stick(x.flip(0))], -2))
-    assert h.coord_shape == (2, 2)
-
-
-def test_the_edge_of_a_domain_is_no_point_whatever_torch_says_of_it() -> None:
-    normal = T.CumulativeDistributionTransform(Normal(0.0, 1.0))
-    for transform, at in ((T.SigmoidTransform(), (0.0, 1.0)), (T.TanhTransform(), (-1.0, 1.0)), (normal, (0.0, 1.0))):
-        g = from_transform(transform.inv)
-        for edge in at:
-            with pytest.raises(DomainError):
-                g(torch.tensor(edge))
-            assert math.isfinite(float(g(torch.tensor(edge + (0.5 - edge) * 1e-3))))
-        for z in (40.0, torch.inf):
-            with pytest.raises(DomainError):
-                g.inverse(torch.tensor(z))
-    with pytest.raises(DomainError, match="interior"):
-        from_transform(T.CorrCholeskyTransform().inv, (2, 2))(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    with pytest.raises(DomainError, match="does not clip"):
-        from_transform(T.CorrCholeskyTransform().inv, (2, 2)).inverse(torch.tensor([20.0]))
-
-
-def test_torch_clips_a_sigmoid_where_the_chart_does_not() -> None:
-    x = 1 - 2.0**-24
-    g = from_transform(T.SigmoidTransform().inv)
-    assert float(g(torch.tensor(x))) == pytest.approx(math.log(x / 2.0**-24), rel=1e-6)
-    assert abs(float(T.SigmoidTransform().inv(torch.tensor(x))) - math.log(x / 2.0**-24)) > 0.6
-
-
-@pytest.mark.parametrize("n", [2, 5])
-def test_stick_breaking_is_a_chart_of_the_simplex(n: int) -> None:
-    g, x = from_transform(T.StickBreakingTransform().inv, (n,)), simplex(n)()
-    assert (g.shape, g.coord_shape) == ((n,), (n - 1,))
-    agree(g.inverse(g(x)), x, 100)
-    z = torch.randn(4, n - 1, dtype=DOUBLE)
-    agree(g(g.inverse(z)), z, 1e3)
-    require(check_space(InducedSpace(g), x))
-    require(check_bijection(g, x))
-    # torch's base measure is that of the first n - 1 parts, on which the simplex projects with 1/sqrt(n) of its volume
-    transform = T.StickBreakingTransform()
-    expected = -transform.log_abs_det_jacobian(z, transform(z)) - math.log(n) / 2
-    agree(g.log_abs_det(g.inverse(z)), expected, 1e3)
-
-
-def test_correlation_matrices_have_a_chart() -> None:
-    g = from_transform(T.CorrCholeskyTransform().inv, (3, 3))
-    z = torch.randn(4, 3, dtype=DOUBLE) / 2
-    agree(g(g.inverse(z)), z, 1e3)
-    require(check_space(InducedSpace(g), g.inverse(z)), check_bijection(g, g.inverse(z)))
-
-
-def test_tensors_of_a_transform_train_move_and_are_saved() -> None:
-    parameter, leaf, fixed = nn.Parameter(torch.tensor([1.0, 2.0])), torch.zeros(2, requires_grad=True), torch.tensor([2.0, 3.0])
-    transform = T.ComposeTransform([T.AffineTransform(parameter, fixed), T.AffineTransform(leaf, 1.0).inv])
-    g = from_transform(transform, (2,))
-    assert len(list(g.parameters())) == 2 and len(g.state_dict()) == 3
-    x = torch.randn(3, 2)
-    agree(g(x).detach(), 1 + torch.tensor([0.0, 1.0]) + x * fixed)
-    optimizer = torch.optim.SGD(g.parameters(), 0.1)
-    g(x).sum().backward()
-    optimizer.step()
-    agree(parameter.detach(), torch.tensor([0.7, 1.7]))
-    agree(leaf.detach(), torch.tensor([0.3, 0.3]))  # one storage with the parameter that took its place
-    agree(g(x).detach(), torch.tensor([0.4, 1.4]) + x * fixed, 10)
-    twin = from_transform(T.ComposeTransform([T.AffineTransform(nn.Parameter(torch.zeros(2)), torch.ones(2)),
-                                              T.AffineTransform(nn.Parameter(torch.zeros(2)), 1.0).inv]), (2,))  # fmt: skip
-    twin.load_state_dict(g.state_dict(), assign=True)
-    agree(twin(x).detach(), g(x).detach())
-    z = torch.func.functional_call(g, {name: torch.zeros(2) for name, _ in g.named_parameters()}, (x,))
-    agree(z, x * fixed)
-    agree(g(x).detach(), torch.tensor([0.4, 1.4]) + x * fixed, 10)
-    g.double()
-    assert g(x.double()).dtype == DOUBLE and next(g.parameters()).dtype == DOUBLE
-
-
-def test_a_transform_used_twice_has_one_set_of_parameters() -> None:
-    leaf = torch.tensor([1.0, 2.0], requires_grad=True)
-    once = T.AffineTransform(0.0, leaf)
-    g = from_transform(T.ComposeTransform([once, T.AffineTransform(1.0, 2.0), once.inv]), (2,))
-    assert len(list(g.parameters())) == 1
-    x = torch.randn(3, 2)
-    agree(g(x).detach(), 2 * x + 1 / leaf.detach(), 10)
-    require(check_bijection(g, x))
-
-
-def test_networks_and_distributions_inside_a_transform_train() -> None:
-    class Shifted(T.Transform):
-        """x + network(0)."""
-
-        domain = codomain = constraints.real_vector
-        bijective = True
-
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def _call(self, x: Tensor) -> Tensor:
-            return x + self.network(torch.zeros_like(x))
-
-        def _inverse(self, y: Tensor) -> Tensor:
-            return y - self.network(torch.zeros_like(y))
-
-        def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-            return x.new_zeros(x.shape[:-1])
-
-    class AsModule(Shifted, nn.Module):
-        """The same transform, a module itself."""
-
-        def __init__(self, network: nn.Module) -> None:
-            nn.Module.__init__(self)
-            T.Transform.__init__(self)
-            self.network = network
-
-        def __hash__(self) -> int:
-            return id(self)
-
-    for kind in (Shifted, AsModule):
-        g = from_transform(kind(nn.Linear(2, 2)), (2,))
-        assert len(list(g.parameters())) == 2
-        require(check_bijection(g, torch.randn(3, 2)))
-    loc = nn.Parameter(torch.tensor(0.5))
-    h = from_transform(T.CumulativeDistributionTransform(Normal(loc, 2.0)).inv, (2,))
-    assert any(p is loc for p in h.parameters())
-    h(torch.rand(3, 2)).sum().backward()
-    assert loc.grad is not None and float(loc.grad) == 6.0
-
-
-# ---------------------------------------------------------------------------------------------------------------- callables
-def test_callables_make_a_chart_whose_modules_train() -> None:
-    inner = shaken(real_nvp(4, 2, 8)).double()
-    g = from_callables(inner, inner.inverse, (4,), log_abs_det=inner.log_abs_det)
-    x = torch.randn(5, 4, dtype=DOUBLE)
-    require(check_bijection(g, x), check_space(InducedSpace(g), x))
-    assert {id(p) for p in g.parameters()} == {id(p) for p in inner.parameters()}
-    assert len(g.state_dict()) == len(inner.state_dict())
-    for batch in ((), (0,), (3, 2)):
-        assert g.log_abs_det(torch.randn(*batch, 4, dtype=DOUBLE)).shape == batch
-
-
-def test_callables_may_change_the_shape_and_have_no_determinant() -> None:
-    g = from_callables(lambda x: x.flatten(1), lambda z: z.reshape(-1, 2, 3), (2, 3), (6,))
-    require(check_bijection(g, torch.randn(4, 2, 3)))
-    assert g(torch.randn(2, 3)).shape == (6,) and g.inverse(torch.randn(3, 2, 6)).shape == (3, 2, 2, 3)
-    require(check_bijection(g.inv, torch.randn(4, 6)), check_bijection(g @ Affine((2, 3), 2.0), torch.randn(4, 2, 3)))
-    with pytest.raises(InducedError, match=r"has no log\|det J\|"):
-        g.log_abs_det(torch.randn(2, 3))
-
-
-def test_callables_that_do_not_undo_each_other_are_rejected() -> None:
-    g = from_callables(torch.exp, torch.log1p, (2,), log_abs_det=lambda x: 0 * x)
-    laws = {report.law: report.ok for report in check_bijection(g, torch.rand(3, 2))}
-    assert not laws["g^-1(g(x)) = x"] and not laws["log|det J|"]

@@ -1,7 +1,7 @@
-"""Functions of operators against mpmath and scipy, exact Jordan blocks and their own laws."""
+"""Functions of operators: against scipy and mpmath, and the laws of logarithms, roots and resolvents."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mpmath
 import numpy as np
@@ -18,7 +18,6 @@ from induced.operators import (
     Diagonal,
     Inverse,
     LinearOperator,
-    LowRank,
     ScaledIdentityPlusLowRank,
     eigenvalues,
     exp,
@@ -28,22 +27,10 @@ from induced.operators import (
     resolvent,
     sqrt,
 )
-from induced.operators.base import Scaled
-from induced.operators.schur import analytic
-from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree, grad_of
+from proofs_tests.laws.functions import entries, every_function, jordan, numbers, of_jordan_block
+from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree
 
 every_square_core = pytest.mark.parametrize("case", SQUARE_CORES, ids=str)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def numbers(*entries: float) -> Tensor:
-    return torch.tensor(entries, dtype=torch.float64)
-
-
-def entries(A: LinearOperator) -> Tensor:
-    """The diagonal of an operator that is stored as one."""
-    assert isinstance(A, Diagonal)
-    return A.d
 
 
 def through_mpmath(f: Callable[[mpmath.matrix], mpmath.matrix], M: Tensor) -> Tensor:
@@ -62,10 +49,6 @@ def principal(case: CoreCase, *, singular: bool = False) -> Tensor | None:
         if (np.abs(np.angle(kept)) < 2.5).all() and (np.abs(kept) > 0.1).all():
             return M
     return None
-
-
-def jordan(value: float, size: int) -> Tensor:
-    return value * torch.eye(size).double() + torch.diag(torch.ones(size - 1).double(), 1)
 
 
 with torch.random.fork_rng():
@@ -196,28 +179,6 @@ def test_functions_of_a_diagonal_are_those_of_its_entries(entries: list[float], 
 
 
 # -------------------------------------------------------------------------------------------- defective and nearly so
-FUNCTIONS: list[tuple[str, Callable[[LinearOperator], LinearOperator], Callable[[mpmath.mpf], mpmath.mpf]]] = [
-    ("exp", exp, mpmath.exp),
-    ("log", log, mpmath.log),
-    ("sqrt", sqrt, mpmath.sqrt),
-    ("power", lambda A: power(A, -1.3), lambda x: x ** mpmath.mpf(-1.3)),
-    ("sin", lambda A: function(A, torch.sin), mpmath.sin),
-    ("rational", lambda A: function(A, lambda z: 1 / (7 - z)), lambda x: 1 / (7 - x)),
-    ("logarithm by its values", lambda A: function(A, torch.log), mpmath.log),
-]
-every_function = pytest.mark.parametrize(("what", "f", "scalar"), FUNCTIONS, ids=[name for name, *_ in FUNCTIONS])
-
-
-def of_jordan_block(scalar: Callable[[mpmath.mpf], mpmath.mpf], value: float, size: int) -> Tensor:
-    """phi of a Jordan block: phi^(k) / k! on its k-th superdiagonal."""
-    with mpmath.workdps(40):
-        coefficients = [float(c) for c in mpmath.taylor(scalar, mpmath.mpf(value), size - 1)]
-    return sum(
-        (torch.diag(torch.full((size - k,), c, dtype=torch.float64), k) for k, c in enumerate(coefficients)),
-        torch.zeros(1).double(),
-    )
-
-
 @every_function
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
 def test_functions_of_a_jordan_block_are_derivatives(
@@ -292,222 +253,3 @@ def test_high_powers_in_float32_have_the_error_of_one_rounding() -> None:
     exact = np.linalg.matrix_power(np.eye(n) * float(A.c) + U.double().numpy() @ V.double().numpy().T, 1000)
     for B in (power(A, 1000), A**1000):
         assert np.linalg.norm(B.matrix().double().numpy() - exact) <= 1e-6 * np.linalg.norm(exact)
-
-
-# ---------------------------------------------------------------------------------------------------- the eigenvalue zero
-def test_roots_of_singular_operators() -> None:
-    Q = torch.linalg.qr(torch.randn(6, 6).double())[0]
-    for dtype in DTYPES:
-        d = torch.tensor([0.0, 0.0, 1.0, 4.0, 9.0, 16.0])
-        P = (Q @ torch.diag(d.double()) @ Q.mT).to(dtype)
-        agree(sqrt(Dense(P)).matrix(), (Q @ torch.diag(d.double().sqrt()) @ Q.mT).to(dtype), 10)
-        agree(entries(sqrt(Diagonal(d.to(dtype)))), d.to(dtype).sqrt())
-    assert sqrt(Dense(torch.zeros(3, 3))).matrix().tolist() == torch.zeros(3, 3).tolist()
-
-
-def test_a_power_above_the_size_of_a_nilpotent_block_exists() -> None:
-    S = torch.eye(5).double() + 0.3 * torch.randn(5, 5).double()
-
-    def of(N: Tensor) -> Dense:
-        return Dense(S @ torch.block_diag(N, jordan(2.0, 5 - len(N))) @ torch.linalg.inv(S))
-
-    root = of_jordan_block(mpmath.sqrt, 2.0, 3)
-    agree(
-        power(of(jordan(0.0, 2)), 1.5).matrix(),
-        of(torch.zeros(2, 2).double()).A @ S @ torch.block_diag(torch.zeros(2, 2), root) @ torch.linalg.inv(S),
-        100,
-    )
-    agree(power(Dense(jordan(0.0, 3)), 2.5).matrix(), torch.zeros(3, 3).double())
-    for N, p in ((jordan(0.0, 2), 0.5), (jordan(0.0, 3), 1.5)):
-        with pytest.raises(DomainError, match="nilpotent"):
-            power(of(N), p)
-
-
-def test_a_negative_eigenvalue_that_rounding_splits_into_a_pair_is_found() -> None:
-    S = torch.eye(2).double() + 0.3 * torch.randn(2, 2).double()
-    for _ in range(10):
-        S = torch.linalg.qr(torch.randn(2, 2).double())[0] @ S
-        for f in (log, sqrt):
-            with pytest.raises(DomainError, match="eigenvalue -1"):
-                f(Dense(S @ jordan(-1.0, 2) @ torch.linalg.inv(S)))
-
-
-@pytest.mark.parametrize("c", [1e-9, 1e9])
-def test_functions_of_small_and_large_parts_are_those_of_their_matrix(c: float) -> None:
-    V = 0.4 * c**0.5 * torch.randn(12, 4).double()
-    A = ScaledIdentityPlusLowRank(c, V + 0.04 * c**0.5 * torch.randn(12, 4).double(), V)
-    for f in (log, sqrt, lambda A: power(A, -0.3), lambda A: function(A, torch.log)):
-        exact = f(Dense(A.matrix())).matrix()
-        agree(f(A).matrix() / exact.norm(), exact / exact.norm(), 10)
-
-
-def test_low_rank_operators_have_low_rank_roots() -> None:
-    U, V = torch.randn(9, 2).double(), torch.randn(9, 2).double()
-    U = U @ torch.linalg.inv(V.mT @ U) @ torch.tensor([[2.0, 1.0], [0.0, 3.0]]).double()
-    for A in (
-        LowRank(U, V),
-        LowRank(torch.cat([U, U], -1), torch.cat([V, 2 * V], -1)),
-        ScaledIdentityPlusLowRank(0.0, U, V),
-        ScaledIdentityPlusLowRank(0.0, torch.cat([U, 0 * U], -1), torch.cat([V, V], -1)),
-    ):
-        root = sqrt(A)
-        assert isinstance(root, LowRank) and root.U.shape[1] == 2
-        agree((root @ root).matrix(), A.matrix(), 10)
-    with pytest.raises(DomainError, match="nilpotent"):
-        sqrt(LowRank(torch.eye(4, 1), torch.eye(4)[:, 1:2]))
-    agree(power(LowRank(torch.eye(4, 1), torch.eye(4)[:, 1:2]), 1.5).matrix(), torch.zeros(4, 4))
-    assert sqrt(LowRank(torch.ones(3, 0), torch.ones(3, 0))).matrix().tolist() == torch.zeros(3, 3).tolist()
-
-
-@every_dtype
-@pytest.mark.parametrize("n", [4, 9])
-def test_projections_of_the_form_c_I_plus_low_rank_are_their_own_roots(n: int, dtype: torch.dtype) -> None:
-    Q = torch.linalg.qr(torch.randn(n, 2).double())[0].to(dtype)
-    P = ScaledIdentityPlusLowRank(1.0, -Q, Q)
-    agree(power(P, 0.3).matrix(), P.matrix(), 10)
-    with pytest.raises(DomainError, match="singular"):
-        log(P)
-    leaf = Q.clone().requires_grad_()
-    agree(power(ScaledIdentityPlusLowRank(1.0, -leaf, leaf), 0.5).matrix(), P.matrix(), 10)
-
-
-def test_a_phi_with_a_singularity_inside_a_cluster_is_an_error_and_one_between_eigenvalues_is_not() -> None:
-    M = numbers(1.0, 1.0, 0.0, 1.02).reshape(2, 2)
-    with pytest.raises(DomainError, match="disc round"):
-        function(Dense(jordan(1.0, 2)), lambda z: torch.where(z.real > 1, z, -z))
-    agree(function(Dense(M), lambda z: 1 / (z - 1.01)).matrix(), torch.linalg.inv(M - 1.01 * torch.eye(2).double()), 1e4)
-
-
-def test_a_phi_known_only_near_the_eigenvalues_is_enough() -> None:
-    def sine(z: Tensor) -> Tensor:
-        return torch.where((z - 1.5).abs() < 0.3, torch.sin(z), torch.nan)
-
-    agree(function(Dense(jordan(1.5, 4)), sine).matrix(), of_jordan_block(mpmath.sin, 1.5, 4))
-
-
-def test_a_chain_of_close_eigenvalues_is_summed_to_the_last_term() -> None:
-    M = torch.diag(torch.linspace(0, 1, 12).double()) + 0.1 * torch.triu(torch.randn(12, 12).double(), 1)
-    agree(function(Dense(M), lambda z: 1 / (1.25 - z)).matrix(), torch.linalg.inv(1.25 * torch.eye(12) - M), 100)
-
-
-def test_a_large_matrix_with_many_clusters_is_that_of_its_inverse() -> None:
-    M = torch.randn(60, 60).double() / 60**0.5
-    agree(torch.from_numpy(analytic(M.numpy(), lambda z: 1 / (1.5 - z))), torch.linalg.inv(1.5 * torch.eye(60) - M), 10)
-
-
-# -------------------------------------------------------------------------------------------- gradients, batches, torch.func
-START = {
-    "identity": torch.eye(3).double(),
-    "Jordan block": jordan(1.0, 3),
-    "two equal eigenvalues": torch.diag(torch.tensor([2.0, 2.0, 1.0])).double(),
-    "any": torch.tensor([[2.0, 0.3, -0.4], [0.5, 1.0, 0.2], [0.1, -0.3, 1.5]]).double(),
-}
-
-
-@every_function
-@pytest.mark.parametrize("start", START)
-def test_gradients_of_dense_functions_are_finite_differences(
-    what: str, f: Callable[[LinearOperator], LinearOperator], scalar: object, start: str
-) -> None:
-    leaf = START[start].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda M: f(Dense(M)).matrix(), leaf, nondet_tol=1e-12, fast_mode=True)
-
-
-@pytest.mark.parametrize(("what", "f", "scalar"), FUNCTIONS[1:], ids=[name for name, *_ in FUNCTIONS[1:]])
-def test_gradients_of_gradients_and_transforms_exist(
-    what: str, f: Callable[[LinearOperator], LinearOperator], scalar: object
-) -> None:
-    def through(M: Tensor) -> Tensor:
-        return f(Dense(M)).matrix()
-
-    M = START["any"]
-    leaf = M[:2, :2].clone().requires_grad_()
-    assert torch.autograd.gradgradcheck(through, leaf, nondet_tol=1e-12, fast_mode=True)
-    agree(torch.func.jacrev(through)(M), torch.func.jacfwd(through)(M), 100)
-    agree(torch.func.vmap(through, in_dims=1)(torch.stack([M, 2 * M], 1)), torch.stack([through(M), through(2 * M)]))
-
-
-@every_function
-@pytest.mark.parametrize("kind", ["any", "U = V", "dependent columns", "U = 0"])
-def test_gradients_of_structured_functions_are_finite_differences(
-    what: str, f: Callable[[LinearOperator], LinearOperator], scalar: object, kind: str
-) -> None:
-    U, V = (0.4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(seed)).double() for seed in (1, 2))
-    U = {"any": U, "U = V": V, "dependent columns": U[:, :1].expand(5, 2), "U = 0": 0 * U}[kind]
-    leaves = tuple(x.clone().requires_grad_() for x in (torch.tensor(1.5).double(), U, V))
-    assert torch.autograd.gradcheck(
-        lambda c, U, V: f(ScaledIdentityPlusLowRank(c, U, V)).matrix(), leaves, nondet_tol=1e-12, fast_mode=True
-    )
-
-
-@every_function
-def test_gradients_of_diagonals_are_derivatives(
-    what: str, f: Callable[[LinearOperator], LinearOperator], scalar: Callable[[mpmath.mpf], mpmath.mpf]
-) -> None:
-    d = torch.tensor([1.0, 1.0, 2.5]).double().requires_grad_()
-    entries(f(Diagonal(d))).sum().backward()
-    agree(grad_of(d), numbers(*(float(mpmath.diff(scalar, x)) for x in d.tolist())), 100)
-
-
-def test_gradients_at_the_eigenvalue_zero() -> None:
-    d = torch.tensor([0.0, 4.0]).requires_grad_()
-    entries(sqrt(Diagonal(d))).sum().backward()
-    assert grad_of(d).tolist() == [0.0, 0.25]
-    U, V = (torch.tensor([[1.0], [2.0], [0.5]]).double().requires_grad_() for _ in range(2))
-    assert torch.autograd.gradcheck(lambda U, V: power(LowRank(U, V), 0.3).matrix(), (U, V), nondet_tol=1e-12, fast_mode=True)
-    M = torch.diag(torch.tensor([0.0, 1.0])).requires_grad_()
-    with pytest.raises(DomainError, match="gradient"):
-        sqrt(Dense(M)).matrix().sum().backward()
-
-
-def test_gradients_of_a_zero_or_an_ill_conditioned_float32_matrix_are_finite() -> None:
-    for M in (torch.zeros(2, 2), torch.diag(torch.tensor([1e-4, 1.0, 1e-4]))):
-        leaf = M.requires_grad_()
-        function(Dense(leaf), torch.exp).matrix().sum().backward()
-        assert grad_of(leaf).isfinite().all()
-    leaf = torch.diag(torch.tensor([1e-4, 1.0, 1e-4])).requires_grad_()
-    sqrt(Dense(leaf)).matrix().diagonal().sum().backward()
-    agree(grad_of(leaf).diagonal(), torch.tensor([50.0, 0.5, 50.0]))
-
-
-@pytest.mark.parametrize("kind", ["Dense", "Diagonal", "c I + U V^T"])
-def test_functions_of_a_batch_are_those_of_each_operator(kind: str) -> None:
-    M = 3 * torch.eye(4).double() + 0.4 * torch.randn(3, 4, 4).double()
-    U, V, c = 0.5 * torch.randn(3, 6, 2).double(), 0.5 * torch.randn(6, 2).double(), torch.tensor([1.0, 2.0, 3.0]).double()
-    kinds: dict[str, tuple[LinearOperator, Sequence[LinearOperator]]] = {
-        "Dense": (Dense(M), [Dense(m) for m in M]),
-        "Diagonal": (Diagonal(M.diagonal(dim1=-2, dim2=-1)), [Diagonal(m.diagonal()) for m in M]),
-        "c I + U V^T": (
-            ScaledIdentityPlusLowRank(c, U, V),
-            [ScaledIdentityPlusLowRank(a, u, V) for a, u in zip(c, U, strict=True)],
-        ),
-    }
-    A, each = kinds[kind]
-    t = torch.tensor([0.1, 0.2, 0.3]).double()
-    agree(exp(A, t).matrix(), torch.stack([exp(a, s).matrix() for a, s in zip(each, t, strict=True)]))
-    for f in (lambda A: power(A, 3), lambda A: power(A, 0.5), log, lambda A: function(A, torch.sin), lambda A: resolvent(A, 9.0)):
-        agree(f(A).matrix(), torch.stack([f(a).matrix() for a in each]), 100)
-
-
-def test_an_empty_batch_and_one_number() -> None:
-    assert log(Dense(torch.eye(2).expand(0, 2, 2))).matrix().shape == (0, 2, 2)
-    agree(log(Dense(torch.tensor([[math.e]]))).matrix(), torch.ones(1, 1))
-    agree(sqrt(ScaledIdentityPlusLowRank(2.0, torch.ones(1, 1), torch.ones(1, 1) * 2)).matrix(), torch.full((1, 1), 2.0))
-    agree(log(ScaledIdentityPlusLowRank(-1.0, torch.ones(1, 1), 2 * torch.ones(1, 1))).matrix(), torch.zeros(1, 1))
-    agree(log(ScaledIdentityPlusLowRank(2.0, torch.ones(3, 0), torch.ones(3, 0))).matrix(), math.log(2) * torch.eye(3))
-
-
-def test_a_scaled_operator_is_exponentiated_by_its_structure() -> None:
-    A = Scaled(2.0, Diagonal(torch.ones(3)))
-    assert isinstance(exp(A, 0.5), Diagonal)
-    agree(exp(A, 0.5).matrix(), math.e * torch.eye(3))
-
-
-def test_functions_stay_within_vmap_where_values_may_not_be_looked_at() -> None:
-    V = torch.eye(5, 2).double()
-    U = V + 0.2 * torch.rand(3, 5, 2).double()
-
-    def through(U: Tensor) -> Tensor:
-        return sqrt(LowRank(U, V)).matrix() + function(Diagonal(U[:, 0]), torch.sin).matrix()
-
-    agree(torch.func.vmap(through)(U), torch.stack([through(u) for u in U]), 1e3)

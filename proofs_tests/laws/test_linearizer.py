@@ -1,7 +1,5 @@
 """Linearizers: every statement of the paper on charts x one core and on cores x one chart; the oracle is matrix algebra."""
 
-import itertools
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,21 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from induced import EuclideanSpace, InducedSpace, Linearizer, LinearizerOperator, Vector
-from induced.bijections import Log, real_nvp
+from induced.bijections import Log
 from induced.checks import check_adjoint, check_linear, check_penrose, check_svd, require
-from induced.operators import Dense, Diagonal, LinearOperator, LowRank, ScaledIdentityPlusLowRank
-from proofs_tests.registry import CHARTS, CONDITION, CORES, DTYPES, SQUARE_CORES, ChartCase, CoreCase, agree, shaken
+from induced.operators import Dense, Diagonal, LowRank
+from proofs_tests.laws.maps import SMALL, endomorphism, flow
+from proofs_tests.registry import CHARTS, CONDITION, CORES, DTYPES, SQUARE_CORES, ChartCase, CoreCase, agree
 
 every_chart = pytest.mark.parametrize("case", CHARTS, ids=str)
 every_core = pytest.mark.parametrize("core", CORES, ids=str)
 every_square_core = pytest.mark.parametrize("core", SQUARE_CORES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-SMALL = 0.3
-
-
-def flow(dim: int, dtype: torch.dtype = torch.float64) -> InducedSpace:
-    """A space whose chart is a network."""
-    return InducedSpace(shaken(real_nvp(dim, 2, 8)).to(dtype))
 
 
 def over_chart(case: ChartCase, dtype: torch.dtype) -> tuple[Linearizer, Tensor, Tensor]:
@@ -44,14 +37,6 @@ def over_core(core: CoreCase, dtype: torch.dtype = torch.float64) -> tuple[Linea
     X, Y = flow(A.shape[1], dtype), flow(A.shape[0], dtype)
     with torch.no_grad():
         return Linearizer(A, X, Y), X.sample(4), Y.sample(4)
-
-
-def endomorphism(core: CoreCase) -> tuple[Linearizer, Tensor]:
-    """A map of one space with this core, of norm about 1, and samples."""
-    A = core.make(core.matrix()).requires_grad_(False)
-    X = flow(A.shape[0])
-    with torch.no_grad():
-        return Linearizer(A / float(A.matrix().norm().clamp(min=1)), X), X.sample(4)
 
 
 def same(f: LinearizerOperator, h: LinearizerOperator, x: Tensor, condition: float = CONDITION) -> None:
@@ -308,98 +293,3 @@ def test_a_jacobian_at_zero_is_similar_to_the_core() -> None:
     J = torch.autograd.functional.jacobian(Linearizer(M, X), X.zero().detach())
     found, expected = (torch.from_numpy(np.sort_complex(np.linalg.eigvals(K.numpy()))) for K in (J, M))
     assert float((found - expected).abs().max()) < 1e-10
-
-
-# -------------------------------------------------------------------------------------------------------- torch's transforms
-def _core(kind: str) -> LinearOperator:
-    generator = torch.Generator().manual_seed(0)
-    U, V = torch.randn(2, 4, 1, generator=generator) / 2
-    cores = {
-        "Dense": Dense(torch.eye(4) + U @ V.mT),
-        "Diagonal": Diagonal(torch.tensor([1.0, 2.0, 0.5, -1.0])),
-        "LowRank": LowRank(U, V),
-        "c I + U V^T": ScaledIdentityPlusLowRank(2.0, U, V),
-    }
-    return cores[kind]
-
-
-@pytest.fixture(params=["Dense", "Diagonal", "LowRank", "c I + U V^T"])
-def mapping(request: pytest.FixtureRequest) -> Linearizer:
-    g = shaken(real_nvp(4, 2, 8))
-    return Linearizer(_core(request.param), InducedSpace(g))
-
-
-def directions(f: Linearizer) -> list[LinearizerOperator]:
-    backwards = f.pinv() if isinstance(f.core, LowRank) else f.inv
-    return [f, f.H, backwards]
-
-
-def test_vmap_is_the_batch(mapping: Linearizer) -> None:
-    x = torch.randn(5, 4) * SMALL
-    for f in directions(mapping):
-        agree(torch.func.vmap(f)(x).detach(), f(x).detach(), CONDITION)
-
-
-def test_jacrev_and_jvp_are_autograd(mapping: Linearizer) -> None:
-    x, v = torch.randn(2, 4) * SMALL
-    for f in directions(mapping):
-        J = torch.autograd.functional.jacobian(f, x)
-        agree(torch.func.jacrev(f)(x).detach(), J, CONDITION)
-        agree(torch.func.jvp(f, (x,), (v,))[1].detach(), J @ v, CONDITION)
-        agree(torch.func.vmap(torch.func.jacrev(f))(x[None])[0].detach(), J, CONDITION)
-
-
-def test_a_map_compiles_without_breaks(mapping: Linearizer) -> None:
-    x = torch.randn(5, 4) * SMALL
-    for f in (mapping, mapping.H, mapping.pinv(), mapping.exp(0.5)):
-        expected = f(x).detach()
-        torch._dynamo.reset()
-        agree(torch.compile(f, fullgraph=True, backend="eager")(x).detach(), expected, CONDITION)
-
-
-def test_a_lazy_inverse_compiles_without_breaks() -> None:
-    f = Linearizer(_core("Dense"), InducedSpace(shaken(real_nvp(4, 2, 8)))).inv
-    x = torch.randn(5, 4) * SMALL
-    expected = f(x).detach()
-    torch._dynamo.reset()
-    agree(torch.compile(f, fullgraph=True, backend="eager")(x).detach(), expected, CONDITION)
-
-
-def test_a_map_exports(mapping: Linearizer) -> None:
-    x = torch.randn(5, 4) * SMALL
-    for f in directions(mapping):
-        program = torch.export.export(f, (x,))
-        agree(program.module()(x).detach(), f(x).detach(), CONDITION)
-
-
-def test_vector_algebra_compiles_without_breaks() -> None:
-    X = InducedSpace(shaken(real_nvp(3, 2, 8)))
-    x, y = torch.randn(2, 5, 3)
-
-    def program(x: Tensor, y: Tensor) -> Tensor:
-        return X.combine((0.5, 2.0), (x, y)) + X.segment(x, y, 0.3)
-
-    torch._dynamo.reset()
-    agree(torch.compile(program, fullgraph=True, backend="eager")(x, y).detach(), program(x, y).detach(), CONDITION)
-
-
-# ---------------------------------------------------------------------------------------------------------------- as a module
-def test_a_map_follows_its_dtype_and_saves_what_trains() -> None:
-    f = Linearizer(Dense(nn.Parameter(torch.eye(3))), InducedSpace(real_nvp(3, 1, 4)))
-    assert f.double()(torch.randn(2, 3).double()).dtype == torch.float64
-    names = set(dict(f.named_parameters()))
-    assert "core.A" in names and names <= set(f.state_dict())
-
-
-def test_maps_made_of_one_chart_share_its_parameters() -> None:
-    g = real_nvp(3, 1, 4)
-    X = InducedSpace(g)
-    f = Linearizer(torch.eye(3), X)
-    together = {id(p) for p in itertools.chain(f.parameters(), (f @ f).parameters(), f.H.parameters())}
-    assert together == {id(p) for p in g.parameters()}
-
-
-def test_the_determinant_of_the_flow_is_the_exponential_of_the_trace() -> None:
-    f, _ = endomorphism(SQUARE_CORES[0])
-    M = f.core.matrix()
-    assert torch.linalg.det(f.exp().core.matrix()).item() == pytest.approx(math.exp(M.trace().item()), rel=1e-12)

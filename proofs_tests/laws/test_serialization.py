@@ -1,17 +1,10 @@
-"""Saved and loaded, a model is the same one: bit for bit, its sharing included; and what is not whole is refused."""
+"""What is saved comes back bit for bit: charts, cores, maps, families, and what they share."""
 
-import hashlib
-import importlib
-import json
-import os
-import pickle
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -21,7 +14,7 @@ import induced
 import induced.bijections
 import induced.operators
 from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Subspace
-from induced._registry import by_class, by_name
+from induced._registry import by_class
 from induced.bijections import (
     ActNorm,
     AdditiveCoupling,
@@ -32,8 +25,6 @@ from induced.bijections import (
     ConditionalCoupling,
     Identity,
     Log,
-    PositiveDefinite,
-    RandomSplit,
     Reversible,
     glow,
     real_nvp,
@@ -41,38 +32,17 @@ from induced.bijections import (
 from induced.bijections.networks import MLP
 from induced.errors import CheckpointError, InducedError
 from induced.fitting import interpolate
-from induced.operators import (
-    Convolution,
-    Dense,
-    Diagonal,
-    ForeignOperator,
-    Householder,
-    Permutation,
-    inverse,
-)
+from induced.operators import Convolution, Dense, Diagonal, ForeignOperator, Householder, Permutation, inverse
 from induced.operators.base import Adjoint, Scaled, Sum
 from induced.operators.triangular import LU
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise
 from induced.propagators.magnus import Exponent
-from induced.serialization import load, notes, register, save
+from induced.serialization import register, save
+from proofs_tests.laws.saved import again
 from proofs_tests.registry import CHARTS, CORES, DTYPES, ChartCase, CoreCase, Frozen, initialized, shaken
 
 REFUSED = {"torch transform", "inverse of a torch transform", "callables", "ForeignOperator"}
 """Charts and cores of the registry that run foreign code."""
-
-
-def again(module: Any, folder: Path) -> Any:
-    """The module, saved and loaded; torch's generator is left alone by it."""
-    state = torch.get_rng_state()
-    loaded = load(save(module, folder))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert {n: (type(p), p.requires_grad, p.dtype) for n, p in module.named_parameters()} == {
-        n: (type(p), p.requires_grad, p.dtype) for n, p in loaded.named_parameters()
-    }
-    mine, theirs = module.state_dict(), loaded.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(mine[key].dtype == theirs[key].dtype and torch.equal(mine[key], theirs[key]) for key in mine)
-    return loaded
 
 
 @pytest.mark.fast
@@ -279,399 +249,3 @@ def test_a_linearizer_through_given_points_comes_back(n: int, m: int, dtype: tor
     assert {type(chart) for chart in loaded.modules()} == {type(chart) for chart in f.modules()}
     points = torch.cat([x, torch.randn(20, n, dtype=dtype)])
     assert torch.equal(loaded(points), f(points)) and torch.equal(loaded.pinv()(f(points)), f.pinv()(f(points)))
-
-
-# ---------------------------------------------------------------------------------------------- dtypes, modes, notes, runs
-HALVES = [torch.float16, torch.bfloat16]
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("given", DTYPES, ids=str)
-def test_weights_stored_in_another_dtype_come_back_rounded_to_it(given: torch.dtype, dtype: torch.dtype, tmp_path: Path) -> None:
-    f = Linearizer(torch.randn(8, 8), InducedSpace(real_nvp(8))).to(given)
-    whole, half = save(f, tmp_path / "whole"), save(f, tmp_path / "half", dtype=dtype)
-    loaded = load(half)
-    assert all(p.dtype == given for p in loaded.parameters())
-    for name, value in f.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value.to(dtype).to(given))
-    with torch.no_grad():
-        for p in f.parameters():
-            p.copy_(p.to(dtype))
-        A = f.get_buffer("core.A")
-        A.copy_(A.to(dtype))
-    x = torch.randn(5, 8, dtype=given)
-    assert torch.equal(loaded(x), f(x))
-    one, two = ((folder / "model.safetensors").stat().st_size for folder in (whole, half))
-    assert two < one * 2 / given.itemsize + 20_000
-
-
-def test_what_is_no_wider_is_stored_as_it_is(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).double(), nn.Linear(2, 2))
-    split = RandomSplit((1, 2, 2))
-    for number, module in enumerate((net, split)):
-        loaded = load(save(module, tmp_path / str(number), dtype=torch.float16))
-        assert [t.dtype for t in loaded.state_dict().values()] == [t.dtype for t in module.state_dict().values()]
-    assert torch.equal(loaded.get_buffer("order"), split.get_buffer("order"))
-    assert torch.equal(load(tmp_path / "0").state_dict()["0.weight"], net.state_dict()["0.weight"])
-
-
-def test_sizes_that_are_numpys_integers_come_back_as_integers(tmp_path: Path) -> None:
-    numbers: list[Any] = [np.int64(2), np.int64(4), np.int64(3), np.float32(0.5)]
-    two, four, three, half = numbers
-    net, x = MLP(two, four, three), torch.randn(5, 2)
-    loaded = again(net, tmp_path)
-    assert torch.equal(loaded(x), net(x)) and type(loaded.inputs) is int
-    assert again(AffineCoupling((4,), net, max_log_scale=half), tmp_path / "coupling").max_log_scale == 0.5
-
-
-def test_the_mode_of_the_whole_is_kept(tmp_path: Path) -> None:
-    for training in (True, False):
-        loaded = load(save(real_nvp(2, 2, 4).train(training), tmp_path))
-        assert all(module.training is training for module in loaded.modules())
-
-
-def test_a_model_loads_on_the_cpu_whatever_the_default_device_is(tmp_path: Path) -> None:
-    chart, x = Composition(PositiveDefinite(3), shaken(real_nvp(6, 2, 4))), torch.eye(3) + torch.ones(3, 3)
-    save(chart, tmp_path)
-    with torch.device("meta"):
-        loaded = load(tmp_path)
-    assert isinstance(loaded, Composition)
-    assert torch.equal(loaded(x), chart(x)) and torch.equal(loaded.inverse(chart(x)), chart.inverse(chart(x)))
-
-
-def test_most_parameters_frozen_or_few_are_told_apart(tmp_path: Path) -> None:
-    for frozen in (0, 1, 5, 8):
-        chart = real_nvp(2, 2, 4)
-        for p in list(chart.parameters())[:frozen]:
-            p.requires_grad_(False)
-        again(chart, tmp_path)
-
-
-def test_an_argument_that_is_named_like_a_buffer_keeps_its_own_values(tmp_path: Path) -> None:
-    assert load(save(Doubled(torch.ones(2)), tmp_path)).get_buffer("a").tolist() == [2.0, 2.0]
-
-
-class Doubled(nn.Module):
-    a: Tensor
-
-    def __init__(self, a: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("a", 2 * a)
-
-
-register(Doubled, describe=lambda m: {"a": m.a / 2}, name="tests.Doubled")
-
-
-def test_notes_are_kept_and_change_nothing(tmp_path: Path) -> None:
-    kept = {"application": "toy", "figures": {"accuracy": 0.5}, "sizes": [1, 2]}
-    save(Log((2,)), tmp_path, notes=kept)
-    assert notes(tmp_path) == kept and isinstance(load(tmp_path), Log)
-    save(Log((2,)), tmp_path)
-    assert notes(tmp_path) == {}
-
-
-def run_of(folder: Path, *places: str) -> Path:
-    folder.mkdir(parents=True)
-    run = {"format": "induced", "version": 1, "newest_of": list(places), "notes": {"application": "toy"}}
-    (folder / "config.json").write_text(json.dumps(run))
-    return folder
-
-
-def test_of_a_run_the_newest_model_of_the_first_place_that_has_one_is_loaded(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "run", "second/checkpoints", "checkpoints")
-    assert notes(run) == {"application": "toy"}
-    with pytest.raises(CheckpointError, match="run: is a run without a checkpoint yet, in second/checkpoints, checkpoints"):
-        load(run)
-    for step in (9, 10, 100):
-        save(Log((step,)), run / "checkpoints" / f"step-{step:08d}")
-    save(Log((7,)), run / "checkpoints" / "rejected-step-00000200")
-    assert load(run).shape == (100,)
-    save(Log((5,)), run / "second" / "checkpoints" / "step-00000001")
-    assert load(run).shape == (5,)
-    for overwrite in (False, True):
-        with pytest.raises(CheckpointError, match="run: is the folder of a run, whose settings a model would hide"):
-            save(Log((2,)), run, overwrite=overwrite)
-
-
-@pytest.mark.parametrize("place", ["../other", "/tmp", 3, "a/../../b", "nu\0l"])
-def test_a_run_that_points_out_of_its_folder_is_refused(place: Any, tmp_path: Path) -> None:
-    save(Log((2,)), tmp_path / "other" / "step-00000001")
-    with pytest.raises(CheckpointError, match="the models of a run lie in folders within it, not in"):
-        load(run_of(tmp_path / "run", place))
-
-
-class Application(nn.Module):
-    """A model that is no Linearizer, and gives one."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim, self.chart = dim, real_nvp(dim, 2, 4)
-
-    def operator(self) -> Linearizer:
-        return Linearizer(torch.eye(self.dim), InducedSpace(self.chart))
-
-
-register(Application, "dim", name="tests.Application")
-
-
-def test_from_pretrained_gives_the_linearizer_of_an_applications_model(tmp_path: Path) -> None:
-    model, x = Application(3), torch.randn(4, 3)
-    save(model, tmp_path)
-    assert isinstance(induced.load(tmp_path), Application)
-    assert torch.equal(Linearizer.from_pretrained(tmp_path)(x), model.operator()(x))
-    save(nn.Linear(2, 2), tmp_path / "layer")
-    with pytest.raises(CheckpointError, match="holds a Linear, not a Linearizer; induced.load"):
-        Linearizer.from_pretrained(tmp_path / "layer")
-
-
-PACKAGE = """
-from torch import nn
-from induced.serialization import register
-class Model(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.weight = size, nn.Parameter(nn.init.zeros_(nn.Linear(size, size).weight))
-register(Model, "size", name="family.Model")
-"""
-
-
-def test_a_kind_of_another_package_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "family_models.py").write_text(PACKAGE)
-    info = tmp_path / "family-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: family\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[induced.models]\nfamily = family_models\nother = no_such_module\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    folder = save(importlib.import_module("family_models").Model(3), tmp_path / "model")
-    # as in a process that has not imported it
-    monkeypatch.delitem(sys.modules, "family_models")
-    monkeypatch.delitem(by_name, "family.Model")
-    assert induced.load(folder).size == 3
-    assert "family_models" in sys.modules
-
-
-# ---------------------------------------------------------------------------------------------------- damaged or foreign
-def _saved(folder: Path) -> Path:
-    torch.manual_seed(0)
-    X = InducedSpace(Composition(Log((2,)), AdditiveCoupling((2,), MLP(1, 1, 3))))
-    Linearizer(nn.Parameter(torch.eye(2)), X, EuclideanSpace(2)).save_pretrained(folder)
-    return folder
-
-
-Config = dict[str, Any]
-
-
-def _edit(change: Callable[[Config], object]) -> Callable[[Path], object]:
-    def act(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        change(config)
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return act
-
-
-def _reweigh(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
-    def act(folder: Path) -> None:
-        data = safetensors.torch.load_file(folder / "model.safetensors")
-        change(data)
-        content = safetensors.torch.save(data)
-        (folder / "model.safetensors").write_bytes(content)
-        _edit(lambda c: c.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))(folder)
-
-    return act
-
-
-def _folder(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").mkdir()
-
-
-def _swapped(folder: Path) -> None:
-    """Weights of another save."""
-    data = safetensors.torch.load_file(folder / "model.safetensors")
-    safetensors.torch.save_file(data | {"1.A": torch.ones(2, 2)}, folder / "model.safetensors")
-
-
-def _of_class(config: Config, name: str) -> Any:
-    return next(item for item in config["objects"].values() if item["class"] == name)
-
-
-def _core(config: Config) -> Any:
-    return config["objects"]["1"]
-
-
-def _cut(name: str, keep: int) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:keep])
-
-
-def _pickled(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
-
-
-def _noise(folder: Path) -> None:
-    content = bytes(range(99, 199))
-    (folder / "model.safetensors").write_bytes(content)
-    _edit(lambda c: c.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))(folder)
-
-
-def _twice(folder: Path) -> None:
-    text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace("{", '{"format": "induced",', 1))
-
-
-def _fifo(folder: Path) -> None:
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-
-
-def _nested(depth: int) -> Any:
-    return [_nested(depth - 1)] if depth else 0
-
-
-DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
-    ("no config", lambda folder: (folder / "config.json").unlink(), r"config.json: cannot be read \(No such file"),
-    ("no weights", lambda folder: (folder / "model.safetensors").unlink(), r"safetensors: cannot be read \(No such file"),
-    ("config cut", _cut("config.json", 99), "config.json: is not JSON"),
-    ("config of bytes", lambda f: (f / "config.json").write_bytes(b"\xff\x00"), "config.json: is not JSON"),
-    ("config nested", lambda f: (f / "config.json").write_text("[" * 200_000), "config.json: is not JSON"),
-    ("foreign JSON", lambda f: (f / "config.json").write_text("{}"), "is JSON of another origin, without"),
-    ("other version", _edit(lambda c: c.update(version=2)), "has schema version 2, this release reads version 1"),
-    ("no objects", _edit(lambda c: c.pop("objects")), "is not laid out as schema version 1 is: look at objects"),
-    ("objects a list", _edit(lambda c: c.update(objects=[])), "is not laid out as schema version 1 is: look at objects"),
-    ("a number for a flag", _edit(lambda c: c.update(training=1)), "is not laid out as schema version 1 is: look at training"),
-    ("a flag for the version", _edit(lambda c: c.update(version=True)), "has schema version True, this release reads version 1"),
-    ("no hash", _edit(lambda c: c.update(sha256="../../etc/passwd")), "names no SHA-256 of its weights"),
-    ("an object more than that", _edit(lambda c: _core(c).update(code="1")), "object 1 is not laid out as schema version 1"),
-    ("a tensor of words", _edit(lambda c: c["tensors"].update({"1.A": {"order": "01"}})), "tensor 1.A is not laid out"),
-    ("a key twice", _twice, "is not JSON.*: the key 'format' is there twice"),
-    ("NaN", lambda f: (f / "config.json").write_text('{"a": NaN}'), "is not JSON.*: the number NaN is not finite"),
-    ("infinity", lambda f: (f / "config.json").write_text('{"a": 1e999}'), "is not JSON.*: the number 1e999 is not finite"),
-    ("nested lists", _edit(lambda c: c["notes"].update(a=_nested(100))), "has more than 100 lists or objects in each other"),
-    ("a fifo", _fifo, "config.json: is a folder, fifo, socket or device, not a file"),
-    ("a folder", _folder, "is a folder, fifo, socket"),
-    ("weights cut in the header", _cut("model.safetensors", 30), "other bytes than config.json was saved with: cut short"),
-    ("weights cut in the data", _cut("model.safetensors", -4), "other bytes than config.json was saved with: cut short"),
-    ("weights empty", _cut("model.safetensors", 0), "other bytes than config.json was saved with: cut short"),
-    ("weights of noise", _noise, "cannot be read as safetensors"),
-    ("a pickle", _pickled, "is a pickle, whatever its name"),
-    ("a torch archive", lambda f: torch.save({}, f / "model.safetensors"), "is a pickle, whatever its name"),
-    ("an argument less", _reweigh(lambda d: d.pop("1.A")), "'1.A'} is neither a reference to an object nor to a tensor it holds"),
-    (
-        "a key less",
-        _reweigh(lambda d: d.pop("6.first.weight")),
-        r"networks.MLP of these arguments, has first.weight as a parameter \[3, 1\], model.safetensors has nothing for 6.first",
-    ),
-    ("a key more", _reweigh(lambda d: d.update(x=torch.ones(1))), "safetensors: x belong.s. to no object of config.json"),
-    (
-        "other shape",
-        _reweigh(lambda d: d.update({"1.A": torch.ones(3)})),
-        "Dense, cannot be built of its arguments: the matrix of a Dense operator must be",
-    ),
-    ("other order", _edit(lambda c: c["tensors"].update({"1.A": {"order": [0, 0]}})), "tensor 1.A is .* does not fit"),
-    ("an integer's dtype", _edit(lambda c: c["tensors"].update({"1.A": {"dtype": "int8"}})), "tensor 1.A is .* does not fit"),
-    ("other values", _swapped, "other bytes than config.json was saved with"),
-    (
-        "unknown class",
-        _edit(lambda c: _core(c).update({"class": "os.system"})),
-        "'os.system', which is not registered",
-    ),
-    ("dangling", _edit(lambda c: _of_class(c, "InducedSpace")["arguments"].update(chart={"ref": "99"})), "refers to object '99'"),
-    ("no root", _edit(lambda c: c["objects"].pop("0")), "refers to object '0'"),
-    (
-        "cyclic",
-        _edit(lambda c: _core(c)["arguments"].update(A={"ref": "0"})),
-        "a part of itself: 0 -> 1 -> 0",
-    ),
-    (
-        "extra object",
-        _edit(lambda c: c["objects"].update(x=_core(c))),
-        r"object\(s\) x belong to nothing",
-    ),
-    (
-        "no such tensor",
-        _edit(lambda c: _core(c)["arguments"].update(A={"tensor": "?"})),
-        "neither a reference to",
-    ),
-    ("other argument", _edit(lambda c: _core(c)["arguments"].update(B=1)), "Dense, cannot be built of its arguments"),
-    (
-        "bad argument",
-        _edit(lambda c: _of_class(c, "bijections.Log")["arguments"].update(shape=[0])),
-        "sides of a chart are",
-    ),
-    ("ref no name", _edit(lambda c: _core(c)["arguments"].update(A={"ref": [1]})), "neither a reference to"),
-    (
-        "other width",
-        _edit(lambda c: _of_class(c, "networks.MLP")["arguments"].update(width=4)),
-        r"networks.MLP of these arguments, has first.weight as a parameter \[4, 1\], model.safetensors has a parameter \[3, 1\]",
-    ),
-]
-
-
-@pytest.mark.parametrize(("damage", "message"), [row[1:] for row in DAMAGES], ids=[row[0] for row in DAMAGES])
-def test_what_is_damaged_or_foreign_is_refused_with_its_reason(
-    damage: Callable[[Path], object], message: str, tmp_path: Path
-) -> None:
-    damage(_saved(tmp_path))
-    with pytest.raises(CheckpointError, match=message):
-        load(tmp_path)
-
-
-def test_any_flipped_byte_of_the_weights_is_seen(tmp_path: Path) -> None:
-    path = _saved(tmp_path) / "model.safetensors"
-    whole = path.read_bytes()
-    for at in range(0, len(whole), 37):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(CheckpointError):
-            load(tmp_path)
-
-
-def test_no_pickle_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something unpickles")
-
-    for owner, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
-        monkeypatch.setattr(owner, name, refuse)
-    load(_saved(tmp_path))
-
-
-def test_weights_whose_first_byte_is_that_of_a_pickle_are_read(tmp_path: Path) -> None:
-    """The first byte belongs to the length of the header, which grows with the number of tensors."""
-    for parts in range(1, 100):
-        g = Composition(*(AdditiveCoupling((2,), MLP(1, 1, 2)) for _ in range(parts)))
-        save(g, tmp_path, overwrite=True)
-        if (tmp_path / "model.safetensors").read_bytes()[:1] == b"\x80":
-            break
-    else:
-        pytest.fail("no number of parts gives such a header")
-    assert torch.equal(load(tmp_path)(torch.ones(2)), g(torch.ones(2)))
-
-
-# --------------------------------------------------------------------------------------------------------------- writing
-def test_a_folder_of_another_origin_is_left_alone_unless_asked(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "notes.txt").write_text("keep")
-    with pytest.raises(CheckpointError, match="is not empty, and holds no model that induced saved"):
-        _saved(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "bert"}
-    save(Log((2,)), tmp_path, overwrite=True)
-    save(Log((3,)), tmp_path)
-    loaded = load(tmp_path)
-    assert isinstance(loaded, Log) and loaded.shape == (3,)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
-
-
-def test_a_save_interrupted_between_its_files_is_refused(tmp_path: Path) -> None:
-    first, second = _saved(tmp_path / "a"), tmp_path / "b"
-    f = Linearizer.from_pretrained(first)
-    with torch.no_grad():
-        f.get_parameter("core.A").add_(1)
-    f.save_pretrained(second)
-    (first / "model.safetensors").write_bytes((second / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match="the two are of two saves"):
-        load(first)
-
-
-def test_the_same_model_is_saved_to_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        one, two = ((_saved(tmp_path / k) / name).read_bytes() for k in "ab")
-        assert hashlib.sha256(one).digest() == hashlib.sha256(two).digest()

@@ -27,7 +27,7 @@ EXCUSED = {
     "ConditionalDirectSum": AT,
     "LowRankFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
     "SharedBasisFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
-    "Vector": "a point with its space: laws/test_spaces.py",
+    "Vector": "a point with its space: laws/test_vectors.py",
 }
 
 

@@ -1,4 +1,4 @@
-"""Errors of saving and loading; laws/test_serialization.py holds every way a file can be damaged."""
+"""Errors of saving and loading; laws/test_damaged_models.py holds every way a file can be damaged."""
 
 import hashlib
 import json

@@ -64,7 +64,7 @@ def from_callables(
         (tensor([0., 0.]), torch.Size([3]))
 
     Law:
-        `check_bijection` (laws/test_adapters.py). The callables are not tried here, since nothing says their dtype and device:
+        `check_bijection` (laws/test_transforms.py). The callables are not tried here, since nothing says their dtype and device:
         that they undo each other is for the caller to check with it.
     """
     if log_abs_det is None:

@@ -222,7 +222,7 @@ def from_transform(transform: Transform, shape: Sequence[int] = ()) -> Bijection
         tensor([0., 0., 0.])
 
     Law:
-        `check_bijection` (laws/test_adapters.py)
+        `check_bijection` (laws/test_transforms.py)
     """
     require_from(transform, "a torch.distributions.Transform", "torch", "Transform")
     parts = list(_parts(transform))
