@@ -106,7 +106,8 @@ class LeastSquares:
         SpaceMismatch, on use: a parameter or buffer of the charts has changed since the first batch.
 
     Law:
-        batches in any sizes and order, or in problems that are merged, give the fit of all data at once (laws/test_fitting_in_batches.py)
+        batches in any sizes and order, or in problems that are merged, give the fit of all data at once
+        (laws/test_fitting_in_batches.py)
 
     Example:
         >>> from induced import EuclideanSpace

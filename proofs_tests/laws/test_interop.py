@@ -211,6 +211,7 @@ def test_arrays_of_every_layout(layout: str) -> None:
 
 
 def test_numbers_and_indices_of_numpy() -> None:
+    zero: Any = np.int64(0)
     two: Any = np.int64(2)
     E = EuclideanSpace(two + 1)
     assert E == EuclideanSpace(3) and EuclideanSpace((two, two)) == EuclideanSpace((2, 2))
@@ -228,7 +229,7 @@ def test_numbers_and_indices_of_numpy() -> None:
     assert real_nvp(two, two, two).shape == (2,)
     assert glow((1, two, two), blocks=1, width=two).shape == (1, 2, 2)
     assert propagator(LowRankFamily(3, 1), steps=two).shape == (3, 3)
-    assert check(EuclideanSpace(two), samples=two, seed=np.int64(0)).ok
+    assert check(EuclideanSpace(two), samples=two, seed=zero).ok
 
 
 def test_a_product_of_vectors_is_not_given_columns() -> None:
