@@ -34,7 +34,6 @@ def sample(
     """Draw images, or rows of a table, in ONE step with the collapsed operator.
 
     Args:
-        source: The model.
         n: How many.
         integrator_steps: Steps of the integrator that the one step stands for.
         method: Integrator.
@@ -51,17 +50,10 @@ def sample(
     print(f"wrote {save_picture(out, grid(to_uint8(images), columns=8, scale=2, caption=caption))}")
 
 
-def invert(
-    source: ModelSource,
-    images_from: DataSource,
-    n: Count = 100,
-    out: Path = Path("inversion.png"),
-) -> None:
+def invert(source: ModelSource, images_from: DataSource, n: Count = 100, out: Path = Path("inversion.png")) -> None:
     """Encode held-out images with the pseudoinverse, decode them, and print the PSNR.
 
     Args:
-        source: The model.
-        images_from: The images.
         n: How many.
         out: Picture to write, of the first ten.
     """
@@ -72,9 +64,7 @@ def invert(
         found = evaluate.inversion(f, images)
         rows = [("image", images[:10]), ("encoding", encode(f, images[:10]) / 3), ("f(encoding)", f(encode(f, images[:10])))]
     path = captioned_rows(out, [(label, to_uint8(row)) for label, row in rows])
-    print(
-        f"{found.images} held-out images of {images_from.data}: PSNR {found.psnr_mean:.1f} dB (worst {found.psnr_min:.1f} dB), "
-    )
+    print(f"{found.count} held-out images of {images_from.data}: PSNR {found.psnr_mean:.1f} dB (worst {found.psnr_min:.1f} dB), ")
     print(f"encodings have standard deviation {found.encoding_std:.2f}, noise has 1; wrote {path}")
 
 
@@ -89,8 +79,6 @@ def interpolate_command(
     """Walk the induced segment between the encodings of two held-out images.
 
     Args:
-        source: The model.
-        images_from: The images.
         first: Index of the first image.
         second: Index of the second image.
         n: Images on the way, ends included.
@@ -120,8 +108,6 @@ def edit(
     """Move held-out images of one class along the difference of the induced means of two classes of training images.
 
     Args:
-        source: The model.
-        images_from: The images.
         from_class: Class of the images that are edited, and where the direction starts: its number, or the name of its folder.
         to_class: Class that it leads to.
         n: How many images, one a row.
@@ -148,16 +134,14 @@ def edit(
 def judge(
     source: ModelSource,
     images_from: DataSource,
+    fid_weights: Path | None = None,
     n: Count = 500,
     likelihood: Number = 100,
-    fid_weights: Path | None = None,
     seed: Seed = 0,
 ) -> None:
     """Judge samples by real images (Frechet distance, precision, recall, classes), and held-out images by their likelihood.
 
     Args:
-        source: The model.
-        images_from: The images.
         n: Samples, compared with as many held-out images for several numbers of integrator steps.
         likelihood: Held-out images whose bits per dimension are averaged; 0 for none.
         fid_weights: File of Inception's weights, pt_inception-2015-12-05-6726825d.pth of pytorch-fid: Frechet distances are FIDs.

@@ -150,13 +150,13 @@ class Inversion:
     Attributes:
         psnr_mean, psnr_min: PSNR in dB of f(f+(x)) against x, over the images.
         encoding_std: standard deviation of the encodings f+(x); noise has 1.
-        images: how many.
+        count: how many images.
     """
 
     psnr_mean: float
     psnr_min: float
     encoding_std: float
-    images: int
+    count: int
 
 
 def inversion(f: Linearizer, images: Tensor) -> Inversion:

@@ -117,7 +117,7 @@ def _one_step(model: FlowMatching, out: Path, say: Callable[[str], None]) -> dic
 def _inversion(model: FlowMatching, images: Tensor, out: Path, say: Callable[[str], None]) -> dict[str, object]:
     f = model.operator()
     found = evaluate.inversion(f, images)
-    say(f"4. Inversion: {found.images} held-out digits x -> f+(x) -> f(f+(x)): PSNR {found.psnr_mean:.1f} dB,")
+    say(f"4. Inversion: {found.count} held-out digits x -> f+(x) -> f(f+(x)): PSNR {found.psnr_mean:.1f} dB,")
     say(f"   worst {found.psnr_min:.1f} dB; the encodings have standard deviation {found.encoding_std:.2f}, noise has 1.")
     some = images[::9]
     codes = encode(f, some)

@@ -40,8 +40,6 @@ def project_command(
     """Project held-out images and stranger inputs onto what an idempotent generator knows, and compare f(f(x)) with f(x).
 
     Args:
-        source: The model.
-        images_from: The images.
         pictures: Picture files or folders of your own, in place of the data set.
         kinds: Kinds of inputs, made of the images, two rows of the picture each; if none, all, but your own pictures as they are.
         n: Inputs of each kind.
@@ -64,16 +62,17 @@ def project_command(
 def generate(
     source: ModelSource,
     images_from: DataSource,
-    how: Literal["gaussian", "classes", "noise"] = "classes",
     n: Count = 64,
+    how: Literal["gaussian", "classes", "noise"] = "classes",
     temperature: float = 1.0,
     seed: Seed = 0,
     out: Path = Path("generated.png"),
 ) -> None:
     """Draw images with an idempotent generator.
 
+    They lie in its range, so that to project them again changes nothing.
+
     Args:
-        source: The model.
         images_from: Images, to whose training split the distribution is fitted.
         how: Decode coordinates drawn from a normal distribution fitted to training images, or from one for each class; or project
             noise.
@@ -94,16 +93,11 @@ def generate(
 
 
 def anomaly_command(
-    source: ModelSource,
-    images_from: DataSource,
-    against: str = "letters",
-    n: Count = 500,
-    seed: Seed = 0,
+    source: ModelSource, images_from: DataSource, against: str = "letters", n: Count = 500, seed: Seed = 0
 ) -> None:
     """Tell strange images by the induced distance ||x (-) f(x)||, and print the area under the ROC curve.
 
     Args:
-        source: The model.
         images_from: Images that are not strange: the test split, and the training split for the components.
         against: What is strange: a kind of inputs, as `project` makes them; a data set; or a folder or file of pictures.
         n: Images of either.

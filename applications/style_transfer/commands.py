@@ -46,7 +46,6 @@ def style(
 
     Args:
         picture: PNG, JPEG or any other picture.
-        source: The model.
         mix: Styles, each NAME or NAME=WEIGHT, whose weights are as given: mosaic=0.5 candy=0.5 interpolates. NAME alone is
             NAME=1, so that two names add up to twice a style, and colours saturate.
         strength: 0 is the style `identity`, as it was learned, which is near the picture and not the picture; 1 is the style;
@@ -97,7 +96,6 @@ def styles_command(
     """Show the styles of a model: distances of the operators, their principal components, and what they make of a picture.
 
     Args:
-        source: The model.
         picture: A picture; a held-out photograph if absent.
         side: Side of the square, cut from its middle, that is shown.
         out: Picture to write.
@@ -138,7 +136,6 @@ def add_style(
     """Add a style to a trained model by fitting its core alone to a teacher, charts frozen, and write the model.
 
     Args:
-        source: The model.
         style: Name of the weights in the folder fast-style.
         out: Folder to write.
         data_dir: Folder that holds fast-style; beats $INDUCED_DATA.
