@@ -60,7 +60,7 @@ def inversion(model: FlowMatching, images: Tensor, data: str) -> None:
         apart = torch.cat([distance(f(encode(f, part)).float(), part.float()) for part in x.split(50)])
         name = "ST-LPIPS" if isinstance(distance, ShiftTolerantLPIPS) else "pyramid distance"
         print(
-            f"inversion of {found.images} images ({data}), {dtype}: PSNR mean {found.psnr_mean:.1f} dB, "
+            f"inversion of {found.count} images ({data}), {dtype}: PSNR mean {found.psnr_mean:.1f} dB, "
             f"worst {found.psnr_min:.1f} dB, {name} mean {float(apart.mean()):.1e}, std of encodings {found.encoding_std:.3f}"
         )
 

@@ -93,7 +93,7 @@ def test_the_pretrained_model_inverts_held_out_digits_to_60_db(pretrained: FlowM
     by_hand = 10 * np.log10(4 / (error**2).mean((1, 2, 3)))
     assert by_hand.min() >= 60
     assert (found.psnr_min, found.psnr_mean) == pytest.approx((by_hand.min(), by_hand.mean()), rel=1e-9)
-    assert found.images == 100 and found.encoding_std == pytest.approx(float(encode(f, held_out).std()))
+    assert found.count == 100 and found.encoding_std == pytest.approx(float(encode(f, held_out).std()))
 
 
 def contents(images: Tensor) -> set[bytes]:
