@@ -147,8 +147,8 @@ def judge(
         fid_weights: File of Inception's weights, pt_inception-2015-12-05-6726825d.pth of pytorch-fid: Frechet distances are FIDs.
         seed: Seed of the noise.
     """
-    if n < 2:
-        raise DomainError(f"samples are compared from 2 on, got --n {n}")
+    if n < 4:
+        raise DomainError(f"at least 4 samples are needed to compare them, got --n {n}")
     model = of_images(source)
     real = images_from.load("test", model.config.shape)
     generator = torch.Generator().manual_seed(seed)

@@ -107,7 +107,7 @@ def anomaly_command(
     own = to_unit(images_from.load("test", model.config.shape).spread(n).images)
     other = _strange(against, own, images_from, seed)
     known = images_from.load("train", model.config.shape)
-    components = PrincipalProjection(to_unit(known.spread(min(FITTED, len(known))).images), model.rank)
+    components = PrincipalProjection(to_unit(known.spread(min(FITTED, len(known), 10**7 // own[0].numel())).images), model.rank)
     scores: dict[str, Callable[[Tensor], Tensor]] = {
         "||x (-) f(x)||": partial(anomaly, model.operator()),
         "principal components": components.distance,

@@ -19,7 +19,7 @@ from applications.style_transfer.algebra import distances, principal_styles
 from applications.style_transfer.config import IDENTITY
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
-from applications.style_transfer.photographs import EMBEDDED, SMALLEST, random_crop
+from applications.style_transfer.photographs import EMBEDDED, SMALLEST, opened, random_crop
 from applications.style_transfer.photographs import photographs as files_of
 from applications.style_transfer.sampling import FRAME, TILE, stylise, unstylise
 from applications.style_transfer.teacher import load_teacher
@@ -126,6 +126,7 @@ def add_style(
     out: Path,
     data_dir: Path | None = None,
     photographs: str = EMBEDDED,
+    skip_bad: bool = False,
     crops: Count = 40,
     side: Count = 256,
     ridge: float = 1e-3,
@@ -140,6 +141,7 @@ def add_style(
         out: Folder to write.
         data_dir: Folder that holds fast-style; beats $INDUCED_DATA.
         photographs: Photographs to fit to: the embedded ones, or a folder.
+        skip_bad: Leave out photographs that cannot be decoded.
         crops: Random crops of them.
         side: Side of a crop.
         ridge: Penalty of the least squares, towards the identity style.
@@ -158,7 +160,7 @@ def add_style(
         raise DomainError(f"--perceptual is a weight in the loss of --steps, got {perceptual} and {steps} steps")
     distance = perceptual_distance(data_dir, "st-lpips").requires_grad_(False) if perceptual else None
     generator = torch.Generator().manual_seed(seed)
-    pictures = [read_picture(path, SMALLEST).colours for path in files_of(photographs, "train").values()]
+    pictures = opened([*files_of(photographs, "train").values()], skip_bad=skip_bad)
     x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))
     with torch.no_grad():
         y = torch.cat([teacher(part) for part in torch.split(x, 1)])

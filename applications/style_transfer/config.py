@@ -92,6 +92,8 @@ class Config:
 
     photographs: str = "embedded"
     """Photographs to train on: those of scikit-image, scikit-learn and matplotlib, or a folder."""
+    skip_bad: bool = False
+    """Leave out photographs of a folder that cannot be decoded; else they are all named, and nothing is trained."""
     crops: int = 1000
     """Random crops of them, each stylised once by every teacher."""
     side: int = 256

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from applications.common.data import Tensors, to_uint8
 from applications.common.data.cache import cached
-from applications.common.data.pictures import read_picture, unit
+from applications.common.data.pictures import unit
 from applications.common.places import cache_folder
 from applications.common.progress import Progress
 from applications.style_transfer.config import Config
-from applications.style_transfer.photographs import SMALLEST, photographs, random_crop
+from applications.style_transfer.photographs import opened, photographs, random_crop
 from applications.style_transfer.teacher import load_teacher
 from induced.errors import DomainError
 
@@ -61,15 +61,15 @@ def pairs(
     for style, teacher in teachers.items():
         digest.update(style.encode() + b"".join(p.cpu().numpy().tobytes() for p in teacher.parameters()))
     file = cache_folder(cache_dir) / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
-    pixels = cached(file, shape, partial(_blocks, shape, [*paths.values()], teachers, config.training.seed))
+    pixels = cached(file, shape, partial(_blocks, shape, [*paths.values()], teachers, config.training.seed, config.skip_bad))
     name = f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}"
     return Tensors(name, {"crops": torch.from_numpy(pixels)})
 
 
 def _blocks(
-    shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int, start: int
+    shape: tuple[int, ...], paths: list[Path], teachers: Mapping[str, nn.Module], seed: int, skip_bad: bool, start: int
 ) -> Iterator[np.ndarray]:
-    pictures = [read_picture(path, SMALLEST).colours for path in paths]
+    pictures = opened(paths, skip_bad=skip_bad)
     progress = Progress(start, shape[0], 1, shown=True, label="teachers' crop")
     for first in range(start, shape[0], AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, shape[0]))

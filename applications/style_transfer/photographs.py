@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from applications.common.data.folder import names_below
+from applications.common.data.pictures import read_picture
 from induced.errors import DataError, MissingExtra
 
 EMBEDDED: Final = "embedded"
@@ -46,6 +48,26 @@ def photographs(source: str, split: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder of photographs; {EMBEDDED!r} names those that come with scikit-image")
     return {name: folder / name for name in names_below(split, folder)}
+
+
+def opened(paths: Sequence[Path], *, skip_bad: bool = False) -> list[Image.Image]:
+    """Photographs, whole.
+
+    Raises:
+        DataError: some cannot be decoded, and are not to be skipped, or none can: all of them are named.
+    """
+    found, bad = list[Image.Image](), list[str]()
+    for path in paths:
+        try:
+            found.append(read_picture(path, SMALLEST).colours)
+        except DataError as error:
+            bad.append(str(error))
+    if bad and not (skip_bad and found):
+        listed = "\n  ".join(bad)
+        raise DataError(f"{len(bad)} of {len(paths)} photographs cannot be used; mend them, or give --skip-bad:\n  {listed}")
+    if bad:
+        print(f"{len(bad)} of {len(paths)} photographs are left out: they cannot be decoded", flush=True)
+    return found
 
 
 def random_crop(picture: Image.Image, side: int, generator: torch.Generator) -> np.ndarray:

@@ -135,6 +135,27 @@ def test_images_of_ones_own_are_read_as_the_model_takes_them(
     assert capsys.readouterr().out.startswith("1 held-out images of folder: PSNR")
 
 
+def test_damaged_pictures_are_all_named_or_left_out_and_classes_are_called_by_their_folders(
+    run: Path, projector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INDUCED_CACHE", str(tmp_path / "cache"))
+    for i in range(40):
+        (tmp_path / "pictures" / "ab"[i % 2]).mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (50, 40), (6 * i, 0, 255 - i)).save(tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png")
+    for name in ("x.png", "y.png"):
+        (tmp_path / "pictures" / "a" / name).write_text("damaged")
+    own = ("--data", "folder", "--data-dir", "pictures")
+    for given in (("generate", "--run", projector, *own), ("project", "--run", projector, "--pictures", "pictures")):
+        said = refusal(*given, "--out", "x.png")
+        assert "2 of " in said and "a/x.png: no picture" in said and "a/y.png: no picture" in said and "--skip-bad" in said
+        command(*given, "--skip-bad", "--out", "x.png")
+        assert re.match("2 of .* pictures are left out: they cannot be decoded\n", capsys.readouterr().out)
+    assert "its classes are a, b" in refusal("edit", "--run", run, *own, "--skip-bad", "--to-class", "c", "--from-class", "a")
+    command("anomaly", "--run", projector, *own, "--skip-bad", "--against", "pictures/b/1.png", "--n", 1)
+    assert "of folder against pictures/b/1.png, rank 12, 1 and 1 images" in capsys.readouterr().out
+
+
 def test_interpolate_draws_as_many_images_as_asked(run: Path, tmp_path: Path) -> None:
     for count in (3, 9):
         command("interpolate", "--run", run, "--first", 7, "--second", 99, "--n", count, "--out", tmp_path / f"{count}.png")
@@ -386,7 +407,7 @@ def test_a_model_that_cannot_be_built_is_one_line(arguments: list[str], tmp_path
     "arguments",
     [
         pytest.param(["interpolate", "--first", "500"], id="a digit that is not there"),
-        pytest.param(["judge", "--n", "1"], id="a single sample to judge"),
+        pytest.param(["judge", "--n", "3"], id="three samples to judge"),
         pytest.param([*TRAIN, "--shape", "1", "16", "16", "--device", "cpu"], id="another shape than the images have"),
     ],
 )

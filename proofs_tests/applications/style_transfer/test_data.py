@@ -16,7 +16,7 @@ from applications.common.data.pictures import read_picture, unit
 from applications.style_transfer import pairs as pairs_module
 from applications.style_transfer.config import Config, ModelConfig, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
-from applications.style_transfer.photographs import TEST, TRAIN, photographs, random_crop
+from applications.style_transfer.photographs import TEST, TRAIN, opened, photographs, random_crop
 from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
 from experiments.stylised import plain_crops
 from induced.errors import DataError, DomainError, MissingExtra, ShapeError
@@ -205,3 +205,17 @@ def test_a_cache_larger_than_allowed_or_not_writable_is_refused(folder: Path, tm
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="the cache cannot be written"):
         pairs(tiny(folder), folder, cache_dir=tmp_path / "file")
+
+
+def test_damaged_photographs_are_all_named_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = [tmp_path / "1.png", tmp_path / "2.png"], [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in good:
+        Image.new("RGB", (32, 24)).save(path)
+    for path in bad:
+        path.write_text("text")
+    with pytest.raises(DataError, match=r"(?s)2 of 4 photographs cannot be used; .*--skip-bad:.*a\.png: no picture.*b\.png: no "):
+        opened([good[0], *bad, good[1]])
+    assert len(opened([good[0], *bad, good[1]], skip_bad=True)) == 2
+    assert "2 of 4 photographs are left out" in capsys.readouterr().out
+    with pytest.raises(DataError, match="2 of 2 photographs cannot be used"):
+        opened(bad, skip_bad=True)
