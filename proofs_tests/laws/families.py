@@ -126,7 +126,6 @@ class InDouble(OperatorFamily):
         self.register_buffer("like", torch.zeros(()).double())
 
 
-# ------------------------------------------------------------------------------------------------------------- magnus4
 class Unstructured(OperatorFamily):
     """The rotations as products of operators without a matrix of their own: every step is applied by products alone."""
 

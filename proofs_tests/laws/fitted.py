@@ -1,4 +1,4 @@
-"""Points and values to fit, and charts between which they are fitted."""
+"""Points and values to fit, their weights and penalties, and the fit by numpy."""
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ from induced.bijections import real_nvp
 from proofs_tests.registry import shaken
 
 DOUBLE = torch.float64
-
-
 R3, R5 = EuclideanSpace(3), EuclideanSpace(5)
 
 
@@ -25,7 +23,6 @@ def pairs(n: int, d: int, m: int) -> tuple[Tensor, Tensor]:
     return torch.randn(n, d, dtype=DOUBLE), torch.randn(n, m, dtype=DOUBLE)
 
 
-# -------------------------------------------------------------------------------------------------------------- the core
 def stacked(z: Tensor, w: Tensor, ridge: Tensor, prior: Tensor, weights: Tensor) -> tuple[Tensor, float]:
     """A and the condition of the problem, by numpy's lstsq on [sqrt(weights) z; sqrt(ridge)], row by row of A, in float64."""
     Z, W, penalty, A_0, entries = (t.double().numpy() for t in (z, w, ridge, prior, weights))

@@ -19,7 +19,6 @@ def mlp(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 16), nn.SiLU(), nn.Linear(16, outputs))
 
 
-# ------------------------------------------------------------------------------------------------------------------- flows
 def zuko(kind: str, dim: int = 4, **options: Any) -> Bijection:
     options.setdefault("transforms", 2)
     return from_zuko(getattr(library("zuko").flows, kind)(dim, hidden_features=(16,), **options), (dim,))

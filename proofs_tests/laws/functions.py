@@ -1,4 +1,4 @@
-"""Matrix functions of the registry's cores, in many digits by mpmath."""
+"""The same functions by the library and by mpmath, and Jordan blocks on which they are known."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,6 @@ def jordan(value: float, size: int) -> Tensor:
     return value * torch.eye(size).double() + torch.diag(torch.ones(size - 1).double(), 1)
 
 
-# -------------------------------------------------------------------------------------------- defective and nearly so
 FUNCTIONS: list[tuple[str, Callable[[LinearOperator], LinearOperator], Callable[[mpmath.mpf], mpmath.mpf]]] = [
     ("exp", exp, mpmath.exp),
     ("log", log, mpmath.log),
