@@ -37,14 +37,16 @@ def explanations(function: Callable[..., None]) -> dict[str, str]:
 def test_help_explains_the_command_and_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     function, shown = COMMANDS[name], help_of(name.split(), capsys)
     assert prose(summary(function)) in shown
-    told = explanations(function)
-    assert told.keys() == inspect.signature(function).parameters.keys()
+    told, parameters = explanations(function), inspect.signature(function).parameters.keys()
+    assert told.keys() | ({"source", "images_from"} & parameters) == parameters  # these two explain their own options
     options = {"target": "[MODULE:OBJECT]", "folder": "[FOLDER]", "config": "--batch", "source": "--run", "images_from": "--data"}
     for parameter, text in told.items():
         assert options.get(parameter, f"--{parameter.replace('_', '-')}") in shown, parameter
         assert parameter in ("config", "source", "images_from") or text in shown, (parameter, text)
-    if "source" in told:
-        assert prose("Name of a shipped model, where no folder is given.") in shown and "--fallback" in shown
+    if "source" in parameters:
+        assert prose("Name of a shipped model, where no folder is given.") in shown and "--fallback" in shown and "--run" in shown
+    if "images_from" in parameters:
+        assert prose("Leave out pictures of celeba and folder that cannot be decoded.") in shown and "--data" in shown
 
 
 SETTINGS = {
