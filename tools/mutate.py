@@ -40,10 +40,10 @@ ERRORS = "units/test_errors.py"
 QUICK = "-knot (hold_over_every or compiles or exports)"
 REJECT = "counterexamples"
 RECORDED = "counterexamples/test_recorded_reports.py"
-MEASURES = "counterexamples/test_measures.py"
+MEASURES = ("counterexamples/test_measures.py", "counterexamples/test_map_measures.py")
 ENDOMORPHISMS = (
     f"{RECORDED}::test_reports_of_endomorphisms",
-    MEASURES,
+    *MEASURES,
     "counterexamples/test_endomorphism_checks_reject.py",
     "counterexamples/test_tolerances.py",
 )
@@ -51,11 +51,12 @@ REDUCED = "laws/test_reductions.py"
 FUNCTIONS = tuple(f"laws/test_{name}.py" for name in ("functions", "function_edges", "function_gradients"))
 STRUCTURES = "laws/test_structures.py"
 FINAL = "structure/test_structure.py::test_a_public_class_is_abstract_or_final"
-CHARTS = "counterexamples/test_chart_checks_reject.py"
+CHARTS = ("counterexamples/test_chart_checks_reject.py", "counterexamples/test_right_charts.py")
 MAPS = (
     f"{RECORDED}::test_reports_of_maps",
-    MEASURES,
+    *MEASURES,
     "counterexamples/test_map_checks_reject.py",
+    "counterexamples/test_right_maps.py",
     "counterexamples/test_tolerances.py",
     ERRORS,
 )
@@ -65,25 +66,25 @@ TESTS = {
     "induced/checks": (RECORDED, REJECT, ERRORS, "laws/test_spaces.py"),
     "induced/checks/batches.py": (
         f"{RECORDED}::test_reports_of_charts",
-        MEASURES,
-        CHARTS,
+        *MEASURES,
+        *CHARTS,
         ERRORS,
         "counterexamples/test_map_checks_reject.py",
     ),
-    "induced/checks/charts.py": (f"{RECORDED}::test_reports_of_charts", CHARTS, ERRORS),
+    "induced/checks/charts.py": (f"{RECORDED}::test_reports_of_charts", *CHARTS, ERRORS),
     "induced/checks/endomorphisms.py": ENDOMORPHISMS,
     "induced/checks/items.py": ("applications/test_pytest_plugin.py",),
     "induced/checks/loading.py": (ERRORS, "applications/test_pytest_plugin.py"),
     "induced/checks/maps.py": MAPS,
-    "induced/checks/measure.py": (MEASURES, RECORDED, CHARTS, ERRORS, *MAPS),
+    "induced/checks/measure.py": (*MEASURES, RECORDED, *CHARTS, ERRORS, *MAPS),
     "induced/checks/penrose.py": MAPS,
-    "induced/checks/report.py": ("counterexamples/test_reports.py", MEASURES, ERRORS),
+    "induced/checks/report.py": ("counterexamples/test_reports.py", *MEASURES, ERRORS),
     "induced/checks/run.py": (f"{RECORDED}::test_reports_of_all_laws", "counterexamples/test_check_rejects.py", ERRORS),
-    "induced/checks/sides.py": (MEASURES, f"{RECORDED}::test_reports_of_charts", CHARTS, VOLUMES),
+    "induced/checks/sides.py": (*MEASURES, f"{RECORDED}::test_reports_of_charts", *CHARTS, VOLUMES),
     "induced/checks/singular.py": MAPS,
     "induced/checks/spaces.py": (
         f"{RECORDED}::test_reports_of_spaces",
-        CHARTS,
+        *CHARTS,
         SPACES,
         "counterexamples/test_check_rejects.py",
         ERRORS,

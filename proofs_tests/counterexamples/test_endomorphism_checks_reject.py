@@ -11,10 +11,9 @@ from induced.bijections import Affine, Arctanh, Log, real_nvp
 from induced.checks import check_group, check_idempotent, check_powers, require
 from induced.errors import DomainError
 from induced.operators import Dense, LinearOperator
+from proofs_tests.counterexamples.dtypes import every_dtype
 from proofs_tests.counterexamples.test_checks_reject import EMPTY, A, linear, points, rejected, verdicts
-from proofs_tests.registry import DTYPES, shaken
-
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+from proofs_tests.registry import shaken
 
 
 class OneSpace(LinearizerOperator):

@@ -7,12 +7,12 @@ from induced import SVD, EuclideanSpace, InducedSpace, Linearizer, Subspace
 from induced.bijections import PositiveDefinite, RationalQuadraticCoupling, real_nvp
 from induced.checks import check_group, check_idempotent, check_linear, check_penrose, check_powers, check_svd, require
 from induced.operators import Dense, image, kernel, pinv, polar, rank
+from proofs_tests.counterexamples.dtypes import every_dtype
 from proofs_tests.counterexamples.test_checks_reject import rejected
-from proofs_tests.registry import DTYPES, SQUARE_CORES, agree, shaken
+from proofs_tests.registry import SQUARE_CORES, agree, shaken
 
 N = 256
 DEFECT = {torch.float32: 1e-4, torch.float64: 1e-10}
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 class Bent(Linearizer):  # type: ignore[misc]

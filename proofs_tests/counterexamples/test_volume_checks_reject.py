@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from induced import Report
 from induced.bijections import ActNorm, Bijection, Composition, Simplex, glow, real_nvp
 from induced.checks import check_bijection, require
-from proofs_tests.counterexamples.test_chart_checks_reject import ALONE, REARRANGED, Doubled, every_dtype
+from proofs_tests.counterexamples.dtypes import every_dtype
+from proofs_tests.counterexamples.test_chart_checks_reject import ALONE, REARRANGED, Doubled
 from proofs_tests.counterexamples.test_checks_reject import rejected
 from proofs_tests.registry import DTYPES, shaken
 
