@@ -18,15 +18,15 @@ def names(file: Path) -> list[str]:
 
 
 def exists(pattern: str) -> bool:
-    """Whether a test begins with the pattern, as far as the source tells: parameters are looked up as its strings."""
+    """Whether a test begins with the pattern, as far as sources tell: parameters are strings there or in lists of cases."""
     file, _, test = pattern.partition("::")
     if not (TESTS / file).is_file():
         return False
     name, _, parameter = test.partition("[")
-    source = (TESTS / file).read_text(encoding="utf-8")
+    sources = (TESTS / file, *(TESTS / file).parent.glob("cases_*.py"))
     tests = [f"{file}::{each}" for each in names(TESTS / file) if each.startswith("test_")]
     found = any(matches(f"{file}::{name}" if name else file, test) for test in tests)
-    return found and parameter.rpartition(": ")[2] in source
+    return found and any(parameter.rpartition(": ")[2] in source.read_text(encoding="utf-8") for source in sources)
 
 
 @every_statement
