@@ -2,8 +2,10 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from applications import cli
 from applications.application import known
@@ -27,3 +29,16 @@ def command(*arguments: object) -> None:
 def prose(text: str) -> str:
     """Text without boxes, line breaks and bullets."""
     return " ".join(re.sub(r"[│╭╮╰╯─•]", " ", text).split())
+
+
+def refusal(*arguments: object) -> str:
+    """What a command says that ends with exit code 1."""
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    assert isinstance(end.value.code, str), "a text ends a process with code 1 on stderr"
+    return end.value.code
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size

@@ -20,23 +20,14 @@ from applications import cli, commands
 from applications.common.runs import Run
 from applications.flow_matching.config import Config
 from induced.checks import check_linear
-from proofs_tests.applications.terminal import COMMANDS, OURS, command, prose
+from proofs_tests.applications.terminal import COMMANDS, OURS, command, prose, refusal, size_of
 
-# -------------------------------------------------------------------------------------------------------------------------
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [
     *("train", "flow-matching", "--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8"),
     *("--rank", "4", "--batch", "16", "--log-every", "1", "--latent-steps", "2", "--latent-batch", "16"),
 ]
 MISSING = "cannot be read (No such file or directory); a saved model has config.json and model.safetensors"
-
-
-def refusal(*arguments: object) -> str:
-    """What a command says that ends with exit code 1."""
-    with pytest.raises(SystemExit) as end:
-        command(*arguments)
-    assert isinstance(end.value.code, str), "a text ends a process with code 1 on stderr"
-    return end.value.code
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +38,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *TRAIN, "--steps", 4, "--checkpoint-every", 2, "--sample-every", 2, "--rest-std", 0.5, "--device", "cpu", "--out", folder
     )
     return folder
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
 
 
 def test_training_leaves_a_run_with_samples(run: Path) -> None:
@@ -210,54 +196,6 @@ def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, cap
     command("sample", "--run", tmp_path / "models" / "mine", "--n", 2, "--out", tmp_path / "x.png")
     said = refusal("export", "--run", run, "--out", run)
     assert "holds what is exported, or a checkpoint, which an export would replace: choose another" in said and "\n" not in said
-
-
-# ---------------------------------------------------------------------------------------------------- idempotent generators
-@pytest.fixture(scope="module")
-def projector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps."""
-    folder = tmp_path_factory.mktemp("cli") / "projector"
-    small = ("--blocks", 2, "--widths", 4, 4, "--rank", 12, "--batch", 8, "--steps", 2, "--log-every", 1, "--device", "cpu")
-    command("train", "idempotent", *small, "--out", folder)
-    return folder
-
-
-def test_project_shows_inputs_above_their_projections_and_compares_bits(
-    projector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command("project", "--run", projector, "--n", 3, "--kinds", "as they are", "letters", "--out", tmp_path / "x.png")
-    *rows, last = capsys.readouterr().out.splitlines()
-    assert last == f"wrote {tmp_path / 'x.png'}" and min(size_of(tmp_path / "x.png")) > 64
-    expected = r"(as they are|letters) +f\(f\(x\)\) is f\(x\), bit for bit; \|\|x \(-\) f\(x\)\|\| is [\d.]+ on average"
-    assert len(rows) == 2 and all(re.fullmatch(expected, row) for row in rows)
-    command("train", "idempotent", "--blocks", 1, "--widths", 4, "--rank", 5, "--batch", 8, "--steps", 1, "--no-exact",
-            "--device", "cpu", "--out", tmp_path / "plain")  # fmt: skip
-    command("project", "--run", tmp_path / "plain", "--n", 3, "--kinds", "normal noise", "--out", tmp_path / "y.png")
-    assert re.search(r"normal noise +f\(f\(x\)\) differs from f\(x\) by up to [\d.]+e-0\d;", capsys.readouterr().out)
-
-
-def test_generate_draws_in_three_ways(projector: Path, tmp_path: Path) -> None:
-    pictures = []
-    for how in ("gaussian", "classes", "noise"):
-        command("generate", "--run", projector, "--how", how, "--n", 3, "--out", tmp_path / f"{how}.png")
-        pictures.append((tmp_path / f"{how}.png").read_bytes())
-    assert len(set(pictures)) == 3
-
-
-def test_anomaly_prints_the_area_under_the_curve(projector: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command("anomaly", "--run", projector, "--data", "mnist5k", "--against", "mnist5k", "--n", 40)
-    rows = capsys.readouterr().out.splitlines()
-    tail = r" +AUROC 0.5000 of mnist5k against mnist5k, rank 12, 40 and 40 images"
-    assert re.fullmatch(r"\|\|x \(-\) f\(x\)\|\|" + tail, rows[0]) and re.fullmatch("principal components" + tail, rows[1])
-    command("anomaly", "--run", projector, "--n", 9)
-    assert "of mnist5k against letters, rank 12, 9 and 9 images" in capsys.readouterr().out, "the default needs no files"
-    assert "neither a file or folder nor one of mnist, mnist5k, " in refusal("anomaly", "--run", projector, "--against", "letter")
-
-
-def test_a_projector_is_exported_and_read_again(projector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command("export", "--run", projector, "--out", tmp_path / "small")
-    command("project", "--run", tmp_path / "small", "--n", 2, "--kinds", "as they are", "--out", tmp_path / "x.png")
-    assert "bit for bit" in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------------------------- mistakes

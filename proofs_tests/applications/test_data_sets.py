@@ -19,7 +19,6 @@ from applications.flow_matching.train import training_set
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
 from proofs_tests.applications.squares import save
 
-# -------------------------------------------------------------------------------------------------------------------------
 DATA = Path(os.environ.get("INDUCED_DATA") or "nowhere")
 
 

@@ -18,7 +18,6 @@ from induced.errors import DomainError
 from proofs_tests.counterexamples.dtypes import every_dtype
 from proofs_tests.counterexamples.test_checks_reject import BROKEN_SPACES, Flat, points, rejected
 
-# -------------------------------------------------------------------------------------------------------------------------
 N = 8
 
 

@@ -17,7 +17,6 @@ from proofs_tests.counterexamples.test_checks_reject import A, linear, points, r
 from proofs_tests.registry import shaken
 
 
-# -------------------------------------------------------------------------------------------------------------------------
 class Map(OfHonest):
     """A map of R^3 with some of its parts replaced."""
 

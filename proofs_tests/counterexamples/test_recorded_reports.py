@@ -53,7 +53,6 @@ from proofs_tests.counterexamples.recorded_charts import (
 from proofs_tests.counterexamples.test_checks_reject import Flat
 from proofs_tests.counterexamples.test_endomorphism_checks_reject import OneSpace
 
-# -------------------------------------------------------------------------------------------------------------------------
 RECORD = Path(__file__).with_name("recorded_reports.json")
 # where what is compared is a rounding itself, so is this number
 ROUNDED = re.compile(r"(?:; )?relative to the numbers at the zero vector, \d+e\+(?:0[7-9]|[1-9]\d) times what is compared")
