@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from torch import nn
 
-from induced import LinearizerOperator, Reports
+from induced import LinearizerOperator
+from induced.checks.report import Reports
 from induced.errors import InducedError
 from induced.serialization.layout import CONFIG, read_config
 

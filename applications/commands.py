@@ -14,8 +14,9 @@ from applications.common import kinds
 from applications.common.options import Count, ModelSource, Seed
 from applications.common.runs import Run
 from applications.info import described, progress
-from induced import LinearOperator, Report, Reports, check
-from induced.checks import load_object
+from induced import LinearOperator, Report, check
+from induced.checks.loading import load_object
+from induced.checks.report import Reports
 from induced.checks.run import SAMPLES
 from induced.errors import InducedError, LawViolation, MissingExtra
 

@@ -11,7 +11,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.data.pixels import unit_shape
 from applications.common.figures import grid, save_picture
 from applications.common.quality import quality
 from applications.flow_matching.config import Config

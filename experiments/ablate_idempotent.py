@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from applications.common.data import Batch, ImageSet, Source, load, to_unit, training_images
+from applications.common.data import ImageSet, Source, load, to_unit
+from applications.common.data.sets import training_images
+from applications.common.data.source import Batch
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
 from applications.idempotent.config import Config

@@ -23,7 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from applications.common.data import Batch, ImageSet, Source, Tensors, load, to_uint8, unit_shape
+from applications.common.data import ImageSet, Source, Tensors, load, to_uint8
+from applications.common.data.pixels import unit_shape
+from applications.common.data.source import Batch
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.quality import quality
 from applications.common.training import Objective

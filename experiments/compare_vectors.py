@@ -19,7 +19,8 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from applications.common.data import Batch, Tensors
+from applications.common.data import Tensors
+from applications.common.data.source import Batch
 from applications.common.data.table import EXAMPLES, Table
 from applications.common.figures import corner
 from applications.common.fitted import Fitted

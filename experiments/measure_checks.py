@@ -15,7 +15,8 @@ from benchmarks.bench_calls import Calls
 from benchmarks.common import QUICK, seconds, table
 from induced import InducedSpace, Linearizer
 from induced.bijections import real_nvp
-from induced.checks import Reports, check, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
+from induced.checks import check, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
+from induced.checks.report import Reports
 
 TRIPLETS = 16
 Checks = dict[str, Callable[[], Reports]]

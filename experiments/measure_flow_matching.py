@@ -13,7 +13,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, load, to_uint8, to_unit
+from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.metrics import auroc, psnr
 from applications.common.options import ModelSource

@@ -21,7 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from applications.common.data import Batch, load, to_uint8, to_unit, training_images
+from applications.common.data import load, to_uint8, to_unit
+from applications.common.data.sets import training_images
+from applications.common.data.source import Batch
 from applications.common.figures import captioned_rows, grid, line_plot, save_picture
 from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.classifier import BLACK, CLASSES, SIDE, DigitClassifier
-from applications.common.data import ImageSet, load, to_unit, unit_shape, without_held_out
+from applications.common.data import ImageSet, load, to_unit
+from applications.common.data.pixels import unit_shape
+from applications.common.data.sets import without_held_out
 from applications.common.features import extract
 from applications.common.randomness import batch_indices, step_generator
 from induced.errors import DataError, DomainError, ShapeError

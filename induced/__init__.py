@@ -1,13 +1,12 @@
 """Linear algebra over induced vector spaces: networks that are exactly linear between spaces that charts induce."""
 
-from induced.checks import Report, Reports, check, require
+from induced.checks import Report, check, require
 from induced.errors import InducedError
 from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
 from induced.serialization import load
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Vector
-from induced.spectrum import Spectrum
-from induced.subspaces import PrincipalComponents, Subspace, principal_components
+from induced.subspaces import Subspace, principal_components
 
 __version__ = "0.2.0"
 
@@ -20,11 +19,8 @@ __all__ = [
     "LinearOperator",
     "Linearizer",
     "LinearizerOperator",
-    "PrincipalComponents",
     "ProductSpace",
     "Report",
-    "Reports",
-    "Spectrum",
     "Subspace",
     "Vector",
     "check",

@@ -13,9 +13,9 @@ from induced._module import ByValue, Module, reference
 from induced._registry import saved_as
 from induced._validate import require_one_kind
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
-from induced.operators import Inverse, LinearOperator, LowRank
+from induced.operators import LinearOperator, LowRank
 from induced.operators.invariants import Norm
-from induced.operators.linalg import image_span, kernel_span
+from induced.operators.linalg import Inverse, image_span, kernel_span
 from induced.operators.rules import Scalar, is_zero
 from induced.serialization.pretrained import Pretrained
 from induced.spaces import HilbertSpace, Vector

@@ -5,7 +5,8 @@ from typing import final
 from torch import Tensor
 
 from induced._module import ByValue
-from induced.operators import LinearOperator, invariant_subspaces
+from induced.operators import LinearOperator
+from induced.operators.spectral import invariant_subspaces
 from induced.spaces import HilbertSpace
 from induced.subspaces import Subspace
 

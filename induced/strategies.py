@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise MissingExtra(f"strategies need hypothesis ({error}): install induced[test]") from error
 
-__all__ = ["coordinates", "dtypes", "linearizers", "matrices", "operators", "points", "scalars"]
+__all__ = ["coordinates", "linearizers", "matrices", "operators", "points", "scalars"]
 
 LEAST = 2.0**-20
 """The least number that is not 0: squares of what is drawn do not vanish in float32."""
@@ -34,11 +34,6 @@ SCALES = (1.0, 2.0**-10, 2.0**-40)
 
 EACH = 64
 """As many entries are drawn one by one."""
-
-
-def dtypes() -> st.SearchStrategy[torch.dtype]:
-    """float64 and float32."""
-    return st.sampled_from((torch.float64, torch.float32))
 
 
 def scalars(bound: float = 1.5) -> st.SearchStrategy[float]:

@@ -24,9 +24,7 @@ from induced.bijections import (
     Arctanh,
     Bijection,
     Composition,
-    ConditionalActNorm,
     ConditionalBijection,
-    ConditionalCoupling,
     ConditionalDirectSum,
     Conv1x1,
     DirectSum,
@@ -50,6 +48,7 @@ from induced.bijections import (
     glow,
     real_nvp,
 )
+from induced.bijections.conditional import ConditionalActNorm, ConditionalCoupling
 from induced.bijections.networks import MLP, ConvNet, UNet
 from induced.bijections.reshape import Blocks
 from induced.operators import (
@@ -59,9 +58,7 @@ from induced.operators import (
     Convolution,
     Dense,
     Diagonal,
-    ForeignOperator,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     Orthogonal,
@@ -73,7 +70,10 @@ from induced.operators import (
     SkewExponential,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
-from induced.propagators import OperatorFamily, Stepwise
+from induced.operators.interop import ForeignOperator
+from induced.operators.linalg import Inverse
+from induced.propagators import OperatorFamily
+from induced.propagators.propagate import Stepwise
 
 DTYPES = (torch.float32, torch.float64)
 

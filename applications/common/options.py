@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal, TypeVar
 from torch import nn
 
 from applications.application import known, owner
-from applications.common.data import ImageSet, images_of_shape
+from applications.common.data import ImageSet
+from applications.common.data.sets import images_of_shape
 from applications.common.kinds import family, load_model
 from induced.errors import CheckpointError, MissingExtra
 

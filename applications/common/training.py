@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from applications.common.data import Batch, Source
+from applications.common.data import Source
+from applications.common.data.source import Batch
 from applications.common.figures import save_picture
 from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, whole
 from applications.common.progress import Progress

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 
 from applications.common.classifier import digit_classifier
-from applications.common.data import to_uint8, to_unit, unit_shape
+from applications.common.data import to_uint8, to_unit
 from applications.common.data.pictures import picture_file
+from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.options import Count, DataSource, ModelSource, Number, Seed
 from applications.common.quality import is_of_digits, quality

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import Batch
+from applications.common.data.source import Batch
 from applications.common.perceptual import PerceptualDistance, PyramidDistance
 from applications.common.training import Draws, Objective
 from applications.flow_matching.config import ObjectiveConfig

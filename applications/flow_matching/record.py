@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from applications.application import Application, Commands, register
-from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.common.data import to_unit
+from applications.common.data.sets import DIGITS, images_of_shape
 from applications.common.data.table import load_table
 from applications.common.options import ModelSource
 from applications.flow_matching import evaluate
@@ -14,7 +15,8 @@ from applications.flow_matching.commands import edit, interpolate_command, inver
 from applications.flow_matching.config import Config
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.train import train
-from induced import Linearizer, Reports
+from induced import Linearizer
+from induced.checks.report import Reports
 
 
 def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None, skip_bad: bool = False) -> Reports:

@@ -20,7 +20,8 @@ from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.sampling import encode, interpolate, noise
 from applications.flow_matching.train import train
 from induced import Linearizer
-from induced.checks import Report, Reports, require
+from induced.checks import Report, require
+from induced.checks.report import Reports
 
 BRIEF = Config(latent_steps=1500, training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """Five to ten minutes on two cores."""

@@ -8,7 +8,8 @@ from typing import Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import NAMES, ImageSet, Tensors, training_images
+from applications.common.data import NAMES, ImageSet, Tensors
+from applications.common.data.sets import training_images
 from applications.common.data.table import EXAMPLES, SUFFIXES, is_table
 from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for

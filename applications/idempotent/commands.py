@@ -8,7 +8,8 @@ from typing import Final, Literal, cast
 
 from torch import Tensor
 
-from applications.common.data import NAMES, own_pictures, to_uint8, to_unit
+from applications.common.data import NAMES, to_uint8, to_unit
+from applications.common.data.folder import own_pictures
 from applications.common.data.pictures import picture_file
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.metrics import auroc

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import Batch, to_uint8, to_unit
+from applications.common.data import to_uint8, to_unit
+from applications.common.data.source import Batch
 from applications.common.training import Draws, Objective
 from applications.idempotent.config import ObjectiveConfig
 from applications.idempotent.model import Idempotent

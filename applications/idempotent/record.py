@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from applications.application import Application, Commands, register
-from applications.common.data import DIGITS, images_of_shape, to_unit
+from applications.common.data import to_unit
+from applications.common.data.sets import DIGITS, images_of_shape
 from applications.idempotent.commands import anomaly_command, generate, project_command
 from applications.idempotent.config import Config
 from applications.idempotent.model import Idempotent, build
 from applications.idempotent.train import train
-from induced import Reports
 from induced.checks import check_idempotent
+from induced.checks.report import Reports
 
 
 def laws(model: Idempotent, n: int, data: str | None, data_dir: Path | None, skip_bad: bool = False) -> Reports:

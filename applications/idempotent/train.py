@@ -6,7 +6,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from applications.common.data import ImageSet, to_uint8, to_unit, training_images
+from applications.common.data import ImageSet, to_uint8, to_unit
+from applications.common.data.sets import training_images
 from applications.common.figures import grid
 from applications.common.runs import Run
 from applications.common.start import Start, ready

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import Batch
 from applications.common.data.pictures import unit
+from applications.common.data.source import Batch
 from applications.common.perceptual import PerceptualDistance
 from applications.common.training import Draws, Objective
 from applications.style_transfer.config import ObjectiveConfig

@@ -9,8 +9,8 @@ from induced.bijections.adapters import (
     from_zuko,
 )
 from induced.bijections.amplification import rounding, roundtrip
-from induced.bijections.base import Bijection, Composition, Identity, Inverse
-from induced.bijections.conditional import ConditionalActNorm, ConditionalBijection, ConditionalComposition, ConditionalCoupling
+from induced.bijections.base import Bijection, Composition, Identity
+from induced.bijections.conditional import ConditionalBijection, ConditionalComposition
 from induced.bijections.constrained import PositiveDefinite, Simplex
 from induced.bijections.coupling import AdditiveCoupling, AffineCoupling
 from induced.bijections.direct_sum import ConditionalDirectSum, DirectSum
@@ -31,16 +31,13 @@ __all__ = [
     "Arctanh",
     "Bijection",
     "Composition",
-    "ConditionalActNorm",
     "ConditionalBijection",
     "ConditionalComposition",
-    "ConditionalCoupling",
     "ConditionalDirectSum",
     "Conv1x1",
     "DirectSum",
     "Flatten",
     "Identity",
-    "Inverse",
     "InverseSoftplus",
     "LatticeCoupling",
     "Linear",

@@ -7,17 +7,15 @@ that follow it. A tolerance above 1e-2 makes a report not ok: too ill-conditione
 
 from induced.checks.charts import check_bijection
 from induced.checks.endomorphisms import check_group, check_idempotent, check_powers
-from induced.checks.loading import load_object
 from induced.checks.maps import check_adjoint, check_linear
 from induced.checks.penrose import check_penrose
-from induced.checks.report import Report, Reports, require
+from induced.checks.report import Report, require
 from induced.checks.run import check
 from induced.checks.singular import check_svd
 from induced.checks.spaces import check_space
 
 __all__ = [
     "Report",
-    "Reports",
     "check",
     "check_adjoint",
     "check_bijection",
@@ -28,6 +26,5 @@ __all__ = [
     "check_powers",
     "check_space",
     "check_svd",
-    "load_object",
     "require",
 ]

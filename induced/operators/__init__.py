@@ -7,19 +7,17 @@ from induced.operators.convolution import Convolution
 from induced.operators.diagonal import Diagonal, Projection, Selection
 from induced.operators.exponential import exp_multiply
 from induced.operators.functions import exp, function, log, power, resolvent, sqrt
-from induced.operators.interop import ForeignOperator, as_operator, from_scipy, to_scipy
+from induced.operators.interop import as_operator, to_scipy
 from induced.operators.invariants import cond, det, eigenvalues, norm, rank, singular_values, slogdet, trace
-from induced.operators.linalg import Inverse, image, inverse, kernel, pinv, polar, solve, svd
+from induced.operators.linalg import image, inverse, kernel, pinv, polar, solve, svd
 from induced.operators.lowrank import LowRank, ScaledIdentityPlusLowRank, identity
 from induced.operators.orthogonal import Householder, Orthogonal, OrthogonalOperator, Permutation, SkewExponential
-from induced.operators.spectral import invariant_subspaces
 from induced.operators.triangular import LU
 
 __all__ = [
-    "LU", "BlockCirculant", "BlockDiagonal", "Convolution", "Dense", "Diagonal", "ForeignOperator", "Householder",
-    "Inverse", "LinearOperator", "LowRank", "Orthogonal", "OrthogonalOperator", "Permutation", "Projection",
-    "RotationScaling", "ScaledIdentityPlusLowRank", "Selection", "SkewExponential", "as_operator", "cond", "det",
-    "eigenvalues", "exp", "exp_multiply", "from_scipy", "function", "identity", "image", "invariant_subspaces",
-    "inverse", "kernel", "log", "norm", "pinv", "polar", "power", "rank", "resolvent", "singular_values", "slogdet",
-    "solve", "sqrt", "svd", "to_scipy", "trace",
+    "LU", "BlockCirculant", "BlockDiagonal", "Convolution", "Dense", "Diagonal", "Householder", "LinearOperator",
+    "LowRank", "Orthogonal", "OrthogonalOperator", "Permutation", "Projection", "RotationScaling",
+    "ScaledIdentityPlusLowRank", "Selection", "SkewExponential", "as_operator", "cond", "det", "eigenvalues", "exp",
+    "exp_multiply", "function", "identity", "image", "inverse", "kernel", "log", "norm", "pinv", "polar", "power",
+    "rank", "resolvent", "singular_values", "slogdet", "solve", "sqrt", "svd", "to_scipy", "trace",
 ]  # fmt: skip

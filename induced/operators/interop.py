@@ -37,7 +37,7 @@ def to_scipy(A: LinearOperator) -> "scipy.sparse.linalg.LinearOperator[Any]":
         ShapeError: A is a batch of operators, which scipy does not know. DtypeError: A is not float32 or float64.
 
     Law:
-        `to_scipy(A) @ x == A(x)`, `to_scipy(A).H @ y == A.H(y)`, `from_scipy(to_scipy(A)) is A` (laws/test_interop.py)
+        `to_scipy(A) @ x == A(x)`, `to_scipy(A).H @ y == A.H(y)`, `as_operator(to_scipy(A)) is A` (laws/test_interop.py)
 
     Example:
         >>> import torch
@@ -50,37 +50,23 @@ def to_scipy(A: LinearOperator) -> "scipy.sparse.linalg.LinearOperator[Any]":
     return _Exported(A)
 
 
-def from_scipy(obj: object, *, like: Tensor | None = None) -> LinearOperator:
-    """A foreign operator - scipy LinearOperator, sparse matrix, pylops, CoLA, linear_operator - as a `ForeignOperator`.
-
-    Arguments:
-        obj: anything with `shape` and products: matmat or matvec, with rmatmat or rmatvec; or `@` and `.T`. Objects whose
-            `dtype` is torch's are given torch tensors, all others numpy arrays.
-        like: names the dtype and device; by default, on the CPU, float32 or float64 as obj is (longdouble becomes float64, and
-            integers become torch's default dtype).
-
-    Raises:
-        DtypeError: obj has no such products, or is complex, half precision or no number. ShapeError: its shape is not (m, n).
-
-    Law:
-        `from_scipy(M)(z) == z @ M.T` for a sparse M (laws/test_interop.py)
-    """
-    if isinstance(obj, _Exported):
-        return obj.operator
-    return ForeignOperator(obj, like=like)
-
-
 def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
-    """obj as an operator: itself, `Dense` of a tensor or array, `from_scipy` of anything else with a shape and products.
+    """obj as an operator: itself, `Dense` of a tensor or array, a `ForeignOperator` of anything else with a shape and products.
 
     Arguments:
         obj: a LinearOperator, a tensor (an `nn.Parameter` trains; a sparse one stays sparse, and no gradient reaches its
-            entries), a numpy array, or what `from_scipy` takes.
-        like: the dtype and device of an operator made from something that is no tensor.
+            entries), a numpy array, a sparse matrix, or an operator of scipy, pylops, CoLA or linear_operator: anything with
+            `shape` and products, matmat or matvec, with rmatmat or rmatvec; or `@` and `.T`. Objects whose `dtype` is torch's
+            are given torch tensors, all others numpy arrays.
+        like: the dtype and device of an operator made from something that is no tensor; by default, on the CPU, float32 or
+            float64 as obj is (longdouble becomes float64, and integers become torch's default dtype).
 
     Raises:
         DtypeError: obj is none of these, or is complex, half precision or no number, or a sparse tensor that requires a
             gradient. ShapeError: its shape is not (m, n).
+
+    Law:
+        `as_operator(M)(z) == z @ M.T` for a sparse M (laws/test_interop.py)
 
     Example:
         >>> as_operator(scipy.sparse.csr_array([[0.0, 2.0]]))(torch.tensor([1.0, 3.0], dtype=torch.float64))
@@ -92,13 +78,13 @@ def as_operator(obj: object, *, like: Tensor | None = None) -> LinearOperator:
         return Dense(obj)
     if isinstance(obj, np.ndarray):
         return Dense(_tensor(obj, _kind(obj, like)))
-    return from_scipy(obj, like=like)
+    return obj.operator if isinstance(obj, _Exported) else ForeignOperator(obj, like=like)
 
 
 @final
 @not_saved(FOREIGN)
 class ForeignOperator(LinearOperator):
-    """A foreign operator, run on arrays outside torch: `from_scipy` and `as_operator` make it.
+    """A foreign operator, run on arrays outside torch: `as_operator` makes it.
 
     Gradients of every order reach z, by products with the foreign adjoint; none reach what the foreign object holds. It works
     under vmap, jvp and jacrev; torch.compile breaks its graph at each product. It moves to another dtype as a module does.

@@ -2,8 +2,8 @@
 
 from induced.propagators.adaptive import adaptive_grid
 from induced.propagators.families import LowRankFamily, OperatorFamily, SharedBasisFamily
-from induced.propagators.propagate import Stepwise, integrate, propagator
+from induced.propagators.propagate import integrate, propagator
 
 __all__ = [
-    "LowRankFamily", "OperatorFamily", "SharedBasisFamily", "Stepwise", "adaptive_grid", "integrate", "propagator",
+    "LowRankFamily", "OperatorFamily", "SharedBasisFamily", "adaptive_grid", "integrate", "propagator",
 ]  # fmt: skip

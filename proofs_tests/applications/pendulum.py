@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from applications.application import Application, register
 from applications.cli import main
-from applications.common.data import Batch, Tensors
+from applications.common.data import Tensors
+from applications.common.data.source import Batch
 from applications.common.kinds import built_from
 from applications.common.options import ModelSource
 from applications.common.runs import Run

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from applications.common.data import ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import ImageSet, load, to_uint8, to_unit
 from applications.common.data.idx import read_idx
+from applications.common.data.pixels import unit_shape
 from induced.errors import DataError, DomainError, DtypeError, MissingExtra, ShapeError
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}

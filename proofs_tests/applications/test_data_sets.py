@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from applications.common.data import NAMES, ImageSet, load, to_uint8, to_unit, unit_shape
+from applications.common.data import NAMES, ImageSet, load, to_uint8, to_unit
 from applications.common.data import squares as squares_module
+from applications.common.data.pixels import unit_shape
 from applications.common.data.squares import read_square, read_squares
 from applications.flow_matching.config import Config, ModelConfig
 from applications.flow_matching.train import training_set

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from applications.common.data import Batch, ImageSet, Source, Tensors, to_unit
-from applications.common.data.source import fits
+from applications.common.data import ImageSet, Source, Tensors, to_unit
+from applications.common.data.source import Batch, fits
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from applications.common.training import fit

@@ -20,7 +20,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from applications.common.data import Batch, ImageSet
+from applications.common.data import ImageSet
+from applications.common.data.source import Batch
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig, fit, learning_rate, share

@@ -27,9 +27,9 @@ from applications.flow_matching.evaluate import log_likelihood, promises
 from applications.flow_matching.judging import summary
 from applications.flow_matching.model import DATA, FlowMatching, build
 from applications.flow_matching.vectors import encoded, model_of
-from induced import Reports
 from induced.bijections import Affine, Composition
 from induced.checks import check_bijection, require
+from induced.checks.report import Reports
 from induced.errors import DataError, DomainError
 from induced.serialization import save
 from proofs_tests.applications.rows import generator, rows

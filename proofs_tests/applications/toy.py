@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from applications.common import checkpoints
-from applications.common.data import Batch, ImageSet
+from applications.common.data import ImageSet
+from applications.common.data.source import Batch
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from induced.serialization import register

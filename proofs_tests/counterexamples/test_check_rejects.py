@@ -15,12 +15,12 @@ from induced import (
     LinearizerOperator,
     LinearOperator,
     ProductSpace,
-    Reports,
     Subspace,
     check,
     require,
 )
 from induced.bijections import Affine, Bijection, Log, Simplex, real_nvp
+from induced.checks.report import Reports
 from induced.operators import Dense, Projection
 
 X = InducedSpace(Log((3,)))

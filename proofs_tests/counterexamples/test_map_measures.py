@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, Reports, check
+from induced import EuclideanSpace, InducedSpace, Linearizer, ProductSpace, check
 from induced.bijections import Affine, Bijection, LatticeCoupling, Log, Sinh, real_nvp
 from induced.bijections.networks import MLP
 from induced.checks import check_bijection
@@ -21,6 +21,7 @@ from induced.checks.measure import (
     unit_normal,
 )
 from induced.checks.orbits import Orbit, core_norm, directions, ratio, summed, underflow
+from induced.checks.report import Reports
 from induced.operators import Dense
 from proofs_tests.counterexamples.dtypes import every_dtype
 from proofs_tests.counterexamples.orbits import HOLDS, VIOLATED, wide

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from induced import Report, Reports, require
+from induced import Report, require
 from induced.bijections import Linear
 from induced.checks import check_bijection
+from induced.checks.report import Reports
 from induced.errors import LawViolation
 from induced.operators import Dense
 

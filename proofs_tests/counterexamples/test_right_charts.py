@@ -28,7 +28,8 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import MLP
-from induced.checks import Reports, check_bijection, check_space, require
+from induced.checks import check_bijection, check_space, require
+from induced.checks.report import Reports
 from induced.operators import LU, Dense
 from proofs_tests.counterexamples.dtypes import every_dtype
 

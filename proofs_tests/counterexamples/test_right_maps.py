@@ -7,8 +7,9 @@ from torch import Tensor
 from induced import EuclideanSpace, InducedSpace, Linearizer, LinearizerOperator
 from induced.bijections import Bijection, Log, RationalQuadraticCoupling, real_nvp
 from induced.bijections.networks import MLP
-from induced.checks import Reports, check_adjoint, check_linear, check_penrose, check_svd, require
+from induced.checks import check_adjoint, check_linear, check_penrose, check_svd, require
 from induced.checks.measure import random_like
+from induced.checks.report import Reports
 from induced.operators import Orthogonal
 from proofs_tests.counterexamples.dtypes import every_dtype
 from proofs_tests.counterexamples.maps import M, N, between

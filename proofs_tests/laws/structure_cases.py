@@ -17,7 +17,6 @@ from induced.operators import (
     Dense,
     Diagonal,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     Orthogonal,
@@ -30,6 +29,7 @@ from induced.operators import (
     identity,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
+from induced.operators.linalg import Inverse
 from proofs_tests.registry import convolution_matrix
 
 F32, F64 = torch.float32, torch.float64

@@ -18,7 +18,6 @@ from induced.operators import (
     Dense,
     Diagonal,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     RotationScaling,
@@ -39,6 +38,7 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Scaled
+from induced.operators.linalg import Inverse
 from induced.operators.rules import per_sample
 from proofs_tests.laws.function_checks import check_singular_values, close, condition, count_of, pinv_of, scale, values_of
 from proofs_tests.laws.structure_cases import DTYPES, Array, N, diagonal, drawn, low_rank, reflections, total, turning

@@ -15,7 +15,6 @@ from induced.bijections import (
     Affine,
     Arctanh,
     Composition,
-    ConditionalActNorm,
     ConditionalBijection,
     Conv1x1,
     DirectSum,
@@ -28,6 +27,7 @@ from induced.bijections import (
     real_nvp,
     rounding,
 )
+from induced.bijections.conditional import ConditionalActNorm
 from induced.bijections.elementwise import Elementwise
 from induced.checks import check_bijection, require
 from proofs_tests.registry import CHARTS, DTYPES, ChartCase, agree, shaken

@@ -14,9 +14,12 @@ from torch import nn
 
 import induced
 from induced import EuclideanSpace, InducedSpace, Linearizer
-from induced.bijections import AdditiveCoupling, ConditionalCoupling, Conv1x1, Flatten, Sinh, glow, real_nvp
+from induced.bijections import AdditiveCoupling, Conv1x1, Flatten, Sinh, glow, real_nvp
+from induced.bijections.conditional import ConditionalCoupling
 from induced.export import materialized
-from induced.operators import Dense, ForeignOperator, Inverse
+from induced.operators import Dense
+from induced.operators.interop import ForeignOperator
+from induced.operators.linalg import Inverse
 from induced.subspaces import principal_components
 from proofs_tests.capabilities import (
     CAPABILITIES,

@@ -10,30 +10,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from induced import EuclideanSpace, InducedSpace, Linearizer, Reports, Subspace, check
+from induced import EuclideanSpace, InducedSpace, Linearizer, Subspace, check
 from induced.bijections import Bijection
 from induced.checks import check_adjoint, check_group, check_linear, check_penrose, check_svd
 from induced.checks.measure import WIDE
+from induced.checks.report import Reports
 from induced.errors import InducedError, ShapeError
 from induced.operators import (
     Diagonal,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     Permutation,
     Projection,
     ScaledIdentityPlusLowRank,
     Selection,
+    as_operator,
     cond,
     det,
     eigenvalues,
     exp,
-    from_scipy,
     function,
     identity,
     image,
-    invariant_subspaces,
     inverse,
     kernel,
     log,
@@ -52,6 +51,8 @@ from induced.operators import (
     trace,
 )
 from induced.operators.krylov import truncated_svd
+from induced.operators.linalg import Inverse
+from induced.operators.spectral import invariant_subspaces
 
 n, r = 50_000, 8
 MOST = n * n // 100
@@ -170,7 +171,7 @@ EXPRESSIONS: dict[str, Callable[[Objects], Any]] = {
     "resolvent(H)": lambda o: resolvent(o.H, 3.0)(o.z),
     "function(SI)": lambda o: function(o.SI, torch.sin)(o.z),
     "truncated_svd(D @ SI, 4)": lambda o: truncated_svd(o.D @ o.SI, 4),
-    "from_scipy(to_scipy(SI))": lambda o: from_scipy(to_scipy(o.SI))(o.z),
+    "as_operator(to_scipy(SI))": lambda o: as_operator(to_scipy(o.SI))(o.z),
     "SI.compressed()": lambda o: o.SI.compressed(),
     "f.svd(4).truncate(2)": lambda o: o.f.svd(4).truncate(2)(o.z),
     "f.rank()": lambda o: o.f.rank(),

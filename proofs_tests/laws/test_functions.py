@@ -16,7 +16,6 @@ from induced.errors import DomainError
 from induced.operators import (
     Dense,
     Diagonal,
-    Inverse,
     LinearOperator,
     ScaledIdentityPlusLowRank,
     eigenvalues,
@@ -27,6 +26,7 @@ from induced.operators import (
     resolvent,
     sqrt,
 )
+from induced.operators.linalg import Inverse
 from proofs_tests.laws.functions import entries, every_function, jordan, numbers, of_jordan_block
 from proofs_tests.registry import CONDITION, DTYPES, SQUARE_CORES, CoreCase, agree
 

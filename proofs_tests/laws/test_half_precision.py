@@ -7,7 +7,8 @@ import torch
 
 import induced.operators as ops
 from induced.errors import DtypeError, InducedError
-from induced.operators import Inverse, LinearOperator, krylov
+from induced.operators import LinearOperator, krylov
+from induced.operators.linalg import Inverse
 from proofs_tests.registry import SQUARE_CORES, CoreCase
 
 HALVES = (torch.bfloat16, torch.float16)

@@ -12,7 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from induced.bijections import Inverse, Log, PositiveDefinite, real_nvp
+from induced.bijections import Log, PositiveDefinite, real_nvp
+from induced.bijections.base import Inverse
 from induced.errors import CheckpointError
 from induced.operators import LU
 from induced.serialization import load, save

@@ -13,12 +13,12 @@ from induced.bijections import (
     AffineCoupling,
     Bijection,
     ConditionalBijection,
-    ConditionalCoupling,
     RationalQuadraticCoupling,
     Reversible,
     glow,
     rounding,
 )
+from induced.bijections.conditional import ConditionalCoupling
 from induced.bijections.coupling import Coupling
 from induced.bijections.networks import ConvNet, UNet
 from induced.bijections.networks.convnet import LocalNorm

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from induced import EuclideanSpace, Linearizer, check
 from induced.bijections import glow, real_nvp
 from induced.errors import DomainError, MissingAdjoint
-from induced.operators import Dense, ForeignOperator, LinearOperator, Permutation, Selection, as_operator, from_scipy, to_scipy
+from induced.operators import Dense, LinearOperator, Permutation, Selection, as_operator, to_scipy
+from induced.operators.interop import ForeignOperator
 from induced.propagators import LowRankFamily, propagator
 from proofs_tests.registry import CORES, DTYPES, CoreCase, agree
 
@@ -155,14 +156,14 @@ def test_a_foreign_operator_is_the_core_of_a_linearizer(name: str) -> None:
 
 def test_a_foreign_operator_moves_to_another_dtype_as_a_module_does() -> None:
     M = drawn()
-    A = from_scipy(scipy.sparse.csr_array(M.numpy())).float()
+    A = as_operator(scipy.sparse.csr_array(M.numpy())).float()
     agree(A(torch.ones(4)), M.float() @ torch.ones(4))
     assert not A.state_dict()
 
 
 def test_a_foreign_operator_that_takes_tensors_moves_to_another_dtype() -> None:
     M = drawn()
-    A = from_scipy(pytest.importorskip("linear_operator").to_linear_operator(M)).float()
+    A = as_operator(pytest.importorskip("linear_operator").to_linear_operator(M)).float()
     agree(A(torch.eye(4)), M.float().mT)
 
 
@@ -248,7 +249,7 @@ def test_operators_and_parameters_stay_what_they_are() -> None:
     A, P = Dense(torch.eye(2)), nn.Parameter(torch.eye(2))
     assert as_operator(A) is A
     assert dict(as_operator(P).named_parameters())["A"] is P
-    assert from_scipy(to_scipy(A)) is A
+    assert as_operator(to_scipy(A)) is A
 
 
 def test_an_array_is_copied() -> None:
@@ -318,5 +319,5 @@ def test_a_false_adjoint_is_rejected() -> None:
 
 
 def test_a_wrapped_operator_says_what_it_wraps() -> None:
-    assert "csr_array" in repr(from_scipy(scipy.sparse.csr_array(np.eye(2))))
-    assert isinstance(from_scipy(scipy.sparse.csr_array(np.eye(2))), ForeignOperator)
+    assert "csr_array" in repr(as_operator(scipy.sparse.csr_array(np.eye(2))))
+    assert isinstance(as_operator(scipy.sparse.csr_array(np.eye(2))), ForeignOperator)

@@ -13,7 +13,6 @@ from torch import Tensor
 from induced.operators import (
     Dense,
     Diagonal,
-    Inverse,
     LinearOperator,
     LowRank,
     Permutation,
@@ -30,6 +29,7 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Adjoint, Product, Scaled, Sum
+from induced.operators.linalg import Inverse
 from induced.operators.reduction import SignLogDet
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree
 

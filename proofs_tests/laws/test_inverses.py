@@ -11,7 +11,6 @@ from torch import Tensor
 from induced.operators import (
     Dense,
     Diagonal,
-    Inverse,
     LinearOperator,
     LowRank,
     ScaledIdentityPlusLowRank,
@@ -23,6 +22,7 @@ from induced.operators import (
     svd,
 )
 from induced.operators.columns import complement
+from induced.operators.linalg import Inverse
 from induced.operators.rules import per_matrix
 from proofs_tests.laws.tensors import number, tensor
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree, grad_of

@@ -10,7 +10,8 @@ from torch.func import functional_call
 
 from induced import InducedSpace, Linearizer
 from induced.bijections import Sinh
-from induced.operators import BlockDiagonal, Dense, Diagonal, Householder, Inverse
+from induced.operators import BlockDiagonal, Dense, Diagonal, Householder
+from induced.operators.linalg import Inverse
 from proofs_tests.registry import agree
 
 

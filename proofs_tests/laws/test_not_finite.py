@@ -16,7 +16,6 @@ from induced.operators import (
     Dense,
     Diagonal,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     Orthogonal,
@@ -31,7 +30,6 @@ from induced.operators import (
     function,
     identity,
     image,
-    invariant_subspaces,
     inverse,
     kernel,
     log,
@@ -49,6 +47,8 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Adjoint, Product, Scaled
+from induced.operators.linalg import Inverse
+from induced.operators.spectral import invariant_subspaces
 
 NAN, INF = float("nan"), float("inf")
 n = 4

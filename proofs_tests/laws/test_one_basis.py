@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from induced.operators import Dense, ScaledIdentityPlusLowRank
-from induced.propagators import LowRankFamily, SharedBasisFamily, Stepwise, propagator
+from induced.propagators import LowRankFamily, SharedBasisFamily, propagator
 from induced.propagators.families import gaussian_rate
+from induced.propagators.propagate import Stepwise
 from proofs_tests.laws.families import Kind, Rotations, magnus_step, ordered_product, rk4_step
 from proofs_tests.registry import DTYPES, agree
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from induced.errors import DomainError
 from induced.operators import Dense, LinearOperator, ScaledIdentityPlusLowRank
 from induced.operators.columns import compress
-from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, Stepwise, adaptive_grid, integrate, propagator
+from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, adaptive_grid, integrate, propagator
 from induced.propagators.families import gaussian_rate
+from induced.propagators.propagate import Stepwise
 from proofs_tests.laws.families import (
     FAMILIES,
     METHODS,

@@ -29,7 +29,6 @@ from induced.operators import (
     exp,
     function,
     image,
-    invariant_subspaces,
     inverse,
     kernel,
     log,
@@ -47,6 +46,7 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Scaled
+from induced.operators.spectral import invariant_subspaces
 
 Array = np.ndarray[Any, np.dtype[Any]]
 F32, F64 = torch.float32, torch.float64

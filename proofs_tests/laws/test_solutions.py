@@ -10,7 +10,6 @@ from induced.operators import (
     BlockDiagonal,
     Dense,
     Diagonal,
-    Inverse,
     LinearOperator,
     LowRank,
     Permutation,
@@ -26,6 +25,7 @@ from induced.operators import (
     solve,
 )
 from induced.operators.base import Sum
+from induced.operators.linalg import Inverse
 from proofs_tests.registry import CONDITION, CORES, DTYPES, CoreCase, agree, grad_of
 
 every_core = pytest.mark.parametrize("case", CORES, ids=str)

@@ -7,18 +7,9 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from induced.operators import (
-    Dense,
-    Diagonal,
-    Inverse,
-    LinearOperator,
-    LowRank,
-    ScaledIdentityPlusLowRank,
-    eigenvalues,
-    invariant_subspaces,
-    polar,
-)
-from induced.operators.spectral import InvariantSubspace
+from induced.operators import Dense, Diagonal, LinearOperator, LowRank, ScaledIdentityPlusLowRank, eigenvalues, polar
+from induced.operators.linalg import Inverse
+from induced.operators.spectral import InvariantSubspace, invariant_subspaces
 from proofs_tests.registry import CONDITION, CORES, DTYPES, SQUARE_CORES, CoreCase, agree, grad_of
 
 every_square_core = pytest.mark.parametrize("case", SQUARE_CORES, ids=str)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from induced.bijections import ConditionalCoupling, RationalQuadraticCoupling
+from induced.bijections import RationalQuadraticCoupling
+from induced.bijections.conditional import ConditionalCoupling
 from induced.bijections.networks import MLP
 from induced.bijections.spline import LEAST
 from proofs_tests.laws.conditioners import Fixed

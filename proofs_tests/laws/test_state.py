@@ -25,8 +25,9 @@ from induced.bijections import (
     real_nvp,
 )
 from induced.bijections.networks import MLP
-from induced.operators import BlockDiagonal, Convolution, Dense, Diagonal, Householder, Inverse, LinearOperator, Permutation
+from induced.operators import BlockDiagonal, Convolution, Dense, Diagonal, Householder, LinearOperator, Permutation
 from induced.operators.base import Product, Sum
+from induced.operators.linalg import Inverse
 from induced.serialization import load, save
 from proofs_tests.registry import agree, shaken
 

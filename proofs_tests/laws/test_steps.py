@@ -9,7 +9,8 @@ from torch import Tensor
 
 from induced.errors import NotConverged
 from induced.operators import Dense, LinearOperator
-from induced.propagators import LowRankFamily, Stepwise, adaptive_grid, integrate, propagator
+from induced.propagators import LowRankFamily, adaptive_grid, integrate, propagator
+from induced.propagators.propagate import Stepwise
 from proofs_tests.laws.families import FAMILIES, METHODS, Constant, InDouble, Rotations, Unstructured, exact, rk4_step
 from proofs_tests.registry import DTYPES, agree
 

@@ -20,7 +20,6 @@ from induced.operators import (
     Dense,
     Diagonal,
     Householder,
-    Inverse,
     LinearOperator,
     LowRank,
     Permutation,
@@ -50,6 +49,7 @@ from induced.operators import (
     trace,
 )
 from induced.operators.base import Adjoint, Product, Scaled
+from induced.operators.linalg import Inverse
 
 n = 300
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "cores.md"

@@ -23,7 +23,6 @@ EXCUSED = {
     "ConvNet": CONDITIONER,
     "UNet": CONDITIONER,
     "ConditionalComposition": AT,
-    "ConditionalCoupling": AT,
     "ConditionalDirectSum": AT,
     "LowRankFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",
     "SharedBasisFamily": "a family of operators: laws/test_propagators.py; Stepwise of a family is a core",

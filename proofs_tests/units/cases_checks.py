@@ -8,7 +8,8 @@ import torch
 
 from induced import EuclideanSpace, Linearizer, Report, check, require
 from induced.bijections import Log
-from induced.checks import check_adjoint, check_bijection, check_powers, items, load_object
+from induced.checks import check_adjoint, check_bijection, check_powers, items
+from induced.checks.loading import load_object
 from induced.checks.measure import shrunk
 from induced.errors import DomainError, DtypeError, InducedError, LawViolation, ShapeError, SpaceMismatch
 from proofs_tests.units.case import Case

@@ -10,13 +10,13 @@ from induced.operators import (
     ScaledIdentityPlusLowRank,
     eigenvalues,
     function,
-    invariant_subspaces,
     log,
     polar,
     power,
     resolvent,
     sqrt,
 )
+from induced.operators.spectral import invariant_subspaces
 from proofs_tests.units.case import Case
 
 WIDE = Dense(torch.ones(2, 3))

@@ -14,7 +14,6 @@ from induced.bijections import (
     Arctanh,
     Bijection,
     Composition,
-    ConditionalActNorm,
     ConditionalComposition,
     Conv1x1,
     Identity,
@@ -26,6 +25,7 @@ from induced.bijections import (
     glow,
     real_nvp,
 )
+from induced.bijections.conditional import ConditionalActNorm
 from induced.bijections.networks import MLP
 from induced.checks import check_space, require
 from induced.errors import (
@@ -39,7 +39,8 @@ from induced.errors import (
     SingularOperator,
     SpaceMismatch,
 )
-from induced.operators import Dense, Diagonal, Inverse, LowRank, ScaledIdentityPlusLowRank, exp, inverse, power, svd
+from induced.operators import Dense, Diagonal, LowRank, ScaledIdentityPlusLowRank, exp, inverse, power, svd
+from induced.operators.linalg import Inverse
 from induced.propagators import LowRankFamily, SharedBasisFamily, integrate, propagator
 from proofs_tests.registry import conditional
 from proofs_tests.units.case import Case

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from induced import EuclideanSpace, Linearizer
 from induced._registry import named
-from induced.bijections import AffineCoupling, Bijection, ConditionalCoupling, Inverse, Log, from_callables
+from induced.bijections import AffineCoupling, Bijection, Log, from_callables
+from induced.bijections.base import Inverse
+from induced.bijections.conditional import ConditionalCoupling
 from induced.bijections.coupling import Coupling
 from induced.bijections.networks import MLP
 from induced.errors import CheckpointError, DtypeError
