@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
+from tyro.conf import Positional, arg
 
 from applications.application import Application, owner
 from applications.common import kinds
@@ -18,12 +19,7 @@ from induced import LinearOperator, Report, check
 from induced.checks.loading import load_object
 from induced.checks.report import Reports
 from induced.checks.run import SAMPLES
-from induced.errors import InducedError, LawViolation, MissingExtra
-
-try:
-    from tyro.conf import Positional, arg
-except ImportError as error:
-    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
+from induced.errors import InducedError, LawViolation
 
 
 def training(application: Application, options: Sequence[str] = ()) -> Callable[..., None]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.data.sets import training_images
 from applications.common.data.source import Batch
-from applications.common.figures import captioned_rows, grid, line_plot, save_picture
+from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.kinds import load_model
 from applications.common.metrics import auroc, psnr
 from applications.common.quality import quality
@@ -36,6 +36,7 @@ from applications.idempotent.inputs import KINDS, PLAIN, inputs
 from applications.idempotent.model import Idempotent
 from applications.idempotent.sampling import BATCH, RangeGaussian, anomaly, noise, principal_range, project
 from experiments.compare_generators import Contender, Glow, Sampler, train
+from experiments.lines import line_plot
 from induced import InducedSpace, Linearizer
 from induced.bijections import AdditiveCoupling, Bijection, Composition, Flatten, LatticeCoupling
 

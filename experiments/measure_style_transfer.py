@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from applications.common.data import to_uint8
 from applications.common.data.pictures import read_picture, unit
-from applications.common.figures import captioned_rows, line_plot
+from applications.common.figures import captioned_rows
 from applications.common.kinds import load_model
 from applications.common.perceptual import perceptual
 from applications.common.runs import Run
@@ -37,6 +37,7 @@ from applications.style_transfer.photographs import SMALLEST, photographs, rando
 from applications.style_transfer.teacher import load_teacher
 from applications.style_transfer.train import train
 from benchmarks.common import ROOT, seconds, table
+from experiments.lines import line_plot
 from experiments.stylised import fidelity, plain_crops, removal, walk
 from induced.serialization import register
 

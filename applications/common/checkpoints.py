@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from induced.errors import CheckpointError
 from induced.serialization import load, save
 from induced.serialization.disk import json_bytes, read, read_json, sha256, write_synced
+from induced.serialization.layout import CONFIG
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Version of the layout; another one is refused."""
 
 STATE: Final = "state.json"
 """The file that makes a folder a checkpoint."""
 _KIND: Final = "induced-training"
-_TENSOR_FILES: Final = ("training.safetensors", "optimizer.safetensors")
-_FILES: Final = ("config.json", *_TENSOR_FILES)
+TENSORS: Final = "training.safetensors"
+"""The model that trains, and the optimiser's moments."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class Checkpoint:
         Raises:
             CheckpointError: a key is missing or unknown, or a shape or dtype differs.
         """
-        _check_tensors(self.path / "training.safetensors", model.state_dict(), self.model)
-        _check_tensors(self.path / "model.safetensors", average.state_dict(), self.average)
+        _require_same(self.path / TENSORS, model.state_dict(), self.model)
+        _require_same(self.path / "model.safetensors", average.state_dict(), self.average)
         parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
         for number, entries in self.optimizer["state"].items():
             for name, value in entries.items():
                 if number not in parameters or (value.ndim and value.shape != parameters[number].shape):
                     raise CheckpointError(
-                        f"{self.path / 'optimizer.safetensors'}: '{number}.{name}' of shape {tuple(value.shape)} does not fit "
+                        f"{self.path / TENSORS}: 'optimizer.{number}.{name}' of shape {tuple(value.shape)} does not fit "
                         f"parameters of shapes {[tuple(parameter.shape) for parameter in parameters.values()]}"
                     )
         model.load_state_dict(self.model)
@@ -97,15 +98,15 @@ def write(
             full.
     """
     moments = {f"{number}.{name}": value for number, entries in optimizer["state"].items() for name, value in entries.items()}
-    packed = {name: _pack_tensors(name, state) for name, state in zip(_TENSOR_FILES, (model, moments), strict=True)}
-    contents = {name: content for name, (content, _) in packed.items()}
+    state = {f"{part}.{name}": value for part, held in (("model", model), ("optimizer", moments)) for name, value in held.items()}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{TENSORS}: {name!r} is a {type(value).__name__}; only tensors can be saved unpickled")
+    content = pack({name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()})
     save(average, folder, notes=notes)
-    hashes = {name: sha256(content) for name, content in contents.items()}
-    hashes["config.json"] = sha256(read(folder / "config.json", "it was just written"))
-    aliases = {name: names for name, (_, names) in packed.items()}
-    record = {"kind": _KIND, "schema": SCHEMA, "step": step, "aliases": aliases, "sha256": hashes}
-    for name, content in (contents | {STATE: json_bytes(record)}).items():
-        write_synced(folder / name, content)
+    hashes = {TENSORS: sha256(content), CONFIG: sha256(read(folder / CONFIG, "it was just written"))}
+    write_synced(folder / TENSORS, content)
+    write_synced(folder / STATE, json_bytes({"kind": _KIND, "schema": SCHEMA, "step": step, "sha256": hashes}))
 
 
 def step_of(path: Path) -> int:
@@ -123,23 +124,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     if state.get("step") != step_of(path):
         raise CheckpointError(f"{path}: state.json says step {state.get('step')!r} (a renamed folder?)")
-    hashes, aliases = state.get("sha256"), state.get("aliases")
-    if not isinstance(hashes, dict) or not isinstance(aliases, dict) or set(hashes) != set(_FILES):
-        raise CheckpointError(f"{path / 'state.json'}: lacks the hashes of {', '.join(_FILES)}")
-    contents = {name: _read_verified(path / name, hashes[name]) for name in _FILES}
-    model, moments = (_unpack_tensors(path / name, contents[name], aliases.get(name, {})) for name in _TENSOR_FILES)
-    numbered: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        number, _, name = key.partition(".")
-        numbered.setdefault(int(number), {})[name] = value
-    return Checkpoint(path, state["step"], model, load(path).state_dict(), {"state": numbered})
+    hashes = state.get("sha256")
+    if not isinstance(hashes, dict) or set(hashes) != {CONFIG, TENSORS}:
+        raise CheckpointError(f"{path / STATE}: lacks the hashes of {CONFIG} and {TENSORS}")
+    contents = {name: _read_verified(path / name, expected) for name, expected in hashes.items()}
+    try:
+        tensors = unpack(contents[TENSORS])
+    except SafetensorError as error:
+        raise CheckpointError(f"{path / TENSORS}: is no whole safetensors file ({error})") from error
+    model, moments = dict[str, Tensor](), dict[int, dict[str, Tensor]]()
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        if part == "model":
+            model[name] = value
+        else:
+            number, _, name = name.partition(".")
+            moments.setdefault(int(number), {})[name] = value
+    return Checkpoint(path, state["step"], model, load(path).state_dict(), {"state": moments})
 
 
 def _read_verified(path: Path, expected: str) -> bytes:
     """Read a file whose hash is known."""
     content = read(path, "a checkpoint has it")
-    found = sha256(content)
-    if found != expected:
+    if (found := sha256(content)) != expected:
         raise CheckpointError(
             f"{path}: SHA-256 {found[:12]}... of its {len(content)} bytes is not {expected[:12]}..., which state.json "
             "records (truncated or changed)"
@@ -147,43 +154,10 @@ def _read_verified(path: Path, expected: str) -> bytes:
     return content
 
 
-def _pack_tensors(name: str, state: Mapping[str, Tensor]) -> tuple[bytes, dict[str, str]]:
-    """Serialise tensors; one that several names share is written once, the other names are returned as aliases."""
-    kept: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[object, ...], str] = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{name}: {key!r} is a {type(value).__name__}; only tensors can be saved unpickled")
-        identity = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and identity in seen:
-            aliases[key] = seen[identity]
-            continue
-        seen[identity] = key
-        kept[key] = value.detach().to("cpu", copy=True).contiguous()
-    return pack(kept), aliases
-
-
-def _unpack_tensors(path: Path, content: bytes, aliases: Mapping[str, str]) -> dict[str, Tensor]:
-    """Undo `_pack_tensors`."""
-    try:
-        tensors = unpack(content)
-        return tensors | {key: tensors[kept] for key, kept in aliases.items()}
-    except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{path}: is no whole safetensors file ({error})") from error
-
-
-def _check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _require_same(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Refuse a state whose keys, shapes or dtypes are not the module's."""
-    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path}: is of another model: missing keys {missing[:5]} ({len(missing)} in all), unknown keys "
-            f"{unknown[:5]} ({len(unknown)} in all)"
-        )
-    for key, value in expected.items():
-        if value.shape != found[key].shape or value.dtype != found[key].dtype:
-            raise CheckpointError(
-                f"{path}: {key!r} is {tuple(found[key].shape)} {found[key].dtype}, the model's is "
-                f"{tuple(value.shape)} {value.dtype}"
-            )
+    theirs, ours = ({name: f"{tuple(value.shape)} {value.dtype}" for name, value in held.items()} for held in (found, expected))
+    differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    if differing:
+        shown = "; ".join(f"{n!r} is {theirs.get(n, 'missing')}, the model's is {ours.get(n, 'missing')}" for n in differing[:5])
+        raise CheckpointError(f"{path}: is of another model: {shown} ({len(differing)} tensors differ)")

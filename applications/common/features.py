@@ -1,11 +1,14 @@
 """Features of images for Frechet distances: SqueezeNet 1.1 from local weights, and any net run over a whole set."""
 
 import os
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,19 +46,27 @@ def find_weights(place: tuple[str, str], data_dir: str | os.PathLike[str] | None
     raise DataError(f"found no weights at {' or '.join(map(str, candidates))}; put them there, nothing is downloaded")
 
 
-def load_weights(net: nn.Module, path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a net that must take every one of them, then freeze it in evaluation mode.
+def load_weights(net: nn.Module, path: Path, named: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict) -> None:
+    """Read a file of weights into a net that must take every one of them, then freeze it in evaluation mode.
 
     Arguments:
         net: The net.
-        path: The file they come from, named in errors.
-        weights: Name -> value.
+        path: The file: .npz, .safetensors, or what torch wrote. Nothing in it is run.
+        named: The names that the net has for them, from those of the file.
 
     Raises:
-        DataError: a name is missing or unknown, or a shape differs.
+        DataError: the file is missing or damaged; a name is missing or unknown, or a shape differs.
     """
     try:
-        net.load_state_dict(dict(weights))
+        if path.suffix == ".npz":
+            weights = {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
+        else:
+            weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        weights = named(dict(weights))
+    except (OSError, EOFError, RuntimeError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path}: cannot be read as weights of {type(net).__name__} ({error})") from error
+    try:
+        net.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"{path}: does not hold the weights of {type(net).__name__} ({error})") from error
     net.eval().requires_grad_(False)
@@ -137,7 +148,7 @@ class SqueezeNet(nn.Module):
             *(_Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256)),
         )
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        load_weights(self, weights, {name: torch.from_numpy(array) for name, array in read_npz(weights).items()})
+        load_weights(self, weights)
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 

@@ -1,4 +1,4 @@
-"""Pictures on disk: grids of images, captioned rows and line plots, PNG or JPEG by the suffix. No display is ever opened."""
+"""Pictures on disk: grids of images, captioned rows and corner plots, PNG or JPEG by the suffix. No display is ever opened."""
 
 import os
 import textwrap
@@ -6,22 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from applications.common.data.pictures import picture_file, write_picture
-from induced.errors import DomainError, DtypeError, MissingExtra, ShapeError
-
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from PIL import Image, ImageDraw, ImageFont
-except ImportError as error:
-    raise MissingExtra(f"figures need matplotlib and pillow ({error}): install induced[apps]") from error
+from induced.errors import DomainError, DtypeError, ShapeError
 
 _WHITE = 255
-_GREY = 128
 _LETTERS = 11
 """Size of the letters of a caption, in pixels."""
 
@@ -72,37 +67,6 @@ def grid(
     return torch.cat([drawn.expand(channels, -1, -1), canvas], 1)
 
 
-def signed_grid(images: Tensor, columns: int, padding: int = 2) -> Tensor:
-    """Lay out images of signed numbers (singular vectors), each scaled by its own largest magnitude.
-
-    Zero is the middle grey 128, an image's largest magnitude 1 or 255 by its sign: the scaling is symmetric, so grey
-    always means zero. Magnitudes of two images cannot be compared.
-
-    Arguments:
-        images: Floating-point, `(N, C, H, W)`, at least one.
-        columns: Images in a row.
-        padding: White pixels between images and around the whole.
-
-    Returns:
-        uint8, as `grid`.
-
-    Raises:
-        DtypeError: images are not floating-point.
-        DomainError: a value is not finite.
-        ShapeError: images have no four dimensions, or there are none.
-    """
-    if not images.is_floating_point():
-        raise DtypeError(f"signed_grid draws floating-point images, got {images.dtype} (grid draws uint8)")
-    if images.ndim != 4 or images.numel() == 0:
-        raise ShapeError(f"signed_grid draws images of shape (N, C, H, W), at least one, got {tuple(images.shape)}")
-    if not bool(images.isfinite().all()):
-        raise DomainError("signed_grid got a value that is not finite")
-    wide = images.detach().double()
-    largest = wide.abs().amax(dim=(1, 2, 3), keepdim=True)
-    relative = wide / torch.where(largest > 0, largest, 1.0)
-    return grid((_GREY + 127 * relative).round().to(torch.uint8), columns, padding)
-
-
 def save_picture(path: str | os.PathLike[str], image: Tensor) -> Path:
     """Write one image; folders are made as needed.
 
@@ -149,51 +113,7 @@ def captioned_rows(path: str | os.PathLike[str], rows: Sequence[tuple[str, Tenso
         for axis, image in zip(line, images, strict=False):
             axis.imshow(_as_array(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    return _save(figure, path)
-
-
-def line_plot(
-    path: str | os.PathLike[str],
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    x_label: str,
-    y_label: str,
-    title: str = "",
-    log_x: bool = False,
-    log_y: bool = False,
-) -> Path:
-    """Write a plot of named lines; each measured point is marked.
-
-    Arguments:
-        path: The file.
-        series: Name -> (x, y).
-        x_label: What runs along x, with its unit.
-        y_label: What runs along y, with its unit.
-        title: Headline, if any.
-        log_x: Logarithmic x.
-        log_y: Logarithmic y.
-
-    Returns:
-        The path.
-
-    Raises:
-        ShapeError: there is no series, or one has different numbers of x and y.
-    """
-    if not series:
-        raise ShapeError("line_plot got no series to draw")
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
-    axis = figure.subplots()
-    for name, (x, y) in series.items():
-        if len(x) != len(y):
-            raise ShapeError(f"line_plot: series {name!r} has {len(x)} x and {len(y)} y")
-        axis.plot(x, y, marker="o", markersize=3, linewidth=1.2, label=name)
-    axis.set(xlabel=x_label, ylabel=y_label, title=title)
-    axis.set_xscale("log" if log_x else "linear")
-    axis.set_yscale("log" if log_y else "linear")
-    axis.grid(alpha=0.3)
-    if len(series) > 1:
-        axis.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def corner(path: str | os.PathLike[str], samples: Mapping[str, Tensor], columns: Sequence[str]) -> Path:
@@ -242,11 +162,11 @@ def corner(path: str | os.PathLike[str], samples: Mapping[str, Tensor], columns:
         if j == 0 and i > 0:
             axis.set_ylabel(columns[i], fontsize=8)
     figure.legend(axes[0, 0].patches, list(arrays), loc="upper right", frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure that no window or global state holds: it is freed with its last reference."""
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure that no window or global state holds: it is freed with its last reference; folders are made as needed."""
     path = picture_file(Path(path))
     figure.savefig(path, dpi=120)
     return path

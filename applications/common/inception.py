@@ -1,6 +1,5 @@
 """Inception v3 as the standard Frechet distance (FID) takes it, for weights that a user supplies."""
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,12 +7,9 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from applications.common.features import as_rgb, load_weights
-from induced.errors import DataError
 
 SIDE: Final = 299
 """Images are resized to this side."""
@@ -150,11 +146,6 @@ def inception(path: Path) -> InceptionV3:
     Raises:
         DataError: the file is missing, cannot be read, or holds other weights.
     """
-    try:
-        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        named = dict(weights)  # with or without the counts of batches, which torch fills in
-    except (OSError, EOFError, RuntimeError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: cannot be read as weights of Inception v3 ({error})") from error
     net = InceptionV3()
-    load_weights(net, path, named)
+    load_weights(net, path)
     return net

@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
 from torch import nn
+from tyro.constructors import PrimitiveConstructorSpec
 
 from applications.application import known, owner
 from applications.common.data import ImageSet
 from applications.common.data.sets import images_of_shape
 from applications.common.kinds import family, load_model
-from induced.errors import CheckpointError, MissingExtra
-
-try:
-    from tyro.constructors import PrimitiveConstructorSpec
-except ImportError as error:
-    raise MissingExtra(f"the command line needs tyro ({error}): install induced[apps]") from error
+from induced.errors import CheckpointError
 
 DataName = Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"]
 M = TypeVar("M", bound=nn.Module)

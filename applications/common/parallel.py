@@ -6,18 +6,13 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from induced.errors import DomainError, MissingExtra, ShapeError
-
-try:
-    from accelerate import Accelerator
-except ImportError as error:
-    raise MissingExtra(f"training needs accelerate ({error}): install induced[apps]") from error
-
+from induced.errors import DomainError, ShapeError
 
 _SHARDS = (
     "whose checkpoints are not those of a run folder; launch without it, and give --shard to share out the optimiser's state"

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final, final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +24,7 @@ _TINY: Final = 1e-20
 # Layers of the file are numbered through its five slices; these are the numbers at which each slice starts.
 _SLICE_STARTS: Final = (0, 3, 7, 11, 13)
 _BINOMIAL: Final = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+_LEVELS: Final = 4
 _COARSEST: Final = 4
 
 
@@ -93,11 +92,7 @@ class ShiftTolerantLPIPS(PerceptualDistance):
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in widths)
         self.register_buffer("shift", torch.empty(1, 3, 1, 1))
         self.register_buffer("scale", torch.empty(1, 3, 1, 1))
-        try:
-            tensors = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{weights}: is no readable safetensors file ({error})") from error
-        load_weights(self, weights, _renamed(tensors))
+        load_weights(self, weights, _renamed)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third quicker on a CPU
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -120,66 +115,35 @@ class ShiftTolerantLPIPS(PerceptualDistance):
 
 @final
 class PyramidDistance(PerceptualDistance):
-    """`pyramid_distance` as a module: needs no weights.
-
-    Arguments:
-        levels: Most levels of the pyramid.
-
-    Raises:
-        DomainError: `levels` is not positive.
-    """
-
-    name = "pyramid distance"
-
-    def __init__(self, levels: int = 4) -> None:
-        """Keep the number of levels."""
-        super().__init__()
-        _check_levels(levels)
-        self.levels = levels
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compare each image with its partner."""
-        return pyramid_distance(a, b, self.levels)
-
-
-def pyramid_distance(a: Tensor, b: Tensor, levels: int = 4) -> Tensor:
     """Multi-scale distance of images, without any weights,
 
     d(a, b) = mean |G_l| + sum_{k < l} mean |G_k - up(G_{k+1})| + sum_{k <= l} (mean |D_x G_k| + mean |D_y G_k|),
 
     with G_0 = a - b, G_{k+1} every other pixel of G_k blurred by the binomial filter 1 4 6 4 1 (the border repeated), up
     bilinear, and D the differences of neighbouring pixels. The first two terms are the L1 norm of a Laplacian pyramid with
-    its bands weighted equally by their means (as in Bojanowski et al. 2018), the last compares edges. It is a norm of a - b,
-    so a metric; a shift by one pixel costs it more than a learned distance.
-
-    Arguments:
-        a: Images in [-1, 1), floating point, `(N, C, H, W)`.
-        b: Images of the same shape and dtype.
-        levels: Most levels; the coarsest has no side below 4 (or is the image itself).
-
-    Returns:
-        `(N,)`; images that differ by a constant c are |c| apart.
-
-    Raises:
-        ShapeError: the shapes differ, or are not those of images.
-        DtypeError: the dtypes differ or are not floating-point.
-        DomainError: `levels` is not positive.
+    its bands weighted equally by their means (as in Bojanowski et al. 2018), the last compares edges. There are four levels, or
+    fewer: the coarsest has no side below 4, or is the image itself. It is a norm of a - b, so a metric; a shift by one pixel
+    costs it more than a learned distance. Images that differ by a constant c are |c| apart.
 
     Law:
         `d(a, c) <= d(a, b) + d(b, c)` (applications/test_perceptual.py)
     """
-    _check_levels(levels)
-    _check_pair(a, b)
-    level = a - b
-    total = _edges(level)
-    for _ in range(levels - 1):
-        if min(level.shape[-2:]) < 2 * _COARSEST:
-            break
-        coarser = _reduced(level)
-        band = level - F.interpolate(coarser, level.shape[-2:], mode="bilinear", align_corners=False)
-        total = total + _mean_size(band) + _edges(coarser)
-        level = coarser
-    return total + _mean_size(level)
+
+    name = "pyramid distance"
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Compare each image with its partner."""
+        _check_pair(a, b)
+        level = a - b
+        total = _edges(level)
+        for _ in range(_LEVELS - 1):
+            if min(level.shape[-2:]) < 2 * _COARSEST:
+                break
+            coarser = _reduced(level)
+            band = level - F.interpolate(coarser, level.shape[-2:], mode="bilinear", align_corners=False)
+            total = total + _mean_size(band) + _edges(coarser)
+            level = coarser
+        return total + _mean_size(level)
 
 
 def perceptual(data_dir: str | os.PathLike[str] | None = None, name: str = "auto") -> PerceptualDistance:
@@ -240,12 +204,6 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
         raise ShapeError(f"expected two batches of images (N, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.dtype != b.dtype or not a.is_floating_point():
         raise DtypeError(f"expected images in [-1, 1) of one floating dtype, got {a.dtype} and {b.dtype}")
-
-
-def _check_levels(levels: int) -> None:
-    """Refuse a pyramid without a level."""
-    if levels < 1:
-        raise DomainError(f"a pyramid has at least one level, got {levels}")
 
 
 def _reduced(images: Tensor) -> Tensor:

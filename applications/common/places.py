@@ -3,12 +3,9 @@
 import os
 from pathlib import Path
 
-from induced.errors import DataError, MissingExtra
+from platformdirs import user_cache_path
 
-try:
-    from platformdirs import user_cache_path
-except ImportError as error:
-    raise MissingExtra(f"caches need platformdirs ({error}): install induced[apps]") from error
+from induced.errors import DataError
 
 Given = str | os.PathLike[str] | None
 

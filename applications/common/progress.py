@@ -4,12 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from induced.errors import MissingExtra
-
-try:
-    from tqdm import tqdm
-except ImportError as error:
-    raise MissingExtra(f"the progress bar needs tqdm ({error}): install induced[apps]") from error
+from tqdm import tqdm
 
 
 class Progress:

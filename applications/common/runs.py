@@ -4,7 +4,7 @@
     metrics.jsonl                one line a logged step
     report.json                  what an evaluation found
     checkpoints/step-00000500/   config.json, model.safetensors: the moving average of the model, which `induced.load` opens;
-                                 training.safetensors (the weights), optimizer.safetensors, state.json
+                                 training.safetensors (the weights, the moments), state.json
     samples/, tensorboard/       pictures and curves
     manifest.json                what the run writes: only this is deleted by --overwrite
 

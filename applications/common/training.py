@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
 
 from applications.common.data import Source
 from applications.common.data.source import Batch
@@ -21,13 +22,8 @@ from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from applications.common.settings import at_least
 from applications.common.watch import Watch, terminated
-from induced.errors import DataError, DomainError, MissingExtra, ShapeError
+from induced.errors import DataError, DomainError, ShapeError
 from induced.serialization.writing import require_registered
-
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError as error:
-    raise MissingExtra(f"training needs tensorboard ({error}): install induced[apps]") from error
 
 Draws = dict[str, Tensor]
 Sampler = Callable[[nn.Module, int], Tensor | None]

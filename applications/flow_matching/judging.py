@@ -7,7 +7,7 @@ import torch
 
 from applications.common.data.table import Table
 from applications.common.figures import corner
-from applications.common.two_sample import classifier_test, energy_distance
+from applications.common.metrics import classifier_test, energy_distance
 from applications.flow_matching.evaluate import log_likelihood
 from applications.flow_matching.model import FlowMatching
 
@@ -23,7 +23,7 @@ def report(model: FlowMatching, train: Table, held_out: Table, picture: Path, se
 
     Returns:
         nats: mean -log p of rows, in the table's units, of those trained on and of those held out: far apart, the model has
-        memorised. energy_distance, and accuracy of the classifier (`applications/common/two_sample.py`): of samples, and of
+        memorised. energy_distance, and accuracy of the classifier (`applications/common/metrics.py`): of samples, and of
         rows trained on.
     """
     real = held_out.rows[:MOST]

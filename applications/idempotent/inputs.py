@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from applications.common.data import to_unit
-from induced.errors import DomainError, MissingExtra
+from induced.errors import DomainError
 
 Make = Callable[[Tensor, torch.Generator], Tensor]
 PLAIN = "as they are"
@@ -71,11 +71,7 @@ def _letters(x: Tensor, generator: torch.Generator) -> Tensor:
 def _photographs(x: Tensor, generator: torch.Generator) -> Tensor:
     """Squares of many sizes out of the two photographs that come with scikit-learn, scaled to the images."""
     n, C, H, W = x.shape
-    try:
-        folder = resources.files("sklearn.datasets.images")
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"photographs are those of scikit-learn ({error}): install induced[apps]") from error
-    pictures = []
+    pictures, folder = [], resources.files("sklearn.datasets.images")
     for name in ("china.jpg", "flower.jpg"):
         with folder.joinpath(name).open("rb") as file, Image.open(file) as opened:
             pictures.append(opened.convert("L" if C == 1 else "RGB"))

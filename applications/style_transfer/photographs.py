@@ -1,8 +1,8 @@
 """Photographs: those that scikit-image, scikit-learn and matplotlib ship, or a folder; split by photographs; random crops."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from applications.common.data.folder import names_below
 from applications.common.data.pictures import read_picture
-from induced.errors import DataError, MissingExtra
+from induced.errors import DataError
 
 EMBEDDED: Final = "embedded"
 SMALLEST: Final = 16
@@ -40,7 +40,7 @@ def photographs(source: str, split: str) -> dict[str, Path]:
         split: "train" or "test".
 
     Raises:
-        DataError: the folder holds none. MissingExtra: the packages of the embedded ones are not installed.
+        DataError: the folder holds none.
     """
     if source == EMBEDDED:
         return {Path(name).stem: _installed(name) for name in (TRAIN if split == "train" else TEST)}
@@ -90,7 +90,4 @@ def random_crop(picture: Image.Image, side: int, generator: torch.Generator) -> 
 
 def _installed(name: str) -> Path:
     package, _, rest = name.partition("/")
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        raise MissingExtra(f"the photograph {name} comes with the package {package}, not found: install induced[apps]")
-    return Path(found.origin).parent / rest
+    return Path(str(resources.files(package))) / rest

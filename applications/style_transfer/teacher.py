@@ -3,11 +3,9 @@
 import os
 from typing import Final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from applications.common.data.npz import read_npz
 from applications.common.features import load_weights
 from applications.common.places import data_folder
 from induced.errors import DataError, ShapeError
@@ -92,7 +90,7 @@ def load_teacher(style: str, data_dir: str | os.PathLike[str] | None = None) -> 
     if not path.exists():
         known = sorted(file.stem for file in path.parent.glob("*.npz"))
         raise DataError(f"{path}: is missing; styles found there: {', '.join(known) or 'none'}")
-    load_weights(teacher, path, {name: torch.from_numpy(array) for name, array in read_npz(path).items()})
+    load_weights(teacher, path)
     return teacher
 
 

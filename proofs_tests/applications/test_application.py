@@ -1,5 +1,6 @@
 """Applications as records: each builds its model, and every command takes the models of all of them, or says which one does."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+import applications
 import induced
 from applications import application, cli, commands
 from applications.application import Application, known, owner, register
@@ -22,7 +24,7 @@ from applications.common.runs import Run
 from applications.flow_matching.model import FlowMatching
 from induced import InducedSpace, Linearizer, LinearizerOperator
 from induced.bijections import Affine
-from induced.errors import InducedError
+from induced.errors import InducedError, MissingExtra
 from induced.operators import Diagonal
 from induced.serialization import save
 from proofs_tests.applications import pendulum
@@ -309,3 +311,10 @@ def test_figures_and_metrics_that_are_none_are_said(runs: dict[str, Path], tmp_p
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "report.json").write_text("[1]")
     assert refusal("info", tmp_path).endswith("report.json: holds a JSON list, expected an object")
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(MissingExtra, match=r"^the applications need tqdm, tyro: install induced\[apps\]$"):
+        importlib.reload(applications)

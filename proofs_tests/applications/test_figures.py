@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from applications.common.figures import captioned_rows, grid, line_plot, save_picture, signed_grid
+from applications.common.figures import captioned_rows, grid, save_picture
+from experiments.lines import line_plot
 from induced.errors import DomainError, DtypeError, ShapeError
 
 
@@ -25,12 +26,6 @@ def test_grid_puts_each_image_in_its_place_on_white() -> None:
         assert torch.equal(canvas[:, y : y + 4, x : x + 6], image)
         covered[:, y : y + 4, x : x + 6] = True
     assert (canvas[~covered] == 255).all()
-
-
-def test_signed_grid_scales_each_image_by_itself_about_grey() -> None:
-    images = torch.tensor([[-3.0, 0.0, 1.5], [0.01, 0.0, -0.005], [0.0, 0.0, 0.0]]).reshape(3, 1, 1, 3)
-    canvas = signed_grid(images, columns=1, padding=0)
-    assert canvas.tolist() == [[[1, 128, 192], [255, 128, 64], [128, 128, 128]]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -61,7 +56,7 @@ def test_captioned_rows_of_different_lengths_make_a_picture(tmp_path: Path) -> N
 
 def test_a_line_plot_makes_a_picture(tmp_path: Path) -> None:
     series = {"a": ([1, 10, 100], [3.0, 2.0, 1.0]), "b": ([1, 10], [1.0, 1.5])}
-    path = line_plot(tmp_path / "p.png", series, x_label="steps", y_label="error", title="t", log_x=True, log_y=True)
+    path = line_plot(tmp_path / "p.png", series, x_label="steps", y_label="error", log_x=True)
     assert np.asarray(Image.open(path)).std() > 10
 
 
@@ -73,20 +68,10 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
         grid(pixels(0, 1, 2, 2), 1)
     with pytest.raises(DomainError, match="a column, a padding >= 0 and a scale >= 1, got 0, 2 and 1"):
         grid(pixels(1, 1, 2, 2), 0)
-    with pytest.raises(DtypeError, match=r"floating-point images, got torch\.uint8"):
-        signed_grid(pixels(1, 1, 2, 2), 1)
-    with pytest.raises(ShapeError, match=r"at least one, got \(1, 2, 2\)"):
-        signed_grid(torch.rand(1, 2, 2), 1)
-    with pytest.raises(DomainError, match="not finite"):
-        signed_grid(torch.full((1, 1, 2, 2), torch.nan), 1)
     with pytest.raises(ShapeError, match=r"\(C, H, W\), not empty; got \(1, 1, 2, 2\)"):
         save_picture(path, pixels(1, 1, 2, 2))
     with pytest.raises(ShapeError, match=r"1 \(grey\) or 3 \(RGB\) channels, got shape \(2, 2, 2\)"):
         save_picture(path, pixels(2, 2, 2))
     with pytest.raises(ShapeError, match="no row to draw"):
         captioned_rows(path, [])
-    with pytest.raises(ShapeError, match="no series to draw"):
-        line_plot(path, {}, x_label="x", y_label="y")
-    with pytest.raises(ShapeError, match="series 'a' has 2 x and 1 y"):
-        line_plot(path, {"a": ([1, 2], [1])}, x_label="x", y_label="y")
     assert not path.exists()

@@ -96,7 +96,7 @@ def test_it_judges_images_by_a_file_of_weights(weights: Path) -> None:
 def test_a_pickle_of_torch_is_read_and_what_is_none_is_refused(weights: Path, net: InceptionV3, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "inception.pth")
     assert torch.equal(inception(tmp_path / "inception.pth").fc.weight, net.fc.weight)
-    with pytest.raises(DataError, match=r"missing\.pth: cannot be read as weights of Inception v3"):
+    with pytest.raises(DataError, match=r"missing\.pth: cannot be read as weights of InceptionV3"):
         inception(tmp_path / "missing.pth")
     (tmp_path / "damaged.pth").write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"damaged\.pth: cannot be read"):

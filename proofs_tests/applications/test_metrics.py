@@ -121,7 +121,7 @@ def test_frechet_distance_in_one_dimension_and_of_two_points() -> None:
 
 def test_frechet_distance_refuses_what_is_no_pair_of_sets() -> None:
     a = torch.randn(5, 3)
-    with pytest.raises(ShapeError, match=r"at least 2 of each; got \(1, 3\) and \(5, 3\)"):
+    with pytest.raises(ShapeError, match=r"N and M >= 2; got \(1, 3\) and \(5, 3\)"):
         frechet_distance(a[:1], a)
     with pytest.raises(ShapeError, match=r"got \(5, 3\) and \(5, 2\)"):
         frechet_distance(a, a[:, :2])
@@ -179,7 +179,7 @@ def test_precision_and_recall_do_not_depend_on_the_origin() -> None:
 
 def test_precision_recall_refuses_what_is_no_pair_of_sets() -> None:
     a = torch.randn(5, 3)
-    with pytest.raises(ShapeError, match=r"at least 4 of each; got \(3, 3\) and \(5, 3\)"):
+    with pytest.raises(ShapeError, match=r"N and M >= 4; got \(3, 3\) and \(5, 3\)"):
         precision_recall(a[:3], a)
     with pytest.raises(DomainError, match="k and chunk must be positive, got 0 and 500"):
         precision_recall(a, a, 0)

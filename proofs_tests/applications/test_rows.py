@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from applications.common.figures import corner
-from applications.common.two_sample import classifier_test, energy_distance
+from applications.common.metrics import classifier_test, energy_distance
 from induced.errors import DomainError, ShapeError
 from proofs_tests.applications.rows import generator, rows
 
@@ -45,9 +45,9 @@ def test_samples_that_cannot_be_compared_are_refused(test: Callable[[Tensor, Ten
         (torch.zeros(9, 2), torch.zeros(20, 2)),
         (torch.zeros(20), torch.zeros(20)),
     ):
-        with pytest.raises(ShapeError, match=r"compares rows \(N, n\) and \(M, n\), 10 or more of each; got"):
+        with pytest.raises(ShapeError, match=r"compares sets \(N, d\) and \(M, d\), N and M >= 10; got"):
             test(a, b)
-    with pytest.raises(DomainError, match="got 2 values that are not finite, of 40"):
+    with pytest.raises(DomainError, match="2 values of the second set are not finite"):
         test(torch.zeros(20, 2), torch.full((20, 2), 0.0).index_fill(0, torch.tensor([3]), math.nan))
 
 

@@ -17,9 +17,9 @@ import induced
 from applications import cli
 from applications.common.data import Tensors
 from applications.common.data.table import as_table, load_table, two_moons
+from applications.common.metrics import energy_distance
 from applications.common.timed import fit_for
 from applications.common.training import Objective
-from applications.common.two_sample import energy_distance
 from applications.flow_matching import fit_flow
 from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import Config, ModelConfig

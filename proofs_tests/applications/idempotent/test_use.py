@@ -1,7 +1,6 @@
 """What an idempotent generator is for: projections, draws, anomalies, sums of ranges; and how it is measured."""
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from applications.idempotent.sampling import RangeGaussian, anomaly, coordinates
 from experiments.measure_idempotent import idempotency_error
 from induced import InducedSpace, Linearizer
 from induced.bijections import Flatten
-from induced.errors import DomainError, MissingExtra, ShapeError
+from induced.errors import DomainError, ShapeError
 from proofs_tests.applications.idempotent.models import TINY, images, made, mask_of
 
 
@@ -149,12 +148,6 @@ def test_inputs_are_of_the_shape_of_images_and_of_the_seed(kind: str, shape: tup
     assert torch.equal(y, inputs(kind, x, seed=1))
     assert torch.equal(x, to_unit(images(7, shape))), "the images stay as they are"
     assert torch.equal(y, x) == (kind == "as they are")
-
-
-def test_photographs_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets.images", None)
-    with pytest.raises(MissingExtra, match=r"photographs are those of scikit-learn .*: install induced\[apps\]"):
-        inputs("photographs", torch.zeros(1, 1, 8, 8))
 
 
 def test_an_unknown_kind_of_inputs_is_refused_with_the_known_ones() -> None:

@@ -19,7 +19,7 @@ from applications.style_transfer.pairs import pairs
 from applications.style_transfer.photographs import TEST, TRAIN, opened, photographs, random_crop
 from applications.style_transfer.teacher import STYLES, Teacher, load_teacher
 from experiments.stylised import plain_crops
-from induced.errors import DataError, DomainError, MissingExtra, ShapeError
+from induced.errors import DataError, DomainError, ShapeError
 
 TINY = ModelConfig(styles=("candy", "udnie"), blocks=1, squeezes=1, width=6, kernel=3, features=3)
 WEIGHTS = Path(os.environ.get("INDUCED_DATA", "")) / "fast-style"
@@ -131,9 +131,6 @@ def test_a_folder_holds_out_whole_pictures_and_missing_packages_are_named(
         plain_crops(source, 40, 3)
     with pytest.raises(DataError, match="is no folder of photographs"):
         photographs(str(tmp_path / "nowhere"), "train")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match="comes with the package skimage, not found"):
-        photographs("embedded", "train")
 
 
 def test_random_crops_are_repeatable_differ_and_stay_in_the_picture(folder: Path) -> None:
