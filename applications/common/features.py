@@ -1,6 +1,5 @@
 """Features of images for Frechet distances: SqueezeNet 1.1 from local weights, and any net run over a whole set."""
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from applications.common.data import to_unit
 from applications.common.data.npz import read_npz
-from applications.common.places import data_folder
+from applications.common.places import Folder, data_folder
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
 
 SQUEEZENET: Final = ("fid", "squeezenet1_1_onnxzoo.npz")
@@ -25,7 +24,7 @@ _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 
 
-def find_weights(place: tuple[str, str], data_dir: str | os.PathLike[str] | None = None) -> Path:
+def find_weights(place: tuple[str, str], data_dir: Folder | None = None) -> Path:
     """Find a file of weights, `<data_dir>/<folder>/<name>` or `<data_dir>/<name>`; nothing is ever downloaded.
 
     Arguments:
@@ -175,7 +174,7 @@ class SqueezeNet(nn.Module):
         return maps
 
 
-def squeezenet(data_dir: str | os.PathLike[str] | None = None) -> SqueezeNet:
+def squeezenet(data_dir: Folder | None = None) -> SqueezeNet:
     """Load SqueezeNet 1.1 from `fid/` in the data folder.
 
     Arguments:

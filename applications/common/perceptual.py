@@ -1,7 +1,6 @@
 """Distances between images that follow the eye rather than the pixel; differentiable, as a loss and as a metric."""
 
 import math
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from applications.common.features import as_rgb, enlarged, find_weights, load_weights
+from applications.common.places import Folder
 from induced.errors import DataError, DomainError, DtypeError, ShapeError
 
 NAMES: Final = ("auto", "pyramid", "st-lpips")
@@ -146,7 +146,7 @@ class PyramidDistance(PerceptualDistance):
         return total + _mean_size(level)
 
 
-def perceptual(data_dir: str | os.PathLike[str] | None = None, name: str = "auto") -> PerceptualDistance:
+def perceptual(data_dir: Folder | None = None, name: str = "auto") -> PerceptualDistance:
     """Choose a perceptual distance.
 
     Arguments:

@@ -7,10 +7,11 @@ from platformdirs import user_cache_path
 
 from induced.errors import DataError
 
-Given = str | os.PathLike[str] | None
+Folder = str | os.PathLike[str]
+"""A folder as a caller names it."""
 
 
-def data_folder(given: Given, need: str) -> Path:
+def data_folder(given: Folder | None, need: str) -> Path:
     """The folder of data sets and weights: the given one, else $INDUCED_DATA; ~ is the home folder.
 
     Arguments:
@@ -31,7 +32,7 @@ def data_folder(given: Given, need: str) -> Path:
     return folder
 
 
-def cache_folder(given: Given = None) -> Path:
+def cache_folder(given: Folder | None = None) -> Path:
     """The folder of caches: the given one, else $INDUCED_CACHE, else `induced` among the user's caches on this platform."""
     named = given or os.environ.get("INDUCED_CACHE")
     return Path(named).expanduser() if named else user_cache_path("induced", appauthor=False)

@@ -1,7 +1,6 @@
 """Generated images judged by as many real ones, in the features of a network."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from applications.common.data import ImageSet, to_uint8
 from applications.common.features import extract, squeezenet
 from applications.common.inception import inception
 from applications.common.metrics import class_balance, frechet_distance, precision_recall
+from applications.common.places import Folder
 from induced.errors import ShapeError
 
 
@@ -50,13 +50,7 @@ def is_of_digits(data: ImageSet) -> bool:
     return data.name.startswith("mnist")
 
 
-def quality(
-    samples: Tensor,
-    real: ImageSet,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    fid_weights: Path | None = None,
-) -> Quality:
+def quality(samples: Tensor, real: ImageSet, data_dir: Folder | None = None, *, fid_weights: Path | None = None) -> Quality:
     """Judge samples in [-1, 1] by as many real images, spread evenly over the set: many sets are sorted by class.
 
     Arguments:

@@ -228,13 +228,7 @@ class Run:
         return sorted(found, key=step_of)
 
     def save(
-        self,
-        step: int,
-        model: Mapping[str, Tensor],
-        average: nn.Module,
-        optimizer: Mapping[str, Any],
-        *,
-        keep: int = 2,
+        self, step: int, model: Mapping[str, Tensor], average: nn.Module, optimizer: Mapping[str, Any], *, keep: int = 2
     ) -> Path:
         """Write a checkpoint, there whole or not at all whenever the process dies; then delete the oldest ones.
 

@@ -72,9 +72,7 @@ def promises(model: FlowMatching, f: Linearizer, x0: Tensor, x1: Tensor, steps: 
     z0, z1 = X.coords(x0), Y.coords(x1)
     collapsed, stepped = f.core(z0), model.transport(z0, steps)
     size, terms = max(longest(z0), longest(stepped)), math.sqrt(model.dim)
-    found = [
-        compare("one step is the many", "eq. 17", collapsed - stepped, size, (STAGES * steps + terms) * size, x0),
-    ]
+    found = [compare("one step is the many", "eq. 17", collapsed - stepped, size, (STAGES * steps + terms) * size, x0)]
     law, cond = "f(f^-1(x)) = x", float(f.cond())
     if cond < 1 / torch.finfo(x1.dtype).eps:
         codes = encode(f, x1)

@@ -1,6 +1,5 @@
 """Training of flow matching into a run folder."""
 
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Unpack, cast
@@ -14,6 +13,7 @@ from applications.common.data.table import EXAMPLES, SUFFIXES, is_table
 from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
+from applications.common.places import Folder
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit, room
@@ -28,19 +28,13 @@ LATENT = "latent"
 """Subfolder of a run that holds its second stage."""
 
 
-def training_set(config: Config, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
+def training_set(config: Config, data_dir: Folder | None = None) -> ImageSet:
     """The images to train on; those that mnist5k holds out are left out wherever they occur."""
     options = {"leave_out": config.leave_out, "skip_bad": config.skip_bad}
     return training_images(config.data, config.model.shape, data_dir, **options)
 
 
-def train(
-    config: Config,
-    run: Run,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    **begin: Unpack[Start],
-) -> TrainingResult:
+def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: Unpack[Start]) -> TrainingResult:
     """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
 
     The second stage holds h and the family alone, and names the hash of the model that it was made from. Where a resumed run has

@@ -110,11 +110,7 @@ def encoded(model: FlowMatching, table: Table) -> Tensor:
     return coordinates.to(next(model.parameters()))
 
 
-def train_table(
-    config: Config,
-    run: Run,
-    **begin: Unpack[Start],
-) -> TrainingResult:
+def train_table(config: Config, run: Run, **begin: Unpack[Start]) -> TrainingResult:
     """Train on the rows of a table, one in five held out; compare samples with those in report.json and a picture in samples/.
 
     Raises:

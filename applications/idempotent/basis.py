@@ -48,25 +48,20 @@ class LatticeRotation(Bijection):
             self.register_buffer(name, shear.long())
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self._halves(x)
-        a = self._add(a, b, self.get_buffer("T"))
-        b = self._add(b, a, -self.get_buffer("S"))
-        a = self._add(a, b, self.get_buffer("T"))
-        return torch.cat([a, b], -1)
+        return self._sheared(x, self.get_buffer("T"), -self.get_buffer("S"))
 
     def inverse(self, z: Tensor) -> Tensor:
-        a, b = self._halves(z)
-        a = self._add(a, b, -self.get_buffer("T"))
-        b = self._add(b, a, self.get_buffer("S"))
-        a = self._add(a, b, -self.get_buffer("T"))
-        return torch.cat([a, b], -1)
+        return self._sheared(z, -self.get_buffer("T"), self.get_buffer("S"))
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self(x), self._batch_zeros(x)
 
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _sheared(self, x: Tensor, T: Tensor, S: Tensor) -> Tensor:
         on = require_range(rounded(x, self.lattice_step), self.bits, self.label)
-        return on[..., : self.rank], on[..., self.rank :]
+        a, b = on[..., : self.rank], on[..., self.rank :]
+        a = self._add(a, b, T)
+        b = self._add(b, a, S)
+        return torch.cat([self._add(a, b, T), b], -1)
 
     def _add(self, b: Tensor, a: Tensor, shear: Tensor) -> Tensor:
         """b + shear a, rounded to the lattice; -shear rounds to the negative of what shear rounds to."""

@@ -1,6 +1,5 @@
 """Training of the idempotent generator into a run folder."""
 
-import os
 from typing import Unpack
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from applications.common.data import ImageSet, to_uint8, to_unit
 from applications.common.data.sets import training_images
 from applications.common.figures import grid
+from applications.common.places import Folder
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit
@@ -28,13 +28,7 @@ def start(config: Config, data: ImageSet) -> IdempotentObjective:
     return objective
 
 
-def train(
-    config: Config,
-    run: Run,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    **begin: Unpack[Start],
-) -> TrainingResult:
+def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: Unpack[Start]) -> TrainingResult:
     """Train a model from its seed into `run`; arguments and errors as `fit`."""
     ready(run, config.training, settings(config), **begin)
     options = {"leave_out": config.leave_out, "skip_bad": config.skip_bad}

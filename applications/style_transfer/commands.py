@@ -87,12 +87,7 @@ def style(
     print(f"wrote {write_picture(out, given.with_colours(y))}")
 
 
-def styles_command(
-    source: ModelSource,
-    picture: Path | None = None,
-    side: Count = 128,
-    out: Path = Path("styles.png"),
-) -> None:
+def styles_command(source: ModelSource, picture: Path | None = None, side: Count = 128, out: Path = Path("styles.png")) -> None:
     """Show the styles of a model: distances of the operators, their principal components, and what they make of a picture.
 
     Args:

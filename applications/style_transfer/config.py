@@ -118,9 +118,4 @@ class Config:
 def settings(config: Config) -> dict[str, Any]:
     """What a run folder records beside the settings of training."""
     crops = {"photographs": config.photographs, "crops": config.crops, "side": config.side}
-    return {
-        "application": "style_transfer",
-        "model": asdict(config.model),
-        "objective": asdict(config.objective),
-        "pairs": crops,
-    }
+    return {"application": "style_transfer", "model": asdict(config.model), "objective": asdict(config.objective), "pairs": crops}

@@ -1,7 +1,6 @@
 """Crops of photographs and what the teachers make of them, computed once into a cache on disk of a known size."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from applications.common.data import Tensors, to_uint8
 from applications.common.data.cache import cached
 from applications.common.data.pictures import unit
-from applications.common.places import cache_folder
+from applications.common.places import Folder, cache_folder
 from applications.common.progress import Progress
 from applications.style_transfer.config import Config
 from applications.style_transfer.photographs import opened, photographs, random_crop
@@ -25,11 +24,7 @@ AT_ONCE = 8
 
 
 def pairs(
-    config: Config,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    device: torch.device | str = "cpu",
+    config: Config, data_dir: Folder | None = None, *, cache_dir: Folder | None = None, device: torch.device | str = "cpu"
 ) -> Tensors:
     """Random crops of training photographs and their stylised pictures, uint8 (crops, 1 + styles, 3, side, side).
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from applications.common.data.folder import names_below
-from applications.common.data.pictures import read_picture
+from applications.common.data.pictures import leave_out, read_picture
 from induced.errors import DataError
 
 EMBEDDED: Final = "embedded"
@@ -62,11 +62,7 @@ def opened(paths: Sequence[Path], *, skip_bad: bool = False) -> list[Image.Image
             found.append(read_picture(path, SMALLEST).colours)
         except DataError as error:
             bad.append(str(error))
-    if bad and not (skip_bad and found):
-        listed = "\n  ".join(bad)
-        raise DataError(f"{len(bad)} of {len(paths)} photographs cannot be used; mend them, or give --skip-bad:\n  {listed}")
-    if bad:
-        print(f"{len(bad)} of {len(paths)} photographs are left out: they cannot be decoded", flush=True)
+    leave_out(bad, len(paths), skip_bad)
     return found
 
 

@@ -1,13 +1,12 @@
 """The style networks that are distilled: those of Johnson et al. (2016) with instance norm, laid out as in pytorch/examples."""
 
-import os
 from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from applications.common.features import load_weights
-from applications.common.places import data_folder
+from applications.common.places import Folder, data_folder
 from induced.errors import DataError, ShapeError
 
 STYLES: Final = ("mosaic", "candy", "rain_princess", "udnie", "pointilism")
@@ -75,7 +74,7 @@ class Teacher(nn.Module):
         return (y.clamp(0, 255) + 0.5) / 128 - 1
 
 
-def load_teacher(style: str, data_dir: str | os.PathLike[str] | None = None) -> Teacher:
+def load_teacher(style: str, data_dir: Folder | None = None) -> Teacher:
     """The network of one style, frozen, from fast-style/STYLE.npz below the data folder.
 
     Arguments:

@@ -1,6 +1,5 @@
 """Training of style transfer into a run folder."""
 
-import os
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -11,6 +10,7 @@ from applications.common.data import to_uint8
 from applications.common.data.pictures import unit
 from applications.common.figures import grid
 from applications.common.perceptual import perceptual
+from applications.common.places import Folder
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit
@@ -20,7 +20,7 @@ from applications.style_transfer.objective import StyleObjective
 from applications.style_transfer.pairs import pairs
 
 
-def objective_for(config: Config, model: nn.Module, data_dir: str | os.PathLike[str] | None = None) -> StyleObjective:
+def objective_for(config: Config, model: nn.Module, data_dir: Folder | None = None) -> StyleObjective:
     """The objective of a model, with the perceptual distance that it asks for.
 
     Raises:
@@ -35,8 +35,8 @@ def train(
     run: Run,
     *,
     model: nn.Module | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    data_dir: Folder | None = None,
+    cache_dir: Folder | None = None,
     **begin: Unpack[Start],
 ) -> TrainingResult:
     """Train a model from its seed into `run`, or another network in its place; the rest as `fit` and `pairs`."""

@@ -91,7 +91,7 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path: Path, monkeypa
 
 def test_judge_says_when_the_weights_of_inception_are_missing(tmp_path: Path) -> None:
     said = refusal("judge", "--n", 4, "--fid-weights", tmp_path / "inception.pth")
-    assert re.search(r"inception\.pth: cannot be read as weights of Inception v3", said)
+    assert re.search(r"inception\.pth: cannot be read as weights of InceptionV3", said)
 
 
 def test_invert_prints_the_psnr_of_held_out_digits(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from applications.common.data.image_set import ImageSet, image_set
 from applications.common.data.npz import read_npz
@@ -33,7 +34,7 @@ def load_avatars(split: str, folder: Path) -> ImageSet:
     chosen = held_out if split == "test" else ~held_out
     labels = attributes[chosen, names.index(LABEL)]
     pixels = np.ascontiguousarray(images[chosen].transpose(0, 3, 1, 2))
-    return image_set(f"avatars64 {split}", pixels, labels, attributes[chosen], names)
+    return image_set(f"avatars64 {split}", pixels, labels, torch.from_numpy(attributes[chosen]), names)
 
 
 def _held_out(images: np.ndarray) -> np.ndarray:

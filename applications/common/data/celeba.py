@@ -1,13 +1,15 @@
 """celeba: the aligned faces with 40 attributes, as their authors lay them out (Liu, Luo, Wang and Tang, ICCV 2015)."""
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from applications.common.data.image_set import ImageSet, image_set
-from applications.common.data.squares import read_squares
+from applications.common.data.squares import Read
 from induced.errors import DataError
 
 SOURCE: Final = (178, 218)
@@ -20,16 +22,7 @@ _PARTITION: Final = "list_eval_partition.txt"
 _PARTS: Final = {"train": "0", "valid": "1", "test": "2"}
 
 
-def load_celeba(
-    split: str,
-    folder: Path,
-    size: int = 64,
-    *,
-    crop: int = 178,
-    grey: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-    skip_bad: bool = False,
-) -> ImageSet:
+def load_celeba(split: str, folder: Path, crop: int, read: Read) -> ImageSet:
     """Read one split of the authors' partition: the central square of side `crop`, resized; the label is `Smiling`."""
     if not 1 <= crop <= min(SOURCE):
         raise DataError(f"celeba is {SOURCE[0]}x{SOURCE[1]} pixels: crop lies in 1..{min(SOURCE)}, got {crop}")
@@ -43,9 +36,9 @@ def load_celeba(
     if len(present) != len(files):
         raise DataError(f"{pictures}: holds {len(present)} pictures; {attribute_list} lists {len(files)}")
     paths = [pictures / files[i] for i in chosen]
-    images, good = read_squares(paths, size, grey=grey, crop=crop, source=SOURCE, cache_dir=cache_dir, skip_bad=skip_bad)
-    kept = values[chosen][good]
-    return image_set(f"celeba {split} (crop {crop})", images, kept[:, names.index(LABEL)], kept, names)
+    images, good = read(paths, crop=crop, source=SOURCE)
+    kept = torch.from_numpy(values[chosen][good])
+    return image_set(f"celeba {split} (crop {crop})", images, kept[:, names.index(LABEL)].numpy(), kept, names)
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -83,16 +76,10 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray
 def _read_partition(path: Path, files: list[str], split: str) -> list[int]:
     """Read which files a split holds; the list must name the files of the other one, in their order."""
     lines = _lines(path)
-    if len(lines) != len(files):
-        raise DataError(f"{path}: holds {len(lines)} lines; {_LIST} lists {len(files)} pictures")
-    chosen = []
-    for i, (line, file) in enumerate(zip(lines, files, strict=True)):
-        fields = line.split()
-        if len(fields) != 2 or fields[0] != file or fields[1] not in _PARTS.values():
+    for i, (line, file) in enumerate(zip_longest(lines, files)):
+        if line is None or line.split() not in [[file, part] for part in _PARTS.values()]:
             raise DataError(f"{path}, line {i + 1}: {line!r}; expected {file!r}, as {_LIST} has it, and 0, 1 or 2")
-        if fields[1] == _PARTS[split]:
-            chosen.append(i)
-    return chosen
+    return [i for i, line in enumerate(lines) if line.split()[1] == _PARTS[split]]
 
 
 def _lines(path: Path) -> list[str]:

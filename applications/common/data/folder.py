@@ -11,29 +11,20 @@ import numpy as np
 
 from applications.common.data.image_set import ImageSet, image_set
 from applications.common.data.pictures import SUFFIXES
-from applications.common.data.squares import read_squares
+from applications.common.data.squares import Read, read_squares
 from induced.errors import DataError, ShapeError
 
 _HEAD: Final = 2**16
 """Bytes of a file that, with its size, tell which split it is in."""
 
 
-def load_folder(
-    split: str,
-    folder: Path,
-    size: int,
-    *,
-    grey: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-    skip_bad: bool = False,
-) -> ImageSet:
+def load_folder(split: str, folder: Path, read: Read) -> ImageSet:
     """Read one split, sorted by path; a picture is in the test split where the hash of its content says so (one in ten)."""
     found, chosen = _names(folder), names_below(split, folder)
     classes = sorted({name.split("/")[0] for name in found if "/" in name})
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[name.split("/")[0]] if "/" in name else len(classes) for name in chosen])
-    paths = [folder / name for name in chosen]
-    images, kept = read_squares(paths, size, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
+    images, kept = read([folder / name for name in chosen])
     return image_set(f"folder {folder.name} {split}", images, labels[kept], class_names=(*classes, "no subfolder"))
 
 

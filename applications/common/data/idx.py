@@ -1,7 +1,8 @@
 """The format of MNIST, and the data sets in it: mnist, fashion-mnist, and the part of mnist that a package embeds."""
 
 import gzip
-import os
+import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Final
@@ -12,53 +13,31 @@ from applications.common.data.image_set import ImageSet, image_set
 from induced.errors import DataError
 
 _HELD_OUT_PER_CLASS: Final = 50
-
-_IDX_DTYPES: Final = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _STEMS: Final = {"train": "train", "test": "t10k"}
 _TORCHVISION: Final = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read one IDX file (the format of MNIST), plain or gzip-compressed; the content decides which, not the name.
-
-    Arguments:
-        path: The file.
-
-    Returns:
-        The array in native byte order, of the shape and dtype its header declares.
+def read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file of bytes, gzipped or not: 00 00 08, the number of dimensions, each of them, then the elements.
 
     Raises:
-        DataError: the file is missing, no IDX file, of an unknown element type, or its length is not what its header
-            declares; also a damaged or truncated gzip stream.
+        DataError: the file cannot be read, is of another format or element type, or is truncated.
     """
-    path = Path(path)
     content = _read_bytes(path)
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(
-            f"{path}: starts with the bytes {content[:4].hex(' ') or '(none)'}; an IDX file starts with 00 00, then "
-            "its element type and its number of dimensions (is this another format?)"
-        )
-    code, ndim = content[2], content[3]
-    if code not in _IDX_DTYPES:
-        known = ", ".join(f"0x{known:02x}" for known in _IDX_DTYPES)
-        raise DataError(f"{path}: element type 0x{code:02x} is none of IDX ({known})")
+    ndim = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * ndim
-    if ndim == 0 or len(content) < start:
+    if not ndim or len(content) < start:
         raise DataError(
-            f"{path}: the header declares {ndim} dimensions and the file holds {len(content)} bytes; expected at least "
-            f"one dimension and {start} bytes of header"
+            f"{path}: {len(content)} bytes that start with {content[:4].hex(' ') or 'nothing'}; an IDX file of bytes starts with "
+            "00 00 08, its number of dimensions, and each of them in 4 bytes (is this another format?)"
         )
-    shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim))
-    dtype = np.dtype(_IDX_DTYPES[code])
-    expected = dtype.itemsize
-    for side in shape:
-        expected *= side
-    if len(content) - start != expected:
+    shape = struct.unpack(f">{ndim}I", content[4:start])
+    if len(content) - start != math.prod(shape):
         raise DataError(
-            f"{path}: the header declares shape {shape} of {dtype.name}, that is {expected} bytes, and "
-            f"{len(content) - start} follow it (a truncated download, or two files joined?)"
+            f"{path}: the header declares shape {shape}, that is {math.prod(shape)} bytes, and {len(content) - start} follow it "
+            "(a truncated download, or two files joined?)"
         )
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -81,13 +60,10 @@ def load_mnist(name: str, split: str, folder: Path) -> ImageSet:
     files = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
     image_path, label_path = (_find(name, folder, file) for file in files)
     images, labels = read_idx(image_path), read_idx(label_path)
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise DataError(f"{image_path}: holds {images.dtype} of shape {images.shape}; expected uint8 images (N, H, W)")
-    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{label_path}: holds {labels.dtype} of shape {labels.shape}; expected uint8 of shape {images.shape[:1]}, "
-            f"one label for each image of {image_path}"
-        )
+    if images.ndim != 3:
+        raise DataError(f"{image_path}: holds bytes of shape {images.shape}; expected images (N, H, W)")
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{label_path}: holds labels of shape {labels.shape}; {image_path} has {len(images)} images")
     if labels.size and labels.max() > 9:
         raise DataError(f"{label_path}: holds the label {labels.max()}; the classes of {name} are 0 to 9")
     return image_set(f"{name} {split}", images[:, None], labels)

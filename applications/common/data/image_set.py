@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -40,24 +40,17 @@ class ImageSet(Source):
 
     def __post_init__(self) -> None:
         """Refuse tensors that are no image set."""
-        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
-            raise DtypeError(
-                f"image set {self.name!r} holds images of {self.images.dtype} and labels of {self.labels.dtype}; "
-                "expected torch.uint8 and torch.int64 (to_uint8 turns images in [-1, 1] into uint8)"
-            )
-        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
-            raise ShapeError(
-                f"image set {self.name!r} holds images of shape {tuple(self.images.shape)} and labels of shape "
-                f"{tuple(self.labels.shape)}; expected (N, C, H, W) and (N,)"
-            )
-        if self.attributes is not None and self.attributes.dtype != torch.uint8:
-            raise DtypeError(f"image set {self.name!r} holds attributes of {self.attributes.dtype}; expected torch.uint8")
-        shape = (len(self.images), 0) if self.attributes is None else tuple(self.attributes.shape)
-        if shape != (len(self.images), len(self.attribute_names)):
-            raise ShapeError(
-                f"image set {self.name!r} holds attributes of shape {shape} under {len(self.attribute_names)} names for "
-                f"{len(self.images)} images; expected (N, k) and k names"
-            )
+        attributes = self.images.new_empty(len(self.images), 0) if self.attributes is None else self.attributes
+        held = {"images": self.images, "labels": self.labels, "attributes": attributes}
+        for (name, tensor), dtype in zip(held.items(), (torch.uint8, torch.int64, torch.uint8), strict=True):
+            if tensor.dtype != dtype:
+                raise DtypeError(
+                    f"image set {self.name!r} holds {name} of {tensor.dtype}, expected {dtype} (to_uint8 makes images)"
+                )
+        n, k = len(self.images), len(self.attribute_names)
+        if self.images.ndim != 4 or self.labels.shape != (n,) or attributes.shape != (n, k):
+            shapes = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in held.items())
+            raise ShapeError(f"image set {self.name!r} holds {shapes}; expected (N, C, H, W), (N,) and (N, {k}) for {k} names")
 
     def __len__(self) -> int:
         """Count the images."""
@@ -109,15 +102,6 @@ class ImageSet(Source):
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], attributes=attributes)
 
 
-def image_set(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    attributes: np.ndarray | None = None,
-    attribute_names: tuple[str, ...] = (),
-    class_names: tuple[str, ...] = (),
-) -> ImageSet:
-    """Wrap arrays without copying the images; labels widen to int64."""
-    known = None if attributes is None else torch.from_numpy(attributes.astype(np.uint8))
-    classes = torch.from_numpy(labels.astype(np.int64))
-    return ImageSet(name, torch.from_numpy(images), classes, known, attribute_names, class_names)
+def image_set(name: str, images: np.ndarray, labels: np.ndarray, *more: Any, **named: Any) -> ImageSet:
+    """Wrap arrays, without copying the images; labels widen to int64. What is known besides is given as to `ImageSet`."""
+    return ImageSet(name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), *more, **named)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".w
 _DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _BITS_PER_SAMPLE: Final = 258
 _QUALITY: Final = 95
+_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,22 @@ def read_picture(path: Path, smallest: int = 1) -> Picture:
     if min(colours.size) < smallest:
         raise DataError(f"{path}: is {colours.width}x{colours.height} pixels; sides of at least {smallest} are needed")
     return Picture(colours, alpha, frames)
+
+
+def leave_out(reasons: Sequence[str], total: int, skip_bad: bool) -> None:
+    """Say how many pictures are left out, where some cannot be used.
+
+    Raises:
+        DataError: they are not to be left out, or no other is there: each is named, with its reason.
+    """
+    if reasons and (not skip_bad or len(reasons) == total):
+        listed = "\n  ".join(reasons[:_SHOWN]) + (f"\n  and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
+        raise DataError(
+            f"{len(reasons)} of {total} pictures cannot be used; mend or remove them, or leave them out with --skip-bad "
+            f"(skip_bad=True):\n  {listed}"
+        )
+    if reasons:
+        print(f"{len(reasons)} of {total} pictures are left out: they cannot be decoded", flush=True)
 
 
 def picture_file(path: Path, *others: str) -> Path:

@@ -1,6 +1,6 @@
 """The image data sets by name: one split of each, whole or as a model of some shape takes it."""
 
-import os
+from functools import partial
 from typing import Final
 
 import torch
@@ -11,7 +11,8 @@ from applications.common.data.folder import load_folder
 from applications.common.data.idx import load_mnist, load_mnist5k
 from applications.common.data.image_set import ImageSet
 from applications.common.data.pixels import unit_shape
-from applications.common.places import data_folder
+from applications.common.data.squares import read_squares
+from applications.common.places import Folder, data_folder
 from induced.errors import DataError, ShapeError
 
 NAMES: Final = ("mnist", "mnist5k", "fashion-mnist", "avatars64", "celeba", "folder")
@@ -31,12 +32,12 @@ _NEEDS: Final = {
 def load(
     name: str,
     split: str,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: Folder | None = None,
     *,
     size: int | None = None,
     crop: int = 178,
     grey: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: Folder | None = None,
     skip_bad: bool = False,
 ) -> ImageSet:
     """Load one split of a data set from local files (docs/guide/data.md); nothing is ever downloaded.
@@ -73,18 +74,16 @@ def load(
     if name == "mnist5k":
         return load_mnist5k(split)
     folder = data_folder(data_dir, f"{name} needs {_NEEDS[name]} (the data set mnist5k needs no files)")
-    side = 64 if size is None else size
     if name == "avatars64":
         return load_avatars(split, folder)
+    read = partial(read_squares, size=64 if size is None else size, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
     if name == "celeba":
-        return load_celeba(split, folder, side, crop=crop, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
-    if name == "folder":
-        return load_folder(split, folder, side, grey=grey, cache_dir=cache_dir, skip_bad=skip_bad)
-    return load_mnist(name, split, folder)
+        return load_celeba(split, folder, crop, read)
+    return load_folder(split, folder, read) if name == "folder" else load_mnist(name, split, folder)
 
 
 def images_of_shape(
-    name: str, split: str, shape: tuple[int, ...], data_dir: str | os.PathLike[str] | None = None, *, skip_bad: bool = False
+    name: str, split: str, shape: tuple[int, ...], data_dir: Folder | None = None, *, skip_bad: bool = False
 ) -> ImageSet:
     """Load one split for a model that takes points of a shape (C, H, W); `celeba` and `folder` are read at this size.
 
@@ -101,12 +100,7 @@ def images_of_shape(
 
 
 def training_images(
-    name: str,
-    shape: tuple[int, ...],
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    leave_out: bool = True,
-    skip_bad: bool = False,
+    name: str, shape: tuple[int, ...], data_dir: Folder | None = None, *, leave_out: bool = True, skip_bad: bool = False
 ) -> ImageSet:
     """Load the images that a model is trained on, as `images_of_shape`; `leave_out`: without those that mnist5k holds out."""
     data = images_of_shape(name, "train", shape, data_dir, skip_bad=skip_bad)

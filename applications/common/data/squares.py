@@ -15,17 +15,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from applications.common.data.cache import cached
-from applications.common.data.pictures import read_picture
-from applications.common.places import cache_folder
+from applications.common.data.pictures import leave_out, read_picture
+from applications.common.places import Folder, cache_folder
 from induced.errors import DataError, DomainError
 
 Square = tuple[np.ndarray, int]
+Read = Callable[..., tuple[np.ndarray, np.ndarray]]
+"""`read_squares` of a size, with what is common to all pictures; `crop` and `source` are left to say."""
 """Pixels, and how many frames the file has."""
 
 _AT_ONCE: Final = 256
 _READER: Final = "sRGB, alpha on white"
 """What `read_square` does, hashed into the name of the cache."""
-_SHOWN: Final = 20
 _BAD, _STILL, _ANIMATED = range(3)
 
 
@@ -66,7 +67,7 @@ def read_squares(
     grey: bool = False,
     crop: int | None = None,
     source: tuple[int, int] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: Folder | None = None,
     skip_bad: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode pictures into a file of the cache, once; a changed picture, or another size, makes another file.
@@ -109,14 +110,7 @@ def read_squares(
     good = np.flatnonzero(kinds != _BAD)
     if len(good) == len(paths):
         return images, good
-    reasons = [_reason(path, read) for path, kind in zip(paths, kinds, strict=True) if kind == _BAD]
-    if not skip_bad or not len(good):
-        listed = "\n  ".join(reasons[:_SHOWN]) + (f"\n  and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
-        raise DataError(
-            f"{len(reasons)} of {len(paths)} pictures cannot be used; mend or remove them, or leave them out with --skip-bad "
-            f"(skip_bad=True):\n  {listed}"
-        )
-    print(f"{len(reasons)} of {len(paths)} pictures are left out: they cannot be decoded", flush=True)
+    leave_out([_reason(path, read) for path, kind in zip(paths, kinds, strict=True) if kind == _BAD], len(paths), skip_bad)
     chunks = partial(_chunks, images, good)
     return cached(file.with_stem(f"{file.stem}-good"), (len(good), *item), chunks), good
 

@@ -5,7 +5,6 @@ import io
 import math
 import os
 import shlex
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from applications.common.data.idx import load_mnist5k
+from applications.common.data.npz import read_npz
 from induced.errors import DataError, ShapeError
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".npy", ".npz")
@@ -25,9 +25,6 @@ LEAST: Final = 50
 HELD_OUT: Final = 5
 """One row in so many is held out, chosen by a permutation that depends on the number of rows alone."""
 _SHOWN: Final = 5
-_LARGE: Final = 2**28
-_RATIO: Final = 100
-"""An npz file of more than _LARGE bytes unpacks to at most so many times its own."""
 
 
 @final
@@ -57,8 +54,10 @@ class Table:
             )
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
             raise DataError(f"{self.name}: more than one column is called {', '.join(map(repr, twice))}; give each its own name")
-        if bool((bad := ~self.rows.isfinite()).any()):
-            raise DataError(_missing(self.name, self.columns, bad, "a missing value (NaN) or an infinite one", 0, "row"))
+        if (bad := ~self.rows.isfinite().numpy()).any():
+            raise DataError(
+                _missing(self.name, self.columns, bad, "a missing value (NaN) or an infinite one", np.arange(len(bad)), "row")
+            )
 
     def take(self, columns: Sequence[str]) -> "Table":
         """The table of some columns, in the order given; all of them where none is given.
@@ -209,22 +208,16 @@ def _from_text(path: Path, columns: Sequence[str]) -> Table:
             count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
             raise DataError(f"{path}, line {line}: has {count}, expected {len(names)}, one for each of {', '.join(names)}")
     named = Table(str(path), names, torch.zeros(0, len(names), dtype=torch.float64)).take(columns)
-    wanted = [names.index(name) for name in named.columns]
-    values = np.full((len(body), len(wanted)), math.nan)
-    for row, (line, cells) in enumerate(body):
-        for place, column in enumerate(wanted):
-            number = _number(cells[column])
-            if number is None and cells[column].lower() not in _ABSENT:
-                raise DataError(
-                    f"{path}, line {line}: column {names[column]!r} holds text, {cells[column]!r}; expected a number. "
-                    f"{_remedy(cells[column], names, [cells for _, cells in body])}"
-                )
-            values[row, place] = math.nan if number is None else number
+    wanted = [(names.index(name), name) for name in named.columns]
+    for line, cells in body:
+        if words := [(cells[i], name) for i, name in wanted if not _is_number(cells[i])]:
+            word, name = words[0]
+            remedy = _remedy(word, names, [cells for _, cells in body])
+            raise DataError(f"{path}, line {line}: column {name!r} holds text, {word!r}; expected a number. {remedy}")
+    values = np.array([[_number(cells[i]) for i, _ in wanted] for _, cells in body], np.float64).reshape(-1, len(wanted))
     if (bad := ~np.isfinite(values)).any():
-        numbers = np.array([line for line, _ in body])
-        raise DataError(
-            _missing(str(path), named.columns, torch.from_numpy(bad), "no number, or an infinite one,", numbers, "line")
-        )
+        lines_of = np.array([line for line, _ in body])
+        raise DataError(_missing(str(path), named.columns, bad, "no number, or an infinite one,", lines_of, "line"))
     return replace(named, rows=torch.from_numpy(values))
 
 
@@ -232,11 +225,7 @@ def _remedy(cell: str, names: Sequence[str], body: Sequence[Sequence[str]]) -> s
     """What to do about a cell of text: decimals with a point, or the columns that hold numbers alone."""
     if _number(cell.replace(",", ".")) is not None:
         return "Write decimals with a point"
-    some = [
-        name
-        for i, name in enumerate(names)
-        if all(_number(cells[i]) is not None or cells[i].lower() in _ABSENT for cells in body)
-    ]
+    some = [name for i, name in enumerate(names) if all(_is_number(cells[i]) for cells in body)]
     others = f", or take other columns: --columns {shlex.join(some[:_SHOWN])}{' ...' * (len(some) > _SHOWN)}" if some else ""
     return f"Code it as numbers{others}"
 
@@ -251,18 +240,17 @@ def _number(cell: str) -> float | None:
         return None
 
 
+def _is_number(cell: str) -> bool:
+    """Whether a cell holds a number, or says that there is none."""
+    return _number(cell) is not None or cell.lower() in _ABSENT
+
+
 def _from_numpy(path: Path) -> Table:
     try:
-        if path.suffix.lower() == ".npz":
-            with zipfile.ZipFile(path) as packed:
-                size = sum(entry.file_size for entry in packed.infolist())
-            if size > max(_LARGE, _RATIO * path.stat().st_size):
-                raise DataError(f"{path}: would unpack to {size} bytes, over {_RATIO} times its own: write it with numpy.savez")
-        found = np.load(path, allow_pickle=False)
-        arrays = {"": found} if isinstance(found, np.ndarray) else {name: np.asarray(found[name]) for name in found.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
+        with path.open("rb") as file:
+            is_npz = path.suffix.lower() == ".npz"
+            arrays = read_npz(path) if is_npz else {"": np.lib.format.read_array(file, allow_pickle=False)}
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         # numpy's own words for what is no array advise to unpickle it
         why = "it is damaged, too large, no .npy or .npz file, or holds objects: write numbers with numpy.save"
         raise DataError(f"{path}: cannot be read as an array of numbers; {why}") from error
@@ -283,13 +271,12 @@ def _numbered(n: int) -> tuple[str, ...]:
     return tuple(f"x{k + 1}" for k in range(n))
 
 
-def _missing(name: str, columns: Sequence[str], bad: Tensor, what: str, numbers: np.ndarray | int, unit: str) -> str:
+def _missing(name: str, columns: Sequence[str], bad: np.ndarray, what: str, numbers: np.ndarray, unit: str) -> str:
     """What to say of cells that are no finite numbers: where they are, and what to do."""
-    rows = bad.any(1).nonzero().flatten().numpy()
-    where = rows if isinstance(numbers, int) else numbers[rows]
+    where = numbers[bad.any(1)]
     shown = f"{unit}{'s' * (len(where) > 1)} " + ", ".join(map(str, where[:_SHOWN])) + (" ..." if len(where) > _SHOWN else "")
-    held = ", ".join(column for column, any_bad in zip(columns, bad.any(0).tolist(), strict=True) if any_bad)
+    held = ", ".join(np.array(columns)[bad.any(0)])
     return (
-        f"{name}: {len(rows)} of {len(bad)} rows hold {what} in {held} ({shown}): leave these rows out, "
+        f"{name}: {len(where)} of {len(bad)} rows hold {what} in {held} ({shown}): leave these rows out, "
         "fill them in, or take other columns (--columns)"
     )

@@ -210,9 +210,9 @@ def test_damaged_photographs_are_all_named_or_left_out(tmp_path: Path, capsys: p
         Image.new("RGB", (32, 24)).save(path)
     for path in bad:
         path.write_text("text")
-    with pytest.raises(DataError, match=r"(?s)2 of 4 photographs cannot be used; .*--skip-bad:.*a\.png: no picture.*b\.png: no "):
+    with pytest.raises(DataError, match=r"(?s)2 of 4 pictures cannot be used; .*--skip-bad .*a\.png: no picture.*b\.png: no "):
         opened([good[0], *bad, good[1]])
     assert len(opened([good[0], *bad, good[1]], skip_bad=True)) == 2
-    assert "2 of 4 photographs are left out" in capsys.readouterr().out
-    with pytest.raises(DataError, match="2 of 2 photographs cannot be used"):
+    assert "2 of 4 pictures are left out" in capsys.readouterr().out
+    with pytest.raises(DataError, match="2 of 2 pictures cannot be used"):
         opened(bad, skip_bad=True)
