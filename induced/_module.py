@@ -86,8 +86,9 @@ class Module(ByValue, nn.Module):
 
     @property
     def device(self) -> torch.device | None:
-        """The device of what is held; None where that of the input is taken."""
+        """The device of what is held, buffers among it; None where that of the input is taken."""
         like = self._reference()
+        like = next(iter(self._tensors()), None) if like is None else like
         return None if like is None else like.device
 
     def named_modules(

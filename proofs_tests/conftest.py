@@ -1,11 +1,13 @@
 """Settings of every test: one thread, fixed seeds, and how many examples a property test draws."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from proofs_tests.device import StandIn
 from proofs_tests.statements import table
 
 settings.register_profile("dev", max_examples=10, deadline=None)
@@ -24,10 +26,32 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def gpu() -> Iterator[StandIn]:
+    """The stand-in device, entered: `gpu.device`, and `with gpu.recording() as log`."""
+    try:
+        stand_in = StandIn()
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+    with stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of --device, or the stand-in, entered."""
+    name: str | None = request.config.getoption("--device")
+    if name is not None:
+        return torch.device(name)
+    stand_in: StandIn = request.getfixturevalue("gpu")
+    return stand_in.device
+
+
 ENOUGH = 200
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="run the tests of devices on this one, as cuda; by default on a stand-in (device.py)")
     parser.addoption("--statements", action="store_true", help="end with the table of statements, however few tests ran")
 
 

@@ -109,13 +109,7 @@ class HilbertSpace(Module, ABC):
         if not isinstance(points, Tensor):
             require_alike(*points)
         stacked = points if isinstance(points, Tensor) else torch.stack(list(points)) if len(points) else torch.zeros(0)
-        count = (
-            weights.shape[0]
-            if isinstance(weights, Tensor) and weights.dim()
-            else -1
-            if isinstance(weights, Tensor)
-            else len(weights)
-        )
+        count = -1 if isinstance(weights, Tensor) and not weights.dim() else len(weights)
         if stacked.shape[:1] != (count,) or count == 0:
             raise ShapeError(
                 f"combine needs as many weights as points, at least one; got {count} weights, points {tuple(stacked.shape)}"
@@ -180,12 +174,16 @@ class HilbertSpace(Module, ABC):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n points whose coordinates are independent standard normal, of shape (n, *shape)."""
-        return self.point(self._empty((n,), dtype, device).normal_(generator=generator))
+        """n points whose coordinates are independent standard normal, of shape (n, *shape).
+
+        A generator draws on its own device: one of the CPU gives the same points on every device.
+        """
+        device = device or self.device
+        z = self._empty((n,), dtype, device if generator is None else generator.device).normal_(generator=generator)
+        return self.point(z.to(device))
 
     def _empty(self, batch: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-        dtype, device = dtype or self.dtype, device or self.device
-        return torch.empty(*batch, self.dim, dtype=dtype, device=device)
+        return torch.empty(*batch, self.dim, dtype=dtype or self.dtype, device=device or self.device)
 
     def mean(self, points: Tensor) -> Tensor:
         """The induced mean g^-1(mean g(x_i)) over the first dimension of points (k, *batch, *shape).

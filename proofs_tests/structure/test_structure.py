@@ -69,7 +69,7 @@ OF_EXTRAS = {"FrEIA", "mlxtend", "nflows", "onnxruntime", "sklearn", "tyro"}
 """What a function may import: a package of an optional extra that little needs, or that takes long."""
 
 OF_OTHERS = {"_C", "_dynamo", "_embedding_net", "_exit", "_functorch", "_replace", "_repr_html_", "_transform", "_version"}
-OF_OTHERS |= {"_buffers", "_modules", "_parameters"}
+OF_OTHERS |= {"_buffers", "_getframe", "_make_wrapper_subclass", "_modules", "_parameters"}
 """Names with an underscore that Python, torch, IPython or nflows have."""
 
 
