@@ -13,9 +13,9 @@ from induced import operators as ops
 from induced.bijections import Bijection, roundtrip
 from induced.bijections.amplification import rounding
 from induced.operators import LinearOperator, identity
+from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
 from induced.operators.linalg import Inverse
 from induced.operators.spectral import invariant_subspaces
-from induced.operators.krylov import iterative_solve, truncated_eigenvalues, truncated_svd
 from induced.subspaces import principal_components
 
 Answer = Any
@@ -83,12 +83,12 @@ SPACE: dict[str, SpaceQuestion] = {
     "sample": lambda X, x, z: X.sample(
         2, torch.Generator().manual_seed(3), dtype=x.dtype, device=None if holds_tensors(X) else x.device
     ),
-    "combine": lambda X, x, z: (X.combine((0.5, -0.5), (x, x)), X.combine(z[:2, 0], torch.stack([x, x]), X.mean(x)),
+    "combine": lambda X, x, z: (X.combine((0.5, -0.5), (x, x)), X.combine(z[:2, 0], torch.stack([x, x])), X.mean(x)),
 }
 SPACE_TOO: dict[str, SpaceQuestion] = {
     "lengths": lambda X, x, z: (X.inner(x, x), X.norm(x), X.distance(x, X.neg(x)), X.gram(x)),
     "angle": lambda X, x, z: X.angle(x, X.neg(x)),
-    "segment": lambda X, x, z: (X.segment(x, X.neg(x), 0.3), X.segment(x, X.neg(x), z[:, 0]),
+    "segment": lambda X, x, z: (X.segment(x, X.neg(x), 0.3), X.segment(x, X.neg(x), z[:, 0])),
     "geodesic": lambda X, x, z: X.geodesic(x, torch.zeros_like(x)),
     "metric": lambda X, x, z: X.metric(x),
     "orthonormalize": lambda X, x, z: X.orthonormalize(x),
