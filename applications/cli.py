@@ -1,15 +1,21 @@
 """The `induced` command: train, look at, and prove properties of models built on the library."""
 
 import difflib
+import functools
+import io
 import os
+import re
 import shlex
 import signal
 import sys
+import threading
 from argparse import ArgumentError, ArgumentParser, BooleanOptionalAction
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import tyro
 
@@ -137,10 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = [at_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     register_others()
     try:
-        _run(arguments)
+        with _interruptible():
+            _run(arguments)
     except BrokenPipeError:  # of `induced info FOLDER | head`; the flush at exit would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt as asked:  # Ctrl-C, or a training's answer to SIGTERM
+    except KeyboardInterrupt as asked:  # Ctrl-C or SIGTERM
         print(f"\ninduced: {'terminated' if asked.args else 'interrupted'}{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
     except InducedError as error:
@@ -162,8 +169,67 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"induced {induced.__version__}", flush=True)
         return
     name, command, rest = chosen(arguments)
-    tyro.cli(command, prog=f"induced {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    parsed(name, command, rest)()
     print(end="", flush=True)
+
+
+def parsed(name: str, command: Command, arguments: Sequence[str]) -> Callable[[], None]:
+    """A command with the options of a command line.
+
+    Raises:
+        SystemExit: of 2, after one line on stderr, where an option is unknown, lacking or cannot be meant; of 0 after its help.
+    """
+
+    @functools.wraps(command)
+    def bound(*args: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **options)
+
+    bound.__annotations__ = command.__annotations__
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            found: Callable[[], None] = tyro.cli(
+                bound, prog=f"induced {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+            )
+    except SystemExit:
+        if said.getvalue():
+            print(f"induced {name}: error: {unboxed(said.getvalue())}; `induced {name} --help` explains", file=sys.stderr)
+        raise
+    return found
+
+
+def unboxed(text: str) -> str:
+    """What tyro says in a box, as one sentence: the mistake, and the options that may be meant.
+
+    The box is drawn in lines, its title in the frame; or, where the terminal has none, in hyphens, its title above them.
+    """
+    parts = [" ".join(part.split()) for part in re.split(r"^ *-+ *$|[╭─╮│╰╯]{2,}", text.replace("│", " "), flags=re.MULTILINE)]
+    _, *parts = filter(None, parts)
+    mistake = re.sub(r"^Error parsing (config[\w.]*: )?", "", parts[0]).rstrip(".")
+    mistake = re.sub(r"no type matching .* Got errors: .*(?:'>|\]): ", "", mistake)  # of INT | None: what is wrong with the INT
+    mistake = re.sub(r"invalid literal for int\(\) with base 10:", "a whole number is needed, got", mistake)
+    mistake = mistake.replace("could not convert string to float:", "a number is needed, got")
+    if mistake.startswith("Missing from"):
+        mistake = f"missing: {', '.join(re.findall(r'--[a-z-]+ [A-Z][^ ]*', mistake))}"
+    meant = dict.fromkeys(option for part in parts if part.startswith("Perhaps") for option in re.findall(r"--[a-z-]+", part))
+    return mistake[0].lower() + mistake[1:] + f" (perhaps {' or '.join(meant)})" * bool(meant)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within it SIGTERM is a KeyboardInterrupt, as Ctrl-C is: files and locks are left in order, whatever is being done."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from induced.errors import CheckpointError
 
 DataName = Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"]
 M = TypeVar("M", bound=nn.Module)
+IMAGES: Final = 10**4
+"""More images, held in memory and shown in one picture, are a slip of the hand; ..."""
 MOST: Final = 10**6
-"""More images, rows or steps than that are a slip of the hand."""
+"""... so are more rows or steps."""
 
 
 def _whole(least: int, most: int) -> PrimitiveConstructorSpec[int]:
@@ -30,10 +32,12 @@ def _whole(least: int, most: int) -> PrimitiveConstructorSpec[int]:
     return PrimitiveConstructorSpec(1, "INT", read, lambda value: isinstance(value, int), lambda value: [str(value)])
 
 
-Count = Annotated[int, _whole(1, MOST)]
-"""How many, at least one."""
-Number = Annotated[int, _whole(0, MOST)]
+Count = Annotated[int, _whole(1, IMAGES)]
+"""How many images, at least one; or pixels of a side."""
+Number = Annotated[int, _whole(0, IMAGES)]
 """How many, or none."""
+Many = Annotated[int, _whole(1, MOST)]
+"""How many rows or steps, at least one."""
 Seed = Annotated[int, _whole(0, 2**63 - 1)]
 """A seed that every generator takes."""
 

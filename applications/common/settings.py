@@ -17,6 +17,17 @@ def at_least(least: float, settings: Any, *names: str) -> None:
             raise DomainError(f"{name} must be at least {least}, got {getattr(settings, name)}")
 
 
+def at_most(most: float, settings: Any, *names: str) -> None:
+    """Refuse settings above a bound.
+
+    Raises:
+        DomainError: one is, or is NaN.
+    """
+    for name in names:
+        if not getattr(settings, name) <= most:
+            raise DomainError(f"{name} must be at most {most}, got {getattr(settings, name)}")
+
+
 def flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """What nested mappings hold, by dotted names."""
     for name, value in tree.items():

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,14 @@ from applications.common.parallel import accelerator_for, accumulate, distribute
 from applications.common.progress import Progress
 from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
-from applications.common.settings import at_least
+from applications.common.settings import at_least, at_most
 from applications.common.watch import Watch, terminated
 from induced.errors import DataError, DomainError, ShapeError
 from induced.serialization.writing import require_registered
 
 Draws = dict[str, Tensor]
+LARGEST_BATCH: Final = 10**6
+"""A step draws its randomness for all rows at once."""
 Sampler = Callable[[nn.Module, int], Tensor | None]
 
 
@@ -70,6 +72,7 @@ class TrainingConfig:
         """Refuse values that cannot be meant."""
         at_least(1, self, "steps", "batch", "log_every", "checkpoint_every", "keep")
         at_least(0, self, "warmup", "sample_every", "final_fraction", "micro_batch")
+        at_most(LARGEST_BATCH, self, "batch")
         if not 0 <= self.seed < 2**63:
             raise DomainError(f"seed lies in 0..2^63 - 1, got {self.seed}")
         if not self.learning_rate > 0:

@@ -11,7 +11,7 @@ from applications.common.data import to_uint8, to_unit
 from applications.common.data.pictures import picture_file
 from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
-from applications.common.options import Count, DataSource, ModelSource, Number, Seed
+from applications.common.options import IMAGES, Count, DataSource, Many, ModelSource, Number, Seed
 from applications.common.quality import is_of_digits, quality
 from applications.flow_matching import evaluate
 from applications.flow_matching.model import FlowMatching
@@ -26,8 +26,8 @@ Method = Literal["euler", "midpoint", "rk4", "magnus4"]
 
 def sample(
     source: ModelSource,
-    n: Count = 64,
-    integrator_steps: Count = 100,
+    n: Many = 64,
+    integrator_steps: Many = 100,
     method: Method = "rk4",
     seed: Seed = 0,
     out: Path = Path("samples.png"),
@@ -43,6 +43,8 @@ def sample(
     """
     model = source.load(FlowMatching)
     out = picture_file(out, *(ROWS if model.config.vectors else ()))
+    if n > IMAGES and not model.config.vectors:
+        raise DomainError(f"a picture shows up to {IMAGES} images, got --n {n}")
     with torch.no_grad():
         images = draw(model.operator(integrator_steps, method), noise(model, n, seed))
     if model.config.vectors:
@@ -169,7 +171,7 @@ def judge(
             print(f"{float(bits.mean()):.3f} bits per dimension over {likelihood} held-out images")
 
 
-def tour_command(out: Path = Path("runs/tour"), steps: Count = BRIEF.training.steps, overwrite: bool = True) -> None:
+def tour_command(out: Path = Path("runs/tour"), steps: Many = BRIEF.training.steps, overwrite: bool = True) -> None:
     """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
 
     Args:

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from applications.common.settings import at_least
-from applications.common.training import TrainingConfig
+from applications.common.settings import at_least, at_most
+from applications.common.training import LARGEST_BATCH, TrainingConfig
 from induced.errors import DomainError
 
 
@@ -131,6 +131,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=2e-3, sample_every=500))
+
+    def __post_init__(self) -> None:
+        """Refuse a second stage that cannot be meant."""
+        at_least(0, self, "latent_steps")
+        at_least(1, self, "latent_batch")
+        at_most(LARGEST_BATCH, self, "latent_batch")
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -34,12 +34,12 @@ def style(
     source: ModelSource,
     mix: tuple[str, ...] = ("candy",),
     strength: float = 1.0,
-    rank: int | None = None,
+    rank: Count | None = None,
     remove: bool = False,
     into: tuple[str, ...] = (),
     rtol: float | None = None,
-    tile: int = TILE,
-    frame: int = FRAME,
+    tile: Count = TILE,
+    frame: Number = FRAME,
     out: Path = Path("styled.png"),
 ) -> None:
     """Put styles on a picture of any size, mix them, exaggerate them, take one off or change it for another.
@@ -66,8 +66,6 @@ def style(
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
     if remove and (strength != 1.0 or rank is not None):
         raise DomainError("--remove takes the whole style off: it goes with neither --strength nor --rank")
-    if frame < 0:
-        raise DomainError(f"--frame must not be negative, got {frame}")
     if remove:
         y = unstylise(model, x, weights, _weights(into) if into else None, rtol, frame=frame)
         side = 16 * model.config.stride

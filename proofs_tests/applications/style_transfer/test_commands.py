@@ -98,7 +98,6 @@ def test_options_that_contradict_each_other_are_refused(run: Path, folder: Path)
     assert "NAME=WEIGHT with a number, got 'candy=much'" in refusal(*given, "--mix", "candy=much")
     assert "'candy' occurs twice" in refusal(*given, "--mix", "candy", "candy=2")
     assert "no style is called 'monet'" in refusal(*given, "--mix", "monet")
-    assert "--frame must not be negative, got -1" in refusal(*given, "--frame", -1)
     assert "larger than two margins" in refusal(*given, "--tile", 8)
 
 
