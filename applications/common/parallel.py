@@ -1,18 +1,18 @@
 """One step of training over pieces of a batch and over processes: how gradients add up, and where weights live."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from induced.errors import DomainError, ShapeError
+
+Sharded = Callable[[Accelerator, nn.Module, torch.optim.Optimizer], nn.Module]
 
 _SHARDS = (
     "whose checkpoints are not those of a run folder; launch without it, and give --shard to share out the optimiser's state"
@@ -117,27 +117,14 @@ def distribute(accelerator: Accelerator, objective: nn.Module, optimizer: torch.
     if not (shard and distributed.is_initialized()):
         prepared: nn.Module = accelerator.prepare(objective)
         return prepared
-    for parameter in objective.parameters():
-        parameter.data = parameter.data.contiguous()
-    for value in objective.state_dict().values():
-        distributed.broadcast(value, 0)
-    state = optimizer.state_dict()
-    fully_shard(objective, mesh=init_device_mesh(accelerator.device.type, (accelerator.num_processes,)))
-    shards = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    for index, entries in state["state"].items():
-        mesh, placements = shards[index].device_mesh, shards[index].placements
-        for name, value in entries.items():
-            if value.ndim:
-                entries[name] = distribute_tensor(value, mesh, placements, src_data_rank=None)
-    optimizer.param_groups[0]["params"] = shards
-    optimizer.load_state_dict(state)
-    return objective
+    sharded: Sharded = import_module("applications.common.shards").sharded
+    return sharded(accelerator, objective, optimizer)
 
 
 def gather_weights(wrapped: nn.Module) -> None:
     """Make all weights whole on every process until the next backward pass; its forward pass would do so anyway."""
-    if isinstance(wrapped, FSDPModule):
-        wrapped.unshard()
+    if callable(unshard := getattr(wrapped, "unshard", None)):
+        unshard()
 
 
 def whole(state: Any, seen: dict[int, Tensor] | None = None) -> Any:
@@ -147,7 +134,7 @@ def whole(state: Any, seen: dict[int, Tensor] | None = None) -> Any:
         # A state read from a file has its tensors in another order on each process; they must exchange in one order.
         gathered = {key: whole(state[key], seen) for key in sorted(state, key=str)}
         return {key: gathered[key] for key in state}
-    if not isinstance(state, DTensor):
+    if not hasattr(state, "full_tensor"):
         return state
     return seen.setdefault(id(state), state.full_tensor())
 

@@ -19,6 +19,12 @@ COMMANDS = {
 }
 
 
+TRAIN = [
+    *("train", "flow-matching", "--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8"),
+    *("--rank", "4", "--batch", "16", "--log-every", "1", "--latent-steps", "2", "--latent-batch", "16"),
+]
+
+
 def command(*arguments: object) -> None:
     """The command line, in this process."""
     with pytest.MonkeyPatch.context() as patch:

@@ -3,9 +3,12 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,8 @@ from applications.flow_matching.config import Config, ModelConfig, ObjectiveConf
 from applications.idempotent import config as idempotent
 from applications.style_transfer import config as style_transfer
 from proofs_tests.applications.terminal import COMMANDS, command, prose
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -94,3 +99,10 @@ def test_help_lists_all_commands_by_application(capsys: pytest.CaptureFixture[st
 def test_the_version_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     command("--version")
     assert capsys.readouterr().out == f"induced {induced.__version__}\n"
+
+
+def test_what_few_commands_need_is_not_imported_by_all() -> None:
+    slow = ["torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "sklearn", "skimage"]
+    code = f"import sys, applications.cli; print([name for name in {slow} if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True, cwd=ROOT)
+    assert told.stdout == "[]\n"
