@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from applications.common.checkpoints import Checkpoint, read_checkpoint, step_of, write
 from applications.common.locks import held
-from applications.common.manifest import NAME, Manifest, conflicts, delete_run, read_manifest, require_within, write_manifest
+from applications.common.manifest import FILES, NAME, conflicts, delete_run, require_within, stages_of
 from applications.common.settings import flat
 from induced.errors import CheckpointError
 from induced.serialization import notes
@@ -42,7 +42,6 @@ FREE_SETTINGS: Final = frozenset(
 from diverging."""
 
 LOCK: Final = ".lock"
-TRAIN: Final = "train"
 COMMAND: Final = "command"
 
 
@@ -52,8 +51,6 @@ class Run:
     Arguments:
         folder: Where it is, or will be.
         later: Subfolders that hold later stages, runs themselves, the last one first: the model is that of the last stage.
-        maker: What makes the run. One other than "train" owns its folder alone: it begins in no folder that holds anything else.
-        files: Further files that it writes there.
         command: Options of a command line, recorded in config.json: what `induced train --resume` takes them from.
         label: What bars and lines of the log call a step.
     """
@@ -63,13 +60,10 @@ class Run:
         folder: str | os.PathLike[str],
         *,
         later: Sequence[str] = (),
-        maker: str = TRAIN,
-        files: Sequence[str] = (),
         command: str = "",
         label: str = "step",
     ) -> None:
-        self.folder, self.later, self.maker, self.files = Path(folder), tuple(later), maker, tuple(files)
-        self.command, self.label = command, label
+        self.folder, self.later, self.command, self.label = Path(folder), tuple(later), command, label
         self._is_locked = False
 
     def check(self, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, needed: int = 0) -> list[str]:
@@ -98,20 +92,13 @@ class Run:
             raise CheckpointError(f"{self.folder}: holds no run to go on with; start without --resume")
         if overwrite:
             require_within(self.folder)
-        manifest, found = read_manifest(self.folder), conflicts(self.folder)
-        if manifest is None and self.maker != TRAIN and self.folder.exists():
-            found = [path.name for path in self.folder.iterdir() if path.name != LOCK]
-        if manifest is None and found and not resume:
+        is_run, found = stages_of(self.folder) is not None, conflicts(self.folder)
+        if not is_run and found and not resume:
             raise CheckpointError(
                 f"{self.folder}: holds {', '.join(sorted(found)[:6])} and no {NAME} of a run, so these are files of something "
                 "else: they are neither deleted nor written over; choose another folder with --out"
             )
-        if manifest is not None and self.maker != TRAIN and manifest.maker != self.maker:
-            raise CheckpointError(
-                f"{self.folder}: is the folder of a run that {manifest.maker!r} made, not {self.maker!r}: it is neither deleted "
-                "nor written over; choose another folder with --out"
-            )
-        if manifest is not None and not (resume or overwrite):
+        if is_run and not (resume or overwrite):
             saved = [path.name for path in self.checkpoints()]
             raise CheckpointError(
                 f"{self.folder}: already holds {', '.join(found) or NAME} of an earlier run"
@@ -143,9 +130,7 @@ class Run:
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for leftover in (*self.folder.glob(PARTIAL + "*"), *(self.folder / "checkpoints").glob(PARTIAL + "*")):
             remove(leftover)
-        earlier = read_manifest(self.folder) or Manifest(self.maker)
-        own = dict.fromkeys((*earlier.files, *self.files))
-        write_manifest(self.folder, replace(earlier, files=tuple(own), stages=tuple({*earlier.stages, *self.later})))
+        write_json(self.folder / NAME, {"files": FILES, "stages": sorted({*(stages_of(self.folder) or ()), *self.later})})
         self.configure(config)
         return changed
 

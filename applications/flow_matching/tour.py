@@ -11,6 +11,7 @@ from torch import Tensor
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_figure, save_picture
 from applications.common.kinds import load_model
+from applications.common.manifest import NAME
 from applications.common.metrics import psnr
 from applications.common.options import ModelSource
 from applications.common.runs import Run
@@ -23,7 +24,9 @@ from applications.flow_matching.train import train
 from induced import Linearizer
 from induced.checks import Report, require
 from induced.checks.report import Reports
+from induced.errors import CheckpointError
 from induced.plot import plot_spectrum
+from induced.serialization.disk import write_json
 
 BRIEF = Config(latent_steps=1500, training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """Five to ten minutes on two cores."""
@@ -33,9 +36,9 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
     """Train on the embedded digits, write figures and report.json to `out`, and print the tables.
 
     Arguments:
-        out: the run folder; figures lie in it beside the checkpoints.
+        out: the folder; the run lies in it beside the figures.
         config: what to train, on the embedded digits.
-        overwrite: delete what an earlier tour wrote to the folder, and nothing else.
+        overwrite: delete the run of an earlier tour; its figures are written anew.
         say: where the text goes.
 
     Returns:
@@ -45,12 +48,14 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
         CheckpointError: the folder holds an earlier tour and `overwrite` is false; or it holds anything else.
         LawViolation: a law does not hold on the trained model.
     """
-    run = Run(out, maker="tour", files=tuple(_FIGURES))
+    run = Run(out / "run")
+    if out.is_dir() and any(out.iterdir()) and not (run.folder / NAME).exists():
+        raise CheckpointError(f"{out}: holds other files than a tour: they are not written over; choose another --out")
     run.check({}, overwrite=overwrite)
     say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
     say("   on 4,500 embedded MNIST digits (500 are held out).")
     result = train(config, run, overwrite=overwrite)
-    model = load_model(out, FlowMatching)
+    model = load_model(run.folder, FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")
     held_out = load("mnist5k", "test")
     images = to_unit(held_out.images[::5])
@@ -64,11 +69,11 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
             "timing": _timing(model, say),
             "pretrained": _pretrained(out, say),
         }
-    path = run.report(report)
+    path = write_json(out / "report.json", report)
     say(f"\nEverything lies in {out}/:")
     for name, what in _FIGURES.items():
         say(f"   {name:<24} {what}")
-    say(f"   {path.name:<24} every number above\n   checkpoints/, metrics.jsonl, tensorboard/   the training run")
+    say(f"   {path.name:<24} every number above\n   run/{' ' * 21}the training")
     return report
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import induced
 from applications.common import runs as runs_module
 from applications.common.data import ImageSet
-from applications.common.manifest import Manifest, delete_run, read_manifest, write_manifest
+from applications.common.manifest import delete_run, stages_of
 from applications.common.runs import Run
 from applications.flow_matching import tour as tour_module
 from applications.flow_matching import train as train_module
@@ -24,6 +24,7 @@ from applications.idempotent import train as idempotent_train
 from applications.style_transfer import config as style_config
 from applications.style_transfer import train as style_train
 from induced.errors import CheckpointError, DataError, ShapeError
+from induced.serialization.disk import write_json
 from proofs_tests.applications import toy
 from proofs_tests.applications.kept import CONFIG, SMALL, listing, pixels, strangers, train
 
@@ -109,7 +110,7 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path: Path, overwrite: 
         toy.train(tmp_path, overwrite=overwrite)
     with pytest.raises(CheckpointError, match=message):
         train(tmp_path, overwrite=overwrite)
-    with pytest.raises(CheckpointError, match="no manifest.json of a run, .* neither deleted nor written over"):
+    with pytest.raises(CheckpointError, match="holds other files than a tour: they are not written over; choose another --out"):
         tour(tmp_path, config=CONFIG, overwrite=overwrite)
     assert listing(tmp_path) == held
 
@@ -136,36 +137,33 @@ def test_a_tour_begins_in_its_own_folder_alone(tmp_path: Path, monkeypatch: pyte
 
     train(tmp_path / "long")
     held = listing(tmp_path / "long")
-    with pytest.raises(CheckpointError, match="is the folder of a run that 'train' made, not 'tour': it is neither deleted nor"):
+    with pytest.raises(CheckpointError, match="long: holds other files than a tour"):
         tour(tmp_path / "long", config=CONFIG, overwrite=True)
     assert listing(tmp_path / "long") == held
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "one_step.png").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"holds one_step\.png and no manifest"):
+    with pytest.raises(CheckpointError, match="other: holds other files than a tour"):
         tour(tmp_path / "other", config=CONFIG, overwrite=True)
     begin(tmp_path / "tour")
-    (tmp_path / "tour" / "one_step.png").write_text("of the tour")
     (tmp_path / "tour" / "notes.txt").write_text("mine")
     begin(tmp_path / "tour")
-    assert not (tmp_path / "tour" / "one_step.png").exists() and (tmp_path / "tour" / "notes.txt").exists()
+    assert (tmp_path / "tour" / "notes.txt").exists()
 
 
-def test_a_manifest_that_names_files_elsewhere_deletes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "thesis").write_text("mine")
+def test_a_manifest_that_names_folders_elsewhere_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "step-00000001").mkdir()
     (tmp_path / "run").mkdir()
-    for files, stages in ((("../thesis",), ()), ((str(tmp_path / "thesis"),), ()), ((), ("..",)), (("",), ())):
-        write_manifest(tmp_path / "run", Manifest("train", files, stages))
-        with pytest.raises(CheckpointError, match="is no manifest of a run, whose files lie in its folder: nothing is deleted"):
+    for stages in ([".."], ["../run"], [""], [str(tmp_path)], [3], "latent", None):
+        write_json(tmp_path / "run" / "manifest.json", {"stages": stages})
+        with pytest.raises(CheckpointError, match="is no manifest of a run, whose stages lie in its folder: nothing is deleted"):
             delete_run(tmp_path / "run")
-    (tmp_path / "run" / "link").symlink_to(tmp_path)
-    for files, stages in ((("link/thesis",), ()), ((), ("link",))):
-        write_manifest(tmp_path / "run", Manifest("train", files, stages))
-        with pytest.raises(CheckpointError, match="run/link: leads out of .*: nothing is deleted there; remove the link"):
+    for link, stages in (("checkpoints", []), ("link", ["link"])):
+        write_json(tmp_path / "run" / "manifest.json", {"stages": stages})
+        (tmp_path / "run" / link).symlink_to(tmp_path)
+        with pytest.raises(CheckpointError, match=f"run/{link}: leads out of .*: nothing is deleted there; remove the link"):
             Run(tmp_path / "run").check({}, overwrite=True)
-    write_manifest(tmp_path / "run", Manifest("train", ("***",)))
-    with pytest.raises(CheckpointError, match=r"manifest.json: lists what no file can be called \(Invalid pattern"):
-        delete_run(tmp_path / "run")
-    assert (tmp_path / "thesis").exists()
+        (tmp_path / "run" / link).unlink()
+    assert (tmp_path / "step-00000001").exists()
 
 
 def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
@@ -182,7 +180,7 @@ def test_a_run_that_a_kill_ended_at_birth_can_be_overwritten(tmp_path: Path, mon
         patch.setattr(runs_module, "save_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             toy.train(tmp_path)
-    assert read_manifest(tmp_path) == Manifest("train") and not (tmp_path / "config.json").exists()
+    assert stages_of(tmp_path) == () and not (tmp_path / "config.json").exists()
     toy.train(tmp_path, overwrite=True)
 
 
