@@ -44,9 +44,6 @@ class Likelihood(Objective):
     def draw(self, n: int, generator: torch.Generator) -> Draws:
         return {}
 
-    def initialize(self, batch: Batch, draws: Draws) -> None:
-        pass
-
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         return {"loss": -self.model().log_prob(batch["rows"]).mean()}
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from applications.common.data import to_unit
 from applications.common.data.npz import read_npz
 from applications.common.places import Folder, data_folder
-from induced.errors import DataError, DomainError, DtypeError, ShapeError
+from induced.errors import DataError, DtypeError, ShapeError
 
 SQUEEZENET: Final = ("fid", "squeezenet1_1_onnxzoo.npz")
 MIN_SIDE: Final = 128
@@ -203,10 +203,7 @@ def extract(net: Callable[[Tensor], Tensor], images: Tensor, batch: int = 100) -
 
     Raises:
         ShapeError: there are no images.
-        DomainError: `batch` is not positive.
     """
-    if batch < 1:
-        raise DomainError(f"batch must be positive, got {batch}")
     if len(images) == 0:
         raise ShapeError(f"there is no image to take features of, got the shape {tuple(images.shape)}")
     parts = []

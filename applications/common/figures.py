@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from applications.common.data.pictures import picture_file, write_picture
-from induced.errors import DomainError, DtypeError, ShapeError
+from induced.errors import DtypeError, ShapeError
 
 _WHITE = 255
 _LETTERS = 11
@@ -40,11 +40,8 @@ def grid(
     Raises:
         DtypeError: images are not uint8.
         ShapeError: images have no four dimensions, or there are none.
-        DomainError: fewer than one column, a negative padding, or a scale below 1.
     """
     _require_pixels("grid", images, 4)
-    if columns < 1 or padding < 0 or scale < 1:
-        raise DomainError(f"grid needs a column, a padding >= 0 and a scale >= 1, got {columns}, {padding} and {scale}")
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     y_step, x_step = height + padding, width + padding

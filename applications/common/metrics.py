@@ -12,6 +12,8 @@ from induced.errors import DomainError, DtypeError, ShapeError
 _PEAK: Final = 2.0
 """Width of the range of images."""
 _SURE: Final = 0.9
+_ROWS: Final = 500
+"""Rows of a matrix of distances that are held at a time."""
 LEAST: Final = 10
 """Fewest rows of either sample of a two-sample test."""
 
@@ -101,7 +103,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return float((mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * overlap)
 
 
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3, chunk: int = 500) -> PrecisionRecall:
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkaanniemi et al. 2019): who lies in whose k-nearest-neighbour support.
 
     The support of a set is the union of the closed balls around its members that reach to their k-th nearest other member.
@@ -112,28 +114,25 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3, chunk: int = 5
         real: Features `(N, d)`, more than k.
         generated: Features `(M, d)`, more than k. Compare equal numbers: supports grow with the set.
         k: Which neighbour sets the radius.
-        chunk: Rows of a distance matrix held at a time; the result does not depend on it.
 
     Returns:
         Two shares.
 
     Raises:
         ShapeError: not two sets of more than k features of one width.
-        DomainError: a feature is not finite, or k or chunk is not positive.
+        DomainError: a feature is not finite.
     """
-    if k < 1 or chunk < 1:
-        raise DomainError(f"k and chunk must be positive, got {k} and {chunk}")
     x, y = _feature_sets("precision_recall", real, generated, least=k + 1)
     center = x.mean(0)
     x, y = x - center, y - center
     longest = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
     slack = 8 * x.shape[1] * torch.finfo(x.dtype).eps * longest
-    reach_x, reach_y = _reach(x, k, chunk) + slack, _reach(y, k, chunk) + slack
+    reach_x, reach_y = _reach(x, k) + slack, _reach(y, k) + slack
     precise = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     recalled = 0
-    for start in range(0, len(x), chunk):
-        distances = _squared_distances(x[start : start + chunk], y)
-        precise |= (distances <= reach_x[start : start + chunk, None]).any(0)
+    for part, reach in zip(torch.split(x, _ROWS), torch.split(reach_x, _ROWS), strict=True):
+        distances = _squared_distances(part, y)
+        precise |= (distances <= reach[:, None]).any(0)
         recalled += int((distances <= reach_y).any(1).sum())
     return PrecisionRecall(float(precise.double().mean()), recalled / len(x))
 
@@ -240,6 +239,6 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.mT, alpha=-2)
 
 
-def _reach(x: Tensor, k: int, chunk: int) -> Tensor:
+def _reach(x: Tensor, k: int) -> Tensor:
     """Squared distance of each point to its k-th nearest other one; it is its own nearest."""
-    return torch.cat([_squared_distances(part, x).kthvalue(k + 1, 1).values for part in torch.split(x, chunk)])
+    return torch.cat([_squared_distances(part, x).kthvalue(k + 1, 1).values for part in torch.split(x, _ROWS)])

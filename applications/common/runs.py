@@ -231,8 +231,6 @@ class Run:
             CheckpointError: the average's class is not registered; a state holds something other than tensors; the disk is
                 full; `keep` is below 1.
         """
-        if keep < 1:
-            raise CheckpointError(f"a run keeps at least 1 checkpoint (2 for a fallback), got keep={keep}")
         place = self.folder / "checkpoints"
         target = place / f"step-{step:08d}"
         partial = place / f"{PARTIAL}{target.name}-{os.getpid()}"

@@ -106,9 +106,8 @@ class Objective(nn.Module, ABC):
             Tensors whose first dimension is n.
         """
 
-    @abstractmethod
     def initialize(self, batch: Batch, draws: Draws) -> None:
-        """Set what depends on data (ActNorm), once, before the first step of a fresh run; never on resume.
+        """Set what depends on data (ActNorm), once, before the first step of a fresh run, never on resume; nothing, by default.
 
         Arguments:
             batch: The first global batch, as the source names its tensors: "images", `(n, C, H, W)` in [-1, 1), of an `ImageSet`.

@@ -211,9 +211,6 @@ class LatentObjective(Objective):
             "time": times(n, generator),
         }
 
-    def initialize(self, batch: Batch, draws: Draws) -> None:
-        """Nothing depends on the first batch."""
-
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, c = self.config, self.flow, batch["coordinates"]
         require_pairs(len(c), weights.noise_share)

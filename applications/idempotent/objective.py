@@ -55,9 +55,6 @@ class IdempotentObjective(Objective):
         """Directions in which the chart is to be an isometry."""
         return {"direction": torch.randn(n, *self.model.config.shape, generator=generator)}
 
-    def initialize(self, batch: Batch, draws: Draws) -> None:
-        """Nothing depends on a first batch; `Idempotent.align` takes more than one."""
-
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The terms that have a weight, and their weighted sum as "loss"."""
         model, weights = self.model, self.config

@@ -151,7 +151,7 @@ def add_style(
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
     if perceptual < 0 or (perceptual and not steps):
         raise DomainError(f"--perceptual is a weight in the loss of --steps, got {perceptual} and {steps} steps")
-    distance = perceptual_distance(data_dir, "st-lpips").requires_grad_(False) if perceptual else None
+    distance = perceptual_distance(data_dir, "st-lpips") if perceptual else None
     generator = torch.Generator().manual_seed(seed)
     pictures = opened([*files_of(photographs, "train").values()], skip_bad=skip_bad)
     x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))

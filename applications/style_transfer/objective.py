@@ -34,9 +34,6 @@ class StyleObjective(Objective):
         """Where the squares lie and which styles they take, as numbers in [0, 1)."""
         return {"place": torch.rand(n, 2, generator=generator), "style": torch.rand(n, generator=generator)}
 
-    def initialize(self, batch: Batch, draws: Draws) -> None:
-        """Nothing depends on a first batch."""
-
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The losses that have a weight, for "crops" (n, 1 + styles, 3, side, side) in uint8, and their sum as "loss"."""
         crops = batch["crops"]

@@ -67,9 +67,6 @@ class Step(Objective):
     def draw(self, n: int, generator: torch.Generator) -> Batch:
         return {}
 
-    def initialize(self, batch: Batch, draws: Batch) -> None:
-        pass
-
     def forward(self, batch: Batch, draws: Batch) -> Batch:
         return {"loss": (self.model.operator()(batch["before"]) - batch["after"]).square().mean()}
 

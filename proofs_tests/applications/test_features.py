@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from applications.common.data import to_unit
 from applications.common.features import MIN_SIDE, SQUEEZENET, SqueezeNet, enlarged, extract, find_weights, squeezenet
 from applications.common.metrics import frechet_distance
-from induced.errors import DataError, DomainError, DtypeError, ShapeError
+from induced.errors import DataError, DtypeError, ShapeError
 
 DATA = os.environ.get("INDUCED_DATA")
 weights_needed = pytest.mark.skipif(not DATA, reason="INDUCED_DATA is not set: SqueezeNet's weights are elsewhere")
@@ -99,8 +99,6 @@ def test_extract_maps_pixels_to_the_middle_of_their_bins_and_keeps_the_last_batc
 def test_extract_refuses_an_empty_set_and_an_empty_batch() -> None:
     with pytest.raises(ShapeError, match=r"no image to take features of, got the shape \(0, 1, 8, 8\)"):
         extract(torch.flatten, torch.zeros(0, 1, 8, 8))
-    with pytest.raises(DomainError, match="batch must be positive, got 0"):
-        extract(torch.flatten, torch.zeros(2, 1, 8, 8), batch=0)
 
 
 def test_enlarging_keeps_proportions_and_leaves_large_images_alone() -> None:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
+from applications.common import metrics
 from applications.common.metrics import auroc, class_balance, frechet_distance, precision_recall, psnr
 from experiments.stylised import ssim
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -147,9 +148,12 @@ def test_precision_and_recall_are_those_of_plain_loops(k: int) -> None:
     assert 0 < found.precision < 1 and 0 < found.recall < 1
 
 
-def test_precision_and_recall_do_not_depend_on_the_chunk() -> None:
-    real, generated = torch.randn(50, 3), torch.randn(41, 3) * 1.5
-    assert len({precision_recall(real, generated, chunk=chunk) for chunk in (1, 7, 50, 1000)}) == 1
+def test_precision_and_recall_do_not_depend_on_the_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, generated, found = torch.randn(50, 3), torch.randn(41, 3) * 1.5, set()
+    for rows in (1, 7, 50, 1000):
+        monkeypatch.setattr(metrics, "_ROWS", rows)
+        found.add(precision_recall(real, generated))
+    assert len(found) == 1
 
 
 def test_precision_and_recall_of_known_cases() -> None:
@@ -165,10 +169,11 @@ def test_a_generator_that_repeats_one_real_image_is_precise_and_recalls_that_ima
         assert precision_recall(real, real[i : i + 1].expand(60, -1)) == (1, 1 / 60)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 500])
-def test_copies_lie_in_balls_of_radius_zero(chunk: int) -> None:
+@pytest.mark.parametrize("rows", [1, 5, 500])
+def test_copies_lie_in_balls_of_radius_zero(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_ROWS", rows)
     real = torch.randn(13, 37, dtype=torch.float64).repeat(4, 1)
-    assert precision_recall(real, real[torch.randperm(52)], chunk=chunk) == (1, 1)
+    assert precision_recall(real, real[torch.randperm(52)]) == (1, 1)
 
 
 def test_precision_and_recall_do_not_depend_on_the_origin() -> None:
@@ -181,10 +186,6 @@ def test_precision_recall_refuses_what_is_no_pair_of_sets() -> None:
     a = torch.randn(5, 3)
     with pytest.raises(ShapeError, match=r"N and M >= 4; got \(3, 3\) and \(5, 3\)"):
         precision_recall(a[:3], a)
-    with pytest.raises(DomainError, match="k and chunk must be positive, got 0 and 500"):
-        precision_recall(a, a, 0)
-    with pytest.raises(DomainError, match="k and chunk must be positive, got 3 and 0"):
-        precision_recall(a, a, chunk=0)
 
 
 def test_class_balance_against_a_reference_of_counts() -> None:

@@ -181,9 +181,6 @@ class Drift(Objective):
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {}
 
-    def initialize(self, batch: dict[str, Tensor], draws: dict[str, Tensor]) -> None:
-        pass
-
     def forward(self, batch: dict[str, Tensor], draws: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss": -self.model.weight.sum()}
 

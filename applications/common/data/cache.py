@@ -18,7 +18,6 @@ from applications.common.locks import held
 from induced.errors import DataError
 from induced.serialization.disk import sync
 
-_PIECE: Final = 2**22
 _COUNT: Final = 8
 _TRAILER: Final = _COUNT + hashlib.sha256().digest_size
 
@@ -85,23 +84,14 @@ class _Layout:
     def made(self, path: Path) -> tuple[int, Any]:
         """How many items a file holds, and the hash of their bytes; none where anything about it is wrong."""
         nothing = 0, hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != self.size or file.read(len(self.head)) != self.head:
-                    return nothing
-                file.seek(-_TRAILER, os.SEEK_END)
-                trailer = file.read()
-                count = int.from_bytes(trailer[:_COUNT], "big")
-                if count > self.shape[0]:
-                    return nothing
-                file.seek(len(self.head))
-                found, left = hashlib.sha256(), count * self.item
-                while left:
-                    piece = file.read(min(left, _PIECE))
-                    found.update(piece)
-                    left -= len(piece)
-        except FileNotFoundError:
+        if not path.exists() or path.stat().st_size != self.size:
             return nothing
+        content, start = np.memmap(path, np.uint8, "r"), len(self.head)
+        trailer = content[-_TRAILER:].tobytes()
+        count = int.from_bytes(trailer[:_COUNT], "big")
+        if content[:start].tobytes() != self.head or count > self.shape[0]:
+            return nothing
+        found = hashlib.sha256(content[start : start + count * self.item].data)
         return (count, found) if trailer == self.trailer(count, found.digest()) else nothing
 
 
