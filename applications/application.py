@@ -1,6 +1,6 @@
 """What an application is: a record of its settings, model, training and commands, found by its name or by its models."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,8 @@ class Application:
         operator: The map that `induced check` looks at, where `model.operator()` is too large for it.
         laws: What `induced check` shows besides: of a model, at so many rows of the data set of this name in this folder; whether
             damaged pictures are left out.
+        part: Of a model's settings, where not all of the application is meant for such a model: the verbs that are, and the
+            names of the settings, of the model and of its objective, that mean something.
 
     Law:
         `build(Config())` is a model of `family`, whose `operator()` is a LinearizerOperator (applications/test_application.py)
@@ -60,16 +62,16 @@ class Application:
     pretrained: Path | None = None
     operator: Callable[[Any], LinearizerOperator] = _operator
     laws: Callable[[Any, int, str | None, Path | None, bool], Reports] | None = None
+    part: Callable[[Mapping[str, Any]], tuple[Collection[str], Collection[str]] | None] = lambda settings: None
 
     @property
     def family(self) -> str:
         """What config.json calls it: its name with underscores."""
         return self.name.replace("-", "_")
 
-    @property
-    def verbs(self) -> str:
-        """Its commands, as a message lists them."""
-        return ", ".join(self.commands) or "no command of its own"
+    def verbs(self, folder: Path) -> str:
+        """The commands of a model or run of its own, as a message lists them."""
+        return ", ".join((self.part(settings_of(folder)) or (self.commands, ()))[0]) or "no command of its own"
 
     def shipped(self) -> dict[str, Path]:
         """The folders of the models that ship with it, by name."""
@@ -108,6 +110,17 @@ def family_of(folder: Path) -> str:
     config = read_config(folder / CONFIG)
     kind = config["notes"].get("application", "") if "newest_of" in config else config["objects"].get("0", {}).get("class", "")
     return str(kind).partition(".")[0]
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of a model, or of that of a run; none where config.json does not say.
+
+    Raises:
+        CheckpointError: there is no config.json of a run or model.
+    """
+    config = read_config(folder / CONFIG)
+    found = config["notes"].get("model") if "newest_of" in config else config["objects"].get("0", {}).get("arguments")
+    return found if isinstance(found, dict) else {}
 
 
 def owner(folder: Path) -> Application | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from applications.application import family_of, owner
+from applications.application import family_of, owner, settings_of
 from applications.common.runs import Run
 from applications.common.settings import flat
 from induced import LinearizerOperator, load
@@ -28,7 +28,7 @@ def described(folder: Path) -> str:
     stages = "newest_of" in config
     what = "run" if stages else "model"
     if application is not None:
-        about = f"a {what} of `{application.name}`: it has {application.verbs}, check and export"
+        about = f"a {what} of `{application.name}`: it has {application.verbs(folder)}, check and export"
     elif stages:
         about = f"a run of `{family_of(folder)}`, an application that is not installed"
     else:
@@ -36,7 +36,10 @@ def described(folder: Path) -> str:
     lines = [f"{folder}: {about}", *progress(folder), *_model(folder)]
     notes = {name: value for name, value in config["notes"].items() if name != "application"}
     if application is not None and not stages:
-        notes["model"] = config["objects"]["0"]["arguments"]
+        notes["model"] = settings_of(folder)
+    part = application.part(settings_of(folder)) if application is not None else None
+    for name in ("model", "objective") if part is not None else ():
+        notes[name] = {key: value for key, value in notes.get(name, {}).items() if key in part[1]}
     lines += _table("settings", notes)
     if (folder / "report.json").exists():
         lines += _table("figures", read_json(folder / "report.json"))

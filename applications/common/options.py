@@ -92,7 +92,7 @@ class ModelSource:
             return shipped[self.pretrained or next(iter(shipped))]
         if family(kind) and (found := owner(self.run)) is not None and found not in mine:
             what = "run" if (self.run / "checkpoints").exists() else "model"
-            raise CheckpointError(f"{self.run}: this is a {what} of `{found.name}`: it has {found.verbs}")
+            raise CheckpointError(f"{self.run}: this is a {what} of `{found.name}`: it has {found.verbs(self.run)}")
         return self.run
 
     def load(self, kind: type[M]) -> M:

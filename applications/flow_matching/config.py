@@ -1,7 +1,7 @@
 """Every option of flow matching, as typed dataclasses; `Config()` is a working default."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from applications.common.settings import at_least, at_most
 from applications.common.training import LARGEST_BATCH, TrainingConfig
@@ -137,6 +137,13 @@ class Config:
         at_least(0, self, "latent_steps")
         at_least(1, self, "latent_batch")
         at_most(LARGEST_BATCH, self, "latent_batch")
+
+
+OF_VECTORS: Final = (
+    *("shape", "chart", "constant", "reversible", "density_blocks", "density_width", "family", "rank"),
+    *("velocity", "end_point", "density", "noise_share"),
+)
+"""Settings of the model and of its objective that mean something for rows of a table."""
 
 
 def settings(config: Config) -> dict[str, Any]:

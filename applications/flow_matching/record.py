@@ -1,7 +1,9 @@
 """One-step flow matching as an application."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from applications.common.data.table import load_table
 from applications.common.options import ModelSource
 from applications.flow_matching import evaluate
 from applications.flow_matching.commands import edit, interpolate_command, invert, judge, sample, tour_command
-from applications.flow_matching.config import Config
+from applications.flow_matching.config import OF_VECTORS, Config
 from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.train import train
 from induced import Linearizer
@@ -38,6 +40,11 @@ def laws(model: FlowMatching, n: int, data: str | None, data_dir: Path | None, s
     return Reports(replace(row, part=f"{dtype}: at {where}: {row.part}") for dtype, rows in found.items() for row in rows)
 
 
+def part(settings: Mapping[str, Any]) -> tuple[Collection[str], Collection[str]] | None:
+    """What of the application is meant for vectors: rows are drawn, and that is all."""
+    return (("sample",), OF_VECTORS) if len(settings.get("shape", ())) == 1 else None
+
+
 COMMANDS: Commands = {
     "sample": sample,
     "invert": invert,
@@ -49,7 +56,7 @@ COMMANDS: Commands = {
 SHIPPED = Path(__file__).parent / "pretrained"
 
 APPLICATION = register(
-    Application("flow-matching", Config, lambda config: build(config.model), train, COMMANDS, SHIPPED, laws=laws)
+    Application("flow-matching", Config, lambda config: build(config.model), train, COMMANDS, SHIPPED, laws=laws, part=part)
 )
 
 

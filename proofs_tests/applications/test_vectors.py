@@ -22,7 +22,7 @@ from applications.common.timed import fit_for
 from applications.common.training import Objective
 from applications.flow_matching import fit_flow
 from applications.flow_matching.columns import Varying, couplings, standardising
-from applications.flow_matching.config import Config, ModelConfig
+from applications.flow_matching.config import OF_VECTORS, Config, ModelConfig, ObjectiveConfig
 from applications.flow_matching.evaluate import log_likelihood, promises
 from applications.flow_matching.judging import summary
 from applications.flow_matching.model import DATA, FlowMatching, build
@@ -305,6 +305,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "rows.npy", rows(60)[:, [0, 2]].numpy())
     command("train", "flow-matching", "--data", folder / "rows.npy", "--out", folder / "run", *TINY)
     return folder / "run"
+
+
+def test_info_of_a_table_names_what_is_meant_for_vectors(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("export", "--run", small, "--out", tmp_path / "small")
+    for folder, what in ((small, "run"), (tmp_path / "small", "model")):
+        command("info", folder)
+        said = capsys.readouterr().out
+        assert f"{folder}: a {what} of `flow-matching`: it has sample, check and export\n" in said
+        assert sorted(re.findall(r"^  model\.(\w+)", said, re.M)) == sorted(
+            name for name in OF_VECTORS if hasattr(ModelConfig(), name)
+        )
+        shown = [name for name in OF_VECTORS if hasattr(ObjectiveConfig(), name)]
+        assert sorted(re.findall(r"^  objective\.(\w+)", said, re.M)) == sorted(shown)
+    with pytest.raises(SystemExit, match="this is a run of `flow-matching`: it has sample$"):
+        command("project", "--run", small)
 
 
 def test_a_column_of_few_values_is_told_since_it_has_no_density(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
