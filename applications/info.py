@@ -38,8 +38,10 @@ def described(folder: Path) -> str:
     if application is not None and not stages:
         notes["model"] = settings_of(folder)
     part = application.part(settings_of(folder)) if application is not None else None
-    for name in ("model", "objective") if part is not None else ():
-        notes[name] = {key: value for key, value in notes.get(name, {}).items() if key in part[1]}
+    if part is not None:
+        notes |= {
+            name: {key: value for key, value in notes.get(name, {}).items() if key in part[1]} for name in ("model", "objective")
+        }
     lines += _table("settings", notes)
     if (folder / "report.json").exists():
         lines += _table("figures", read_json(folder / "report.json"))

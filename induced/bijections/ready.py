@@ -19,12 +19,18 @@ from induced.errors import ShapeError
 Part = Bijection | ConditionalBijection
 Kind = Callable[..., Coupling]
 Conditioner = Callable[[Sequence[int], int, int, int], nn.Module]
+Positive = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+"""Lengths of a context that a type checker tells from 0, which is none; of any other int it knows neither."""
 
 
 @overload
 def real_nvp(
     dim: int, blocks: int = 6, width: int = 64, *, context: Literal[0] = 0, max_log_scale: float = 1.0
 ) -> Composition: ...
+@overload
+def real_nvp(
+    dim: int, blocks: int = 6, width: int = 64, *, context: Positive, max_log_scale: float = 1.0
+) -> ConditionalComposition: ...
 @overload
 def real_nvp(
     dim: int, blocks: int = 6, width: int = 64, *, context: int, max_log_scale: float = 1.0
@@ -74,6 +80,17 @@ def glow(
     max_log_scale: float = 1.0,
     conditioner: Conditioner = _conv_net,
 ) -> Composition: ...
+@overload
+def glow(
+    shape: Sequence[int],
+    blocks: int = 6,
+    width: int | Sequence[int] = 32,
+    *,
+    levels: int = 1,
+    context: Positive,
+    max_log_scale: float = 1.0,
+    conditioner: Conditioner = _conv_net,
+) -> ConditionalComposition: ...
 @overload
 def glow(
     shape: Sequence[int],

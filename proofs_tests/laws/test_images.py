@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import assert_type
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from induced.bijections import (
     AdditiveCoupling,
     AffineCoupling,
     Bijection,
+    Composition,
     ConditionalBijection,
+    ConditionalComposition,
     RationalQuadraticCoupling,
     Reversible,
     glow,
+    real_nvp,
     rounding,
 )
 from induced.bijections.conditional import ConditionalCoupling
@@ -302,3 +306,11 @@ def test_under_autocast_a_chain_inverts_in_the_lower_precision() -> None:
     # a half that comes back with an error of float32 may fall into another bfloat16, and moves what it conditions
     assert z.dtype == torch.float32
     assert full <= rounding(g, x) * EPS and 100 * full < error <= rounding(g, x) * torch.finfo(torch.bfloat16).eps
+
+
+def test_a_type_checker_tells_a_chart_from_a_family_of_charts() -> None:
+    """mypy reads this; where the context is a variable, it knows neither."""
+    assert isinstance(assert_type(real_nvp(2), Composition), Composition)
+    assert isinstance(assert_type(glow((1, 4, 4), 1, 4), Composition), Composition)
+    assert isinstance(assert_type(real_nvp(2, context=1), ConditionalComposition), ConditionalComposition)
+    assert isinstance(assert_type(glow((1, 4, 4), 1, 4, context=2), ConditionalComposition), ConditionalComposition)

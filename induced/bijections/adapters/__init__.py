@@ -6,8 +6,9 @@ saved and moved with the chart. Its modules are kept in evaluation mode (dropout
 the mode of the chart, since a chart is one function; zuko's own modules, which read the mode only to say what gets
 gradients, follow it.
 
-Each is tried once when it is adapted: coordinates around 0 must come back from their points. Not so callables, of which nothing
-says the dtype and device, and a flow that waits for data, which is no function yet: `check_bijection` judges those.
+Each is tried once when it is adapted: coordinates around 0 must come back from their points, and those as large as 2 have some.
+Not so callables, of which nothing says the dtype and device, and a flow that waits for data, which is no function yet:
+`check_bijection` judges those.
 """
 
 from induced.bijections.adapters.callables import from_callables

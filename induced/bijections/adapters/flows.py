@@ -206,8 +206,8 @@ def from_nflows(flow: Any, shape: Sequence[int], context: Context = None) -> Bij
 
     Raises:
         DtypeError: not an object of nflows.
-        NotInvertible: it does not map points of this shape, or coordinates around 0, there and back (Sigmoid, whose image is
-            bounded), or depends on a context and none is given.
+        NotInvertible: it does not map points of this shape, or coordinates around 0, there and back (Sigmoid or Tanh, whose
+            image is bounded), or depends on a context and none is given.
     """
     require_from(flow, "an nflows Flow or Transform", "nflows", "Flow", "Transform")
     whole = is_from(flow, "nflows", "Flow")

@@ -274,7 +274,10 @@ def _side_by_side(whole: CatTransform | StackTransform, shape: tuple[int, ...], 
 
 
 def require_there_and_back(chart: Bijection, name: str) -> None:
-    """Raise unless coordinates around 0 return roughly as they were: a scale of 0, a wrong shape, a bounded image show."""
+    """Raise unless coordinates around 0 return roughly as they were, and coordinates as large as 2 have points.
+
+    A scale of 0, a wrong shape, a bounded image show. How well large ones return is not asked: a search for them may be bounded.
+    """
     z = torch.linspace(-0.5, 0.5, math.prod(chart.coord_shape), dtype=chart.dtype, device=chart.device)
     z = z.reshape(1, *chart.coord_shape)
     if z.is_meta:
@@ -283,9 +286,13 @@ def require_there_and_back(chart: Bijection, name: str) -> None:
     try:
         with torch.no_grad():
             back = chart(chart.inverse(z))
+            far = chart.inverse(torch.cat([4 * z, -4 * z]))
         if back.shape == z.shape and back.dtype == z.dtype and bool(((back - z).abs() < 0.25).all()):
-            return
-        found = f"coordinates {z.flatten()[:4].tolist()} come back as {back.flatten()[:4].tolist()}"
+            if bool(far.isfinite().all()):
+                return
+            found = f"coordinates {(4 * z).flatten()[:4].tolist()} have the points {far[0].flatten()[:4].tolist()}"
+        else:
+            found = f"coordinates {z.flatten()[:4].tolist()} come back as {back.flatten()[:4].tolist()}"
     except Exception as error:
         why, found = error, f"{type(error).__name__}: {error}"
     raise NotInvertible(f"{name} does not map coordinates around 0 to points of shape {chart.shape} and back: {found}") from why
