@@ -10,13 +10,17 @@ BIN := $(VENV)/$(SCRIPTS)
 INSTALLED := $(VENV)/.installed
 CONSTRAINTS ?= constraints.txt
 OLDEST := $(VENV)-oldest
+DEVICE ?= cuda
+CUDA_INDEX ?= https://download.pytorch.org/whl/cu130
+GPU_BIN = $(or $(GPU_PYTHON),.venv-gpu/$(SCRIPTS)/python)
+DEVICE_TESTS = $$(grep -rl --include='test_*.py' 'device: torch.device' proofs_tests)
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 
 # One thread for each process' linear algebra: the tests run in parallel processes, and small operators lose more to
 # threads than they gain. Training in `demo` takes all cores.
 test fast thorough oldest bench bench-quick docs: export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test fast thorough oldest lint format docs bench bench-quick mutation
+.PHONY: help demo test fast thorough oldest gpu lint format docs bench bench-quick mutation
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +42,11 @@ thorough: $(INSTALLED) ## all tests, each property on a thousand examples
 oldest: $(OLDEST)/.installed ## the tests of the library with the oldest versions that pyproject.toml allows
 	$(OLDEST)/$(SCRIPTS)/python -m pytest -n $(WORKERS) -W ignore::DeprecationWarning induced \
 		proofs_tests/counterexamples proofs_tests/laws proofs_tests/proofs proofs_tests/units
+
+# An environment of its own, with a CUDA build of torch; or, with GPU_PYTHON=python3, one that is there.
+gpu: $(if $(GPU_PYTHON),,.venv-gpu/.installed) ## on a machine with a GPU, 8 minutes: device tests, bits, laws, speed; to runs/gpu/
+	OMP_NUM_THREADS=1 timeout 180 $(GPU_BIN) -m pytest -q -n 8 --device $(DEVICE) $(DEVICE_TESTS); status=$$?; \
+	$(GPU_BIN) -m experiments.measure_gpu --device $(DEVICE) && exit $$status
 
 lint: $(INSTALLED) ## style, formatting and types
 	$(BIN)/ruff check .
@@ -73,6 +82,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[adapters,apps,bench,docs,hub,onnx,test]'
+	touch $@
+
+.venv-gpu/.installed: pyproject.toml constraints.txt
+	test -x .venv-gpu/$(SCRIPTS)/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/$(SCRIPTS)/python -m pip install --quiet --index-url $(CUDA_INDEX) torch==$(TORCH)
+	grep -v '^torch==' constraints.txt > .venv-gpu/constraints.txt
+	.venv-gpu/$(SCRIPTS)/python -m pip install --quiet -c .venv-gpu/constraints.txt -e '.[apps,test]'
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints.txt
