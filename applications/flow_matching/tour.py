@@ -49,8 +49,9 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
         LawViolation: a law does not hold on the trained model.
     """
     run = Run(out / "run")
-    if out.is_dir() and any(out.iterdir()) and not (run.folder / NAME).exists():
-        raise CheckpointError(f"{out}: holds other files than a tour: they are not written over; choose another --out")
+    if out.exists() and not (run.folder / NAME).exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "holds other files than a tour" if out.is_dir() else "is a file"
+        raise CheckpointError(f"{out}: {what}: nothing is written over; choose another folder with --out")
     run.check({}, overwrite=overwrite)
     say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
     say("   on 4,500 embedded MNIST digits (500 are held out).")

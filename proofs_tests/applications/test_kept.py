@@ -110,7 +110,7 @@ def test_a_folder_that_is_no_run_is_never_written_to(tmp_path: Path, overwrite: 
         toy.train(tmp_path, overwrite=overwrite)
     with pytest.raises(CheckpointError, match=message):
         train(tmp_path, overwrite=overwrite)
-    with pytest.raises(CheckpointError, match="holds other files than a tour: they are not written over; choose another --out"):
+    with pytest.raises(CheckpointError, match="holds other files than a tour: nothing is written over; choose another"):
         tour(tmp_path, config=CONFIG, overwrite=overwrite)
     assert listing(tmp_path) == held
 
