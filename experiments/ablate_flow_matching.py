@@ -95,7 +95,9 @@ def main() -> None:
     def judge(name: str) -> dict[str, float]:
         trained, steps = train(Ours(changed(BASE, VARIANTS[name])), data, 60 * asked.minutes, asked.seed)
         found, images = measure(trained.flow.eval().requires_grad_(False), real, asked.samples, asked.seed)
-        pictures = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16, scale=2)
+        pictures = grid(
+            to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16, scale=2, caption=f"{name}: 64 samples, each in one step"
+        )
         save_picture(asked.out / f"{name.replace(' ', '-')}.png", pictures)
         return {"steps": float(steps), **found}
 

@@ -228,7 +228,8 @@ def main() -> None:
             with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             shown = to_uint8(images[:64].clamp(-1, 1 - 1 / 128))
-            save_picture(options.out / f"{name}-{how.replace(' ', '-')}.png", grid(shown, columns=16, scale=2))
+            picture = grid(shown, columns=16, scale=2, caption=f"64 samples of {name}, {how}")
+            save_picture(options.out / f"{name}-{how.replace(' ', '-')}.png", picture)
             rows.append((f"{name}, {how}", shown[:16]))
     captioned_rows(options.out / "samples.png", rows)
 

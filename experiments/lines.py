@@ -13,6 +13,7 @@ def line_plot(
     path: str | os.PathLike[str],
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
+    title: str,
     x_label: str,
     y_label: str,
     log_x: bool = False,
@@ -22,7 +23,7 @@ def line_plot(
     axis = figure.subplots()
     for name, (x, y) in series.items():
         axis.plot(x, y, marker="o", markersize=3, linewidth=1.2, label=name)
-    axis.set(xlabel=x_label, ylabel=y_label, xscale="log" if log_x else "linear")
+    axis.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log" if log_x else "linear")
     axis.grid(alpha=0.3)
     if len(series) > 1:
         axis.legend(frameon=False)

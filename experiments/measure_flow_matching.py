@@ -126,7 +126,9 @@ def copies(model: FlowMatching, train: ImageSet, real: ImageSet, out: Path) -> N
     )
     ours, theirs = quartiles(distance), quartiles(usual)
     print(f"distance to the nearest of {len(train)} training images: 500 samples {ours}, 500 test images {theirs}")
-    captioned_rows(out / "nearest.png", [("sample", to_uint8(drawn[:10])), ("nearest", to_uint8(data[index[:10, 0]]))])
+    captioned_rows(
+        out / "nearest.png", [("sample", to_uint8(drawn[:10])), ("nearest training image", to_uint8(data[index[:10, 0]]))]
+    )
 
 
 def quartiles(values: Tensor) -> str:
@@ -134,21 +136,25 @@ def quartiles(values: Tensor) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
+WALK = "Each row: the induced segment between the encodings of two held-out images, both ends included"
+EDIT = "Held-out images of class 4, moved by so many times the difference of the induced means of classes 9 and 4"
+
+
 def pictures(model: FlowMatching, real: ImageSet, train: ImageSet, out: Path) -> None:
     f, images = model.operator(), to_unit(real.spread(80).images)
     scale = 2 if images.shape[-1] < 64 else 1
-    save_picture(out / "samples.png", grid(to_uint8(f(noise(model, 64))), columns=16, scale=scale))
+    drawn = to_uint8(f(noise(model, 64)))
+    save_picture(out / "samples.png", grid(drawn, columns=16, scale=scale, caption="64 samples, each in one step"))
     x0 = encode(f, images[:80:8])
     rows = [("image", images[:80:8]), ("encoding / 3", x0 / 3), ("decoded", f(x0))]
     captioned_rows(out / "inversion.png", [(name, to_uint8(row)) for name, row in rows])
     strips = torch.cat([interpolate(f, images[k], images[k + 37], 10) for k in (1, 11, 21, 31)])
-    save_picture(out / "interpolation.png", grid(to_uint8(strips), columns=10, scale=scale))
+    save_picture(out / "interpolation.png", grid(to_uint8(strips), columns=10, scale=scale, caption=WALK))
     classes = [to_unit(train.images[train.labels == c][:500]) for c in (4, 9)]
     along, chosen = direction(f, *classes), to_unit(real.images[real.labels == 4][:4])
     amounts = torch.linspace(-0.5, 1.5, 9)
-    save_picture(
-        out / "edit.png", grid(to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), columns=9, scale=scale)
-    )
+    edited, heads = to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), [f"{a:g}" for a in amounts.tolist()]
+    save_picture(out / "edit.png", grid(edited, columns=9, scale=scale, caption=EDIT, heads=heads))
     ranks = [(f"rank {k}", f.svd(k).reconstruct()(noise(model, 10))) for k in (1, 2, 4, 8, model.config.rank)]
     captioned_rows(out / "ranks.png", [(name, to_uint8(row)) for name, row in ranks])
 

@@ -158,7 +158,8 @@ class Measure:
         plain = float(psnr(project(self.plain, self.test), self.test).mean())
         difference = float(psnr(project(self.f, self.test), project(self.plain, self.test)).mean())
         self.write("rank", projector="induced, plain float32", rank=self.model.rank, psnr=plain, against_lattice=difference)
-        line_plot(self.options.out / "psnr.png", curves, x_label="rank", y_label="PSNR in dB", log_x=True)
+        title = f"Projections of {len(self.test)} held-out images: the mean PSNR to the image"
+        line_plot(self.options.out / "psnr.png", curves, title=title, x_label="rank", y_label="PSNR in dB", log_x=True)
         one, each = RangeGaussian(self.f, self.fitted), RangeGaussian(self.f, self.fitted, self.labels)
         n, usual = self.options.samples, baseline(UsualIdempotent, self.options.out, self.options.data, self.options.minutes)
         seeds = noise(self.f, n, seed=1)
@@ -175,7 +176,12 @@ class Measure:
             judged = quality(images, self.held_out)
             scores = {k: getattr(judged, k) for k in ("frechet", "precision", "recall", "confident", "imbalance")}
             self.write("samples", how=name, samples=n, **scores)
-            picture = grid(to_uint8(images[:64].clamp(-1, 1 - 1 / 128)), columns=16, scale=2)
+            picture = grid(
+                to_uint8(images[:64].clamp(-1, 1 - 1 / 128)),
+                columns=16,
+                scale=2,
+                caption=f"64 images drawn from the range of f: {name}",
+            )
             save_picture(self.options.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.png", picture)
         rows = []
         for kind in KINDS:

@@ -199,6 +199,7 @@ def removals(model: StyleTransfer, out: Path, n: int) -> dict[str, object]:
     line_plot(
         out / "removal.png",
         {"from the model's own picture": (inverted, own), "from 8 bits": (inverted, rounded)},
+        title="A style put on and taken off again: what comes back",
         x_label="condition number of what is inverted: the core's, or 1 / rtol",
         y_label="PSNR to the photograph in dB",
         log_x=True,

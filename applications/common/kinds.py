@@ -12,6 +12,7 @@ from applications.common.checkpoints import STATE
 from applications.common.runs import COMMAND, last_stage
 from induced.errors import CheckpointError
 from induced.serialization import load, notes, register, save
+from induced.serialization.writing import require_ours
 
 M = TypeVar("M", bound=nn.Module)
 _families: dict[type[nn.Module], str] = {}
@@ -30,8 +31,12 @@ def built_from(settings: type[Any], name: str) -> Callable[[type[M]], type[M]]:
 
         def build(**given: Any) -> M:
             if given.keys() != known:  # a default that fills in may be another one than the model was trained with
-                lacking, unknown = sorted(known - given.keys()), sorted(given.keys() - known)
-                raise CheckpointError(f"settings of another release: lacking {lacking}, unknown {unknown}")
+                parts = ("lack", known - given.keys()), ("have the unknown", given.keys() - known)
+                told = " and ".join(f"{what} {', '.join(sorted(names))}" for what, names in parts if names)
+                raise CheckpointError(
+                    f"its settings are of another release: they {told}. Open it with the release that saved it, or train it "
+                    "anew; CHANGELOG.md says which settings have other names"
+                )
             return cls(settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}))
 
         def describe(model: Any) -> dict[str, Any]:
@@ -88,19 +93,22 @@ def export(run: Path, folder: Path, *, fallback: bool = False) -> Path:
     Raises:
         CheckpointError: the run cannot be read, a weight does not fit half precision, or the folder holds something else.
     """
+    require_place(run, folder)
     return export_model(load_model(run, nn.Module, fallback=fallback), run, folder)
 
 
 def require_place(source: Path, folder: Path) -> None:
-    """Refuse a folder that no model can be exported to: a file, the model's own, or a checkpoint, whose training would be lost.
+    """Refuse a folder that no model can be exported to, before work goes into one.
 
     Raises:
-        CheckpointError: it is one.
+        CheckpointError: it is a file, the model's own, a run or checkpoint, whose training would be lost, or holds
+            something else.
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; a model is a folder: choose another with --out")
     if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
         raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
+    require_ours(folder, advice="choose another with --out")
 
 
 def export_model(model: nn.Module, source: Path, folder: Path) -> Path:

@@ -43,6 +43,8 @@ from diverging."""
 
 LOCK: Final = ".lock"
 COMMAND: Final = "command"
+_OF_A_CHECKPOINT: Final = frozenset({"step", COMMAND, "name"})
+"""What a checkpoint's record may have otherwise than its run's: data may have another place, which is their name."""
 
 
 class Run:
@@ -262,7 +264,8 @@ class Run:
             The checkpoint.
 
         Raises:
-            CheckpointError: there is none; the newest is damaged and no fallback was asked; or all are damaged.
+            CheckpointError: there is none; the newest is damaged and no fallback was asked; all are damaged; or it
+                was moved here from another run.
         """
         paths = self.checkpoints()
         if not paths:
@@ -277,8 +280,21 @@ class Run:
                     raise CheckpointError(f"{error}. {older or 'There is none before it: --overwrite starts anew'}") from error
                 damage.append(str(error))
                 continue
+            self._require_own(path)
             return replace(found, note=f"fell back to {path.name}: {'; '.join(damage)}") if damage else found
         raise CheckpointError(f"{self.folder}: no checkpoint is whole: {'; '.join(damage)}. --overwrite starts anew")
+
+    def _require_own(self, path: Path) -> None:
+        """Refuse a checkpoint whose own record has other settings or data than the run: it came here from another one."""
+        stored, found = (dict(flat(settings)) for settings in (self.config(), notes(path)))
+        others = [name for name in sorted(stored.keys() | found.keys()) if _shown(stored, name) != _shown(found, name)]
+        differing = [name for name in others if name.rpartition(".")[2] not in _OF_A_CHECKPOINT | FREE_SETTINGS]
+        if differing:
+            name = differing[0]
+            raise CheckpointError(
+                f"{path}: is a checkpoint of another run: its {name} is {_shown(found, name)}, that of {self.folder} "
+                f"{_shown(stored, name)}. Put it back, and the run's own checkpoint here; or start anew with --overwrite"
+            )
 
     def rewind(self, step: int) -> None:
         """Make the folder what it was after `step`: later lines of metrics.jsonl and later checkpoints go.
@@ -323,6 +339,10 @@ class Run:
         ]
         if differing:
             data = "; the data are not those that it was trained on" if any(n.startswith("data.") for n in names) else ""
+            if any((name in stored) != (name in given) for name in names if not name.startswith("data.")):
+                data += (
+                    "; what is absent on one side is of another release of the application: go on with that one, or train anew"
+                )
             raise CheckpointError(
                 f"{self.folder}: cannot resume with other settings: {', '.join(differing)}{data}. Give the same ones, or "
                 f"another folder with --out; only {', '.join(sorted(FREE_SETTINGS))} may change"

@@ -188,7 +188,7 @@ def save(
     content = _text(config)
     if len(content) > MOST_JSON:
         raise CheckpointError(f"{folder}: {CONFIG} would have {len(content)} bytes, {MOST_JSON} is the most: make lists tensors")
-    _require_ours(folder, overwrite)
+    require_ours(folder, overwrite)
     _write(folder, content, weights, pending(folder, config["sha256"]))
     return folder
 
@@ -228,8 +228,16 @@ def _text(config: Mapping[str, Any]) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def _require_ours(folder: Path, overwrite: bool) -> None:
-    """Refuse to write over a run, or over what `save` has not written unless that is meant."""
+def require_ours(
+    folder: Path,
+    overwrite: bool = False,
+    advice: str = f"choose another folder, or give overwrite=True to replace {CONFIG} and {WEIGHTS} in it",
+) -> None:
+    """Refuse to write over a run, or over what `save` has not written unless that is meant.
+
+    Raises:
+        CheckpointError: the folder holds such things; or it is a file.
+    """
     with cannot("be written", folder, "choose another folder"):
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder}: is a file; a model is saved to a folder")
@@ -243,10 +251,7 @@ def _require_ours(folder: Path, overwrite: bool) -> None:
     except CheckpointError as error:
         if overwrite:
             return
-        raise CheckpointError(
-            f"{folder}: is not empty, and holds no model that induced saved ({error}); choose another folder, or give "
-            f"overwrite=True to replace {CONFIG} and {WEIGHTS} in it"
-        ) from error
+        raise CheckpointError(f"{folder}: is not empty, and holds no model that induced saved ({error}); {advice}") from error
     if "newest_of" in config:
         raise CheckpointError(f"{folder}: is the folder of a run, whose settings a model would hide: choose another folder")
 

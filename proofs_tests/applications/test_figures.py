@@ -1,5 +1,6 @@
 """Pictures: every pixel of a grid where it belongs, files that read back, and what is refused."""
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from applications.common.figures import captioned_rows, grid, save_picture
 from experiments.lines import line_plot
 from induced.errors import DtypeError, ShapeError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -56,7 +59,7 @@ def test_captioned_rows_of_different_lengths_make_a_picture(tmp_path: Path) -> N
 
 def test_a_line_plot_makes_a_picture(tmp_path: Path) -> None:
     series = {"a": ([1, 10, 100], [3.0, 2.0, 1.0]), "b": ([1, 10], [1.0, 1.5])}
-    path = line_plot(tmp_path / "p.png", series, x_label="steps", y_label="error", log_x=True)
+    path = line_plot(tmp_path / "p.png", series, title="t", x_label="steps", y_label="error", log_x=True)
     assert np.asarray(Image.open(path)).std() > 10
 
 
@@ -73,3 +76,17 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="no row to draw"):
         captioned_rows(path, [])
     assert not path.exists()
+
+
+WORDS = {"grid": "caption", "line_plot": "title"}
+
+
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "experiments").glob("*.py"), *(ROOT / "applications").rglob("*.py")], ids=lambda p: p.stem
+)
+def test_every_picture_that_is_written_says_what_one_sees(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Name) and call.func.id in WORDS:
+            given = {keyword.arg for keyword in call.keywords}
+            assert WORDS[call.func.id] in given, f"{path.name}:{call.lineno} draws without words"

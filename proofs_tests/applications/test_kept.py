@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 import induced
+from applications.common import kinds
 from applications.common import runs as runs_module
 from applications.common.data import ImageSet
 from applications.common.manifest import delete_run, stages_of
 from applications.common.runs import Run
+from applications.common.training import fit
 from applications.flow_matching import tour as tour_module
 from applications.flow_matching import train as train_module
 from applications.flow_matching import vectors
@@ -279,3 +281,47 @@ def test_other_data_of_the_same_name_and_number_are_refused_on_resume(tmp_path: 
     with pytest.raises(CheckpointError, match=message):
         train(tmp_path, longer(8), resume=True)
     assert listing(tmp_path) == held
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [("seed", r"training\.seed is 5, that of .*run 3\. Put"), ("data", r"data\.\w+ is .*")]
+)
+def test_a_checkpoint_that_was_moved_here_from_another_run_is_refused(other: str, said: str, tmp_path: Path) -> None:
+    """Of equal shape, so that its weights would fit."""
+    toy.train(tmp_path / "run")
+    if other == "seed":
+        toy.train(tmp_path / "other", config=replace(toy.CONFIG, seed=5))
+    else:
+        fit(toy.Denoise(), toy.images(36), toy.CONFIG, Run(tmp_path / "other"), device="cpu")
+    longest = replace(toy.CONFIG, steps=toy.CONFIG.steps + 1)
+    shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    assert toy.train(tmp_path / "kept", config=longest, resume=True).steps == longest.steps, "its own, for more steps"
+    newest = Run(tmp_path / "run").checkpoints()[-1]
+    shutil.rmtree(newest)
+    shutil.copytree(Run(tmp_path / "other").checkpoints()[-1], newest)
+    with pytest.raises(CheckpointError, match=f"{newest.name}: is a checkpoint of another run: its {said}"):
+        toy.train(tmp_path / "run", config=longest, resume=True)
+
+
+def test_settings_of_another_release_are_refused_on_resume_in_words(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"rest_std"', '"floor"'))
+    with pytest.raises(
+        CheckpointError, match=r"model\.floor \(config\.json: .*, now: absent\).* is of another release of the app"
+    ):
+        train(tmp_path, longer(8), resume=True)
+
+
+def test_export_refuses_a_place_before_it_loads_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "run")
+    monkeypatch.setattr(kinds, "load", lambda *_: pytest.fail("the model is loaded"))
+    for name, content in (("stranger", {"config.json": '{"model_type": "bert"}'}), ("file", {})):
+        (tmp_path / name).touch() if not content else (tmp_path / name).mkdir()
+        for file, text in content.items():
+            (tmp_path / name / file).write_text(text)
+        with pytest.raises(CheckpointError, match="choose another (name )?with --out$"):
+            kinds.export(tmp_path / "run", tmp_path / name)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is the folder of a run"):
+        kinds.export(tmp_path / "run", tmp_path / "other")

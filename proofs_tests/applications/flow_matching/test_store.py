@@ -103,9 +103,15 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["objects"]["0"].update({"class": "style_transfer.StyleTransfer"}), "settings of another release: lacking"),
-        (lambda c: arguments(c).pop("rank"), r"settings of another release: lacking \['rank'\], unknown \[\]"),
-        (lambda c: arguments(c).update(depth=3), r"settings of another release: lacking \[\], unknown \['depth'\]"),
+        (
+            lambda c: c["objects"]["0"].update({"class": "style_transfer.StyleTransfer"}),
+            "settings are of another release: they lack",
+        ),
+        (
+            lambda c: arguments(c).pop("rank"),
+            r"they lack rank\. Open it with the release that saved it, or train it anew; CHANGELOG",
+        ),
+        (lambda c: arguments(c).update(depth=3), r"they have the unknown depth\. Open it"),
         (lambda c: arguments(c).update(rank=5), r"FlowMatching of these arguments, has .* as a .*, model.safetensors has a "),
     ],
     ids=["another application", "a field missing", "a field unknown", "another rank"],
