@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from induced._validate import eager
+from induced.precision import full_precision as outside_tf32
+from induced.precision import tf32_matmul
 
 F = TypeVar("F", bound=Callable[..., Any])
 HALVES = (torch.float16, torch.bfloat16)
@@ -15,7 +17,7 @@ AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 def full_precision(function: F) -> F:
-    """The function, run outside autocast: products keep the precision of their tensors.
+    """The function, run outside autocast and TF32: products keep the precision of their tensors.
 
     Where autocast was on, half-precision arguments are taken in float32: a network may have made them so. Networks inside charts
     and families do want autocast; so this stands at functions whose products are linear algebra, not at charts.
@@ -30,6 +32,9 @@ def full_precision(function: F) -> F:
             if torch.is_autocast_enabled(kind):
                 with torch.autocast(kind, enabled=False):
                     return outside(*map(widened, arguments), **{name: widened(value) for name, value in keywords.items()})
+        if tf32_matmul():
+            with outside_tf32():
+                return function(*arguments, **keywords)
         return function(*arguments, **keywords)
 
     return cast(F, outside)

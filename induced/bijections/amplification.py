@@ -10,6 +10,7 @@ from torch import Tensor
 from induced._numerics import random_signs, scaled_norm
 from induced.bijections.base import Bijection
 from induced.errors import DomainError
+from induced.precision import full_precision
 
 BOUNDED = 0.3
 """What half a step of a lattice counts beside roundings, which are forgiven ten of what is estimated."""
@@ -44,6 +45,7 @@ class Roundtrip(NamedTuple):
         )
 
 
+@full_precision()
 def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roundtrip:
     """|g^-1(g(x)) - x| as measured, beside its amplification eps sum_l |J_{(g_l ... g_1)^-1}| |z_l|, taken layer by layer.
 
@@ -71,6 +73,7 @@ def roundtrip(chart: Bijection, x: Tensor, *, probes: int | None = None) -> Roun
     return Roundtrip(_worst(scaled_norm(difference, -1)), _worst(ulps), amplification, eps * amplification)
 
 
+@full_precision()
 def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> float:
     """The norm of the error, in multiples of eps, that the round trip g^-1(g(x)) may make; the worst point of the batch.
 
@@ -97,6 +100,7 @@ def rounding(chart: Bijection, x: Tensor, *, against: Tensor | None = None, prob
     return _worst(roundings(chart, x, against=against, probes=probes))
 
 
+@full_precision()
 def roundings(chart: Bijection, x: Tensor, *, against: Tensor | None = None, probes: int | None = None) -> Tensor:
     """`rounding` of each point of x, of shape (*batch,): the same number for a point whatever the others are."""
     batch, eps = x.dim() - len(chart.shape), torch.finfo(x.dtype).eps
@@ -124,6 +128,7 @@ def roundings(chart: Bijection, x: Tensor, *, against: Tensor | None = None, pro
         return torch.nan_to_num(lengths, nan=math.inf, posinf=math.inf).amax(0)
 
 
+@full_precision()
 def log_det_roundings(chart: Bijection, x: Tensor) -> Tensor:
     """What rounding may do to log|det J_g(x)|, in multiples of eps, for each point of x; of shape (*batch,).
 
@@ -155,6 +160,7 @@ def log_det_roundings(chart: Bijection, x: Tensor) -> Tensor:
         return torch.nan_to_num(scaled_norm(each, -1), nan=math.inf, posinf=math.inf)
 
 
+@full_precision()
 def zero_size(chart: Bijection, like: Tensor) -> float:
     """The largest norm of what the layers compute at the zero vector g^-1(0), the point included, in the dtype of `like`.
 

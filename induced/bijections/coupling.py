@@ -12,6 +12,7 @@ from induced._registry import saved_as
 from induced._validate import require_floating
 from induced.bijections.base import Pieced, Pieces
 from induced.errors import DomainError, ShapeError
+from induced.precision import warn_of_tf32
 
 
 class Coupling(Pieced):
@@ -62,6 +63,8 @@ class Coupling(Pieced):
 
     def _condition(self, a: Tensor, b: Tensor) -> Tensor:
         require_floating(b, "the points of a coupling")
+        if not a.is_cpu:
+            warn_of_tf32(a, convolutions=len(self.shape) > 1)
         parameters: Tensor = self.conditioner(a)
         axis = b.dim() + self._axis
         expected = (*b.shape[:axis], self.parameters_per_entry * self.changed, *b.shape[axis + 1 :])

@@ -26,11 +26,13 @@ from induced.checks.report import Report, Reports
 from induced.checks.sides import Side, both_sides, slopes
 from induced.checks.untouched import different_bits, untouched
 from induced.checks.volume import volume_laws
+from induced.precision import full_precision
 
 FAR, NEAR = (1.0, 4.0, 16.0, 64.0), (1e-4,)
 """How long coordinates in random directions are, over those of the samples."""
 
 
+@full_precision()
 def check_bijection(g: Bijection, x: Tensor) -> Reports:
     """g^-1 g = id, g g^-1 = id, and what a chart promises besides, in both directions.
 

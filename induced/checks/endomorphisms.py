@@ -28,6 +28,7 @@ from induced.checks.untouched import different_bits, untouched
 from induced.errors import DomainError, InducedError, SpaceMismatch
 from induced.linearizer import LinearizerOperator
 from induced.operators import LinearOperator, inverse
+from induced.precision import full_precision
 from induced.spaces import HilbertSpace
 from induced.spaces.hilbert import difference
 
@@ -56,6 +57,7 @@ Flows = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 Laws = Callable[[Tensor, Sequence[str]], list[Report]]
 
 
+@full_precision()
 def check_powers(f: LinearizerOperator, x: Tensor) -> Reports:
     """f^0 = id, f^1 = f, f^3 = f f f, f^2 f^3 = f^5, f^4 = f^2 f^2, f^6 = f^3 f^3, f^-1 f = id and f^-2 = f^-1 f^-1 (eq. 4).
 
@@ -80,6 +82,7 @@ def check_powers(f: LinearizerOperator, x: Tensor) -> Reports:
         return Reports(reports + [not_applicable(law, "eq. 4", refused) for law in INVERSES if refused])
 
 
+@full_precision()
 def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: float | None = None) -> Reports:
     """exp(0) = id, exp(s f) exp(t f) = exp((s + t) f), exp(-t f) exp(t f) = id, and d/dt exp(t f) = f at t = 0 (section 7).
 
@@ -114,6 +117,7 @@ def check_group(f: LinearizerOperator, x: Tensor, s: float | None = None, t: flo
         return Reports(reports + [attempt(law, "section 7", judge, chosen=True) for law, judge in far.items()])
 
 
+@full_precision()
 def check_idempotent(f: LinearizerOperator, x: Tensor, *, exact: bool = False) -> Reports:
     """f f = f (Lemma 4.2), for samples x of the space.
 

@@ -34,6 +34,7 @@ from induced.checks.report import JUDGEABLE, Report, Reports
 from induced.checks.untouched import untouched
 from induced.errors import DomainError, ShapeError
 from induced.linearizer import LinearizerOperator
+from induced.precision import full_precision
 from induced.spaces import HilbertSpace, ProductSpace
 
 PARALLEL, NEGLIGIBLE = 0.1, 1e-3
@@ -56,6 +57,7 @@ class Multiple(NamedTuple):
     size: float
 
 
+@full_precision()
 def check_linear(f: LinearizerOperator, points: Tensor) -> Reports:
     """f is additive and homogeneous for the operations of its spaces (Prop 2.4), and it is g_y^-1 A g_x (Def 2.1).
 
@@ -200,6 +202,7 @@ def _explained(difference: Tensor, known: Noise) -> bool:
     return longest(difference) <= FACTOR * torch.finfo(difference.dtype).eps * known.roundings
 
 
+@full_precision()
 def check_adjoint(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
     """<f(x), y>_Y = <x, f*(y)>_X (Prop 2.8), f** = f, and f* is the transpose of df, coordinate by coordinate.
 

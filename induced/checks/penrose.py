@@ -12,6 +12,7 @@ from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.linearizer import LinearizerOperator
 from induced.operators import LinearOperator
+from induced.precision import full_precision
 
 FACTORISED = {torch.float32: 0.6, torch.float64: 10.0}
 """How far A may be from the matrix that a computed A+ belongs to, in multiples of eps ||A||; the tolerance is ten-fold.
@@ -22,6 +23,7 @@ SUMS = 0.05
 """Likewise for the rounding of a product with A, per sqrt(n): up to 0.3 was measured."""
 
 
+@full_precision()
 def check_penrose(f: LinearizerOperator, x: Tensor, y: Tensor) -> Reports:
     """The four Penrose equations for f+ = f.pinv() (Lemma 4.1).
 

@@ -37,6 +37,7 @@ from induced.checks.untouched import different_bits, untouched
 from induced.errors import DomainError, DtypeError
 from induced.linearizer import Linearizer, LinearizerOperator
 from induced.operators import LinearOperator, Projection
+from induced.precision import full_precision
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace
 from induced.subspaces import Subspace
 
@@ -109,6 +110,7 @@ class Kind(NamedTuple):
     parts: Callable[[Any], list[Part]]
 
 
+@full_precision()
 def check(
     thing: Checkable,
     points: Tensor | None = None,

@@ -20,6 +20,7 @@ from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
 from induced.errors import DomainError
 from induced.linearizer import SVD, LinearizerOperator
+from induced.precision import full_precision
 
 TRIES = 8
 """Lengths of singular vectors, each a third of the last, that are tried where a chart refuses."""
@@ -28,6 +29,7 @@ STARTS, STEPS = 4, 6
 """Random vectors from which what is missing in an SVD is looked for, one in a wide space, and how often the map is applied."""
 
 
+@full_precision()
 def check_svd(f: LinearizerOperator, rank: int | None = None) -> Reports:
     """f(v_i) = s_i u_i, f*(u_i) = s_i v_i, both sets orthonormal, values descending, and none left out (Prop 2.9).
 

@@ -10,6 +10,7 @@ from induced.checks.batches import left_alone, rearrangements, same_again
 from induced.checks.measure import Noise, compare, estimated, lengths, longest, noises, require_samples, shrunk, unjudgeable
 from induced.checks.report import Report, Reports
 from induced.checks.untouched import untouched
+from induced.precision import full_precision
 from induced.spaces import HilbertSpace
 
 
@@ -28,6 +29,7 @@ class Coordinates(Bijection):
         return self.space.point(z)
 
 
+@full_precision()
 def check_space(X: HilbertSpace, points: Tensor) -> Reports:
     """The nine axioms of a vector space (Prop 2.3, App. A), those of its inner product (Prop 2.7), and samples that stay apart.
 
@@ -65,6 +67,7 @@ def check_space(X: HilbertSpace, points: Tensor) -> Reports:
         )
 
 
+@full_precision()
 def check_axioms(X: HilbertSpace, points: Tensor) -> Reports:
     """The laws of `check_space` without those of any function of samples, which `check_bijection` tries at a chart."""
     points = require_samples(points, X.shape)
@@ -72,6 +75,7 @@ def check_axioms(X: HilbertSpace, points: Tensor) -> Reports:
         return Reports(_laws(X, points, _at_points(X, points)))
 
 
+@full_precision()
 def check_operations(X: HilbertSpace, points: Tensor) -> Reports:
     """The laws of `check_axioms`, and those of the operations that a class may make anew."""
     points = require_samples(points, X.shape)

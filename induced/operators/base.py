@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._module import reference
+from induced._numerics import full_precision
 from induced._registry import saved_as
 from induced._validate import eager, require_tensor, whole_sides
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -18,6 +19,7 @@ from induced.operators.algebra import Algebra, hold, register, require_matrix
 from induced.operators.factors import counted
 from induced.operators.reduction import Frame, Reduction, require_regular
 from induced.operators.rules import LIMIT, OfAdjoint, OfProduct, OfScaled, OfSeveral, OfSum, Scalar, TooLarge, kind, per_matrix
+from induced.precision import exactly
 
 SHOWN = 3
 """Operators of a long expression that its text names."""
@@ -57,12 +59,13 @@ class LinearOperator(Algebra):
         like = reference(self)
         if not z.is_meta and torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
             with torch.autocast(z.device.type, enabled=False):
-                full: Tensor = super().__call__(z if like is None else z.to(like.dtype))
-                return full
+                return self(z if like is None else z.to(like.dtype))
         if like is not None and like.dtype != z.dtype:
             raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
-        return super().__call__(z)  # type: ignore[no-any-return]
+        applied: Tensor = super().__call__(z) if z.is_cpu else exactly(super().__call__, z)
+        return applied
 
+    @full_precision
     def matrix(self, limit: int = 4096) -> Tensor:
         """The matrix of A, of shape (*batch, m, n).
 

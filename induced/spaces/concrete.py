@@ -14,6 +14,7 @@ from induced._validate import eager, require_like, require_shape, whole_sides
 from induced.bijections import Bijection
 from induced.bijections.amplification import roundings, zero_size
 from induced.errors import DomainError, DtypeError, ShapeError
+from induced.precision import exactly, full_precision
 from induced.spaces.hilbert import HilbertSpace, require_alike
 
 
@@ -48,7 +49,7 @@ class InducedSpace(HilbertSpace):
     def coords(self, x: Tensor) -> Tensor:
         require_shape(x, self.shape, "a point of the space")
         require_like(x, reference(self.chart), "the point")
-        z: Tensor = self.chart(x)
+        z: Tensor = self.chart(x) if x.is_cpu else exactly(self.chart, x)
         if self._spread:
             z = z.reshape(*z.shape[: z.dim() - len(self.chart.coord_shape)], self.dim)
         _require_finite(z, x, "point", "coordinates", self)
@@ -57,13 +58,15 @@ class InducedSpace(HilbertSpace):
     def point(self, z: Tensor) -> Tensor:
         require_shape(z, (self.dim,), "coordinates of the space")
         require_like(z, reference(self.chart), "the coordinates")
-        x = self.chart.inverse(z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z)
+        w = z.reshape((*z.shape[:-1], *self.chart.coord_shape)) if self._spread else z
+        x = self.chart.inverse(w) if w.is_cpu else exactly(self.chart.inverse, w)
         _require_finite(x, z, "coordinates", "point", self)
         return x
 
     def _reference(self) -> Tensor | None:
         return reference(self.chart)
 
+    @full_precision()
     def roundings(self, x: Tensor, against: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             return roundings(self.chart.inv, self.chart(x), against=against)

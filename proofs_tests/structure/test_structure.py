@@ -25,6 +25,7 @@ LAYERS = {
     "errors": 0,
     "_module": 1,
     "_registry": 1,
+    "precision": 1,
     "_validate": 1,
     "_numerics": 2,
     "operators": 3,

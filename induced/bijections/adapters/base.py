@@ -12,6 +12,7 @@ from induced._module import Module
 from induced._registry import FOREIGN, not_saved
 from induced.bijections.base import Bijection, Composition
 from induced.errors import DtypeError, InducedError
+from induced.precision import warn_of_tf32
 
 Map = Callable[[Tensor], Tensor]
 
@@ -38,7 +39,12 @@ class Adapted(Bijection):
         batch = x.shape[: x.dim() - len(before)]
         if 0 in batch:
             return x.new_zeros((*batch, *after)) + x.sum()  # with the graph of x
+        self._warn(x)
         return function(x.reshape((math.prod(batch), *before))).reshape((*batch, *after))
+
+    def _warn(self, x: Tensor) -> None:
+        if not x.is_cpu:
+            warn_of_tf32(x, convolutions=len(self.shape) > 1)
 
     def __repr__(self) -> str:
         # not that of the modules held: zuko's draws random numbers
@@ -78,6 +84,7 @@ class AdaptedWithDeterminant(Adapted):
         batch = x.shape[: x.dim() - len(before)]
         if 0 in batch:
             return x.new_zeros((*batch, *after)) + x.sum(), x.new_zeros(batch) + x.sum()
+        self._warn(x)
         rows = x.reshape(math.prod(batch), *before)
         y, log_det = function(rows)
         value = log_det.to(x) if isinstance(log_det, Tensor) else torch.as_tensor(log_det, dtype=x.dtype, device=x.device)
