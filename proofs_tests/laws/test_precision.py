@@ -19,9 +19,10 @@ from proofs_tests.device import StandIn
 from proofs_tests.registry import initialized, shaken
 from proofs_tests.tf32 import EmulatedTF32, convolutions_allowed, products_allowed
 
-read, write = (getattr(torch._C, name, None) for name in ("_get_fp32_precision_getter", "_set_fp32_precision_setter"))
-if read is None or write is None:
-    pytest.skip("torch has one interface of its flags", allow_module_level=True)
+if not hasattr(torch._C, "_get_fp32_precision_getter"):
+    pytest.skip("this torch has one interface of its flags", allow_module_level=True)
+read: Callable[[str, str], str] = getattr(torch._C, "_get_fp32_precision_getter")  # noqa: B009
+write: Callable[[str, str, str], None] = getattr(torch._C, "_set_fp32_precision_setter")  # noqa: B009
 
 SWITCHES = [("generic", "all"), *((b, kind) for b in ("cuda", "mkldnn") for kind in ("all", "conv", "rnn", "matmul"))]
 
