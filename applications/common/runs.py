@@ -332,21 +332,14 @@ class Run:
         stored, given = dict(flat(kept)), dict(flat(json.loads(json_bytes(config))))
         names = [name for name in sorted(stored.keys() | given.keys()) if _shown(stored, name) != _shown(given, name)]
         same = stored.get("data.sha256") == given.get("data.sha256")  # a file may have another place or name by now
-        differing = [
-            f"{name} (config.json: {_shown(stored, name)}, now: {_shown(given, name)})"
-            for name in names
-            if name.rpartition(".")[2] not in FREE_SETTINGS and not (name == "data.name" and same)
-        ]
+        differing = [n for n in names if n.rpartition(".")[2] not in FREE_SETTINGS and not (n == "data.name" and same)]
         if differing:
+            shown = (f"{name} (config.json: {_shown(stored, name)}, now: {_shown(given, name)})" for name in differing)
             data = "; the data are not those that it was trained on" if any(n.startswith("data.") for n in names) else ""
-            if any((name in stored) != (name in given) for name in names if not name.startswith("data.")):
-                data += (
-                    "; what is absent on one side is of another release of the application: go on with that one, or train anew"
-                )
-            raise CheckpointError(
-                f"{self.folder}: cannot resume with other settings: {', '.join(differing)}{data}. Give the same ones, or "
-                f"another folder with --out; only {', '.join(sorted(FREE_SETTINGS))} may change"
-            )
+            advice = f"Give the same ones, or another folder with --out; only {', '.join(sorted(FREE_SETTINGS))} may change"
+            if any((name in stored) != (name in given) for name in differing):
+                advice = "What is absent on one side is of another release: go on with that one, or train anew in another --out"
+            raise CheckpointError(f"{self.folder}: cannot resume with other settings: {', '.join(shown)}{data}. {advice}")
         return [f"{name} is {_shown(given, name)} from here on, it was {_shown(stored, name)}" for name in names]
 
     def _require_room(self, needed: int) -> None:

@@ -308,7 +308,7 @@ def test_settings_of_another_release_are_refused_on_resume_in_words(tmp_path: Pa
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"rest_std"', '"floor"'))
     with pytest.raises(
-        CheckpointError, match=r"model\.floor \(config\.json: .*, now: absent\).* is of another release of the app"
+        CheckpointError, match=r"model\.floor \(config\.json: .*, now: absent\).* is of another release: go on with"
     ):
         train(tmp_path, longer(8), resume=True)
 
