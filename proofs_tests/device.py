@@ -353,6 +353,10 @@ class _Constructors(TorchFunctionMode):
                 return moved.requires_grad_(requires_grad) if requires_grad else moved
         if func is torch.as_tensor and isinstance(args[0], OnDevice):
             return args[0] if kwargs.get("dtype") is None else args[0].to(kwargs["dtype"])
+        if func is Tensor.numpy and isinstance(args[0], OnDevice):
+            raise TypeError(
+                f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory"
+            )
         if func is Tensor.tolist and isinstance(args[0], OnDevice):
             return args[0].detach().to("cpu").tolist()
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnDevice):

@@ -42,7 +42,7 @@ class ConditionalBijection(Module, ABC):
             context: a number (for k = 1), or a tensor of shape (k,) or (*batch, k), batch that of the points.
         """
         like = next(self.parameters(), torch.zeros(()))
-        vector = context if isinstance(context, Tensor) else torch.tensor([float(context)], dtype=like.dtype, device=like.device)
+        vector = context if isinstance(context, Tensor) else like.new_full((1,), float(context))
         require_floating(vector, "a context")
         if vector.dim() == 0:
             raise ShapeError("a context is a number or a tensor of shape (*batch, k), got a tensor without dimensions")

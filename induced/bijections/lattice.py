@@ -22,14 +22,16 @@ def rounded(x: Tensor, step: float) -> Tensor:
     return x + (torch.round(value / step) * step - value)
 
 
-def require_range(x: Tensor, bits: int, what: str) -> Tensor:
-    """x, which must be below the size from which neighbouring floats are more than 2^-bits apart."""
+def require_range(x: Tensor, bits: int, what: str, *others: Tensor) -> Tensor:
+    """x, which must be below the size from which neighbouring floats are more than 2^-bits apart, as the others must."""
     digits = round(1 - math.log2(torch.finfo(x.dtype).eps))
-    if eager(x) and not bool((x.abs() < 2.0 ** (digits - bits)).all()):
-        largest = float(x.detach().abs().max())
+    inside = [(y.abs() < 2.0 ** (digits - bits)).all() for y in (x, *others)] if eager(x) else []
+    # one look at all of them: each makes the host wait for a device
+    if inside and not bool(torch.stack(inside).all()):
+        wrong = next(y for y, fits in zip((x, *others), inside, strict=True) if not fits)
         raise DomainError(
             f"{what} with bits={bits} is exact for |z| < 2^({digits} - {bits}) = {2.0 ** (digits - bits):g} in {x.dtype}, "
-            f"got a value of size {largest:.6g}: use fewer bits, smaller values or float64"
+            f"got a value of size {float(wrong.detach().abs().max()):.6g}: use fewer bits, smaller values or float64"
         )
     return x
 
@@ -97,10 +99,12 @@ class LatticeCoupling(Coupling):
         """What messages call it."""
 
     def _step(self, pieces: Pieces) -> Pieces:
-        return self._inside(super()._step(self._onto_lattice(pieces)))
+        on = self._onto_lattice(pieces)
+        return self._inside(on, super()._step(on))
 
     def _step_back(self, pieces: Pieces) -> Pieces:
-        return self._inside(super()._step_back(self._onto_lattice(pieces)))
+        on = self._onto_lattice(pieces)
+        return self._inside(on, super()._step_back(on))
 
     def _step_and_log_abs_det(self, pieces: Pieces) -> tuple[Pieces, Tensor]:
         return self._step(pieces), self._batch_zeros(pieces[0])
@@ -115,7 +119,10 @@ class LatticeCoupling(Coupling):
         return b - parameters, None
 
     def _onto_lattice(self, pieces: Pieces) -> Pieces:
-        return self._inside(tuple(rounded(piece, self.lattice_step) for piece in pieces))
+        return tuple(rounded(piece, self.lattice_step) for piece in pieces)
 
-    def _inside(self, pieces: Pieces) -> Pieces:
-        return tuple(require_range(piece, self.bits, self.label) for piece in pieces)
+    def _inside(self, given: Pieces, made: Pieces) -> Pieces:
+        """What was made of the given pieces; one of them is still the same."""
+        first, *others = (*given, made[0 if self.flip else 1])
+        require_range(first, self.bits, self.label, *others)
+        return made

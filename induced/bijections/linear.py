@@ -62,13 +62,14 @@ class _Mixing(Bijection):
     def _solve(self, A: LinearOperator, z: Tensor) -> Tensor:
         """x with A x = z up to eps |A| |x|: a product with A^-1 leaves eps |A| |A^-1| |z|, the condition times as much."""
         if isinstance(A, Dense) and A.A.dtype != torch.float64:
-            return self._mix(Dense(torch.linalg.inv(A.A.double())), z).to(A.A.dtype)
+            return self._mix(Dense(_inverse(A.A.double())), z).to(A.A.dtype)
         if isinstance(A, Dense) and not torch.compiler.is_compiling():
             rows = self._columns(z).mT.to(A.A)
-            solved: Tensor = torch.linalg.solve(A.A, rows.reshape(-1, len(A.A)).mT)
+            columns = rows.reshape(-1, len(A.A)).mT
+            solved: Tensor = torch.linalg.solve(A.A, columns) if z.is_cpu else _unread(*torch.linalg.solve_ex(A.A, columns))
             return solved.mT.reshape(rows.shape).mT.reshape(z.shape)
         # a graph holds the inverse as a constant
-        X = Dense(torch.linalg.inv(A.A)) if isinstance(A, Dense) else inverse(A)
+        X = Dense(_inverse(A.A)) if isinstance(A, Dense) else inverse(A)
         x = self._mix(X, z)
         # a step of refinement
         return x if A.orthogonal or isinstance(A, STABLE) else x + self._mix(X, z - self._mix(A, x))
@@ -83,6 +84,15 @@ class _Mixing(Bijection):
         columns = self._columns(x)
         applied: Tensor = A.A @ columns.to(A.A.dtype) if isinstance(A, Dense) else A(columns.mT).mT
         return applied.reshape(x.shape)
+
+
+def _inverse(A: Tensor) -> Tensor:
+    return torch.linalg.inv(A) if A.is_cpu else _unread(*torch.linalg.inv_ex(A))
+
+
+def _unread(result: Tensor, code: Tensor) -> Tensor:
+    """The result, nan where the error code says singular: a host that reads the code waits for the device."""
+    return result.masked_fill(code > 0, math.nan)
 
 
 def _added(A: LinearOperator, z: Tensor) -> Tensor:

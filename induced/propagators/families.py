@@ -1,5 +1,6 @@
 """Time-dependent operators t -> A_t."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -86,7 +87,7 @@ class _NetworkFamily(OperatorFamily):
     def numbers(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """The time as a tensor, and offset + sum_f h_f(t) factors_f."""
         like = self.offset
-        time = t.to(like) if isinstance(t, Tensor) else torch.tensor(t, dtype=like.dtype, device=like.device)
+        time = t.to(like) if isinstance(t, Tensor) else like.new_full((), t)
         h = self.hidden(time.unsqueeze(-1))
         # Kept in the dtype of the parameters under autocast: the propagator multiplies hundreds of these.
         with nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False):
@@ -230,11 +231,13 @@ class SharedBasisFamily(_NetworkFamily):
     def basis(self, dtype: torch.dtype | None = None) -> Tensor:
         """Q of shape (n, r): the first r unit vectors at the start with `rest_std`."""
         like, dtype = self.directions, dtype or self.directions.dtype
-        require_finite(like, "the directions of a SharedBasisFamily")  # a QR may hide a nan
+        if like.is_cpu:  # a QR may hide a nan
+            require_finite(like, "the directions of a SharedBasisFamily")
         Q, R = torch.linalg.qr(like.to(torch.promote_types(dtype, torch.float32)))
         # the signs that make Q a continuous function of the parameter
         signed: Tensor = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q)
-        return signed.to(dtype)
+        # elsewhere a nan says so without a wait of the host for each time
+        return (signed if like.is_cpu else torch.where(like.isfinite().all(), signed, math.nan)).to(dtype)
 
     def at(self, t: float | Tensor) -> LinearOperator:
         time, K = self.numbers(t)
@@ -250,7 +253,7 @@ class SharedBasisFamily(_NetworkFamily):
         def core(t: Tensor) -> Parts:
             c, rest = self.rates(t.double())
             K = torch.tensordot(rest[:, None] * self.precise(t), stacked, dims=1)
-            return c, K, torch.eye(self.rank).to(K).expand(K.shape)
+            return c, K, torch.eye(self.rank, dtype=K.dtype, device=K.device).expand(K.shape)
 
         return Restriction(self.basis(torch.float64), core)
 

@@ -248,9 +248,9 @@ def _dense(B: Tensor, steps: Iterable[Step]) -> LinearOperator:
 
 
 def _update(S: Parts, B: Tensor) -> Tensor:
-    """s B + X (W^T B), in one pass over B where no gradient needs s."""
+    """s B + X (W^T B), in one pass over B where no gradient needs s, and the host need not wait for it."""
     s, X, W = S
-    if eager(X) and not (torch.is_grad_enabled() and any(part.requires_grad for part in (s, X, W, B))):
+    if X.is_cpu and eager(X) and not (torch.is_grad_enabled() and any(part.requires_grad for part in (s, X, W, B))):
         return torch.addmm(B, X, W.mT @ B, beta=float(s))
     return s * B + X @ (W.mT @ B)
 

@@ -118,7 +118,7 @@ class HilbertSpace(Module, ABC):
         a = (
             weights
             if isinstance(weights, Tensor)
-            else torch.stack([torch.as_tensor(w, dtype=z.dtype, device=z.device) for w in weights])
+            else torch.stack([w.to(z) if isinstance(w, Tensor) else z.new_full((), w) for w in weights])
         )
         if a.is_complex():
             raise DtypeError(f"the weights of combine are real numbers, got {a.dtype}")
