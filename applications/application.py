@@ -34,7 +34,7 @@ class Application:
     4. `train(config, run, *, data_dir, resume, overwrite, fallback, device)`, which calls `fit` with a `Source` of data; the
        settings that it gives begin with `{"application": family}`.
     5. commands: functions with a docstring, whose parameters become options. One that takes a `ModelSource` has --run,
-       --pretrained and --fallback.
+       --pretrained, --fallback and --device.
 
     Arguments:
         name: What `induced train` calls it: small letters, digits and hyphens.

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -12,7 +12,8 @@ from tyro.conf import Positional, arg
 
 from applications.application import Application, owner
 from applications.common import kinds
-from applications.common.options import Count, ModelSource, Seed
+from applications.common.devices import pick
+from applications.common.options import Count, Device, ModelFolder, ModelSource, Seed
 from applications.common.runs import Run
 from applications.info import described, progress
 from induced import LinearOperator, Report, check
@@ -33,7 +34,7 @@ def training(application: Application, options: Sequence[str] = ()) -> Callable[
         resume: bool = False,
         fallback: bool = False,
         overwrite: bool = False,
-        device: Literal["auto", "cpu"] = "auto",
+        device: Device = "auto",
     ) -> None:
         how = {"resume": resume, "overwrite": overwrite, "fallback": fallback, "device": device}
         found = application.train(config, Run(out, command=shlex.join(options)), data_dir=data_dir, **how)
@@ -49,7 +50,7 @@ def training(application: Application, options: Sequence[str] = ()) -> Callable[
         resume: Go on from the newest checkpoint in the run folder; its config.json has the other options, save those given anew.
         fallback: If the newest checkpoint is damaged, resume from the one before it.
         overwrite: Delete an earlier run in the folder.
-        device: "auto" takes an accelerator if there is one.
+        device: Where to compute: cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if it has float64.
     """
     return command
 
@@ -73,7 +74,8 @@ def check_command(
 
     Args:
         source: The model.
-        target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent.
+        target: module:object, a chart, space, operator or map of your own, or what makes one; the trained model if absent. It
+            stays where it is unless --device names a device.
         n: Points that the laws are checked at, drawn in coordinates, and rows of the data set; 8 if absent, but 2
             points of more than 65,536 coordinates.
         seed: Seed of the points.
@@ -86,12 +88,14 @@ def check_command(
     if target is None:
         folder = source.folder()
         model, application, name = source.load(nn.Module), owner(folder), str(folder)
-    elif source != ModelSource():
+    elif replace(source, device="auto") != ModelSource():
         raise InducedError(f"check either the object {target} or the model of a folder, not both")
     elif Path(target).is_dir():
         raise InducedError(f"{target} is a folder: `induced check --run {target}` checks the model in it")
     else:
         model, application, name = load_object(target), None, target
+        if source.device != "auto":
+            model.to(pick(source.device))
     thing = _checked(model, application)
     found = Reports()
     for dtype in (torch.float32, torch.float64):
@@ -123,7 +127,7 @@ def _checked(model: Any, application: Application | None) -> Any:
     return model.operator() if callable(getattr(model, "operator", None)) and not isinstance(model, LinearOperator) else model
 
 
-def export(source: ModelSource, out: Path) -> None:
+def export(source: ModelFolder, out: Path) -> None:
     """Write a model alone, a run's moving average, as config.json and a half-precision model.safetensors.
 
     Args:
@@ -133,13 +137,13 @@ def export(source: ModelSource, out: Path) -> None:
     print(f"wrote {kinds.export(source.folder(), out, fallback=source.fallback)}")
 
 
-def info(source: ModelSource, folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None) -> None:
+def info(source: ModelFolder, folder: Annotated[Path | None, Positional, arg(metavar="[FOLDER]")] = None) -> None:
     """Show what a folder holds: application, settings, steps done, sizes, figures.
 
     Args:
         source: The model, where no folder is given.
         folder: A run, a checkpoint, an export, a shipped model, or any other that `induced.load` opens.
     """
-    if folder is not None and source != ModelSource():
+    if folder is not None and source != ModelFolder():
         raise InducedError(f"info shows one folder, got {folder} and --run, --pretrained or --fallback")
     print(described(source.folder() if folder is None else folder))

@@ -17,7 +17,7 @@ from applications.common.data import ImageSet, load, to_uint8, to_unit
 from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.metrics import auroc, psnr
-from applications.common.options import ModelSource
+from applications.common.options import ModelFolder
 from applications.common.perceptual import ShiftTolerantLPIPS, perceptual
 from applications.common.quality import quality
 from applications.flow_matching import evaluate
@@ -185,7 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     options.out.mkdir(parents=True, exist_ok=True)
-    model = ModelSource(options.run).load(FlowMatching)
+    model = ModelFolder(options.run).load(FlowMatching)
     real, train = load(options.data, "test"), load(options.data, "train")
     laws(model, to_unit(real.spread(100).images))
     one_step(model)

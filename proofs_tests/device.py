@@ -149,7 +149,7 @@ class _Module:
         return True
 
     def is_available(self) -> bool:
-        return True
+        return bool(_entered)
 
     def is_built(self) -> bool:
         return True
@@ -267,7 +267,7 @@ class StandIn:
         raw: Tensor = func(_raw(source), **{name: value for name, value in kwargs.items() if name != "device"})
         if to_device != isinstance(source, OnDevice):
             self._note("to device" if to_device else "to host", func.name(), source)
-        elif self.log is not None:
+        elif to_device and self.log is not None:
             self.log.kernels += 1
         return cast(Tensor, self._wrapped(raw)) if to_device else raw
 
@@ -275,7 +275,7 @@ class StandIn:
         """target.copy_(source), within a device or between two."""
         if isinstance(target, OnDevice) != isinstance(source, OnDevice):
             self._note("to device" if isinstance(target, OnDevice) else "to host", "aten::copy_", source)
-        elif self.log is not None:
+        elif isinstance(target, OnDevice) and self.log is not None:
             self.log.kernels += 1
         _raw(target).copy_(_raw(source))
         return target

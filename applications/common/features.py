@@ -190,13 +190,16 @@ def squeezenet(data_dir: Folder | None = None) -> SqueezeNet:
 
 
 @torch.no_grad()
-def extract(net: Callable[[Tensor], Tensor], images: Tensor, batch: int = 100) -> Tensor:
+def extract(
+    net: Callable[[Tensor], Tensor], images: Tensor, batch: int = 100, device: torch.device | str | None = None
+) -> Tensor:
     """Run a net over a whole set, a batch at a time; the last, shorter batch counts.
 
     Arguments:
         net: Maps images in [-1, 1) to features, each image on its own: a net, or a method of one.
         images: `(N, C, H, W)`: uint8, which `to_unit` maps to the middle of its bins, or floating point in [-1, 1).
         batch: Images at a time; the result does not depend on it beyond rounding.
+        device: Where the net lies, to which each batch is moved; where the images lie if None.
 
     Returns:
         float64 on the CPU, `(N, ...)`.
@@ -209,5 +212,5 @@ def extract(net: Callable[[Tensor], Tensor], images: Tensor, batch: int = 100) -
     parts = []
     for part in torch.split(images, batch):
         unit = to_unit(part) if part.dtype == torch.uint8 else part
-        parts.append(net(unit).to("cpu", torch.float64))
+        parts.append(net(unit.to(device)).to("cpu", torch.float64))
     return torch.cat(parts)

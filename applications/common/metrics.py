@@ -154,7 +154,7 @@ def class_balance(logits: Tensor, reference: Tensor) -> ClassBalance:
         raise DomainError(f"class_balance got {int((~logits.isfinite()).sum())} logits that are not finite, of {logits.numel()}")
     shares = logits.argmax(1).bincount(minlength=len(reference)).double() / len(logits)
     sure = logits.double().softmax(1).amax(1) > _SURE
-    return ClassBalance(float((shares - reference / reference.sum()).abs().sum() / 2), float(sure.double().mean()))
+    return ClassBalance(float((shares - (reference / reference.sum()).to(shares)).abs().sum() / 2), float(sure.double().mean()))
 
 
 def auroc(negatives: Tensor, positives: Tensor) -> float:
@@ -179,7 +179,7 @@ def auroc(negatives: Tensor, positives: Tensor) -> float:
     if bool(scores.isnan().any()):
         raise DomainError(f"auroc got {int(scores.isnan().sum())} scores that are NaN, of {len(scores)}")
     ranks = torch.unique(scores, return_inverse=True)[1]  # infinities have one
-    return float(roc_auc_score([0] * len(negatives) + [1] * len(positives), ranks.numpy()))
+    return float(roc_auc_score([0] * len(negatives) + [1] * len(positives), ranks.cpu().numpy()))
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
 from torch import nn
+from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from applications.application import known, owner
 from applications.common.data import ImageSet
 from applications.common.data.sets import images_of_shape
+from applications.common.devices import pick
 from applications.common.kinds import family, load_model
 from induced.errors import CheckpointError
 
@@ -41,6 +43,9 @@ Many = Annotated[int, _whole(1, MOST)]
 Seed = Annotated[int, _whole(0, 2**63 - 1)]
 """A seed that every generator takes."""
 
+Device = Annotated[str, arg(metavar="DEVICE")]
+"""Where to compute, as `pick` takes it."""
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -59,7 +64,7 @@ class DataSource:
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class ModelFolder:
     """Where a command takes its model from; without --run and --pretrained, the first one that its application ships."""
 
     run: Path | None = None
@@ -96,9 +101,27 @@ class ModelSource:
         return self.run
 
     def load(self, kind: type[M]) -> M:
-        """The model.
+        """The model, on the CPU.
 
         Raises:
             CheckpointError: as `folder`, or it cannot be read.
         """
         return load_model(self.folder(kind), kind, fallback=self.fallback)
+
+
+@dataclass(frozen=True)
+class ModelSource(ModelFolder):
+    """The same, and where the model computes."""
+
+    device: Device = "auto"
+    """Where to compute: cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if it has float64."""
+
+    def load(self, kind: type[M]) -> M:
+        """The model, on its device.
+
+        Raises:
+            CheckpointError: as `folder`, or it cannot be read.
+            DomainError: as `pick`.
+        """
+        device = pick(self.device)
+        return super().load(kind).to(device)

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, distributed, nn
 
+from applications.common.devices import pick
 from induced.errors import DomainError, ShapeError
 
 Sharded = Callable[[Accelerator, nn.Module, torch.optim.Optimizer], nn.Module]
@@ -26,34 +27,32 @@ _REFUSED = {
         "which divides the gradients, while each batch is a step here; unset it, and give --micro-batch to save memory",
     ),
     "DYNAMO_BACKEND": ("a compiled model", _OFF, "which no run folder would record; unset it"),
+    "MIXED_PRECISION": ("mixed precision", _OFF, "which no run folder would record; unset it, and give --precision bf16"),
+    "TORCH_DEVICE": ("a device", ("",), "which every process would take; unset it, and give --device"),
+    "USE_CPU": ("the CPU", _OFF, "where there is an accelerator; unset it, or give --device cpu"),
 }
 """Variables by which accelerate changes a training whatever the program says: what they ask for, when not, and what is wrong."""
 
 
-def accelerator_for(device: Literal["auto", "cpu"]) -> Accelerator:
-    """Join the processes that the launcher started.
+def accelerator_for(device: str) -> Accelerator:
+    """Join the processes that the launcher started, on the device that `pick` gives to each.
 
     Raises:
-        DomainError: the environment, as a launcher or an earlier shell left it, asks to shard or offload, to accumulate
-            gradients, or to compile.
+        DomainError: as `pick`, or several processes are given one numbered device; the environment, as a launcher or an earlier
+            shell left it, asks for what a run folder would not record: to shard, to accumulate gradients, another precision.
     """
+    chosen = pick(device)
     for suffix, (what, without, problem) in _REFUSED.items():
         value = os.environ.get(name := f"ACCELERATE_{suffix}", "")
-        if value.lower() not in without:
+        if value.lower() not in without and (suffix, chosen.type) != ("USE_CPU", "cpu"):
             raise DomainError(f"the environment asks for {what} ({name}={value}), {problem}")
     # Without an accelerator accelerate must be told: else several processes would each train alone, in one folder.
-    return Accelerator(cpu=device == "cpu" or not has_accelerator(), mixed_precision="no")
-
-
-def has_accelerator() -> bool:
-    """Whether there is an accelerator with float64, in which lattices, small matrices and constants lie; Apple's has none."""
-    if not torch.accelerator.is_available():
-        return False
-    try:
-        torch.zeros((), dtype=torch.float64, device=torch.accelerator.current_accelerator())
-    except (TypeError, RuntimeError):
-        return False
-    return True
+    state = PartialState(cpu=chosen.type == "cpu")
+    if state.num_processes == 1:
+        state.device = chosen
+    elif ":" in device:
+        raise DomainError(f"{state.num_processes} processes take one accelerator each, by their ranks; got {device!r} for all")
+    return Accelerator(cpu=chosen.type == "cpu", mixed_precision="no")
 
 
 def accumulate(

@@ -54,7 +54,7 @@ def quality(samples: Tensor, real: ImageSet, data_dir: Folder | None = None, *, 
     """Judge samples in [-1, 1] by as many real images, spread evenly over the set: many sets are sorted by class.
 
     Arguments:
-        samples: (N, C, H, W).
+        samples: (N, C, H, W); the network runs on their device.
         real: what they are to look like.
         data_dir: where SqueezeNet's weights are.
         fid_weights: a file of Inception's weights (`applications/common/inception.py`): the Frechet distance is the standard FID.
@@ -66,18 +66,18 @@ def quality(samples: Tensor, real: ImageSet, data_dir: Folder | None = None, *, 
     if len(real) < len(samples):
         raise ShapeError(f"quality compares equal numbers: got {len(samples)} samples and {len(real)} images of {real.name}")
     samples, compared = samples.clamp(-1.0, 1.0), real.spread(len(samples))
-    images, labels = compared.images, compared.labels
+    images, labels, device = compared.images, compared.labels, samples.device
     confident = imbalance = math.nan
     if fid_weights is not None:
-        standard, name = inception(fid_weights), "Inception v3 (FID)"
-        a, b = extract(standard, images, 25), extract(standard, to_uint8(samples), 25)
+        standard, name = inception(fid_weights).to(device), "Inception v3 (FID)"
+        a, b = (extract(standard, x, 25, device) for x in (images, to_uint8(samples)))
     elif not is_of_digits(real):
-        net, name = squeezenet(data_dir), "SqueezeNet 1.1"
-        a, b = (extract(net, x.expand(-1, 3, -1, -1)) for x in (images, samples))
+        net, name = squeezenet(data_dir).to(device), "SqueezeNet 1.1"
+        a, b = (extract(net, x.expand(-1, 3, -1, -1), device=device) for x in (images, samples))
     else:
-        classifier, name = digit_classifier(), "digit classifier"
-        a, b = extract(classifier.features, images), extract(classifier.features, samples)
-        balance = class_balance(extract(classifier, samples), labels.bincount(minlength=10))
+        classifier, name = digit_classifier().to(device), "digit classifier"
+        a, b = (extract(classifier.features, x, device=device) for x in (images, samples))
+        balance = class_balance(extract(classifier, samples, device=device), labels.bincount(minlength=10))
         confident, imbalance = balance.confident, balance.total_variation
     precision, recall = precision_recall(a, b)
     return Quality(len(samples), a.shape[1], name, frechet_distance(a, b), precision, recall, confident, imbalance)

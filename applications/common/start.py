@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from accelerate import Accelerator
 
@@ -16,7 +16,7 @@ class Start(TypedDict, total=False):
     resume: bool
     overwrite: bool
     fallback: bool
-    device: Literal["auto", "cpu"]
+    device: str
 
 
 def ready(run: Run, training: Any, settings: Mapping[str, Any], needed: int = 0, **start: Unpack[Start]) -> Accelerator:

@@ -176,7 +176,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     fallback: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    device: str = "auto",
     on_sample: Sampler | None = None,
 ) -> TrainingResult:
     """Train `objective.model` on batches of a source with Adam, and leave a run folder behind.
@@ -194,7 +194,7 @@ def fit(
         resume: Go on from the newest checkpoint.
         overwrite: Delete an earlier run in the folder.
         fallback: On resume, pass over a damaged newest checkpoint.
-        device: "auto" takes an accelerator if there is one.
+        device: As `pick` takes it, "cuda" for one; "auto" takes an accelerator if it has float64.
         on_sample: Called with the averaged model, in evaluation mode and without gradients, and the steps done, every
             `sample_every` steps; may return a picture, uint8 (C, H, W), for samples/ and TensorBoard.
 

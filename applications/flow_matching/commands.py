@@ -11,7 +11,7 @@ from applications.common.data import to_uint8, to_unit
 from applications.common.data.pictures import picture_file
 from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
-from applications.common.options import IMAGES, Count, DataSource, Many, ModelSource, Number, Seed
+from applications.common.options import IMAGES, Count, DataSource, Device, Many, ModelSource, Number, Seed
 from applications.common.quality import is_of_digits, quality
 from applications.flow_matching import evaluate
 from applications.flow_matching.model import FlowMatching
@@ -61,9 +61,9 @@ def invert(source: ModelSource, images_from: DataSource, n: Count = 100, out: Pa
         out: Picture to write, of the first ten.
     """
     out, model = picture_file(out), of_images(source)
-    images = to_unit(images_from.load("test", model.config.shape).spread(n).images)
     with torch.no_grad():
         f = model.operator()
+        images = to_unit(images_from.load("test", model.config.shape).spread(n).images).to(f.device)
         found = evaluate.inversion(f, images)
         rows = [("image", images[:10]), ("encoding", encode(f, images[:10]) / 3), ("f(encoding)", f(encode(f, images[:10])))]
     path = captioned_rows(out, [(label, to_uint8(row)) for label, row in rows])
@@ -95,7 +95,8 @@ def interpolate_command(
                 f"--first and --second lie in 0..{len(images) - 1} for the test images of {images_from.data}, got {index}"
             )
     with torch.no_grad():
-        strip = interpolate(model.operator(), images[first], images[second], n)
+        f = model.operator()
+        strip = interpolate(f, images[first].to(f.device), images[second].to(f.device), n)
     caption = f"from held-out image {first} of {images_from.data} to {second}: the induced segment, both ends included"
     print(f"wrote {save_picture(out, grid(to_uint8(strip), columns=min(n, 20), scale=2, caption=caption))}")
 
@@ -123,8 +124,8 @@ def edit(
     amounts = torch.linspace(-0.5, 1.5, 9)
     with torch.no_grad():
         f = model.operator()
-        along = direction(f, *classes)
-        rows = torch.stack([move(f, x, along, amounts) for x in images])
+        along = direction(f, *(part.to(f.device) for part in classes))
+        rows = torch.stack([move(f, x, along, amounts) for x in images.to(f.device)]).cpu()
     if is_of_digits(held_out):
         there = digit_classifier()(rows[:, amounts == 1].flatten(0, 1)).argmax(-1) == known.class_of(to_class)
         print(f"at 1.0 a network of its own, the digit classifier, takes {int(there.sum())} of {len(there)} for a {to_class}")
@@ -171,15 +172,18 @@ def judge(
             print(f"{float(bits.mean()):.3f} bits per dimension over {likelihood} held-out images")
 
 
-def tour_command(out: Path = Path("runs/tour"), steps: Many = BRIEF.training.steps, overwrite: bool = True) -> None:
+def tour_command(
+    out: Path = Path("runs/tour"), steps: Many = BRIEF.training.steps, overwrite: bool = True, device: Device = "auto"
+) -> None:
     """Train briefly on the embedded digits, then show and prove what the model is: what `make demo` runs.
 
     Args:
         out: Folder for the run and all figures.
         steps: Training steps of the first stage; both take five to ten minutes on two cores at the default.
         overwrite: Delete an earlier tour in the folder.
+        device: Where to compute: cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if it has float64.
     """
-    tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite)
+    tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite, device=device)
 
 
 def of_images(source: ModelSource) -> FlowMatching:

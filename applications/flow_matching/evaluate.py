@@ -44,7 +44,8 @@ def axioms(model: FlowMatching, points: Tensor, *, steps: int = 100) -> dict[str
     results = {}
     for dtype in (torch.float32, torch.float64):
         m = in_dtype(model, dtype)
-        x1, x0 = points.to(dtype), noise(m, len(points), seed=1)
+        x0 = noise(m, len(points), seed=1)
+        x1 = points.to(x0)
         f = m.operator(steps)
         drawn = [*check_linear(f, x0), *check_adjoint(f, x0, x1), *check_penrose(f, x0, x1)]
         parts = {
@@ -186,7 +187,7 @@ def bits_per_dimension(model: FlowMatching, f: Linearizer, images: Tensor, u: Te
         images: uint8 (k, C, H, W).
         u: in [0, 1), of the shape of the padded images; D counts the padding.
     """
-    x = to_unit(images, u)
+    x = to_unit(images, u).to(f.device)
     D = math.prod(x.shape[1:])
     return -(log_likelihood(model, f, x) / D + math.log(2 / 256)) / math.log(2)
 

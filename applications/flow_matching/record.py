@@ -11,7 +11,7 @@ from applications.application import Application, Commands, register
 from applications.common.data import to_unit
 from applications.common.data.sets import DIGITS, images_of_shape
 from applications.common.data.table import load_table
-from applications.common.options import ModelSource
+from applications.common.options import ModelFolder
 from applications.flow_matching import evaluate
 from applications.flow_matching.commands import edit, interpolate_command, invert, judge, sample, tour_command
 from applications.flow_matching.config import OF_VECTORS, Config
@@ -72,4 +72,4 @@ def load_pretrained(name: str = "mnist") -> Linearizer:
     Law:
         the same bits as `model.operator()` of 100 Runge-Kutta steps (applications/flow_matching/test_one_step.py)
     """
-    return ModelSource(pretrained=name).load(FlowMatching).operator()
+    return ModelFolder(pretrained=name).load(FlowMatching).operator()

@@ -60,7 +60,7 @@ def direction(f: Linearizer, without: Tensor, with_: Tensor) -> Tensor:
 def move(f: Linearizer, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
     """x (+) a (.) v for each amount a: an edit of one image, of shape (len(amounts), *shape); a = 0 gives x back."""
     X = f.codomain
-    return X.point(X.coords(x) + amounts[:, None] * X.coords(along))
+    return X.point(X.coords(x) + amounts.to(x)[:, None] * X.coords(along))
 
 
 def sample_grid(model: FlowMatching, step: int) -> Tensor:

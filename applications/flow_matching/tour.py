@@ -10,7 +10,6 @@ from torch import Tensor
 
 from applications.common.data import load, to_uint8, to_unit
 from applications.common.figures import captioned_rows, grid, save_figure, save_picture
-from applications.common.kinds import load_model
 from applications.common.manifest import NAME
 from applications.common.metrics import psnr
 from applications.common.options import ModelSource
@@ -32,13 +31,16 @@ BRIEF = Config(latent_steps=1500, training=TrainingConfig(steps=1000, batch=64, 
 """Five to ten minutes on two cores."""
 
 
-def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Callable[[str], None] = print) -> dict[str, object]:
+def tour(
+    out: Path, *, config: Config = BRIEF, overwrite: bool = False, device: str = "auto", say: Callable[[str], None] = print
+) -> dict[str, object]:
     """Train on the embedded digits, write figures and report.json to `out`, and print the tables.
 
     Arguments:
         out: the folder; the run lies in it beside the figures.
         config: what to train, on the embedded digits.
         overwrite: delete the run of an earlier tour; its figures are written anew.
+        device: where to compute, as `pick` takes it.
         say: where the text goes.
 
     Returns:
@@ -55,11 +57,11 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
     run.check({}, overwrite=overwrite)
     say(f"1. Training an encoder for {config.training.steps} steps and the flow of its coordinates for {config.latent_steps},")
     say("   on 4,500 embedded MNIST digits (500 are held out).")
-    result = train(config, run, overwrite=overwrite)
-    model = load_model(run.folder, FlowMatching)
+    result = train(config, run, overwrite=overwrite, device=device)
+    model = ModelSource(run.folder, device=device).load(FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")
     held_out = load("mnist5k", "test")
-    images = to_unit(held_out.images[::5])
+    images = to_unit(held_out.images[::5]).to(next(model.parameters()))
     with torch.no_grad():
         report: dict[str, object] = {
             "training": {"steps": result.steps, "seconds": result.seconds, "losses": result.losses},
@@ -68,7 +70,7 @@ def tour(out: Path, *, config: Config = BRIEF, overwrite: bool = False, say: Cal
             "inversion": _inversion(model, images, out, say),
             "spectrum": _spectrum(model.operator(), out, say),
             "timing": _timing(model, say),
-            "pretrained": _pretrained(out, say),
+            "pretrained": _pretrained(out, device, say),
         }
     path = write_json(out / "report.json", report)
     say(f"\nEverything lies in {out}/:")
@@ -175,8 +177,8 @@ def _timing(model: FlowMatching, say: Callable[[str], None]) -> dict[str, object
     return {"batch": evaluate.TIMED, **times}
 
 
-def _pretrained(out: Path, say: Callable[[str], None]) -> dict[str, object]:
-    model = ModelSource(pretrained="mnist").load(FlowMatching)
+def _pretrained(out: Path, device: str, say: Callable[[str], None]) -> dict[str, object]:
+    model = ModelSource(pretrained="mnist", device=device).load(FlowMatching)
     say("7. pretrained_samples.png is drawn by the pretrained model, trained for longer on full MNIST, and not by the one above.")
     samples, caption = to_uint8(model.operator()(noise(model, 64, seed=6))), "samples of the pretrained model, in one step"
     save_picture(out / "pretrained_samples.png", grid(samples, columns=16, scale=2, caption=caption))

@@ -74,7 +74,7 @@ def reflections(V: Tensor) -> Tensor:
     """Rows (r, n) of the Householder product that takes the span of orthonormal columns (n, r) to the first r unit vectors."""
     r = V.shape[1]
     factors = torch.geqrf(V.double())[0]
-    below = torch.tril(factors, -1) + torch.eye(*V.shape, dtype=torch.float64)
+    below = torch.tril(factors, -1) + torch.eye(*V.shape, dtype=torch.float64, device=V.device)
     # V = H_1 ... H_r R, so that H_r ... H_1 takes its span to that of the first r unit vectors
     return below.mT.flip(0).to(V.dtype).reshape(r, -1)
 

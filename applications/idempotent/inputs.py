@@ -27,7 +27,7 @@ def inputs(kind: str, images: Tensor, seed: int = 0) -> Tensor:
     """
     if kind not in KINDS:
         raise DomainError(f"no kind of inputs is called {kind!r}; there are {', '.join(KINDS)}")
-    return KINDS[kind](images, torch.Generator().manual_seed(seed)).to(images)
+    return KINDS[kind](images.cpu(), torch.Generator().manual_seed(seed)).to(images)
 
 
 def _erased(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -19,13 +19,13 @@ def project(f: Linearizer, images: Tensor, batch: int = BATCH) -> Tensor:
     What f does to images is to keep what it knows of digits: it denoises, fills in, repairs. On the lattice the result is that
     of each image alone, to the last bit.
     """
-    return torch.cat([f(part) for part in torch.split(images, batch)])
+    return torch.cat([f(part.to(f.device)) for part in torch.split(images, batch)])
 
 
 @torch.no_grad()
 def coordinates(f: Linearizer, images: Tensor, batch: int = BATCH) -> Tensor:
     """g(x) (k, dim), in batches of bounded memory."""
-    return torch.cat([f.domain.coords(part) for part in torch.split(images, batch)])
+    return torch.cat([f.domain.coords(part.to(f.device)) for part in torch.split(images, batch)])
 
 
 def noise(f: Linearizer, n: int, seed: int = 0, like: Tensor | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def noise(f: Linearizer, n: int, seed: int = 0, like: Tensor | None = None) -> T
     """
     drawn = torch.randn(n, *f.domain.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if like is not None:
-        spectrum = torch.fft.rfft2(like.double())
+        spectrum = torch.fft.rfft2(like.cpu().double())
         # white noise has coefficients of variance H W
         size = spectrum.var(0).sqrt() / (like.shape[-1] * like.shape[-2]) ** 0.5
         drawn = torch.fft.irfft2(spectrum.mean(0) + size * torch.fft.rfft2(drawn), s=like.shape[-2:])
@@ -67,7 +67,7 @@ def principal_range(f: Linearizer, images: Tensor, rank: int) -> Subspace:
     if not 0 <= rank <= most:
         raise DomainError(f"{len(images)} images and a projector of rank {int(mask.sum())} give 0..{most} components, got {rank}")
     c = coordinates(f, images)[:, mask].double()
-    Q = torch.zeros(len(mask), rank, dtype=torch.float64)
+    Q = torch.zeros(len(mask), rank, dtype=torch.float64, device=mask.device)
     Q[mask] = torch.linalg.eigh(c.mT @ c)[1].flip(-1)[:, :rank]
     return Subspace(f.domain, Q.to(_projection(f).p))
 
@@ -87,18 +87,18 @@ class RangeGaussian:
 
     def __init__(self, f: Linearizer, images: Tensor, labels: Tensor | None = None) -> None:
         self.f = f
-        labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+        labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels.cpu()
         self.classes, counts = torch.unique(labels, return_counts=True)
         if len(images) == 0 or int(counts.min()) < 2:
             raise ShapeError(f"a normal distribution is fitted to at least two images, got {counts.tolist()} of the classes")
         self.shares = counts.double() / len(labels)
-        c = coordinates(f, images)[:, _projection(f).mask()].double()
+        c = coordinates(f, images)[:, _projection(f).mask()].double().cpu()
         self.means = torch.stack([c[labels == k].mean(0) for k in self.classes])
         self.roots = torch.stack([_root(torch.cov(c[labels == k].mT).reshape(c.shape[1], c.shape[1])) for k in self.classes])
 
     def coordinates(self, n: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Coordinates (n, dim), 0 where f drops them; deviations from the mean are `temperature` times as large."""
-        generator, mask = torch.Generator().manual_seed(seed), _projection(self.f).mask()
+        generator, mask = torch.Generator().manual_seed(seed), _projection(self.f).mask().cpu()
         chosen = torch.multinomial(self.shares, n, replacement=True, generator=generator)
         drawn = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         for k, (mean, root) in enumerate(zip(self.means, self.roots, strict=True)):

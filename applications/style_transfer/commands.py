@@ -61,7 +61,7 @@ def style(
     if (out := picture_file(out)).exists() and out.samefile(picture):
         raise DomainError(f"{out}: is the picture that is read, which is not written over: choose another with --out")
     model, given = source.load(StyleTransfer), read_picture(picture, SMALLEST)
-    x, weights = given.tensor(), _weights(mix)
+    x, weights = given.tensor().to(model.cores.base), _weights(mix)
     if into and not remove:
         raise DomainError("--into names the styles that come after one is taken off: it needs --remove")
     if remove and (strength != 1.0 or rank is not None):
@@ -97,7 +97,7 @@ def styles_command(source: ModelSource, picture: Path | None = None, side: Count
     if side % model.config.stride:
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
     given = read_picture(next(iter(files_of(EMBEDDED, "test").values())) if picture is None else picture, SMALLEST)
-    x = given.tensor()
+    x = given.tensor().to(model.cores.base)
     if min(x.shape[-2:]) < side:
         raise DomainError(f"--side is at most the picture's least side {min(x.shape[-2:])}, got {side}")
     top, left = ((n - side) // 2 for n in x.shape[-2:])
@@ -146,15 +146,17 @@ def add_style(
     model = source.load(StyleTransfer)
     if style in model.config.names:
         raise DomainError(f"the model has a style {style!r} already; it has {', '.join(model.config.names)}")
-    teacher = load_teacher(style, data_dir)
+    device = model.cores.base.device
+    teacher = load_teacher(style, data_dir).to(device)
     if side % model.config.stride:
         raise DomainError(f"--side is a multiple of {model.config.stride}, got {side}")
     if perceptual < 0 or (perceptual and not steps):
         raise DomainError(f"--perceptual is a weight in the loss of --steps, got {perceptual} and {steps} steps")
-    distance = perceptual_distance(data_dir, "st-lpips") if perceptual else None
+    distance = perceptual_distance(data_dir, "st-lpips").to(device) if perceptual else None
     generator = torch.Generator().manual_seed(seed)
     pictures = opened([*files_of(photographs, "train").values()], skip_bad=skip_bad)
     x = unit(torch.stack([torch.from_numpy(random_crop(pictures[i % len(pictures)], side, generator)) for i in range(crops)]))
+    x = x.to(device)
     with torch.no_grad():
         y = torch.cat([teacher(part) for part in torch.split(x, 1)])
     kernel = fit_kernel(model, x, y, ridge=ridge)

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors.numpy import load_file
 from torch._C._distributed_c10d import HashStore
 
-from applications.common.parallel import accelerator_for, accumulate, distribute, has_accelerator
+from applications.common.parallel import accelerator_for, accumulate, distribute
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, TrainingResult, fit
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
@@ -223,6 +223,8 @@ def test_pieces_that_would_pair_other_images_with_noise_are_refused(tmp_path: Pa
         ("USE_PARALLELISM_CONFIG", "1", "launch without it, and give --shard"),
         ("GRADIENT_ACCUMULATION_STEPS", "4", r"gradient accumulation \(ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4\).*--micro"),
         ("DYNAMO_BACKEND", "INDUCTOR", r"a compiled model \(ACCELERATE_DYNAMO_BACKEND=INDUCTOR\)"),
+        ("MIXED_PRECISION", "bf16", r"mixed precision \(ACCELERATE_MIXED_PRECISION=bf16\).*give --precision bf16"),
+        ("TORCH_DEVICE", "meta", r"a device \(ACCELERATE_TORCH_DEVICE=meta\).*give --device"),
     ],
 )
 def test_an_environment_that_would_change_a_training_is_refused(
@@ -235,26 +237,15 @@ def test_an_environment_that_would_change_a_training_is_refused(
 
 
 def test_what_a_launcher_sets_by_default_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"USE_FSDP": "false", "GRADIENT_ACCUMULATION_STEPS": "1", "DYNAMO_BACKEND": "no"}.items():
+    for name, value in {
+        "USE_FSDP": "false",
+        "GRADIENT_ACCUMULATION_STEPS": "1",
+        "DYNAMO_BACKEND": "no",
+        "MIXED_PRECISION": "no",
+    }.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     assert accelerator_for("cpu").gradient_accumulation_steps == 1
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-
-
-@pytest.mark.parametrize(("device", "taken"), [("mps", False), ("meta", True)])
-def test_an_accelerator_is_taken_if_it_has_float64(monkeypatch: pytest.MonkeyPatch, device: str, taken: bool) -> None:
-    zeros = torch.zeros
-
-    def like_apple(*shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        if device.type == "mps":
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
-        return zeros(*shape, dtype=dtype, device=device)
-
-    assert not has_accelerator() or torch.accelerator.is_available()
-    monkeypatch.setattr(torch, "zeros", like_apple)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
-    assert has_accelerator() is taken

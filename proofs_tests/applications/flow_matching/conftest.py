@@ -4,13 +4,13 @@ import pytest
 from torch import Tensor
 
 from applications.common.data import load, to_unit
-from applications.common.options import ModelSource
+from applications.common.options import ModelFolder
 from applications.flow_matching.model import FlowMatching
 
 
 @pytest.fixture(scope="module")
 def pretrained() -> FlowMatching:
-    return ModelSource(pretrained="mnist").load(FlowMatching)
+    return ModelFolder(pretrained="mnist").load(FlowMatching)
 
 
 @pytest.fixture(scope="module")

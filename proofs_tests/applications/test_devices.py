@@ -1,0 +1,159 @@
+"""Commands on a device say and draw what they do on the CPU; an accelerator without float64 is not taken."""
+
+import re
+from collections.abc import Callable, Iterator
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from applications.common import devices
+from applications.common.devices import pick
+from applications.common.parallel import accelerator_for
+from induced import EuclideanSpace, InducedSpace, Linearizer
+from induced.bijections import Affine
+from induced.errors import DomainError
+from induced.serialization import save
+from proofs_tests.applications import stylists
+from proofs_tests.applications.flow_matching import models as flow
+from proofs_tests.applications.idempotent import models as projectors
+from proofs_tests.applications.style_transfer import models as styles
+from proofs_tests.applications.terminal import COMMANDS, command, refusal
+from proofs_tests.device import StandIn
+
+CASES = {
+    "sample": ("flow", "--n 5 --integrator-steps 4"),
+    "invert": ("flow", "--n 4"),
+    "interpolate": ("flow", "--n 4"),
+    "edit": ("flow", "--n 2"),
+    "judge": ("flow", "--n 4 --likelihood 1"),
+    "check": ("map", "--n 1"),
+    "project": ("projector", "--n 2 --kinds noisy letters"),
+    "generate": ("projector", "--n 4 --data folder --data-dir PHOTOGRAPHS"),
+    "generate, from noise": ("projector", "--n 4 --how noise"),
+    "anomaly": ("projector", "--n 2 --data folder --data-dir PHOTOGRAPHS"),
+    "style": ("styles", "PHOTOGRAPH --mix candy=0.5 udnie=0.5 --strength 1.3"),
+    "style, taken off": ("styles", "PHOTOGRAPH --mix candy --remove --into udnie"),
+    "styles": ("styles", "--side 32"),
+    "add-style": ("styles", "--style late --crops 3 --side 24 --steps 2 --photographs PHOTOGRAPHS --data-dir DATA"),
+}
+MADE: dict[str, Callable[[], nn.Module]] = {
+    "flow": lambda: flow.ready(flow.TINY, torch.float32),
+    "map": lambda: Linearizer(torch.randn(2, 3), InducedSpace(Affine((3,), 0.5 + torch.rand(3))), EuclideanSpace(2)),
+    "projector": lambda: projectors.made(projectors.config_of_a_run().model),
+    "styles": lambda: styles.made().float(),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of teachers, photographs and a model of each application."""
+    folder = stylists.fill(tmp_path_factory.mktemp("data"))
+    for name, made in MADE.items():
+        save(made(), folder / name)
+    return folder
+
+
+def results(arguments: list[object], out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, bytes]]:
+    """What a command prints, without small numbers, and the files that it writes."""
+    command(*arguments, *([] if arguments[0] in ("judge", "check", "anomaly") else ["--out", out]))
+    text = re.sub(r"\d\.\d+e-\d+", "SMALL", capsys.readouterr().out.replace(str(out), "OUT"))
+    files = sorted(out.iterdir()) if out.is_dir() else [out] if out.exists() else []
+    return text, {str(file.relative_to(out)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_command_does_on_a_device_what_it_does_on_the_cpu(
+    case: str, data: Path, gpu: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, options = CASES[case]
+    places = {"PHOTOGRAPHS": data / "photographs", "PHOTOGRAPH": "--picture " + str(data / "photographs" / "3.png"), "DATA": data}
+    for name, place in places.items():
+        options = options.replace(name, str(place))
+    verb = case.partition(",")[0]
+    suffix = "" if verb == "add-style" else ".png"
+    arguments = [verb, "--run", data / model, *options.split()]
+    with gpu.recording() as log:
+        found = results([*arguments, "--device", "gpu"], tmp_path / f"gpu{suffix}", capsys)
+    assert log.kernels > 50
+    with gpu.recording() as log:
+        assert found == results([*arguments, "--device", "cpu"], tmp_path / f"cpu{suffix}", capsys)
+    assert log.kernels == 0
+
+
+def test_every_command_that_computes_takes_a_device() -> None:
+    verbs = {name.partition(" ")[0] for name in COMMANDS} - {"info", "export"}
+    assert verbs == {case.partition(",")[0] for case in CASES} | {"train", "tour"}
+    assert all(
+        "device" in signature(COMMANDS[name]).parameters for name in COMMANDS if name.partition(" ")[0] in ("train", "tour")
+    )
+
+
+def test_an_object_of_ones_own_is_checked_where_it_is_or_where_it_is_asked_for(gpu: StandIn) -> None:
+    with gpu.recording() as log:
+        command("check", f"{__name__}:chart", "--n", 1)
+    assert log.kernels == 0
+    with gpu.recording() as log:
+        command("check", f"{__name__}:chart", "--n", 1, "--device", "gpu")
+    assert log.kernels > 50
+
+
+def chart() -> Affine:
+    return Affine((2,), torch.tensor([2.0, 3.0]))
+
+
+def test_a_device_is_picked_by_name_and_an_accelerator_where_there_is_one(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name: str(pick(name)) for name in ("auto", "cpu", "gpu", "gpu:0")} == {
+        "auto": "gpu:0",
+        "cpu": "cpu",
+        "gpu": "gpu:0",
+        "gpu:0": "gpu:0",
+    }
+    for name in ("cuda", "gpu:1", "gpu:", "rubbish"):
+        with pytest.raises(DomainError, match=f"there is no device '{name}' here, only cpu and gpu:0$"):
+            pick(name)
+    monkeypatch.setenv("LOCAL_RANK", "3")  # of four processes on a machine with one
+    assert str(pick("auto")) == str(pick("gpu")) == "gpu:0"
+
+
+def test_without_an_accelerator_there_is_the_cpu() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.accelerator, "is_available", lambda: False)
+        assert str(pick("auto")) == str(pick("cpu")) == "cpu"
+        with pytest.raises(DomainError, match="there is no device 'cuda' here, only cpu$"):
+            pick("cuda")
+
+
+@pytest.fixture
+def apple() -> Iterator[StandIn]:
+    """The accelerator of this process, without float64."""
+    with StandIn(float64=False) as stand_in:
+        yield stand_in
+
+
+def test_an_accelerator_without_float64_is_passed_over_and_refused_by_name(
+    apple: StandIn, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices._say.cache_clear()
+    with apple.recording() as log:
+        command("sample", "--run", data / "flow", "--n", 2, "--out", tmp_path / "auto.png")
+        command("sample", "--run", data / "flow", "--n", 2, "--out", tmp_path / "auto.png")
+    said = capsys.readouterr().out
+    assert log.kernels == 2, "each asks for float64 once"
+    assert said.count("note: gpu cannot hold float64") == 1 and ": the CPU is taken\n" in said
+    found = refusal("sample", "--run", data / "flow", "--out", tmp_path / "named.png", "--device", "gpu")
+    assert found.startswith("induced: gpu cannot hold float64") and found.endswith("take the CPU, --device cpu")
+    assert "\n" not in found and not (tmp_path / "named.png").exists()
+
+
+def test_a_training_takes_the_device_that_is_asked_for_whatever_one_took_before(
+    gpu: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, taken in (("gpu", "gpu:0"), ("cpu", "cpu"), ("auto", "gpu:0"), ("cpu", "cpu")):
+        assert str(accelerator_for(name).device) == taken
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # accelerate launch --cpu
+    assert str(accelerator_for("cpu").device) == "cpu"
+    with pytest.raises(DomainError, match="asks for the CPU .*ACCELERATE_USE_CPU=true.*; unset it, or give --device cpu"):
+        accelerator_for("auto")
