@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import torch
 import tyro
 
 import applications.flow_matching.record
@@ -28,6 +29,7 @@ from applications.commands import check_command, export, info, summary, training
 from applications.common.places import at_home
 from applications.common.runs import COMMAND, last_stage
 from induced.errors import InducedError
+from induced.precision import full_precision
 from induced.serialization import notes
 from induced.serialization.layout import CONFIG, ENTRY_POINTS
 
@@ -169,7 +171,13 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"induced {induced.__version__}", flush=True)
         return
     name, command, rest = chosen(arguments)
-    parsed(name, command, rest)()
+    run = parsed(name, command, rest)
+    if name.startswith("train "):
+        torch.set_float32_matmul_precision("highest")  # no run folder would record TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+        run()
+    else:
+        with full_precision():
+            run()
     print(end="", flush=True)
 
 

@@ -33,11 +33,11 @@ def pick(name: str = "auto") -> torch.device:
         problem = f"{place} cannot hold float64, in which lattices, small matrices and constants lie ({reason})"
         if name != "auto":
             raise DomainError(f"{problem}: take the CPU, --device cpu") from error
-    _say(f"note: {problem}: the CPU is taken")
+    say(f"note: {problem}: the CPU is taken")
     return torch.device("cpu")
 
 
 @cache
-def _say(note: str) -> None:
+def say(note: str) -> None:
     """Print a note once."""
     print(note, flush=True)
