@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from induced.errors import InducedError
+from induced.errors import InducedError, explain_float64
 
 
 class Unset:
@@ -106,6 +106,14 @@ class Module(ByValue, nn.Module):
 
     def _tensors(self) -> Iterable[Tensor]:
         return chain(self.parameters(), self.buffers())
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        try:
+            moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return moved
+        except TypeError as error:
+            explain_float64(error)
+            raise
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
         """Call fn on each module once, on what a module holds before the module itself."""

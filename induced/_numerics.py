@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from induced._validate import eager
+from induced.errors import explain_float64
 from induced.precision import full_precision as outside_tf32
 from induced.precision import tf32_matmul
 
@@ -32,10 +33,14 @@ def full_precision(function: F) -> F:
             if torch.is_autocast_enabled(kind):
                 with torch.autocast(kind, enabled=False):
                     return outside(*map(widened, arguments), **{name: widened(value) for name, value in keywords.items()})
-        if tf32_matmul():
-            with outside_tf32():
-                return function(*arguments, **keywords)
-        return function(*arguments, **keywords)
+        try:
+            if tf32_matmul():
+                with outside_tf32():
+                    return function(*arguments, **keywords)
+            return function(*arguments, **keywords)
+        except TypeError as error:
+            explain_float64(error)
+            raise
 
     return cast(F, outside)
 

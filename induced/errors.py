@@ -59,3 +59,12 @@ class MissingExtra(InducedError, ImportError):
 
 class DataError(InducedError, OSError):
     """A data set is missing, damaged, or not laid out as its reader expects."""
+
+
+def explain_float64(error: TypeError) -> None:
+    """Raise a DtypeError where torch says that a device has no float64, as Apple's; return for any other error."""
+    if "support float64" in str(error) and not isinstance(error, InducedError):
+        raise DtypeError(
+            "this device has no float64, in which some constants are kept, matrices inverted and shifts rounded to a lattice: "
+            "keep the model and its points on the CPU, x.to('cpu'), or use a device that has float64, as CUDA's"
+        ) from error

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from induced.errors import explain_float64
+
 __all__ = ["allow_tf32", "full_precision"]
 
 Switch = tuple[str, str]
@@ -151,10 +153,16 @@ def allow_tf32() -> Iterator[None]:
 
 def exactly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), in full precision where x is float32 on a device other than the CPU, which the caller has found out."""
-    if x.dtype != torch.float32 or _allowed.get() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return function(x)
-    with full_precision():
-        return function(x)
+    try:
+        if x.dtype != torch.float32 or _allowed.get():
+            return function(x)
+        with full_precision():
+            return function(x)
+    except TypeError as error:
+        explain_float64(error)
+        raise
 
 
 def tf32_matmul() -> bool:

@@ -1,5 +1,6 @@
 """How often the library makes the host wait for a device, and copies between them, counted on the stand-in."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,12 +10,12 @@ from torch import Tensor
 from induced import InducedSpace, Linearizer
 from induced.bijections import Conv1x1, Flatten, LatticeCoupling, RandomSplit, glow, real_nvp
 from induced.bijections.networks import MLP
-from induced.errors import DomainError
-from induced.operators import Dense, Projection
+from induced.errors import DomainError, DtypeError
+from induced.operators import Dense, Projection, exp
 from induced.precision import full_precision
 from induced.propagators import LowRankFamily, SharedBasisFamily, integrate, propagator
 from proofs_tests.device import Mismatch, StandIn
-from proofs_tests.registry import conditional, initialized, shaken
+from proofs_tests.registry import agree, conditional, initialized, shaken
 
 Counts = tuple[int, int, int]
 """Waits, copies to the host, copies to the device."""
@@ -130,3 +131,23 @@ def test_a_stand_in_without_float64_refuses_it() -> None:
             x.double()
         with pytest.raises(TypeError, match="float64"):
             torch.zeros(2, dtype=torch.float64, device=gpu.device)
+
+
+def test_without_float64_a_chart_works_and_what_needs_it_is_one_error() -> None:
+    g = real_nvp(3, 2, 8).requires_grad_(False)
+    x, A = torch.randn(2, 3), Dense(torch.randn(3, 3))
+    expected = InducedSpace(g).add(x, x), A(x)
+    with StandIn(float64=False) as gpu:
+        X, there, B = InducedSpace(copy.deepcopy(g)).to(gpu.device), x.to(gpu.device), A.to(gpu.device)
+        agree(X.add(there, there).cpu(), expected[0])
+        agree(B(there).cpu(), expected[1])
+        C = Conv1x1((2, 3, 3)).requires_grad_(False).to(gpu.device)
+        lattice = LatticeCoupling((2,), MLP(1, 1, 4), bits=12).to(gpu.device)
+        calls: list[Callable[[], object]] = [
+            lambda: exp(B),
+            lambda: InducedSpace(C).point(torch.randn(2, 18).to(gpu.device)),
+            lambda: InducedSpace(lattice).coords(torch.zeros(2).to(gpu.device)),
+        ]
+        for call in calls:
+            with pytest.raises(DtypeError, match="no float64.*on the CPU"):
+                call()

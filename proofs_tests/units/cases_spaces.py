@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 from induced import EuclideanSpace, InducedSpace, ProductSpace, Subspace
-from induced.bijections import Log, Logit, real_nvp
+from induced.bijections import Affine, Log, Logit, real_nvp
 from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
 from induced.operators import Dense, LowRank
 from induced.operators.bases import orthonormal_columns
 from induced.subspaces import principal_components
+from proofs_tests.device import StandIn
 from proofs_tests.units.case import Case
 
 R2 = EuclideanSpace(2)
@@ -16,7 +17,14 @@ PAIR = ProductSpace(R2, EuclideanSpace(1))
 LINE = Subspace(R2, torch.eye(2)[:, :1])
 OTHER = Subspace(InducedSpace(Log((2,))), torch.eye(2)[:, :1])
 
+
+def without_float64() -> object:
+    with StandIn(float64=False) as gpu:
+        return Affine((2,), 2.0).to(gpu.device)
+
+
 CASES = [
+    Case(DtypeError, r"this device has no float64, .*: keep the model and its points on the CPU", without_float64),
     Case(ShapeError, r"sides >= 0, got the shape \(2, -3\)", lambda: EuclideanSpace((2, -3))),
     Case(
         DtypeError,
