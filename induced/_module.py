@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from types import FunctionType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -73,6 +74,15 @@ class Module(ByValue, nn.Module):
     _buffers: dict[str, Tensor | None] = unset()
     _modules: dict[str, nn.Module | None] = unset()
     _backward_hooks: dict[int, Callable[..., Any]] = unset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what a method of the class would hide, as a module does, or what is no method in its place, is refused."""
+        if isinstance(getattr(type(self), name, None), FunctionType):
+            if isinstance(value, nn.Module | nn.Parameter) or not callable(value):
+                raise InducedError(
+                    f"{type(self).__name__}.{name} is a method of its class: give this {type(value).__name__} another name"
+                )
+        super().__setattr__(name, value)
 
     def _reference(self) -> Tensor | None:
         """A tensor that names dtype and device: here the first floating-point parameter or buffer."""

@@ -179,12 +179,12 @@ class InverseSoftplus(Elementwise):
     """z = log(e^x - 1) on the positive numbers, the inverse of softplus: like `Log` near 0, and like x itself for large x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the point of a InverseSoftplus chart")
+        require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the point of an InverseSoftplus chart")
         # each branch is finite where the other one is taken, so that gradients are
         return torch.where(x > 1, x + torch.log1p(-torch.exp(-x.clamp(min=1))), torch.expm1(x.clamp(max=1)).log())
 
     def inverse(self, z: Tensor) -> Tensor:
-        require_floating(z, "the coordinates of a InverseSoftplus chart")
+        require_floating(z, "the coordinates of an InverseSoftplus chart")
         x = torch.logaddexp(z, torch.zeros_like(z))
         require_domain(x, (x > 0) & (x < math.inf), "the positive numbers", "the softplus of the coordinates", _TOO_LARGE)
         return x

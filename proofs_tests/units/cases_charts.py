@@ -79,7 +79,7 @@ CASES = [
     ),
     Case(
         DomainError,
-        r"the point of a InverseSoftplus chart must lie in the positive numbers",
+        r"the point of an InverseSoftplus chart must lie in the positive numbers",
         lambda: InverseSoftplus(())(torch.tensor(0.0)),
     ),
     Case(

@@ -1,4 +1,4 @@
-"""What a subclass is told that forgets `super().__init__`: each abstract class that users derive from."""
+"""What a subclass is told that forgets `super().__init__`, or names what it holds as a method: classes that users derive from."""
 
 from collections.abc import Callable
 
@@ -23,6 +23,20 @@ class Chart(Bijection):
 
     def inverse(self, z: Tensor) -> Tensor:
         return z / self.scale
+
+
+class Layered(Bijection):
+    """Its layers have the name of a method, behind which torch would hide them."""
+
+    def __init__(self, layers: object) -> None:
+        super().__init__((2,))
+        self.layers = layers  # type: ignore[assignment,method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z
 
 
 class Conditional(ConditionalBijection):
@@ -104,4 +118,10 @@ CASES = [
     _forgets("Doubled", "", lambda: Doubled(False)(x)),
     # a property of the map, whose cause torch used to hide: "'Doubled' object has no attribute 'H'"
     _forgets("Doubling", r"\(m, n\)", lambda: Doubled(True).H),
+    Case(
+        InducedError,
+        r"Layered.layers is a method of its class: give this ModuleList another name",
+        lambda: Layered(torch.nn.ModuleList()),
+    ),
+    Case(InducedError, r"Layered.layers is a method of its class: give this list another name", lambda: Layered([])),
 ]
