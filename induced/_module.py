@@ -76,12 +76,12 @@ class Module(ByValue, nn.Module):
     _backward_hooks: dict[int, Callable[..., Any]] = unset()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; what a method of the class would hide, as a module does, or what is no method in its place, is refused."""
-        if isinstance(getattr(type(self), name, None), FunctionType):
-            if isinstance(value, nn.Module | nn.Parameter) or not callable(value):
-                raise InducedError(
-                    f"{type(self).__name__}.{name} is a method of its class: give this {type(value).__name__} another name"
-                )
+        """Set an attribute; under the name of a method, which would hide a module, nothing but another function."""
+        is_method = isinstance(getattr(type(self), name, None), FunctionType)
+        if is_method and (isinstance(value, nn.Module | nn.Parameter) or not callable(value)):
+            raise InducedError(
+                f"{type(self).__name__}.{name} is a method of its class: give this {type(value).__name__} another name"
+            )
         super().__setattr__(name, value)
 
     def _reference(self) -> Tensor | None:

@@ -175,7 +175,8 @@ def borrowed(tree: ast.AST, *, modules_too: bool) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in {"self", "cls", "super()"}:
             names = [node.attr] if node.attr not in own | OF_OTHERS else []
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-            names = [name.value for name in node.args[1:2] if isinstance(name, ast.Constant) and name.value not in own | OF_OTHERS]
+            constants = [name.value for name in node.args[1:2] if isinstance(name, ast.Constant)]
+            names = [name for name in constants if name not in own | OF_OTHERS]
         yield from ((getattr(node, "lineno", 0), name) for name in names if name.startswith("_") and not name.startswith("__"))
 
 
