@@ -93,7 +93,7 @@ def imports(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom | ast.Call
     """Each import statement, or call that imports, with the full name of a module that it imports."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"import_module", "__import__"}:
-            yield from ((node, name.value) for name in node.args[:1] if isinstance(name, ast.Constant))
+            yield from ((node, str(name.value)) for name in node.args[:1] if isinstance(name, ast.Constant))
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name
@@ -175,7 +175,7 @@ def borrowed(tree: ast.AST, *, modules_too: bool) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in {"self", "cls", "super()"}:
             names = [node.attr] if node.attr not in own | OF_OTHERS else []
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-            constants = [name.value for name in node.args[1:2] if isinstance(name, ast.Constant)]
+            constants = [str(name.value) for name in node.args[1:2] if isinstance(name, ast.Constant)]
             names = [name for name in constants if name not in own | OF_OTHERS]
         yield from ((getattr(node, "lineno", 0), name) for name in names if name.startswith("_") and not name.startswith("__"))
 
