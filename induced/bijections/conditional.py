@@ -77,6 +77,8 @@ class _Bound(nn.Module):
         self.register_buffer("context", context, persistent=False)
 
     def forward(self, a: Tensor) -> Tensor:
+        if self.context.is_cpu != a.is_cpu:  # the parent has moved since
+            self.context = self.context.to(a.device)
         out: Tensor = self.conditioner(a, self.context)
         return out
 

@@ -60,8 +60,11 @@ class LinearOperator(Algebra):
         if not z.is_meta and torch.is_autocast_enabled(z.device.type):  # linear algebra runs in the precision of the operator
             with torch.autocast(z.device.type, enabled=False):
                 return self(z if like is None else z.to(like.dtype))
-        if like is not None and like.dtype != z.dtype:
-            raise DtypeError(f"{self} holds {like.dtype} and takes coordinates of that dtype, got {z.dtype}")
+        if like is not None and (like.dtype != z.dtype or like.is_cpu != z.is_cpu):
+            raise DtypeError(
+                f"{self} holds {like.dtype} on {like.device} and takes coordinates of that dtype and device, got {z.dtype} on "
+                f"{z.device}: convert or move one of them; what was made of a map before it moved, as f.pinv(), stays"
+            )
         applied: Tensor = super().__call__(z) if z.is_cpu else exactly(super().__call__, z)
         return applied
 

@@ -151,3 +151,23 @@ def test_without_float64_a_chart_works_and_what_needs_it_is_one_error() -> None:
         for call in calls:
             with pytest.raises(DtypeError, match="no float64.*on the CPU"):
                 call()
+
+
+# ------------------------------------------------------------------------------------------------- parts that moved since
+def test_a_chart_at_a_context_follows_its_parent_to_a_device(gpu: StandIn) -> None:
+    g, x = conditional(shaken(real_nvp(4, 2, 8, context=1))).requires_grad_(False), torch.randn(3, 4)
+    chart = g.at(0.5)
+    expected = chart(x)
+    g.to(gpu.device)
+    with full_precision():
+        agree(chart(x.to(gpu.device)).cpu(), expected)
+
+
+def test_what_was_made_of_a_map_before_it_moved_says_that_it_stayed(gpu: StandIn) -> None:
+    f, x = Linearizer(Dense(torch.randn(4, 4)), InducedSpace(real_nvp(4, 2, 8))).requires_grad_(False), torch.randn(3, 4)
+    p = f.pinv()
+    expected = p(x)
+    f.to(gpu.device)
+    with pytest.raises(DtypeError, match="on cpu and takes.*on gpu:0: convert or move one of them; what was made of a map before"):
+        p(x.to(gpu.device))
+    agree(p.to(gpu.device)(x.to(gpu.device)).cpu(), expected, 100)

@@ -243,7 +243,11 @@ CASES = [
     Case(NotSquare, r"a power needs a square operator, got shape \(2, 3\)", lambda: power(WIDE, 0)),
     Case(NotSquare, r"the exponential needs a square operator, got shape \(2, 3\)", lambda: exp(WIDE)),
     Case(ShapeError, r"takes coordinates of shape \(\*batch, 2\), got \(5,\)", lambda: SQUARE(torch.ones(5))),
-    Case(DtypeError, r"holds torch.float32 and takes .* that dtype, got torch.float64", lambda: SQUARE(torch.ones(2).double())),
+    Case(
+        DtypeError,
+        r"holds torch.float32 on cpu and takes .* that dtype and device, got torch.float64",
+        lambda: SQUARE(torch.ones(2).double()),
+    ),
     Case(ShapeError, r"svd takes one operator, not a batch of them of shape \(5,\)", lambda: svd(BATCH)),
     Case(ShapeError, r"rank of an svd of an operator of shape \(2, 3\) .* 0..2, got 3", lambda: svd(WIDE, 3)),
     Case(ShapeError, r"rank of an svd of an operator of shape \(2, 3\) .* 0..2, got 1.5", lambda: svd(WIDE, 1.5)),  # type: ignore[arg-type]
