@@ -168,6 +168,6 @@ def test_what_was_made_of_a_map_before_it_moved_says_that_it_stayed(gpu: StandIn
     p = f.pinv()
     expected = p(x)
     f.to(gpu.device)
-    with pytest.raises(DtypeError, match="on cpu and takes.*on gpu:0: convert or move one of them; what was made of a map before"):
+    with pytest.raises(DtypeError, match="on cpu and takes.*on gpu:0: convert or move one .*made of a map before"):
         p(x.to(gpu.device))
     agree(p.to(gpu.device)(x.to(gpu.device)).cpu(), expected, 100)
