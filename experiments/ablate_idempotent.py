@@ -7,6 +7,8 @@ the same seed, and judged by MNIST's test images. Variants that differ in the la
 in --out already is not trained again.
 """
 
+from dataclasses import replace
+
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +25,7 @@ from applications.idempotent.objective import IdempotentObjective, isometry
 from applications.idempotent.sampling import RangeGaussian, anomaly, noise, project
 from applications.idempotent.train import start
 from experiments.ablation import Variants, ablate, changed, options
-from experiments.compare_generators import Contender, Sampler, train
+from experiments.compare_generators import Contender, Sampler, numbers, train
 from experiments.measure_idempotent import idempotency_error
 
 VARIANTS: Variants = {
@@ -61,13 +63,17 @@ class Ours(Contender):
     def __init__(self, config: Config, data: ImageSet) -> None:
         super().__init__()
         self.objective: IdempotentObjective = start(config, data)
+        self.steps = 0
 
     def enter(self, stage: int, data: ImageSet) -> Source:
         self.train()
-        return data
+        return replace(data, noise=False)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self.objective(batch, self.objective.draw(len(batch["images"]), generator))["loss"]
+        n = len(batch["images"])
+        self.objective.begin(self.steps)
+        self.steps += 1
+        return self.objective(batch, numbers(self.objective.draw(n, generator), n, generator))["loss"]
 
     def samplers(self) -> dict[str, Sampler]:
         return {"projected noise": self.objective.model.operator()}

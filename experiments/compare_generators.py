@@ -28,6 +28,7 @@ from applications.common.data.pixels import unit_shape
 from applications.common.data.source import Batch
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.quality import quality
+from applications.common.randomness import Asked, Draws, drawn
 from applications.common.training import Objective
 from applications.flow_matching.config import Config
 from applications.flow_matching.model import DATA, build
@@ -81,10 +82,12 @@ class Ours(Contender):
         return Tensors(data.name, {"coordinates": self.flow.encode_leading(data.images)})
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return self.objective(batch, self.objective.draw(len(next(iter(batch.values()))), generator))["loss"]
+        n = len(next(iter(batch.values())))
+        return self.objective(batch, numbers(self.objective.draw(n, generator), n, generator))["loss"]
 
     def start(self, batch: Batch, generator: torch.Generator) -> None:
-        self.objective.initialize(batch, self.objective.draw(len(next(iter(batch.values()))), generator))
+        n = len(next(iter(batch.values())))
+        self.objective.initialize(batch, numbers(self.objective.draw(n, generator), n, generator))
 
     def samplers(self) -> dict[str, Sampler]:
         return {"one step": self.flow.operator()}
@@ -151,6 +154,11 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
 }
 
 
+def numbers(asked: Asked, n: int, generator: torch.Generator) -> Draws:
+    """The random numbers that n rows ask for, from a seed that the generator draws."""
+    return drawn([asked], n, int(torch.randint(2**31, (), generator=generator)), 0)[0]
+
+
 def train(model: Trained, data: ImageSet, seconds: float, seed: int) -> tuple[Trained, int]:
     """The moving average after so much CPU time, and the steps that were done."""
     generator, steps = torch.Generator().manual_seed(seed), 0
@@ -169,7 +177,7 @@ def train_stage(
 
     def batch() -> Batch:
         chosen = torch.randint(len(points), (size,), generator=generator)
-        return points.randomised(chosen, points.draw(size, generator))
+        return points.randomised(chosen, numbers(points.draw(size, generator), size, generator))
 
     with torch.no_grad():
         model.start(batch(), generator)

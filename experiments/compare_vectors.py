@@ -25,8 +25,9 @@ from applications.common.data.table import EXAMPLES, Table
 from applications.common.figures import corner
 from applications.common.fitted import Fitted
 from applications.common.metrics import classifier_test, energy_distance
+from applications.common.randomness import Draws
 from applications.common.timed import fit_for
-from applications.common.training import Draws, Objective
+from applications.common.training import Objective
 from applications.flow_matching import fit_flow
 from applications.flow_matching.evaluate import log_likelihood
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from applications.common.data import ImageSet, Source, Tensors, load, to_unit
+from applications.common.batches import batches
+from applications.common.data import ImageSet, Source, load, to_unit
 from applications.common.runs import Run
 from applications.common.training import Objective, TrainingConfig, fit
 from applications.flow_matching import load_pretrained
@@ -45,6 +46,7 @@ from applications.idempotent.sampling import project
 from applications.idempotent.train import start
 from applications.style_transfer.config import Config as StyleConfig
 from applications.style_transfer.model import build as build_style
+from applications.style_transfer.pairs import Crops
 from applications.style_transfer.train import objective_for
 from induced import InducedSpace, check
 from induced.checks import check_bijection
@@ -206,16 +208,24 @@ class Measure:
         def of_style() -> Objective:
             return objective_for(style, build_style(style.model))
 
-        return {
+        still = replace(digits, noise=False)
+        found: dict[str, Trained] = {
             "flow, digits": (of_flow(flow.model), digits, flow.training),
             "flow, digits, batch 1024": (of_flow(flow.model), digits, replace(flow.training, batch=1024)),
             "flow, digits, bf16": (of_flow(flow.model), digits, replace(flow.training, precision="bf16")),
             "flow, 64 x 64": (of_flow(wide), faces, flow.training),
             "flow, 64 x 64, bf16": (of_flow(wide), faces, replace(flow.training, precision="bf16")),
-            "idempotent, digits": (lambda: start(idempotent, digits), digits, idempotent.training),
-            "idempotent, digits, batch 512": (lambda: start(idempotent, digits), digits, replace(idempotent.training, batch=512)),
-            "style": (of_style, Tensors("noise, every style", {"crops": crops}), style.training),
+            "idempotent, digits": (lambda: start(idempotent, digits), still, idempotent.training),
+            "idempotent, digits, batch 512": (lambda: start(idempotent, digits), still, replace(idempotent.training, batch=512)),
+            "style": (of_style, Crops("noise, every style", crops, style.objective.patch), style.training),
         }
+        if self.cuda:  # last, since it begins with minutes of compilation
+            found["flow, digits, compiled, bf16"] = (
+                of_flow(flow.model),
+                digits,
+                replace(flow.training, compile=True, precision="bf16"),
+            )
+        return found
 
     def training(self) -> Found:
         """Rows a second after the start, memory and losses of each training."""
@@ -286,13 +296,11 @@ class Measure:
         """One training's step, as Adam takes it, timed whole and kernel by kernel."""
         torch.manual_seed(0)
         objective, rows = make().to(self.device), 8 if self.brief else config.batch
-        batch = {key: value.to(self.device) for key, value in data.batch(torch.arange(rows) % len(data)).items()}
-        drawn = objective.draw(rows, torch.Generator().manual_seed(0))
-        draws = {key: value.to(self.device) for key, value in drawn.items()}
+        batch, draws = next(batches(objective.draw, data.on(self.device), rows, 0, range(1), device=self.device))
         with torch.no_grad():
             objective.initialize(batch, draws)
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, 1e-4)
+        optimizer = torch.optim.Adam(parameters, 1e-4, fused=self.cuda)
 
         def step() -> None:
             optimizer.zero_grad()

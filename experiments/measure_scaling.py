@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from applications.common.randomness import Noise, drawn
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
 from applications.flow_matching.model import DATA, FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective
@@ -119,7 +120,7 @@ def prepared(config: ModelConfig, batch: int) -> tuple[FlowMatching, Callable[[]
     model = build(config)
     objective = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0, noise_share=min(4, batch)))
     rows = {"images": 2 * torch.rand(batch, *config.shape) - 1}
-    draws = objective.draw(batch, torch.Generator().manual_seed(0))
+    (draws,) = drawn([objective.draw(batch, torch.Generator().manual_seed(0))], batch, 0, 0)
     with torch.no_grad():
         objective.initialize(rows, draws)
     for p in model.parameters():
@@ -144,19 +145,15 @@ def peak(config: ModelConfig, batch: int) -> Row:
 def training(config: ModelConfig, batch: int) -> Row:
     """Milliseconds of a training step, and what is computed in it."""
     model, step = prepared(config, batch)
+    _, reversibly = prepared(replace(config, reversible=True), batch)
 
     def drawing() -> None:
-        torch.rand(batch, *config.shape, generator=generator)
-        objective.draw(batch, generator)
-
-    def reversibly() -> None:
-        model.config = replace(config, reversible=True)
-        step()
-        model.config = config
+        images = {"noise": Noise((batch, *config.shape), normal=False)}
+        drawn([images, objective.draw(batch, torch.Generator())], batch, 0, 0)
 
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         step()
-    objective, generator = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0)), torch.Generator()
+    objective = FlowMatchingObjective(model, ObjectiveConfig(perceptual=0.0))
     optimizer = torch.optim.Adam(model.parameters())
     times = arithmetic({"training": step, "reversible": reversibly})
     times |= seconds({"drawing": drawing, "Adam": lambda: optimizer.step()}, rounds=3)

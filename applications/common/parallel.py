@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, distributed, nn
 
 from applications.common.devices import pick
+from applications.common.randomness import rows_of
 from induced.errors import DomainError, ShapeError
 
 Sharded = Callable[[Accelerator, nn.Module, torch.optim.Optimizer], nn.Module]
@@ -90,18 +91,24 @@ def accumulate(
     size = most or rows
     totals: dict[str, Tensor] = {}
     for start in range(0, rows, size):
-        piece, last = slice(start, start + size), start + size >= rows
-        share = len(range(rows)[piece]) / rows
+        piece, last = range(rows)[start : start + size], start + size >= rows
+        share = len(piece) / rows
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
-                outputs = wrapped(*({name: value[piece] for name, value in named.items()} for named in (batch, draws)))
+                outputs = wrapped(*({name: rows_of(v, piece, rows) for name, v in named.items()} for named in (batch, draws)))
             accelerator.backward(share * _loss(outputs))
         for name, value in outputs.items():
             totals[name] = totals.get(name, 0) + share * value.detach().float()
     return totals
 
 
-def distribute(accelerator: Accelerator, objective: nn.Module, optimizer: torch.optim.Optimizer, shard: bool) -> nn.Module:
+def distribute(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    shard: bool,
+    loss: Callable[[], Tensor] | None = None,
+) -> nn.Module:
     """Wrap an objective for several processes, its weights and buffers made those of the first one.
 
     Arguments:
@@ -109,15 +116,39 @@ def distribute(accelerator: Accelerator, objective: nn.Module, optimizer: torch.
         objective: What is minimised, on its device; sharded in place if so.
         optimizer: Over its trainable parameters, in their order; it goes on over their shards.
         shard: Keep 1/n of the optimiser's state and of the gradients on each of n processes (FSDP2), rather than all (DDP).
+        loss: A loss, of a few rows: DDP would wait for gradients of weights that it does not depend on.
 
     Returns:
         What to call in place of the objective.
     """
     if not (shard and distributed.is_initialized()):
+        unreached = list[nn.Parameter]()
+        if loss is not None and accelerator.num_processes > 1:
+            trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+            gradients = torch.autograd.grad(loss(), trained, allow_unused=True)
+            unreached = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is None]
+        for parameter in unreached:
+            parameter.requires_grad_(False)
         prepared: nn.Module = accelerator.prepare(objective)
+        for parameter in unreached:
+            parameter.requires_grad_(True)
         return prepared
     sharded: Sharded = import_module("applications.common.shards").sharded
     return sharded(accelerator, objective, optimizer)
+
+
+def later(values: Tensor) -> Callable[[], list[float]]:
+    """Send numbers to the host; the function that it gives waits until they are there, but for nothing computed after them."""
+    if values.device.type == "cpu":
+        return values.tolist
+    sent, arrived = values.to("cpu", non_blocking=True), torch.Event(values.device)
+    arrived.record()
+
+    def numbers() -> list[float]:
+        arrived.synchronize()
+        return sent.tolist()
+
+    return numbers
 
 
 def gather_weights(wrapped: nn.Module) -> None:

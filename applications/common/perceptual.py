@@ -23,7 +23,6 @@ MIN_SIDE: Final = 21
 _TINY: Final = 1e-20
 # Layers of the file are numbered through its five slices; these are the numbers at which each slice starts.
 _SLICE_STARTS: Final = (0, 3, 7, 11, 13)
-_BINOMIAL: Final = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _LEVELS: Final = 4
 _COARSEST: Final = 4
 
@@ -130,6 +129,11 @@ class PyramidDistance(PerceptualDistance):
     """
 
     name = "pyramid distance"
+    binomial: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("binomial", torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16, persistent=False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Compare each image with its partner."""
@@ -139,11 +143,19 @@ class PyramidDistance(PerceptualDistance):
         for _ in range(_LEVELS - 1):
             if min(level.shape[-2:]) < 2 * _COARSEST:
                 break
-            coarser = _reduced(level)
+            coarser = self._reduced(level)
             band = level - F.interpolate(coarser, level.shape[-2:], mode="bilinear", align_corners=False)
             total = total + _mean_size(band) + _edges(coarser)
             level = coarser
         return total + _mean_size(level)
+
+    def _reduced(self, images: Tensor) -> Tensor:
+        """Blur by the binomial filter, then keep every other pixel."""
+        channels = images.shape[1]
+        weights = self.binomial.to(images).expand(channels, 1, 1, -1)
+        padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
+        rows = F.conv2d(padded, weights.mT, stride=(2, 1), groups=channels)
+        return F.conv2d(rows, weights, stride=(1, 2), groups=channels)
 
 
 def perceptual(data_dir: Folder | None = None, name: str = "auto") -> PerceptualDistance:
@@ -204,15 +216,6 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
         raise ShapeError(f"expected two batches of images (N, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.dtype != b.dtype or not a.is_floating_point():
         raise DtypeError(f"expected images in [-1, 1) of one floating dtype, got {a.dtype} and {b.dtype}")
-
-
-def _reduced(images: Tensor) -> Tensor:
-    """Blur by the binomial filter, then keep every other pixel."""
-    channels = images.shape[1]
-    weights = images.new_tensor(_BINOMIAL).expand(channels, 1, 1, -1)
-    padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
-    rows = F.conv2d(padded, weights.mT, stride=(2, 1), groups=channels)
-    return F.conv2d(rows, weights, stride=(1, 2), groups=channels)
 
 
 def _mean_size(images: Tensor) -> Tensor:

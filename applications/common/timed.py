@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -9,9 +10,10 @@ from typing import Final
 import torch
 from torch import nn
 
+from applications.common.average import average_of, move
+from applications.common.batches import batches
 from applications.common.data import Source
 from applications.common.fitted import Fitted
-from applications.common.randomness import batch_indices, step_generator
 from applications.common.training import Objective
 from induced.errors import DomainError
 
@@ -60,10 +62,9 @@ def fit_for(
     began = time.process_time()
     trained = [p for p in objective.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
-    average = copy.deepcopy(objective.model).eval().requires_grad_(False)
-    pairs = list(zip(average.parameters(), objective.model.parameters(), strict=True))
-    pairs = [(mine, new) for mine, new in pairs if new.requires_grad]
+    average = average_of(objective.model)
     best, kept, loss, step = copy.deepcopy(average), 0, math.inf, 0
+    made = batches(objective.draw, source, batch, seed, range(sys.maxsize))
     while True:
         used = time.process_time() - began
         over = step >= steps if steps is not None else used >= (seconds or 0.0)
@@ -74,13 +75,11 @@ def fit_for(
                 best, kept, loss = copy.deepcopy(average), step, found
         if over or step - kept > max(10 * JUDGED, step // 2):
             return best, Fitted(step, kept, loss, time.process_time() - began)
-        generator = step_generator(seed, step)
-        of_data, draws = source.draw(batch, generator), objective.draw(batch, generator)
-        rows = source.randomised(batch_indices(len(source), batch, seed, step), of_data)
+        objective.begin(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP) / math.sqrt(1 + step / HALF)
         optimizer.zero_grad()
-        value = objective(rows, draws)["loss"]
+        value = objective(*next(made))["loss"]
         value.backward()
         norm = nn.utils.clip_grad_norm_(trained, clip)
         if not bool(norm.isfinite()):
@@ -90,6 +89,4 @@ def fit_for(
             )
         optimizer.step()
         step += 1
-        with torch.no_grad():
-            for mine, new in pairs:
-                mine.lerp_(new, 9 / (10 + step))
+        move(average, objective.model, (1 + step) / (10 + step))

@@ -4,28 +4,30 @@ import math
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
+from applications.common.average import average_of, move
+from applications.common.batches import batches
 from applications.common.data import Source
 from applications.common.data.source import Batch
 from applications.common.figures import save_picture
-from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, whole
+from applications.common.parallel import accelerator_for, accumulate, distribute, gather_weights, later, whole
 from applications.common.progress import Progress
-from applications.common.randomness import batch_indices, step_generator
+from applications.common.randomness import Asked, Draws
 from applications.common.runs import Run
 from applications.common.settings import at_least, at_most
 from applications.common.watch import Watch, terminated
 from induced.errors import DataError, DomainError, ShapeError
+from induced.precision import allow_tf32, full_precision
 from induced.serialization.writing import require_registered
 
-Draws = dict[str, Tensor]
 LARGEST_BATCH: Final = 10**6
 """A step draws its randomness for all rows at once."""
 Sampler = Callable[[nn.Module, int], Tensor | None]
@@ -54,9 +56,12 @@ class TrainingConfig:
     clip: float | None = 1.0
     """Largest norm of the gradient; longer ones are shortened. None: no limit."""
     average_decay: float = 0.999
-    """Decay of the moving average of the weights; after n steps it is min(this, (1 + n) / (10 + n))."""
+    """Decay of the moving average of the weights; after n steps it is min(this, (1 + n) / (10 + n)), lest a short run keep
+    averaging in its first weights."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast to bfloat16, or not."""
+    compile: bool = False
+    """Compile losses and gradients into one graph of fewer kernels: minutes at the start, and no use on a CPU."""
     seed: int = 0
     """Seed of the order of rows and of all noise."""
     log_every: int = 50
@@ -81,6 +86,8 @@ class TrainingConfig:
             raise DomainError(f"average_decay and betas must lie in [0, 1), got {self.average_decay} and {self.betas}")
         if self.clip is not None and not self.clip > 0:
             raise DomainError(f"clip must be positive, or None for no limit; got {self.clip}")
+        if self.compile and self.shard:
+            raise DomainError("a compiled graph does not follow weights that are shared out: give --compile or --shard, not both")
         if self.precision not in ("no", "bf16"):
             raise DomainError(f"precision is 'no' or 'bf16', got {self.precision!r}")
 
@@ -95,15 +102,22 @@ class Objective(nn.Module, ABC):
     """The module to train and average; it holds every trainable parameter."""
 
     @abstractmethod
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
-        """Draw all randomness of one step for a global batch, on the CPU.
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        """Ask for all randomness of one step of a global batch.
 
         Arguments:
             n: Rows in the global batch.
-            generator: The step's generator.
+            generator: The step's generator, on the CPU.
 
         Returns:
-            Tensors whose first dimension is n.
+            By name `Noise`, or tensors that are drawn here; their first dimensions are n, or divide it.
+        """
+
+    def begin(self, step: int) -> None:
+        """Get ready for a step, where the losses change in the course of a training; nothing, by default.
+
+        Arguments:
+            step: Steps done before.
         """
 
     def initialize(self, batch: Batch, draws: Draws) -> None:
@@ -120,7 +134,7 @@ class Objective(nn.Module, ABC):
 
         Arguments:
             batch: The part, as the source names its tensors.
-            draws: Its randomness.
+            draws: Its randomness, as `rows_of` gives it.
 
         Returns:
             Scalars; "loss" is minimised, the others are logged.
@@ -216,9 +230,11 @@ def fit(
     require_registered(objective.saved(objective.model))
     accelerator = accelerator_for(device)
     batch_of_process = share(config, data, accelerator.num_processes)
-    optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas)
+    fused = accelerator.device.type != "cpu"
+    optimizer = torch.optim.Adam(_parameters(objective), lr=config.learning_rate, betas=config.betas, fused=fused)
     start, notes = 0, list[str]()
     with ExitStack() as stack:
+        stack.enter_context(allow_tf32())
         if accelerator.is_main_process:
             record = {"name": data.name, "rows": len(data), "sha256": data.fingerprint()}
             begun = {"training": asdict(config), "data": record} | dict(settings or {})
@@ -230,26 +246,30 @@ def fit(
 
         objective.to(accelerator.device)
         data = data.on(accelerator.device)
+        made = partial(batches, objective.draw, data, config.batch, config.seed, device=accelerator.device)
         if resume:
             checkpoint = run.latest(fallback)
-            average = _average(objective.model, config)
-            checkpoint.restore(objective.model, objective.saved(average.module), optimizer)
+            average = average_of(objective.model)
+            checkpoint.restore(objective.model, objective.saved(average), optimizer)
             start = checkpoint.step
-            average.n_averaged.fill_(start)
-            rate = f"at a learning rate of {learning_rate(config, start):.3g}, whose cosine ends at step {config.steps}"
-            notes = [f"resumed after step {start}, {rate}", *filter(None, [checkpoint.note]), *notes]
+            at = f"at a learning rate of {learning_rate(config, start):.3g}, whose cosine ends at step {config.steps}"
+            notes = [f"resumed after step {start}, {at}", *filter(None, [checkpoint.note]), *notes]
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 run.rewind(start)
                 print(*notes, sep="\n", flush=True)
         else:
-            batch, draws = _batch(objective, data, config, 0, slice(None), accelerator.device)
             with torch.no_grad():
-                objective.initialize(batch, draws)
-            average = _average(objective.model, config)
+                objective.initialize(*next(made(range(1))))
+            average = average_of(objective.model)
 
-        wrapped = distribute(accelerator, objective, optimizer, config.shard)
-        mine = slice(accelerator.process_index * batch_of_process, (accelerator.process_index + 1) * batch_of_process)
+        begin = accelerator.process_index * batch_of_process
+        mine, few = (slice(begin, begin + rows) for rows in (batch_of_process, config.micro_batch or batch_of_process))
+        wrapped = distribute(
+            accelerator, objective, optimizer, config.shard, lambda: objective(*next(made(range(1), few)))["loss"]
+        )
+        if config.compile:
+            objective.compile(fullgraph=True)
         writer = None
         if accelerator.is_main_process:
             writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)
@@ -258,34 +278,54 @@ def fit(
         losses = _last_losses(run) if start >= config.steps else {}
         objective.train()
         asks = stack.enter_context(terminated())
+        bf16, limit = config.precision == "bf16", math.inf if config.clip is None else config.clip
+        left = range(start, config.steps)
+        rows = stack.enter_context(closing(made(left, mine)))
+        late = list[tuple[int, tuple[str, ...], Callable[[], list[float]]]]()
+
+        def settled() -> bool:
+            """Look at the losses that are on their way from the device; whether a process was asked to end by then."""
+            nonlocal losses
+            if not late:
+                return False
+            done, names, numbers = late.pop()
+            *values, gradient_norm, ended = numbers()
+            losses = dict(zip(names, values, strict=True))
+            watch.losses(done, learning_rate(config, done - 1), losses, gradient_norm)
+            progress.step(losses["loss"])
+            if writer is not None:
+                _record(run, writer, config, done, losses, gradient_norm, progress)
+            return bool(ended)
+
         try:
-            for step in range(start, config.steps):
-                batch, draws = _batch(objective, data, config, step, mine, accelerator.device)
+            for step, (batch, draws) in zip(left, rows, strict=False):
+                done, rate = step + 1, learning_rate(config, step)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, step)
+                    group["lr"] = rate
                 optimizer.zero_grad()
-                bf16, limit = config.precision == "bf16", math.inf if config.clip is None else config.clip
-                with watch.forward(step + 1, learning_rate(config, step)):
+                objective.begin(step)
+                with watch.forward(done, rate, settled):
                     outputs = accumulate(accelerator, wrapped, batch, draws, most=config.micro_batch, bf16=bf16)
                 norm = whole(nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], limit))
-                # One transfer for all numbers of a step: each would cost a wait for the device of its own.
                 asked = torch.full_like(norm, float(asks()), dtype=torch.float32)  # of any process: all end at the same step
                 local = torch.stack([*outputs.values(), norm.detach().float(), asked])
-                *values, gradient_norm, ended = accelerator.reduce(local, "mean").tolist()
-                losses = dict(zip(outputs, values, strict=True))
-                watch.losses(losses, gradient_norm)
+                # A device works on while the numbers of the step before are looked at, which were sent in one copy.
+                ended = settled()
+                late.append((done, tuple(outputs), later(accelerator.reduce(local, "mean"))))
                 optimizer.step()
                 gather_weights(wrapped)
-                average.update_parameters(objective.model)
-                progress.step(losses["loss"])
-                if writer is not None:
-                    _record(run, writer, config, step + 1, losses, gradient_norm, progress)
-                    _sample(run, writer, config, step + 1, average.module, objective, on_sample)
-                if ended or (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                move(average, objective.model, min(config.average_decay, (1 + step) / (10 + step)) if step else 0.0)
+                saves = not done % config.checkpoint_every or done == config.steps
+                shows = config.sample_every and not done % config.sample_every
+                if ended or saves or shows:  # nothing that diverged is shown or saved
+                    ended |= settled()
+                if shows and writer is not None and on_sample is not None:
+                    _sample(run, writer, done, objective.saved(average), on_sample)
+                if ended or saves:
                     weights, moments = whole(objective.model.state_dict(keep_vars=True)), whole(optimizer.state_dict())
-                    watch.weights(weights, average.module.state_dict(), moments["state"])
+                    watch.weights(weights, average.state_dict(), moments["state"])
                     if accelerator.is_main_process:
-                        run.save(step + 1, weights, objective.saved(average.module), moments, keep=config.keep)
+                        run.save(done, weights, objective.saved(average), moments, keep=config.keep)
                 if ended:
                     raise KeyboardInterrupt(signal.SIGTERM)
         finally:
@@ -294,7 +334,7 @@ def fit(
                 writer.close()
         accelerator.wait_for_everyone()
         done = max(start, config.steps)
-        return TrainingResult(done, losses, progress.seconds, progress.rate(done), objective.saved(average.module), tuple(notes))
+        return TrainingResult(done, losses, progress.seconds, progress.rate(done), objective.saved(average), tuple(notes))
 
 
 def share(config: TrainingConfig, data: Source, processes: int) -> int:
@@ -323,40 +363,6 @@ def _parameters(objective: Objective) -> list[nn.Parameter]:
     return [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
 
 
-def _average(model: nn.Module, config: TrainingConfig) -> AveragedModel:
-    """Make the moving average; its decay ramps up, lest a short run keep averaging in its first weights."""
-
-    def update(averages: Any, currents: Any, _: Any) -> None:
-        done = int(average.n_averaged)
-        decay = min(config.average_decay, (1 + done) / (10 + done))
-        get_ema_multi_avg_fn(decay)(averages, currents, done)  # type: ignore[no-untyped-call]
-
-    average = AveragedModel(model, multi_avg_fn=update)
-    return average.eval().requires_grad_(False)
-
-
-def _batch(
-    objective: Objective, data: Source, config: TrainingConfig, step: int, part: slice, device: torch.device
-) -> tuple[Batch, Draws]:
-    """Make one process' part of a step's batch; randomness is drawn for the whole batch (see `randomness`)."""
-    generator = step_generator(config.seed, step)
-    of_data = data.draw(config.batch, generator)
-    draws = objective.draw(config.batch, generator)
-    for who, drawn in ((data, of_data), (objective, draws)):
-        for name, value in drawn.items():
-            if value.ndim == 0 or len(value) != config.batch:
-                raise ShapeError(
-                    f"{type(who).__name__}.draw({config.batch}, ...) gave {name!r} of shape {tuple(value.shape)}; "
-                    "its first dimension must be the global batch"
-                )
-    chosen = batch_indices(len(data), config.batch, config.seed, step)[part]
-    batch = data.randomised(chosen, {name: value[part] for name, value in of_data.items()})
-    short = {name: tuple(value.shape) for name, value in batch.items() if value.shape[:1] != chosen.shape}
-    if short or not batch:
-        raise ShapeError(f"{type(data).__name__} gave {short or 'nothing'} for {len(chosen)} rows; expected as many of each")
-    return {name: value.to(device) for name, value in batch.items()}, {name: draws[name][part].to(device) for name in draws}
-
-
 def _record(
     run: Run,
     writer: SummaryWriter,
@@ -366,7 +372,7 @@ def _record(
     gradient_norm: float,
     progress: Progress,
 ) -> None:
-    """Log a step that just finished, if its turn has come."""
+    """Log a step, if its turn has come."""
     if done % config.log_every and done != config.steps:
         return
     scalars = {**losses, "gradient_norm": gradient_norm, "learning_rate": learning_rate(config, done - 1)}
@@ -376,14 +382,10 @@ def _record(
     progress.line(done, losses)
 
 
-def _sample(
-    run: Run, writer: SummaryWriter, config: TrainingConfig, step: int, model: nn.Module, of: Objective, on_sample: Sampler | None
-) -> None:
-    """Ask for a picture and write it, if its turn has come."""
-    if on_sample is None or not config.sample_every or step % config.sample_every:
-        return
-    with torch.no_grad():
-        picture = on_sample(of.saved(model), step)
+def _sample(run: Run, writer: SummaryWriter, step: int, model: nn.Module, on_sample: Sampler) -> None:
+    """Ask for a picture and write it."""
+    with torch.no_grad(), full_precision():
+        picture = on_sample(model, step)
     if picture is not None:
         save_picture(run.folder / "samples" / f"step-{step:08d}.png", picture)
         writer.add_image("samples", picture.cpu(), step)

@@ -35,26 +35,33 @@ class Watch:
         self.high = 0
 
     @contextmanager
-    def forward(self, step: int, rate: float) -> Iterator[None]:
+    def forward(self, step: int, rate: float, before: Callable[[], object]) -> Iterator[None]:
         """Around the losses of a step, the first being 1: where a chart refuses a value then, it is the training that went wrong.
+
+        Arguments:
+            step: The step.
+            rate: Its learning rate.
+            before: Looks at the losses of the step before, which may have diverged already.
 
         Raises:
             DomainError: a chart or operator refused a value, and it is not the first step.
         """
-        self.step, self.rate = step, rate
         try:
             yield
         except (DomainError, SingularOperator, NotConverged) as error:
             if step == 1:
                 raise
+            before()
+            self.step, self.rate = step, rate
             raise self._stop(fact(error)) from error
 
-    def losses(self, losses: Mapping[str, float], gradient_norm: float) -> None:
-        """Before the weights move.
+    def losses(self, step: int, rate: float, losses: Mapping[str, float], gradient_norm: float) -> None:
+        """What a step came to, before anything that it led to is saved.
 
         Raises:
             DomainError: a loss or the gradient is not finite, or the loss has been far above the first one for long.
         """
+        self.step, self.rate = step, rate
         bad = [f"{n} = {v}" for n, v in {**losses, "gradient_norm": gradient_norm}.items() if not math.isfinite(v)]
         if bad:
             raise self._stop(", ".join(bad))

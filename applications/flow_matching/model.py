@@ -114,12 +114,12 @@ class FlowMatching(nn.Module):
         chart = whole.at(NOISE if self.config.noise_space == "shared" else end)
         return Reversible(chart) if self.config.reversible else chart
 
-    def leading(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """h on leading coordinates (k, rank), and its log|det J|."""
+    def leading_chart(self) -> Bijection:
+        """h on leading coordinates (k, rank) alone."""
         if self.config.vectors:
-            return self.chart_at(DATA, self.density).forward_and_log_abs_det(c)
+            return self.chart_at(DATA, self.density)
         (h,) = cast(list[ConditionalDirectSum], self.density)
-        return self.chart_at(DATA, [h.charts[0]]).forward_and_log_abs_det(c)
+        return self.chart_at(DATA, [h.charts[0]])
 
     @torch.no_grad()
     def encode_leading(self, images: Tensor, batch: int | None = None) -> Tensor:

@@ -1,9 +1,7 @@
 """The losses of flow matching, as pure functions, and the weighted sum that training minimises."""
 
 import copy
-import math
 from collections.abc import Callable
-from functools import cache
 from typing import cast
 
 import torch
@@ -11,14 +9,16 @@ from torch import Tensor, nn
 
 from applications.common.data.source import Batch
 from applications.common.perceptual import PerceptualDistance, PyramidDistance
-from applications.common.training import Draws, Objective
+from applications.common.randomness import Asked, Draws, Noise, require_share
+from applications.common.training import Objective
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching, Latent
-from induced.errors import DomainError, ShapeError
+from induced.bijections import Bijection
+from induced.errors import DomainError
 from induced.propagators import OperatorFamily
 
 SAME_TIME, MOST_TIMES = 16, 8
-"""So many consecutive samples of a batch share a time, and more where there would be more times: A_t is formed for each."""
+"""At least so many consecutive images of a batch share a time, and a batch has at most so many: A_t is formed for each."""
 
 
 def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def velocity_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> 
     Arguments:
         family: t -> A_t.
         z0, z1: coordinates (k, dim) of paired noise and data.
-        t: times (k,); runs of equal times share one A_t.
+        t: times (m,), m a divisor of k: k / m pairs in a row share a time, and one A_t.
     """
     return ((velocities(family, z0, z1, t) - (z1 - z0)) ** 2).mean()
 
@@ -42,15 +42,15 @@ def end_point_loss(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) ->
 
 def end_points(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
     """z_t + (1-t) A_t z_t, where the straight line along the velocity at z_t ends."""
-    rest = (1 - t)[:, None]
-    return rest * z0 + t[:, None] * z1 + rest * velocities(family, z0, z1, t)
+    each = t.repeat_interleave(len(z0) // len(t))[:, None]
+    return (1 - each) * z0 + each * z1 + (1 - each) * velocities(family, z0, z1, t)
 
 
 def velocities(family: OperatorFamily, z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """A_t z_t; runs of equal times share one A_t."""
-    times, counts = torch.unique_consecutive(t, return_counts=True)
-    parts = torch.split_with_sizes((1 - t)[:, None] * z0 + t[:, None] * z1, counts.tolist())
-    return torch.cat([family.at(time)(part) for time, part in zip(times, parts, strict=True)])
+    """A_t z_t."""
+    (a, b), t = (z.reshape(len(t), -1, z.shape[-1]) for z in (z0, z1)), t[:, None]
+    applied: Tensor = family.at(t)((1 - t)[..., None] * a + t[..., None] * b)
+    return applied.flatten(0, 1)
 
 
 def minus_log_density(z: Tensor, std: Tensor) -> Tensor:
@@ -63,37 +63,27 @@ def perturb(z: Tensor, noise: Tensor, std: Tensor, level: float, kept: int) -> T
     return torch.cat([z[:, :kept] + level * std[:kept] * noise[:, :kept], std[kept:] * noise[:, kept:]], -1)
 
 
-def times(n: int, generator: torch.Generator) -> Tensor:
-    """Times (n,) spread over [0, 1); consecutive samples share one."""
-    same = max(SAME_TIME, math.ceil(n / MOST_TIMES))
-    groups = math.ceil(n / same)
-    drawn = (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
-    return drawn.repeat_interleave(same)[:n]
+def times(n: int, share: int, generator: torch.Generator) -> Tensor:
+    """Times (m,) spread over [0, 1), for as many pairs in a row each of n / `share`."""
+    groups = next(m for m in range(max(1, min(n // SAME_TIME, MOST_TIMES)), 0, -1) if n // share % m == 0)
+    return (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
 
 
-def leading_density(model: FlowMatching, c: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def leading_density(model: FlowMatching, h: Bijection, c: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates h(c) (k, dim) of the data end, without gradient, and the loss that trains h: mean -log of c's density.
 
     The coordinates that do not lead are drawn from the density that they have in the model.
 
     Arguments:
-        model: its chart has an h.
+        model: whose rest is drawn.
+        h: chart of the leading coordinates, `model.leading_chart()`.
         c: leading coordinates (k, rank).
         noise: normal numbers (k, dim).
     """
     std = model.latent_std()[model.config.rank :]
-    leading, volume = model.leading(c)
+    leading, volume = h.forward_and_log_abs_det(c)
     loss = (minus_log_density(leading, torch.ones_like(leading)).sum(-1) - volume).mean() / model.dim
     return torch.cat([leading.detach(), std * noise[:, model.config.rank :]], -1), loss
-
-
-def require_pairs(n: int, share: int) -> None:
-    """Refuse a batch whose parts would pair other rows with noise than the whole."""
-    if n % share:
-        raise ShapeError(
-            f"a process' part of the batch, here {n} rows, must be a multiple of noise_share={share}: "
-            "else several processes would not pair the rows that one would"
-        )
 
 
 def weighted(terms: dict[str, Callable[[], Tensor]], weights: ObjectiveConfig) -> dict[str, Tensor]:
@@ -124,62 +114,62 @@ class FlowMatchingObjective(Objective):
         self.model, self.config = model, config
         self.distance: PerceptualDistance = PyramidDistance() if distance is None else distance
         self.distance.requires_grad_(False)
+        # Made once: a graph that is compiled makes no modules.
+        self.g0, self.g1, self.e = model.chart_at(NOISE), model.chart_at(DATA), model.chart_at(DATA, model.encoder)
+        self.h = model.leading_chart() if model.density else None
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        share, dim = self.config.noise_share, self.model.dim
+        require_share(n, share, "noise_share")
+        restored = self.model.config.noise_space != "euclidean" and self.config.noise_reconstruction
         return {
-            "noise": torch.randn(n, *self.model.noise_chart.shape, generator=generator),
-            "latent_noise": torch.randn(n, self.model.dim, generator=generator),
-            "noise_latent_noise": torch.randn(n, self.model.dim, generator=generator),
-            "time": times(n, generator),
+            "noise": Noise((n // share, *self.model.noise_chart.shape)),
+            "latent_noise": Noise((n, dim)),
+            **({"noise_latent_noise": Noise((n // share, dim))} if restored else {}),
+            "time": times(n, share, generator),
         }
 
     def initialize(self, batch: Batch, draws: Draws) -> None:
         if self.model.config.noise_space == "labelled":
-            self.model.chart_at(NOISE).initialize(draws["noise"])
-        self.model.chart_at(DATA).initialize(batch["images"])
+            self.g0.initialize(draws["noise"])
+        self.g1.initialize(batch["images"])
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, images = self.config, self.model, batch["images"]
-        require_pairs(len(images), weights.noise_share)
-        g0, g1, std = model.chart_at(NOISE), model.chart_at(DATA), model.latent_std()
-        e = model.chart_at(DATA, model.encoder)
-        some = slice(None, None, weights.noise_share)
-        x0, unit = draws["noise"][some], std.new_ones(model.dim)
+        require_share(len(images), weights.noise_share, "noise_share")
+        g0, g1, e, std = self.g0, self.g1, self.e, model.latent_std()
+        some, x0, unit = images[:: weights.noise_share], draws["noise"], std.new_ones(model.dim)
         kept = model.dim if model.config.rest_std is None else model.config.rank
 
         z0, volume0 = g0.forward_and_log_abs_det(x0)
         c1, volume1 = e.forward_and_log_abs_det(images) if weights.likelihood else (e(images), std.new_zeros(()))
-        noisy0 = perturb(z0, draws["noise_latent_noise"][some], unit, weights.latent_noise, model.dim)
         noisy1 = perturb(c1, draws["latent_noise"], std, weights.latent_noise, kept)
         z1, density = c1, std.new_zeros(())
-        if model.density:  # that of what is decoded, the noisy coordinates, with e held fixed
-            z1, density = leading_density(model, noisy1[:, :kept].detach(), draws["latent_noise"])
+        if self.h is not None:  # that of what is decoded, the noisy coordinates, with e held fixed
+            z1, density = leading_density(model, self.h, noisy1[:, :kept].detach(), draws["latent_noise"])
         density0, density1 = minus_log_density(z0, unit), minus_log_density(c1, std)
-        path = model.family, z0, z1[some], draws["time"][some]
+        path = model.family, z0, z1[:: weights.noise_share], draws["time"]
+        decoded = e.inverse(noisy1) if weights.reconstruction or weights.perceptual else images
+        predicted = g1.inverse(end_points(*path)) if weights.end_point_image or weights.end_point_perceptual else some
 
-        @cache
-        def decoded() -> Tensor:
-            return e.inverse(noisy1)
-
-        @cache
-        def predicted() -> Tensor:
-            return g1.inverse(end_points(*path))
+        def restored() -> Tensor:
+            return g0.inverse(perturb(z0, draws["noise_latent_noise"], unit, weights.latent_noise, model.dim))
 
         terms: dict[str, Callable[[], Tensor]] = {
             "velocity": lambda: velocity_loss(*path),
             "end_point": lambda: end_point_loss(*path),
-            "end_point_image": lambda: ((predicted() - images[some]) ** 2).mean(),
-            "end_point_perceptual": lambda: self.distance(predicted(), images[some]).mean(),
-            "reconstruction": lambda: ((decoded() - images) ** 2).mean(),
-            "perceptual": lambda: self.distance(decoded(), images).mean(),
+            "end_point_image": lambda: ((predicted - some) ** 2).mean(),
+            "end_point_perceptual": lambda: self.distance(predicted, some).mean(),
+            "reconstruction": lambda: ((decoded - images) ** 2).mean(),
+            "perceptual": lambda: self.distance(decoded, images).mean(),
             "prior": lambda: density1[:, :kept].sum(-1).mean() / model.dim,
             "density": lambda: density,
             "residual": lambda: density1[:, kept:].sum(-1).mean() / model.dim,
             "likelihood": lambda: density1.mean() - volume1.mean() / model.dim,
-            "noise_reconstruction": lambda: ((g0.inverse(noisy0) - x0) ** 2).mean(),
+            "noise_reconstruction": lambda: ((restored() - x0) ** 2).mean(),
             "noise_likelihood": lambda: density0.mean() - volume0.mean() / model.dim,
         }
-        if not model.density:
+        if self.h is None:
             del terms["density"]
         if model.config.noise_space == "euclidean":
             del terms["noise_reconstruction"], terms["noise_likelihood"]
@@ -198,26 +188,27 @@ class LatentObjective(Objective):
         super().__init__()
         self.flow, self.config, self.model = flow.requires_grad_(False), config, Latent(flow).requires_grad_(True)
         self._average = (copy.deepcopy(flow),)  # in a tuple: no part of this module, whose weights may be shards
+        self.g0, self.h = flow.chart_at(NOISE), flow.leading_chart()
 
     def saved(self, model: nn.Module) -> FlowMatching:
         """The whole model with these parts, h and the family."""
         (whole,) = self._average
         return whole.to(next(self.flow.parameters()).device).take(cast(Latent, model))
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        share = self.config.noise_share
+        require_share(n, share, "noise_share")
         return {
-            "noise": torch.randn(n, *self.flow.noise_chart.shape, generator=generator),
-            "latent_noise": torch.randn(n, self.flow.dim, generator=generator),
-            "time": times(n, generator),
+            "noise": Noise((n // share, *self.flow.noise_chart.shape)),
+            "latent_noise": Noise((n, self.flow.dim)),
+            "time": times(n, share, generator),
         }
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, c = self.config, self.flow, batch["coordinates"]
-        require_pairs(len(c), weights.noise_share)
+        require_share(len(c), weights.noise_share, "noise_share")
         noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
-        z1, density = leading_density(model, noisy, draws["latent_noise"])
-        some = slice(None, None, weights.noise_share)
-        z0 = model.space(NOISE).coords(draws["noise"][some])
-        path = model.family, z0, z1[some], draws["time"][some]
+        z1, density = leading_density(model, self.h, noisy, draws["latent_noise"])
+        path = model.family, self.g0(draws["noise"]), z1[:: weights.noise_share], draws["time"]
         terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
         return weighted(terms, weights)

@@ -14,12 +14,13 @@ from applications.common.manifest import delete_run
 from applications.common.parallel import accelerator_for
 from applications.common.perceptual import perceptual
 from applications.common.places import Folder
+from applications.common.randomness import require_share
 from applications.common.runs import Run
 from applications.common.start import Start, ready
 from applications.common.training import TrainingResult, fit, room
 from applications.flow_matching.config import Config, settings
 from applications.flow_matching.model import FlowMatching, build
-from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, require_pairs
+from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
 from applications.flow_matching.vectors import train_table
 from induced.errors import DataError
@@ -61,7 +62,7 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
     accelerator, resume = accelerator_for(begin.get("device", "auto")), begin.get("resume", False)
     for stage in (config.training, second):
-        require_pairs(stage.batch // accelerator.num_processes, config.objective.noise_share)
+        require_share(stage.batch // accelerator.num_processes, config.objective.noise_share, "noise_share")
     goes_on = resume and run.steps() < config.training.steps
     kept = resume and not goes_on and _made_from(latent) == run.digest()
     ready(run, config.training, known, room(objective.model, config.training), **begin)

@@ -11,6 +11,7 @@ from applications.common.data import Tensors
 from applications.common.data.table import Table, as_table, csv_text, load_table
 from applications.common.figures import corner
 from applications.common.parallel import accelerator_for
+from applications.common.randomness import require_share
 from applications.common.runs import Run
 from applications.common.start import Start
 from applications.common.timed import fit_for
@@ -19,7 +20,7 @@ from applications.flow_matching.columns import standardise
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig, settings
 from applications.flow_matching.judging import report, summary
 from applications.flow_matching.model import DATA, FlowMatching, build
-from applications.flow_matching.objective import LatentObjective, require_pairs
+from applications.flow_matching.objective import LatentObjective
 from induced.errors import DomainError
 from induced.serialization import notes
 from induced.serialization.disk import replace_file
@@ -84,7 +85,7 @@ def fit_flow(
     rows = encoded(model, held_out)[:SHOWN]
 
     def judge(average: nn.Module) -> float:
-        leading, volume = objective.saved(average).leading(rows)
+        leading, volume = objective.saved(average).leading_chart().forward_and_log_abs_det(rows)
         return float((leading.double().square().sum(-1) / 2 - volume.double()).mean())
 
     source = Tensors("X", {"coordinates": encoded(model, train)})
@@ -117,7 +118,7 @@ def train_table(config: Config, run: Run, **begin: Unpack[Start]) -> TrainingRes
         DataError: as `load_table` and `Table.require` say; and as `fit`.
     """
     accelerator = accelerator_for(begin.get("device", "auto"))
-    require_pairs(config.training.batch // accelerator.num_processes, config.objective.noise_share)
+    require_share(config.training.batch // accelerator.num_processes, config.objective.noise_share, "noise_share")
     if accelerator.is_main_process and not begin.get("resume"):  # on resume `fit` compares the settings, which need the columns
         run.check({}, overwrite=begin.get("overwrite", False))
     table = load_table(config.data, config.columns)

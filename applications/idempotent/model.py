@@ -34,6 +34,7 @@ class Idempotent(nn.Module):
     """
 
     step: Tensor
+    """Steps of training before the one that runs."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -55,10 +56,9 @@ class Idempotent(nn.Module):
         round(p).
         """
         hard, p = self.projection.diagonal(), self.projection.p
-        steps = self.config.hardening
-        if not steps or int(self.step) >= steps:
+        if not self.config.hardening:
             return hard
-        h = float(self.step) / steps
+        h = (self.step.double() / self.config.hardening).clamp(max=1)
         return h * hard + (1 - h) * (p.clamp(0, 1) if isinstance(p, nn.Parameter) else torch.ones_like(p))
 
     def through(self, x: Tensor, weights: Tensor) -> Tensor:

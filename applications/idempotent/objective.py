@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from applications.common.data import to_uint8, to_unit
 from applications.common.data.source import Batch
-from applications.common.training import Draws, Objective
+from applications.common.randomness import Asked, Draws, Noise, require_share
+from applications.common.training import Objective
 from applications.idempotent.config import ObjectiveConfig
 from applications.idempotent.model import Idempotent
 from induced.bijections import Bijection
@@ -38,7 +38,7 @@ def isometry(chart: Bijection, x: Tensor, direction: Tensor) -> Tensor:
 class IdempotentObjective(Objective):
     """Reconstruction, the share of coordinates kept where training chooses them, and near-isometry around the data.
 
-    No noise enters: images lie in the middle of their pixels' bins, as they do in use.
+    Images are to lie in the middle of their pixels' bins, as they do in use: those of an `ImageSet` without noise.
 
     Arguments:
         model: what is trained.
@@ -49,25 +49,31 @@ class IdempotentObjective(Objective):
 
     def __init__(self, model: Idempotent, config: ObjectiveConfig) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.looks = model, config, False
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
-        """Directions in which the chart is to be an isometry."""
-        return {"direction": torch.randn(n, *self.model.config.shape, generator=generator)}
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        """Directions in which the chart is to be an isometry, for one image in `SHARE`."""
+        if not self.config.isometry:
+            return {}
+        require_share(n, SHARE, "SHARE")
+        return {"direction": Noise((n // SHARE, *self.model.config.shape))}
+
+    def begin(self, step: int) -> None:
+        """Whether the step looks at the isometry; the steps are counted from 1, so that metrics every 50 of them show it."""
+        self.looks = self.config.isometry > 0 and (step + 1) % self.config.isometry_every == 0
+        self.model.step.fill_(step)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The terms that have a weight, and their weighted sum as "loss"."""
         model, weights = self.model, self.config
-        x = to_unit(to_uint8(batch["images"]))
+        x = batch["images"]
         levels = model.weights()
         terms = {"reconstruction": (weights.reconstruction, reconstruction(model.through(x, levels), x))}
         if weights.kept and isinstance(model.projection.p, nn.Parameter):
             terms["kept"] = weights.kept, kept(levels)
-        # counted from 1, so that metrics every 50 steps show it
-        if weights.isometry and (int(model.step) + 1) % weights.isometry_every == 0:
-            found = isometry(model.chart, x[::SHARE], draws["direction"][::SHARE])
+        if self.looks:
+            require_share(len(x), SHARE, "SHARE")
+            found = isometry(model.chart, x[::SHARE].contiguous(), draws["direction"])
             terms["isometry"] = weights.isometry * weights.isometry_every, found
-        if self.training:
-            model.step += 1
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return {"loss": total} | {name: value for name, (_, value) in terms.items()}

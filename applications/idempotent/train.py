@@ -1,5 +1,6 @@
 """Training of the idempotent generator into a run folder."""
 
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -36,7 +37,7 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
     shown = to_unit(data.images[:: max(1, len(data) // 32)][:32])
     return fit(
         start(config, data),
-        data,
+        replace(data, noise=False),
         config.training,
         run,
         settings=settings(config),

@@ -32,6 +32,7 @@ class PictureChart(nn.Module):
             ConvNet(kept, C, config.width, window=window) for _ in range(config.blocks) for window in (config.window, 0)
         )
         self.mixings = nn.ModuleList(Dense(nn.Parameter(torch.linalg.qr(torch.randn(C, C))[0])) for _ in range(config.blocks))
+        self._made = dict[tuple[int, int], Composition]()
 
     @property
     def reach(self) -> int:
@@ -44,6 +45,8 @@ class PictureChart(nn.Module):
         Raises:
             ShapeError: a side is no multiple of 2^squeezes.
         """
+        if (height, width) in self._made:
+            return self._made[height, width]
         parts, shape = list[Bijection](), (3, height, width)
         for _ in range(self.config.squeezes):
             parts.append(Squeeze(shape))
@@ -52,7 +55,8 @@ class PictureChart(nn.Module):
         for block, mixing in enumerate(self.mixings):
             first, second = self.conditioners[2 * block], self.conditioners[2 * block + 1]
             parts += [coupling(first), coupling(second, flip=True), Linear(cast(Dense, mixing), shape)]
-        return Composition(*parts, Flatten(shape))
+        made = self._made[height, width] = Composition(*parts, Flatten(shape))
+        return made
 
 
 @final
@@ -119,10 +123,12 @@ class Styles:
 
     def operator(self, kernel: Tensor) -> Linearizer:
         """The map of any kernel, or of a batch of kernels, one for each picture of a batch."""
-        stride = self.config.stride
-        shape = (self.config.channels, self.domain.shape[1] // stride, self.domain.shape[2] // stride)
-        core = Convolution(kernel, shape, mode=self.config.padding, groups=self.config.groups)
-        return Linearizer(core, self.domain, self.codomain)
+        return Linearizer(_core(self.config, kernel, *self.domain.shape[1:]), self.domain, self.codomain)
+
+
+def _core(config: ModelConfig, kernel: Tensor, height: int, width: int) -> Convolution:
+    shape = (config.channels, height // config.stride, width // config.stride)
+    return Convolution(kernel, shape, mode=config.padding, groups=config.groups)
 
 
 @final
@@ -156,9 +162,10 @@ class StyleTransfer(nn.Module):
         return self.at(height, width)[self.config.styles[0] if style is None else style]
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """f_s(x) for pictures (N, 3, H, W) and a style's number (N,) for each."""
-        styles = self.at(*x.shape[-2:])
-        return styles.operator(styles.kernels[style])(x)
+        """f_s(x) for pictures (N, 3, H, W) and a style's number (N,) for each; it checks no values, as `operator` does."""
+        height, width = x.shape[-2:]
+        core = _core(self.config, self.cores()[style], height, width)
+        return self.stylised.at(height, width).inverse(core(self.content.at(height, width)(x)))
 
     def with_style(self, name: str, kernel: Tensor) -> "StyleTransfer":
         """The model with one more style, of this kernel.

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from applications.common.data.pictures import unit
 from applications.common.data.source import Batch
 from applications.common.perceptual import PerceptualDistance
-from applications.common.training import Draws, Objective
+from applications.common.randomness import Asked, Draws
+from applications.common.training import Objective
 from applications.style_transfer.config import ObjectiveConfig
+from applications.style_transfer.model import StyleTransfer
 
 
 def pixels(y: Tensor, target: Tensor) -> Tensor:
@@ -16,7 +18,7 @@ def pixels(y: Tensor, target: Tensor) -> Tensor:
 
 
 class StyleObjective(Objective):
-    """Distillation on random squares of the crops, each in a random style or the identity.
+    """Distillation on random squares of crops, each in a random style or the identity.
 
     Arguments:
         model: what is trained, (pictures, numbers of styles) -> pictures; a `StyleTransfer`, or a network it is compared with.
@@ -29,26 +31,18 @@ class StyleObjective(Objective):
         self.model, self.config, self.distance = model, config, distance
         if distance is not None:
             distance.requires_grad_(False)
+        if isinstance(model, StyleTransfer):
+            model.at(config.patch, config.patch)  # its charts are made here: a graph that is compiled makes no modules
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
-        """Where the squares lie and which styles they take, as numbers in [0, 1)."""
-        return {"place": torch.rand(n, 2, generator=generator), "style": torch.rand(n, generator=generator)}
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        """Nothing: `Crops` draws the squares and their styles."""
+        return {}
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """The losses that have a weight, for "crops" (n, 1 + styles, 3, side, side) in uint8, and their sum as "loss"."""
-        crops = batch["crops"]
-        patch, inner = self.config.patch, slice(self.config.margin, self.config.patch - self.config.margin)
-        style = (draws["style"] * crops.shape[1]).long()
-        corners = (draws["place"] * (crops.shape[-1] - patch + 1)).long().tolist()
-        squares = [
-            picture[..., top : top + patch, left : left + patch] for picture, (top, left) in zip(crops, corners, strict=True)
-        ]
-        x, target = (
-            unit(torch.stack([square[s] for square, s in zip(squares, numbers, strict=True)]))
-            for numbers in ([0] * len(squares), style.tolist())
-        )
-        y = self.model(x, style)[..., inner, inner]
-        target = target[..., inner, inner]
+        """The losses that have a weight, for a batch of `Crops`, and their sum as "loss"."""
+        inner = slice(self.config.margin, self.config.patch - self.config.margin)
+        y, target = self.model(unit(batch["x"]), batch["style"]), unit(batch["target"])
+        y, target = y[..., inner, inner], target[..., inner, inner]
         terms = {"pixels": (self.config.pixels, pixels(y, target))}
         if self.config.perceptual and self.distance is not None:
             terms["perceptual"] = self.config.perceptual, self.distance(y, target).mean()

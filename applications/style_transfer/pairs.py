@@ -2,19 +2,23 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self, final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from applications.common.data import Tensors, to_uint8
+from applications.common.data import to_uint8
 from applications.common.data.cache import cached
 from applications.common.data.pictures import unit
+from applications.common.data.source import Batch, Source, fits
 from applications.common.places import Folder, cache_folder
 from applications.common.progress import Progress
+from applications.common.randomness import Draws
 from applications.style_transfer.config import Config
 from applications.style_transfer.photographs import opened, photographs, random_crop
 from applications.style_transfer.teacher import load_teacher
@@ -23,10 +27,57 @@ from induced.errors import DomainError
 AT_ONCE = 8
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Crops(Source):
+    """Random squares of crops, and what a random teacher made of them; the first style is the identity.
+
+    Arguments:
+        name: What reports call the data.
+        crops: uint8, (N, 1 + styles, 3, side, side).
+        patch: Side of a square.
+    """
+
+    name: str
+    crops: Tensor
+    patch: int
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The upper left squares of the chosen photographs, as the identity leaves them."""
+        zeros = torch.zeros(len(indices), device=self.crops.device)
+        return self.randomised(indices, {"style": zeros, "top": zeros, "left": zeros})
+
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        """Which style a square takes, and where it lies, as numbers in [0, 1)."""
+        return {name: torch.rand(n, generator=generator) for name in ("style", "top", "left")}
+
+    def randomised(self, indices: Tensor, draws: Mapping[str, Tensor]) -> Batch:
+        """Squares "x" and what was made of them, "target", uint8 (n, 3, patch, patch), and the number of the "style" (n,)."""
+        style = (draws["style"] * self.crops.shape[1]).long()
+        square = torch.arange(self.patch, device=self.crops.device)
+        top, left = ((draws[s] * (self.crops.shape[-1] - self.patch + 1)).long()[:, None] + square for s in ("top", "left"))
+        colour = torch.arange(3, device=self.crops.device)[:, None, None]
+
+        def of(style: Tensor) -> Tensor:
+            crop, kind = (i[:, None, None, None] for i in (indices, style))
+            return self.crops[crop, kind, colour, top[:, None, :, None], left[:, None, None, :]]
+
+        return {"x": of(torch.zeros_like(style)), "target": of(style), "style": style}
+
+    def stored(self) -> Mapping[str, Tensor]:
+        return {"crops": self.crops}
+
+    def on(self, device: torch.device) -> Self:
+        return replace(self, crops=self.crops.to(device)) if fits(self.stored(), device) else self
+
+
 def pairs(
     config: Config, data_dir: Folder | None = None, *, cache_dir: Folder | None = None, device: torch.device | str = "cpu"
-) -> Tensors:
-    """Random crops of training photographs and their stylised pictures, uint8 (crops, 1 + styles, 3, side, side).
+) -> Crops:
+    """Random crops of training photographs and their stylised pictures.
 
     They are mapped from a file of the cache. It is made anew where a photograph, the weights of a teacher or a setting changed; a
     computation that was killed goes on where it stopped.
@@ -58,7 +109,7 @@ def pairs(
     file = cache_folder(cache_dir) / f"styles-{side}-{digest.hexdigest()[:24]}.npy"
     pixels = cached(file, shape, partial(_blocks, shape, [*paths.values()], teachers, config.training.seed, config.skip_bad))
     name = f"{config.crops} crops of {config.photographs} photographs, {', '.join(styles)}"
-    return Tensors(name, {"crops": torch.from_numpy(pixels)})
+    return Crops(name, torch.from_numpy(pixels), config.objective.patch)
 
 
 def _blocks(

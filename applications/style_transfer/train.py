@@ -45,7 +45,7 @@ def train(
     if model is None:
         torch.manual_seed(config.training.seed)
         model = build(config.model)
-    shown = data.tensors["crops"][:4]
+    shown = data.crops[:4]
     return fit(
         objective_for(config, model, data_dir),
         data,

@@ -69,7 +69,7 @@ class _Mixing(Bijection):
             solved: Tensor = torch.linalg.solve(A.A, columns) if z.is_cpu else _unread(*torch.linalg.solve_ex(A.A, columns))
             return solved.mT.reshape(rows.shape).mT.reshape(z.shape)
         # a graph holds the inverse as a constant
-        X = Dense(_inverse(A.A)) if isinstance(A, Dense) else inverse(A)
+        X = Dense(_inverse(A.A)) if isinstance(A, Dense) else A.H if A.orthogonal else inverse(A)
         x = self._mix(X, z)
         # a step of refinement
         return x if A.orthogonal or isinstance(A, STABLE) else x + self._mix(X, z - self._mix(A, x))

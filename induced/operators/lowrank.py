@@ -167,8 +167,7 @@ class LowRank(_Factored):
         return LowRank(per_matrix(a) * self.U, self.V)
 
     def _power(self, k: int) -> LinearOperator:
-        middle = torch.linalg.matrix_power(self._capacitance()[1], k - 1)
-        return LowRank(self.U @ middle.to(self.U), self.V)
+        return LowRank(self.U @ torch.linalg.matrix_power(self._capacitance()[1], k - 1).to(self.U), self.V)
 
     def reduced(self, same_frames: bool = False) -> Reduction:
         if same_frames:
@@ -199,8 +198,7 @@ class LowRank(_Factored):
     def _slogdet(self) -> SignLogDet:
         if self.U.shape[-1] >= self.shape[0]:
             return Dense(self.matrix(self.shape[0]))._slogdet()
-        zero = 0 * self._trace()
-        return SignLogDet(zero, zero - torch.inf)
+        return SignLogDet(zero := 0 * self._trace(), zero - torch.inf)
 
     def _det(self) -> Tensor:
         return 0 * self._trace() if self.U.shape[-1] < self.shape[0] else Dense(self.matrix(self.shape[0]))._det()
@@ -396,4 +394,6 @@ def _apply(z: Tensor, U: Tensor, V: Tensor) -> Tensor:
     """U V^T z, for factors with or without a batch."""
     if U.dim() == 2 and V.dim() == 2:
         return F.linear(z @ V, U) if z.dim() > 1 else U @ (z @ V)
+    if z.dim() > 1 and all(X.dim() == 2 or X.shape[-3] == 1 for X in (U, V)):  # all rows of a matrix meet one operator
+        return z @ V.reshape(*V.shape[:-3], *V.shape[-2:]) @ U.reshape(*U.shape[:-3], *U.shape[-2:]).mT
     return (U @ (V.mT @ z.unsqueeze(-1))).squeeze(-1)

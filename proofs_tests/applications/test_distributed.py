@@ -25,6 +25,9 @@ from applications.common.training import Objective, TrainingConfig, TrainingResu
 from applications.flow_matching.config import ModelConfig, ObjectiveConfig
 from applications.flow_matching.model import build
 from applications.flow_matching.objective import FlowMatchingObjective
+from applications.idempotent import config as projector
+from applications.idempotent.model import Idempotent
+from applications.idempotent.objective import IdempotentObjective
 from induced.errors import DomainError, ShapeError
 from proofs_tests.applications import toy
 
@@ -42,15 +45,23 @@ CASES: dict[str, dict[str, Any]] = {
 """What two processes do otherwise than one; each has 4 of the 8 images of a batch, so that the last piece is smaller."""
 
 
-def flow() -> Objective:
+def flow(velocity: float = 1.0) -> Objective:
     """Tiny flow matching; one image in four is paired with noise."""
     torch.manual_seed(1)
-    return FlowMatchingObjective(build(MODEL), ObjectiveConfig(noise_share=4))
+    return FlowMatchingObjective(build(MODEL), ObjectiveConfig(noise_share=4, velocity=velocity))
 
 
-def train_flow(folder: Path, *, resume: bool = False, **changes: Any) -> TrainingResult:
+def train_flow(folder: Path, *, resume: bool = False, velocity: float = 1.0, **changes: Any) -> TrainingResult:
     """Train it in a folder."""
-    return fit(flow(), toy.images(), replace(FLOW, **changes), Run(folder), resume=resume, device="cpu")
+    return fit(flow(velocity), toy.images(), replace(FLOW, **changes), Run(folder), resume=resume, device="cpu")
+
+
+def train_projector(folder: Path, **changes: Any) -> TrainingResult:
+    """Train a tiny projector, which hardens while it trains and looks at the isometry at every other step."""
+    torch.manual_seed(1)
+    model = Idempotent(projector.ModelConfig(shape=(1, 8, 8), blocks=1, widths=(4,), rank=8, hardening=5))
+    objective = IdempotentObjective(model, projector.ObjectiveConfig(isometry=0.05, isometry_every=2))
+    return fit(objective, replace(toy.images(), noise=False), replace(FLOW, steps=6, **changes), Run(folder), device="cpu")
 
 
 def train_toy(folder: Path, *, resume: bool = False, **changes: Any) -> TrainingResult:
@@ -94,6 +105,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     train_toy(folder / "one")
     train_flow(folder / "flow one")
+    train_flow(folder / "still one", velocity=0.0)
+    train_projector(folder / "projector one")
     forget_the_end(folder / "one", folder / "begun")
     forget_the_end(folder / "flow one", folder / "flow begun")
     launcher = "torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint localhost:0 --module"
@@ -119,6 +132,9 @@ def main(folder: Path) -> None:
     for name, changes in CASES.items():
         train_toy(folder / name, **changes)
         train_flow(folder / f"flow {name}", **changes | ({"micro_batch": 4} if "micro_batch" in changes else {}))
+    for name, pieces in (("two", 0), ("pieces", 4)):
+        train_flow(folder / f"still {name}", velocity=0.0, micro_batch=pieces)
+        train_projector(folder / f"projector {name}", micro_batch=pieces)
     train_toy(folder / "begun", resume=True, shard=True)
     train_flow(folder / "flow begun", resume=True, shard=True)
     (folder / f"moments of {os.environ['RANK']}").write_text(str(moments_held()))
@@ -208,6 +224,19 @@ def test_pieces_resumed_are_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     assert whole.name == resumed.name == "step-00000006"
     for path in whole.iterdir():
         assert path.read_bytes() == (resumed / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("run", ["two", "pieces"])
+@pytest.mark.parametrize("kind", ["still", "projector"])
+def test_weights_that_no_loss_reaches_and_losses_that_change_train_as_on_one_process(runs: Path, kind: str, run: str) -> None:
+    assert_same_run(runs / f"{kind} {run}", runs / f"{kind} one")
+
+
+def test_a_projector_counts_steps_and_not_pieces(tmp_path: Path, runs: Path) -> None:
+    train_projector(tmp_path, micro_batch=4)
+    assert_same_run(tmp_path, runs / "projector one")
+    looked = ["isometry" in record for record in Run(tmp_path).metrics()]
+    assert looked == [False, True] * 3
 
 
 def test_pieces_that_would_pair_other_images_with_noise_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from applications.common.data import ImageSet, Source, Tensors, to_unit
 from applications.common.data.source import Batch, fits
-from applications.common.randomness import batch_indices, step_generator
+from applications.common.randomness import batch_indices, drawn, step_generator
 from applications.common.runs import Run
 from applications.common.training import fit
 from induced.errors import CheckpointError, ShapeError
@@ -45,17 +45,20 @@ def test_a_row_does_not_depend_on_the_others(source: Source) -> None:
     j, k = torch.tensor([4, 0, 3, 3]), torch.tensor([2, 1, 1])
     whole, part = source.batch(j), source.batch(j[k])
     assert whole and all(torch.equal(part[name], whole[name][k]) for name in whole)
-    drawn = source.draw(4, torch.Generator().manual_seed(0))
-    whole, part = source.randomised(j, drawn), source.randomised(j[k], {name: value[k] for name, value in drawn.items()})
+    (draws,) = drawn([source.draw(4, torch.Generator().manual_seed(0))], 4, seed=0, step=0)
+    whole, part = source.randomised(j, draws), source.randomised(j[k], {name: value[k] for name, value in draws.items()})
     assert all(torch.equal(part[name], whole[name][k]) for name in whole)
 
 
 def test_images_are_in_the_middle_of_their_bins_or_dequantised() -> None:
     data, chosen = images(), torch.tensor([5, 2])
     assert torch.equal(data.batch(chosen)["images"], to_unit(data.images[chosen]))
-    drawn = data.draw(2, torch.Generator().manual_seed(3))
-    noise = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(data.randomised(chosen, drawn)["images"], to_unit(data.images[chosen], noise))
+    (draws,) = drawn([data.draw(2, torch.Generator())], 2, seed=3, step=0)
+    assert 0 <= draws["noise"].min() < 0.1 and 0.9 < draws["noise"].max() < 1
+    assert torch.equal(data.randomised(chosen, draws)["images"], to_unit(data.images[chosen], draws["noise"]))
+    still = replace(data, noise=False)
+    assert not still.draw(2, torch.Generator())
+    assert torch.equal(still.randomised(chosen, {})["images"], to_unit(data.images[chosen]))
 
 
 def test_one_other_number_is_another_fingerprint() -> None:
@@ -99,11 +102,10 @@ def test_a_training_takes_the_batches_of_its_formula(tmp_path: Path) -> None:
     data = toy.images()
     toy.train(tmp_path, objective=Look(), config=replace(toy.CONFIG, steps=6, sample_every=0))
     for step, (x, noise) in enumerate(seen):
-        generator = step_generator(toy.CONFIG.seed, step)
-        u = torch.rand(8, 1, 8, 8, generator=generator)
-        expected = torch.randn(8, 1, 8, 8, generator=generator)
+        asked = data.draw(8, torch.Generator()), toy.Denoise().draw(8, step_generator(toy.CONFIG.seed, step))
+        u, expected = drawn(asked, 8, toy.CONFIG.seed, step)
         chosen = batch_indices(len(data), 8, toy.CONFIG.seed, step)
-        assert torch.equal(x, to_unit(data.images[chosen], u)) and torch.equal(noise, expected), step
+        assert torch.equal(x, to_unit(data.images[chosen], u["noise"])) and torch.equal(noise, expected["noise"]), step
     assert len(seen) == 6
 
 

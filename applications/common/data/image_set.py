@@ -10,6 +10,7 @@ from torch import Tensor
 
 from applications.common.data.pixels import scaled, to_unit, unit_shape
 from applications.common.data.source import Batch, Source, fits, rows
+from applications.common.randomness import Asked, Noise
 from induced.errors import DomainError, DtypeError, ShapeError
 
 
@@ -25,6 +26,7 @@ class ImageSet(Source):
         attributes: uint8, `(N, k)`, or None: what else is known of each image.
         attribute_names: Their k names.
         class_names: Names of the classes 0, 1, ...; their numbers if none.
+        noise: Whether a training sees pixels uniform in their bins, or in the middle.
 
     Raises:
         DtypeError: images or attributes are not uint8, or labels not int64.
@@ -37,6 +39,7 @@ class ImageSet(Source):
     attributes: Tensor | None = None
     attribute_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    noise: bool = True
 
     def __post_init__(self) -> None:
         """Refuse tensors that are no image set."""
@@ -60,14 +63,16 @@ class ImageSet(Source):
         """The chosen "images", `(n, C, H', W')` in [-1, 1), pixels in the middle of their bins (`to_unit`)."""
         return {"images": to_unit(rows(self.images, indices))}
 
-    def draw(self, n: int, generator: torch.Generator) -> Batch:
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
         """Where in its bin each pixel lies, in [0, 1)."""
-        return {"noise": torch.rand((n, *unit_shape(self.images)[1:]), generator=generator, dtype=torch.float32)}
+        return {"noise": Noise((n, *unit_shape(self.images)[1:]), normal=False)} if self.noise else {}
 
     def randomised(self, indices: Tensor, draws: Mapping[str, Tensor]) -> Batch:
-        """The chosen "images", dequantised: in [-1, 1), and uniform in the bins of their pixels."""
+        """The chosen "images", dequantised: in [-1, 1), and uniform in the bins of their pixels, if there is to be noise."""
+        if not draws:
+            return self.batch(indices)
         # unchecked: the noise comes from `draw`, and a look at values on an accelerator would wait for it
-        return {"images": scaled(rows(self.images, indices), draws["noise"].to(self.images.device))}
+        return {"images": scaled(rows(self.images, indices), draws["noise"])}
 
     def stored(self) -> Mapping[str, Tensor]:
         """The images, which are what a training sees."""

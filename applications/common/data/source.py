@@ -9,6 +9,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from applications.common.randomness import Asked
 from induced.errors import ShapeError
 
 Batch = dict[str, Tensor]
@@ -44,16 +45,16 @@ class Source(ABC):
             Named tensors (n, ...).
         """
 
-    def draw(self, n: int, generator: torch.Generator) -> Batch:
-        """Draw what `randomised` needs for n rows, on the CPU; nothing, by default."""
+    def draw(self, n: int, generator: torch.Generator) -> Asked:
+        """Ask for the random numbers that `randomised` needs for n rows, as `Objective.draw`; nothing, by default."""
         return {}
 
     def randomised(self, indices: Tensor, draws: Mapping[str, Tensor]) -> Batch:
         """The chosen rows as one step of training sees them; those of `batch`, by default.
 
         Arguments:
-            indices: int64, (n,), on the CPU.
-            draws: What `draw` gave for these rows.
+            indices: int64, (n,), where the stored tensors are.
+            draws: What `draw` asked for, for these rows and there.
         """
         return self.batch(indices)
 

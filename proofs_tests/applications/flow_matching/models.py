@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from applications.common.randomness import drawn
 from applications.common.training import Objective, TrainingConfig
 from applications.flow_matching.config import ModelConfig
 from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
@@ -35,6 +36,7 @@ def batch_of(config: ModelConfig, n: int, dtype: torch.dtype = torch.float64) ->
 
 
 def draws_of(objective: Objective, n: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """The randomness of a step, but with a time of its own for each sample: a small batch would share one."""
-    draws = {name: value.to(dtype) for name, value in objective.draw(n, torch.Generator().manual_seed(7)).items()}
-    return draws | {"time": torch.linspace(0.02, 0.98, n, dtype=dtype)}
+    """The randomness of a step, but with a time of its own for each pair: a small batch would share one."""
+    (draws,) = drawn([objective.draw(n, torch.Generator().manual_seed(7))], n, seed=7, step=0)
+    draws = {name: value.to(dtype) for name, value in draws.items()}
+    return draws | {"time": torch.linspace(0.02, 0.98, len(draws["noise"]), dtype=dtype)}

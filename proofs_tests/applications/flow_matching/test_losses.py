@@ -11,6 +11,7 @@ from torch import Tensor
 
 from applications.common.data import to_unit
 from applications.common.perceptual import PyramidDistance
+from applications.common.randomness import Noise, rows_of
 from applications.flow_matching.config import ObjectiveConfig
 from applications.flow_matching.model import DATA, NOISE, EndPointRate, FlowMatching, build
 from applications.flow_matching.objective import (
@@ -19,6 +20,7 @@ from applications.flow_matching.objective import (
     end_point_loss,
     minus_log_density,
     perturb,
+    times,
     velocity_loss,
 )
 from induced.errors import DomainError, ShapeError
@@ -35,7 +37,8 @@ class Swing(OperatorFamily):
         self.M, self.N = M, N
 
     def at(self, t: float | Tensor) -> LinearOperator:
-        return Dense(math.cos(float(t)) * self.M + math.sin(float(t)) * self.N)
+        t = torch.as_tensor(t)[..., None, None]
+        return Dense(t.cos() * self.M + t.sin() * self.N)
 
 
 def sample_by_sample(matrices: list[np.ndarray], z0: Tensor, z1: Tensor, t: Tensor) -> float:
@@ -87,7 +90,7 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     kept = dim if rest_std is None else model.config.rank
     std = np.array([1.0 if i < kept else rest_std for i in range(dim)])
     some = range(0, n, weights.noise_share)
-    x0 = draws["noise"][list(some)]
+    x0 = draws["noise"]
     c1, z0 = e(images).detach().numpy(), g0(x0).detach().numpy()
 
     def log_det(g: torch.nn.Module, x: Tensor) -> float:
@@ -105,13 +108,13 @@ def parts_by_hand(model: FlowMatching, weights: ObjectiveConfig, images: Tensor,
     noisy1 = np.empty_like(c1)
     noisy1[:, :kept] = c1[:, :kept] + weights.latent_noise * std[:kept] * draws["latent_noise"].numpy()[:, :kept]
     noisy1[:, kept:] = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
-    noisy0 = z0 + weights.latent_noise * draws["noise_latent_noise"].numpy()[list(some)]
+    noisy0 = z0 + weights.latent_noise * draws.get("noise_latent_noise", torch.zeros(()).double()).numpy()
     decoded1, decoded0 = (g.inverse(torch.from_numpy(z)).detach() for g, z in ((e, noisy1), (g0, noisy0)))
     others = std[kept:] * draws["latent_noise"].numpy()[:, kept:]
     drawn = torch.from_numpy(np.concatenate([noisy1[:, :kept], others], 1))
     z1 = c1 if h is None else np.concatenate([h(drawn).detach().numpy()[:, :kept], others], 1)
-    matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"][list(some)]]
-    times, chosen = draws["time"][list(some)], torch.from_numpy(z1[list(some)])
+    matrices = [model.family.at(float(t)).matrix().detach().numpy() for t in draws["time"]]
+    times, chosen = draws["time"], torch.from_numpy(z1[list(some)])
     states = [(1 - t) * a + t * b for t, a, b in zip(times, torch.from_numpy(z0), chosen, strict=True)]
     predicted = torch.stack([z + (1 - t) * torch.from_numpy(A) @ z for t, z, A in zip(times, states, matrices, strict=True)])
     decoded = g1.inverse(predicted).detach()
@@ -179,25 +182,27 @@ def test_an_objective_without_any_weight_is_refused() -> None:
         objective({"images": batch_of(SMALL, 4)}, draws_of(objective, 4))
 
 
-def test_draws_are_a_pure_function_of_the_generator() -> None:
+def test_draws_are_a_pure_function_of_the_generator_and_hold_what_is_used() -> None:
     objective = FlowMatchingObjective(build(SMALL), ObjectiveConfig())
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = objective.draw(40, torch.Generator().manual_seed(5))
+    first = objective.draw(160, torch.Generator().manual_seed(5))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    second, other = (objective.draw(40, torch.Generator().manual_seed(seed)) for seed in (5, 6))
-    assert {name: tuple(value.shape) for name, value in first.items()} == {
-        "noise": (40, 1, 4, 4),
-        "latent_noise": (40, 16),
-        "noise_latent_noise": (40, 16),
-        "time": (40,),
-    }
-    for name, value in first.items():
-        assert torch.equal(value, second[name]) and not torch.equal(value, other[name]), name
-    groups = first["time"][[0, 16, 32]]
-    assert torch.equal(first["time"], groups.repeat_interleave(16)[:40])
-    assert torch.equal((3 * groups).floor(), torch.tensor([0.0, 1.0, 2.0]))
+    second, other = (objective.draw(160, torch.Generator().manual_seed(seed))["time"] for seed in (5, 6))
+    assert first == {"noise": Noise((40, 1, 4, 4)), "latent_noise": Noise((160, 16)), "time": first["time"]}
+    t = first["time"]
+    assert isinstance(t, Tensor) and isinstance(second, Tensor) and isinstance(other, Tensor)
+    assert torch.equal(t, second) and not torch.equal(t, other)
+    assert torch.equal((8 * t).floor(), torch.arange(8.0))
+    labelled = FlowMatchingObjective(build(replace(SMALL, noise_space="labelled")), ObjectiveConfig())
+    assert labelled.draw(16, torch.Generator())["noise_latent_noise"] == Noise((4, 16))
+
+
+@pytest.mark.parametrize(("n", "share", "groups"), [(4, 4, 1), (32, 4, 2), (36, 4, 1), (128, 4, 8), (512, 4, 8), (100, 1, 5)])
+def test_pairs_share_a_time_evenly(n: int, share: int, groups: int) -> None:
+    """At least 16 images a time, at most 8 times a batch, and as many pairs for each."""
+    assert len(times(n, share, torch.Generator())) == groups
 
 
 def test_the_objective_uses_no_global_randomness() -> None:
@@ -241,8 +246,11 @@ def test_the_losses_of_a_batch_are_the_means_of_those_of_its_halves() -> None:
     objective = FlowMatchingObjective(ready(SMALL), ObjectiveConfig(noise_share=4))
     images, draws = batch_of(SMALL, n), draws_of(objective, n)
     whole = objective({"images": images}, draws)
-    parts = [slice(n // 2), slice(n // 2, n)]
-    halves = [objective({"images": images[part]}, {name: value[part] for name, value in draws.items()}) for part in parts]
+    parts = [range(n // 2), range(n // 2, n)]
+    halves = [
+        objective({"images": images[part.start : part.stop]}, {name: rows_of(value, part, n) for name, value in draws.items()})
+        for part in parts
+    ]
     for name, value in whole.items():
         assert float(value) == pytest.approx(float(halves[0][name] + halves[1][name]) / 2, rel=1e-9), name
 
@@ -286,7 +294,7 @@ def test_the_second_stage_is_the_density_and_velocity_of_the_leading_coordinates
     h = model.chart_at(DATA, model.density)
     drawn = torch.cat([leading + weights.latent_noise * draws["latent_noise"][:, :r], others], -1)
     z1 = torch.cat([h(drawn)[:, :r], others], -1)
-    path = model.family, draws["noise"][::2].flatten(1), z1[::2], draws["time"][::2]
+    path = model.family, draws["noise"].flatten(1), z1[::2], draws["time"]
     with torch.enable_grad():
         volumes = [torch.linalg.slogdet(torch.autograd.functional.jacobian(h, row)[:r, :r])[1] for row in drawn]
     expected = {

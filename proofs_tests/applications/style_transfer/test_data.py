@@ -151,12 +151,12 @@ def tiny(folder: Path, crops: int = 10) -> Config:
 
 def test_pairs_are_what_the_teachers_make_of_the_crops(folder: Path, tmp_path: Path) -> None:
     found = pairs(tiny(folder), folder, cache_dir=tmp_path)
-    assert found.tensors["crops"].shape == (10, 3, 3, 24, 24) and found.tensors["crops"].dtype == torch.uint8
+    assert found.crops.shape == (10, 3, 3, 24, 24) and found.crops.dtype == torch.uint8
     for number, style in enumerate(TINY.styles, 1):
-        expected = ((load_teacher(style, folder)(unit(found.tensors["crops"][:, 0])) + 1) * 128).floor()
+        expected = ((load_teacher(style, folder)(unit(found.crops[:, 0])) + 1) * 128).floor()
         # a pixel on the edge between two numbers may fall to either with another batch
-        assert (expected - found.tensors["crops"][:, number].float()).abs().max() <= 1
-    assert (found.tensors["crops"][:, 1] != found.tensors["crops"][:, 2]).any()
+        assert (expected - found.crops[:, number].float()).abs().max() <= 1
+    assert (found.crops[:, 1] != found.crops[:, 2]).any()
     (file,) = tmp_path.iterdir()
     assert file.suffix == ".npy" and file.stat().st_size < 10 * 3 * 3 * 24 * 24 + 1000
 
@@ -171,14 +171,14 @@ def test_pairs_are_kept_until_something_changes(folder: Path, tmp_path: Path, mo
         return torch.zeros(2, 3, 3, 24, 24, dtype=torch.uint8)
 
     monkeypatch.setattr(pairs_module, "stylised", stylised)
-    assert torch.equal(pairs(tiny(folder, 2), folder).tensors["crops"], first.tensors["crops"]) and not calls
+    assert torch.equal(pairs(tiny(folder, 2), folder).crops, first.crops) and not calls
     other = tiny(folder, 2)
     pairs(replace(other, training=replace(other.training, seed=1)), folder)
     assert calls == [1]
 
 
 def test_a_killed_computation_goes_on_where_it_stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pairs(tiny(folder, 20), folder, cache_dir=tmp_path / "a").tensors["crops"]
+    whole = pairs(tiny(folder, 20), folder, cache_dir=tmp_path / "a").crops
     made, plain = list[int](), pairs_module.stylised
 
     def killed(pixels: Tensor, teachers: dict[str, Teacher]) -> Tensor:
@@ -191,7 +191,7 @@ def test_a_killed_computation_goes_on_where_it_stopped(folder: Path, tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         pairs(tiny(folder, 20), folder, cache_dir=tmp_path / "b")
     assert not list((tmp_path / "b").glob("*.npy"))
-    resumed = pairs(tiny(folder, 20), folder, cache_dir=tmp_path / "b").tensors["crops"]
+    resumed = pairs(tiny(folder, 20), folder, cache_dir=tmp_path / "b").crops
     assert made == [8, 8, 4, 4] and torch.equal(resumed, whole)
     assert [path.suffix for path in (tmp_path / "b").iterdir()] == [".npy"]
 

@@ -20,6 +20,7 @@ from applications.style_transfer.config import Config, ObjectiveConfig, settings
 from applications.style_transfer.model import StyleTransfer
 from applications.style_transfer.new_style import fit_kernel, refine_kernel
 from applications.style_transfer.objective import StyleObjective
+from applications.style_transfer.pairs import Crops
 from applications.style_transfer.train import objective_for, train
 from experiments.stylised import Path as Walk
 from experiments.stylised import fidelity, removal, walk
@@ -107,12 +108,14 @@ register(Recorder, name="tests.Recorder")
 def test_a_step_compares_the_same_squares_of_photograph_and_teacher() -> None:
     crops = torch.randint(0, 256, (4, 3, 3, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     recorder = Recorder()
-    objective = StyleObjective(recorder, ObjectiveConfig(pixels=2.0, perceptual=0.5, patch=8, margin=2), PyramidDistance(2))
+    objective = StyleObjective(recorder, ObjectiveConfig(pixels=2.0, perceptual=0.5, patch=8, margin=2), PyramidDistance())
     draws = {
-        "place": torch.tensor([[0.0, 0.0], [0.99, 0.5], [0.3, 0.99], [0.5, 0.1]]),
+        "top": torch.tensor([0.0, 0.99, 0.3, 0.5]),
+        "left": torch.tensor([0.0, 0.5, 0.99, 0.1]),
         "style": torch.tensor([0.0, 0.4, 0.7, 0.99]),
     }
-    found = objective({"crops": crops}, draws)
+    batch = Crops("", crops, 8).randomised(torch.arange(4), draws)
+    found = objective(batch, {})
     x, style = recorder.seen
     assert style.tolist() == [0, 1, 2, 2]
     corners = [(0, 0), (4, 2), (1, 4), (2, 0)]
@@ -123,15 +126,17 @@ def test_a_step_compares_the_same_squares_of_photograph_and_teacher() -> None:
     target = ((target.float() + 0.5) / 128 - 1)[..., 2:6, 2:6]
     inner = x[..., 2:6, 2:6]
     assert torch.allclose(found["pixels"], ((inner - target) ** 2).mean())
-    assert torch.allclose(found["perceptual"], PyramidDistance(2)(inner, target).mean())
+    assert torch.allclose(found["perceptual"], PyramidDistance()(inner, target).mean())
     assert torch.allclose(found["loss"], 2 * found["pixels"] + 0.5 * found["perceptual"])
-    assert "perceptual" not in StyleObjective(recorder, ObjectiveConfig(patch=8, margin=2))({"crops": crops}, draws)
+    assert "perceptual" not in StyleObjective(recorder, ObjectiveConfig(patch=8, margin=2))(batch, {})
 
 
 def test_draws_cover_styles_and_places() -> None:
-    draws = StyleObjective(Recorder(), ObjectiveConfig()).draw(50, torch.Generator().manual_seed(0))
-    assert draws["place"].shape == (50, 2) and draws["style"].shape == (50,)
-    assert set((draws["style"] * 6).long().tolist()) == set(range(6))
+    crops = Crops("", torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(50, 6, 3, 10, 10), 8)
+    batch = crops.randomised(torch.arange(50), crops.draw(50, torch.Generator().manual_seed(0)))
+    assert set(batch["style"].tolist()) == set(range(6))
+    assert batch["x"].shape == (50, 3, 8, 8) and torch.equal(batch["target"][:, 0, 0, 0].long(), batch["style"])
+    assert crops.batch(torch.tensor([3]))["x"].shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
