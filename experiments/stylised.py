@@ -40,7 +40,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity (N,) of pictures (N, C, H, W) in [-1, 1], as Wang et al. (2004) and Johnson et al. have it: weighted
     by a Gaussian of standard deviation 1.5, where its window lies inside."""
     options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False}
-    pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
+    pairs = zip(a.cpu().double().numpy(), b.cpu().double().numpy(), strict=True)
     return torch.tensor([float(structural_similarity(x, y, **options)) for x, y in pairs], dtype=torch.float64)
 
 

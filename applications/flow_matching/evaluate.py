@@ -18,6 +18,7 @@ from induced import Linearizer
 from induced.checks import Report, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
 from induced.checks.measure import compare, longest, noises, not_applicable
 from induced.operators import slogdet
+from induced.precision import full_precision
 
 METHODS: tuple[Method, ...] = ("euler", "rk4")
 TIMED = 64
@@ -167,6 +168,7 @@ def inversion(f: Linearizer, images: Tensor) -> Inversion:
     return Inversion(float(quality.mean()), float(quality.min()), float(encodings.std()), len(images))
 
 
+@full_precision()
 def log_likelihood(model: FlowMatching, f: Linearizer, x: Tensor) -> Tensor:
     """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of the model.
 
@@ -199,15 +201,18 @@ def timing(model: FlowMatching, *, batch: int = TIMED, repeats: int = 3) -> dict
     """
     f, x0 = model.operator(100), noise(model, batch, seed=4)
     space = model.space(DATA)
+
+    def seconds(action: Callable[[], object]) -> float:
+        def whole() -> None:
+            action()
+            x0.flatten()[0].item()  # waits for the device
+
+        whole()
+        return median(timeit.repeat(whole, number=1, repeat=repeats))
+
     return {
-        "one step": _median(lambda: f(x0), repeats),
-        "100 RK4 steps in coordinates": _median(lambda: model.multi_step(x0, 100), repeats),
-        "100 Euler steps through the charts": 20
-        * _median(lambda: [space.point(f.core(space.coords(x0))) for _ in range(5)], repeats),
-        "collapsing 100 RK4 steps, once": _median(lambda: model.operator(100), repeats),
+        "one step": seconds(lambda: f(x0)),
+        "100 RK4 steps in coordinates": seconds(lambda: model.multi_step(x0, 100)),
+        "100 Euler steps through the charts": 20 * seconds(lambda: [space.point(f.core(space.coords(x0))) for _ in range(5)]),
+        "collapsing 100 RK4 steps, once": seconds(lambda: model.operator(100)),
     }
-
-
-def _median(action: Callable[[], object], repeats: int) -> float:
-    action()
-    return median(timeit.repeat(action, number=1, repeat=repeats))

@@ -29,6 +29,7 @@ from induced.bijections import (
 from induced.bijections.networks import UNet
 from induced.errors import DomainError
 from induced.operators import LU, LinearOperator, LowRank, ScaledIdentityPlusLowRank
+from induced.precision import full_precision
 from induced.propagators import LowRankFamily, OperatorFamily, SharedBasisFamily, integrate, propagator
 from induced.propagators.families import Restriction
 
@@ -122,6 +123,7 @@ class FlowMatching(nn.Module):
         return self.chart_at(DATA, [h.charts[0]])
 
     @torch.no_grad()
+    @full_precision()
     def encode_leading(self, images: Tensor, batch: int | None = None) -> Tensor:
         """Leading coordinates (k, rank) of all training images, uint8; h takes the scale of the others from them.
 

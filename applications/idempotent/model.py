@@ -22,6 +22,7 @@ from induced.bijections import (
     RandomSplit,
 )
 from induced.operators import Householder, LinearOperator, Projection
+from induced.precision import full_precision
 
 
 @final
@@ -86,6 +87,7 @@ class Idempotent(nn.Module):
         return Linearizer(Projection(mask), InducedSpace(chart)).eval()
 
     @torch.no_grad()
+    @full_precision()
     def align(self, images: Tensor) -> None:
         """Turn a rotated basis so that its first vectors span the principal components of images (k, *shape) about 0."""
         if self.config.basis == "rotated":

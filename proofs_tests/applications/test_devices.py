@@ -15,7 +15,6 @@ from torch import nn
 from applications.common import devices
 from applications.common.devices import pick
 from applications.common.parallel import accelerator_for
-from induced import EuclideanSpace, InducedSpace, Linearizer
 from induced.bijections import Affine
 from induced.errors import DomainError
 from induced.serialization import save
@@ -32,7 +31,7 @@ CASES = {
     "interpolate": ("flow", "--n 4"),
     "edit": ("flow", "--n 2"),
     "judge": ("flow", "--n 4 --likelihood 1"),
-    "check": ("map", "--n 1"),
+    "check": ("chart", "--n 1"),
     "project": ("projector", "--n 2 --kinds noisy letters"),
     "generate": ("projector", "--n 4 --data folder --data-dir PHOTOGRAPHS"),
     "generate, from noise": ("projector", "--n 4 --how noise"),
@@ -42,9 +41,15 @@ CASES = {
     "styles": ("styles", "--side 32"),
     "add-style": ("styles", "--style late --crops 3 --side 24 --steps 2 --photographs PHOTOGRAPHS --data-dir DATA"),
 }
+
+
+def chart() -> Affine:
+    return Affine((2,), torch.tensor([2.0, 3.0]))
+
+
 MADE: dict[str, Callable[[], nn.Module]] = {
     "flow": lambda: flow.ready(flow.TINY, torch.float32),
-    "map": lambda: Linearizer(torch.randn(2, 3), InducedSpace(Affine((3,), 0.5 + torch.rand(3))), EuclideanSpace(2)),
+    "chart": chart,
     "projector": lambda: projectors.made(projectors.config_of_a_run().model),
     "styles": lambda: styles.made().float(),
 }
@@ -112,10 +117,6 @@ def test_an_object_of_ones_own_is_checked_where_it_is_or_where_it_is_asked_for(g
     with gpu.recording() as log:
         command("check", f"{__name__}:chart", "--n", 1, "--device", "gpu")
     assert log.kernels > 50
-
-
-def chart() -> Affine:
-    return Affine((2,), torch.tensor([2.0, 3.0]))
 
 
 def test_a_device_is_picked_by_name_and_an_accelerator_where_there_is_one(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
