@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import nn
 
-from applications.common import devices
+from applications import cli
+from applications.common import devices, parallel
 from applications.common.devices import pick
 from applications.common.parallel import accelerator_for
+from applications.style_transfer.config import Config, ObjectiveConfig
+from applications.style_transfer.pairs import pairs
 from induced.bijections import Affine
 from induced.errors import DomainError
 from induced.serialization import save
+from proofs_tests import tf32
 from proofs_tests.applications import stylists
 from proofs_tests.applications.flow_matching import models as flow
 from proofs_tests.applications.idempotent import models as projectors
@@ -172,3 +177,52 @@ def test_a_training_takes_the_device_that_is_asked_for_whatever_one_took_before(
     assert str(accelerator_for("cpu").device) == "cpu"
     with pytest.raises(DomainError, match="asks for the CPU .*ACCELERATE_USE_CPU=true.*; unset it, or give --device cpu"):
         accelerator_for("auto")
+
+
+@pytest.mark.parametrize(("verb", "convolutions"), [("sample", False), ("train flow-matching", True)])
+def test_a_command_computes_in_full_precision_and_training_in_what_torch_and_no_variable_chooses(
+    verb: str, convolutions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training may use TF32 in convolutions, as cuDNN does; TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 is "high" when torch starts."""
+    found = list[tuple[bool, bool]]()
+
+    def asked() -> None:
+        found.append((tf32.convolutions_allowed(), tf32.products_allowed()))
+
+    monkeypatch.setattr(cli, "chosen", lambda arguments: (verb, asked, []))
+    torch.set_float32_matmul_precision("high")
+    try:
+        command(verb)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert found == [(convolutions, False)]
+
+
+def test_each_process_takes_the_device_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype, device: SimpleNamespace(device=device))
+    places = {}
+    for rank in (None, 0, 3, 5):
+        monkeypatch.delenv("LOCAL_RANK", raising=False) if rank is None else monkeypatch.setenv("LOCAL_RANK", str(rank))
+        places[rank] = str(pick("auto")), str(pick("cuda")), str(pick("cpu"))
+    ranks = {rank: f"cuda:{rank % 4}" for rank in (0, 3, 5)}
+    assert places == {None: ("cuda", "cuda", "cpu")} | {rank: (place, place, "cpu") for rank, place in ranks.items()}
+
+
+def test_several_processes_do_not_share_one_device(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "PartialState", lambda cpu: SimpleNamespace(num_processes=2))
+    with pytest.raises(DomainError, match="2 processes take one accelerator each, by their ranks; got 'gpu:0' for all"):
+        accelerator_for("gpu:0")
+
+
+def test_teachers_work_on_the_device_and_fill_the_cache_with_the_same_pictures(data: Path, gpu: StandIn, tmp_path: Path) -> None:
+    small = ObjectiveConfig(patch=16, margin=2)
+    config = Config(crops=3, side=24, photographs=str(data / "photographs"), model=styles.TINY, objective=small)
+    found = {}
+    for device in ("cpu", gpu.device):
+        with gpu.recording() as log:
+            found[str(device)] = pairs(config, data, cache_dir=tmp_path / str(device), device=device).crops
+        assert (log.kernels > 50) == (device != "cpu")
+    assert (found["cpu"].int() - found["gpu:0"].int()).abs().max() <= 1
