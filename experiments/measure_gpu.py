@@ -48,12 +48,14 @@ from applications.style_transfer.config import Config as StyleConfig
 from applications.style_transfer.model import build as build_style
 from applications.style_transfer.pairs import Crops
 from applications.style_transfer.train import objective_for
+from experiments.measure_scaling import BANDWIDTH, LAUNCH, TRAFFIC, Traffic
 from induced import InducedSpace, check
 from induced.checks import check_bijection
 
 Found = dict[str, Any]
 Trained = tuple[Callable[[], Objective], Source, TrainingConfig]
 
+MEASURED = ("flow, digits", "flow, 64 x 64", "idempotent, digits", "style")
 FLAGS = {
     "as torch has it": {},
     "no TF32": {"conv": False, "matmul": False},
@@ -95,6 +97,7 @@ class Measure:
         """Go through the sections; the exit status, 1 where one failed."""
         began = time.perf_counter()
         for name, section in (
+            *(() if self.cuda else (("estimate", self.estimate),)),
             ("machine", self.machine),
             ("bits", self.lattice),
             ("laws", self.laws),
@@ -227,6 +230,34 @@ class Measure:
             )
         return found
 
+    def estimate(self) -> Found:
+        """What a step would take by launches alone and by memory alone: counts, with the assumptions of `measure_scaling`.
+
+        The operations of losses, gradients, clipping and Adam, none of them fused; bytes of a step of `batch` images are
+        extrapolated from 8 and 16.
+        """
+        found = Found()
+        for name in MEASURED:
+            make, data, config = self.trainings()[name]
+            (_, low), (operations, high) = (self.counted(make, data, rows) for rows in (8, 16))
+            traffic = low + (config.batch - 8) * (high - low) / 8
+            bounds = {"launches": 1e3 * operations * LAUNCH, "memory": 1e3 * traffic / (TRAFFIC * BANDWIDTH)}
+            found[name] = {
+                "operations": operations,
+                "GB read and written": round(traffic / 1e9, 1),
+                **{f"ms by {bound}": round(time, 1) for bound, time in bounds.items()},
+                "rows a second, at most": round(1e3 * config.batch / max(bounds.values())),
+            }
+        return found
+
+    def counted(self, make: Callable[[], Objective], data: Source, rows: int) -> tuple[int, int]:
+        """Operations and bytes of a step."""
+        step = self.step(make, data, rows)
+        step()
+        with Traffic() as traffic:
+            step()
+        return traffic.operations, traffic.bytes
+
     def training(self) -> Found:
         """Rows a second after the start, memory and losses of each training."""
         found = Found()
@@ -290,37 +321,43 @@ class Measure:
 
     def busy(self) -> Found:
         """What share of the time of a step the device computes, and what takes most of it; without the making of batches."""
-        return {name: self.step(*self.trainings()[name]) for name in ("flow, digits", "idempotent, digits", "style")}
+        found = Found()
+        for name in MEASURED:
+            make, data, config = self.trainings()[name]
+            step = self.step(make, data, 8 if self.brief else config.batch)
+            whole = seconds(step, 1.0)
+            with profile(activities=[ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU]) as recorded:
+                step()
+                if self.cuda:
+                    torch.cuda.synchronize()
+            kind = "self_device_time_total" if self.cuda else "self_cpu_time_total"
+            kernels = sorted(recorded.key_averages(), key=lambda event: -getattr(event, kind))
+            working = sum(getattr(event, kind) for event in kernels) / 1e6
+            found[name] = {
+                "ms a step": round(1e3 * whole, 2),
+                "kernels": sum(event.count for event in kernels),
+                "share of the time that the device computes": round(working / whole, 2),
+                "ms of": {event.key[:60]: round(getattr(event, kind) / 1e3, 3) for event in kernels[:6]},
+            }
+        return found
 
-    def step(self, make: Callable[[], Objective], data: Source, config: TrainingConfig) -> Found:
-        """One training's step, as Adam takes it, timed whole and kernel by kernel."""
+    def step(self, make: Callable[[], Objective], data: Source, rows: int) -> Callable[[], None]:
+        """One step on a batch that lies on the device: losses, gradients, clipping, Adam."""
         torch.manual_seed(0)
-        objective, rows = make().to(self.device), 8 if self.brief else config.batch
+        objective = make().to(self.device)
         batch, draws = next(batches(objective.draw, data.on(self.device), rows, 0, range(1), device=self.device))
         with torch.no_grad():
             objective.initialize(batch, draws)
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, 1e-4, fused=self.cuda)
+        optimizer = torch.optim.Adam(parameters, 1e-4, foreach=not self.cuda, fused=self.cuda)
 
         def step() -> None:
             optimizer.zero_grad()
             objective(batch, draws)["loss"].backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             optimizer.step()
 
-        whole = seconds(step, 1.0)
-        with profile(activities=[ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU]) as recorded:
-            step()
-            if self.cuda:
-                torch.cuda.synchronize()
-        kind = "self_device_time_total" if self.cuda else "self_cpu_time_total"
-        kernels = sorted(recorded.key_averages(), key=lambda event: -getattr(event, kind))
-        return {
-            "ms a step": round(1e3 * whole, 2),
-            "kernels": sum(event.count for event in kernels),
-            "share of the time that the device computes": round(sum(getattr(event, kind) for event in kernels) / 1e6 / whole, 2),
-            "ms of": {event.key[:60]: round(getattr(event, kind) / 1e3, 3) for event in kernels[:6]},
-        }
+        return step
 
     @property
     def name(self) -> Any:
