@@ -70,8 +70,9 @@ class Application:
         return self.name.replace("-", "_")
 
     def verbs(self, folder: Path) -> str:
-        """The commands of a model or run of its own, as a message lists them."""
-        return ", ".join((self.part(settings_of(folder)) or (self.commands, ()))[0]) or "no command of its own"
+        """The commands of a model or run of its own, as a message lists them, and those of every model."""
+        own = (self.part(settings_of(folder)) or (self.commands, ()))[0]
+        return f"{', '.join(own) or 'no command of its own'}, check and export"
 
     def shipped(self) -> dict[str, Path]:
         """The folders of the models that ship with it, by name."""

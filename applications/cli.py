@@ -220,6 +220,9 @@ def unboxed(text: str) -> str:
     if mistake.startswith("Missing from"):
         mistake = f"missing: {', '.join(re.findall(r'--[a-z-]+ [A-Z][^ ]*', mistake))}"
     meant = dict.fromkeys(option for part in parts if part.startswith("Perhaps") for option in re.findall(r"--[a-z-]+", part))
+    meant |= {
+        f"--{name.replace('_', '-')}": None for name in re.findall(r"--[\w.-]+\.([\w-]+)", mistake)
+    }  # as `info` names settings
     return mistake[0].lower() + mistake[1:] + f" (perhaps {' or '.join(meant)})" * bool(meant)
 
 

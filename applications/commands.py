@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from applications.application import Application, owner
 from applications.common import kinds
 from applications.common.devices import pick
-from applications.common.options import Count, Device, ModelFolder, ModelSource, Seed
+from applications.common.options import Count, Device, Folder, ModelFolder, ModelSource, Seed
 from applications.common.runs import Run
 from applications.info import described, progress
 from induced import LinearOperator, Report, check
@@ -30,7 +30,7 @@ def training(application: Application, options: Sequence[str] = ()) -> Callable[
     def command(
         config: Any,
         out: Path = Path("runs") / application.name,
-        data_dir: Path | None = None,
+        data_dir: Folder = None,
         resume: bool = False,
         fallback: bool = False,
         overwrite: bool = False,
@@ -67,7 +67,7 @@ def check_command(
     seed: Seed = 0,
     radius: float | None = None,
     data: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Folder = None,
     skip_bad: bool = False,
 ) -> None:
     """Check every law, in float32 and float64, on a trained model or on your own module:object; fails if one does not hold.
@@ -88,6 +88,8 @@ def check_command(
     if target is None:
         folder = source.folder()
         model, application, name = source.load(nn.Module), owner(folder), str(folder)
+        if source.run is source.pretrained is None:
+            print(f"the model that ships in {folder}:")
     elif replace(source, device="auto") != ModelSource():
         raise InducedError(f"check either the object {target} or the model of a folder, not both")
     elif Path(target).is_dir():

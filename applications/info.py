@@ -28,7 +28,7 @@ def described(folder: Path) -> str:
     stages = "newest_of" in config
     what = "run" if stages else "model"
     if application is not None:
-        about = f"a {what} of `{application.name}`: it has {application.verbs(folder)}, check and export"
+        about = f"a {what} of `{application.name}`: it has {application.verbs(folder)}"
     elif stages:
         about = f"a run of `{family_of(folder)}`, an application that is not installed"
     else:

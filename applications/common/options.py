@@ -43,6 +43,8 @@ Many = Annotated[int, _whole(1, MOST)]
 Seed = Annotated[int, _whole(0, 2**63 - 1)]
 """A seed that every generator takes."""
 
+Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
+"""A folder that may be left out: without the word None, which is no folder."""
 Device = Annotated[str, arg(metavar="DEVICE")]
 """Where to compute, as `pick` takes it."""
 
@@ -53,7 +55,7 @@ class DataSource:
 
     data: DataName = "mnist5k"
     """Data set, read at the size that the model takes."""
-    data_dir: Path | None = None
+    data_dir: Folder = None
     """Folder with data sets, of `folder` the pictures themselves; beats $INDUCED_DATA."""
     skip_bad: bool = False
     """Leave out pictures of celeba and folder that cannot be decoded."""
@@ -67,9 +69,9 @@ class DataSource:
 class ModelFolder:
     """Where a command takes its model from; without --run and --pretrained, the first one that its application ships."""
 
-    run: Path | None = None
+    run: Folder = None
     """Folder of the model: a run, an export, or any other that `induced.load` opens."""
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of a shipped model, where no folder is given."""
     fallback: bool = False
     """If the newest checkpoint of the run is damaged, take the one before it."""

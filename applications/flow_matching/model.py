@@ -261,6 +261,10 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     label = int(config.noise_space == "labelled")
     options: dict[str, Any] = {"context": label, "max_log_scale": config.max_log_scale}
     nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
+    if not 1 <= len(config.widths) <= config.blocks:
+        raise DomainError(
+            f"--widths has a number for each resolution, --blocks at least as many: got {config.widths}, {config.blocks}"
+        )
     image = glow(config.shape, config.blocks, config.widths, levels=len(config.widths), **options, **nets)
     flat: list[Bijection | ConditionalBijection] = [image, Flatten(_coarse_shape(config))]
     if not config.dense_blocks:

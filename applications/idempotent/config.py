@@ -74,7 +74,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The idempotent generator of images."""
+    """A projector onto images of a kind, idempotent to the last bit."""
 
     data: Literal["mnist5k", "mnist", "fashion-mnist", "avatars64", "celeba", "folder"] = "mnist5k"
     """`mnist5k` is embedded; the others need files in --data-dir or $INDUCED_DATA. celeba and folder take size and channels

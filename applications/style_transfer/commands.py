@@ -12,7 +12,7 @@ from applications.common.data.pictures import picture_file, read_picture, unit, 
 from applications.common.figures import captioned_rows
 from applications.common.kinds import export_model, require_place
 from applications.common.metrics import psnr
-from applications.common.options import Count, ModelSource, Number, Seed
+from applications.common.options import Count, Folder, ModelSource, Number, Seed
 from applications.common.perceptual import perceptual as perceptual_distance
 from applications.style_transfer import algebra
 from applications.style_transfer.algebra import distances, principal_styles
@@ -117,7 +117,7 @@ def add_style(
     source: ModelSource,
     style: str,
     out: Path,
-    data_dir: Path | None = None,
+    data_dir: Folder = None,
     photographs: str = EMBEDDED,
     skip_bad: bool = False,
     crops: Count = 40,

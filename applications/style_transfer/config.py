@@ -88,7 +88,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Modular style transfer."""
+    """Styles of pictures as linear operators, each learned from a feed-forward network."""
 
     photographs: str = "embedded"
     """Photographs to train on: those of scikit-image, scikit-learn and matplotlib, or a folder."""

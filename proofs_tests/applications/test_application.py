@@ -140,7 +140,9 @@ def test_a_verb_of_another_application_names_those_that_the_model_has(verb: str,
     for name, run in runs.items():
         if verb not in RECORDS[name].commands:
             said = refusal(verb, "--run", run, *NEEDS.get(verb, []))
-            assert said == f"induced: {run}: this is a run of `{name}`: it has {', '.join(RECORDS[name].commands)}"
+            assert (
+                said == f"induced: {run}: this is a run of `{name}`: it has {', '.join(RECORDS[name].commands)}, check and export"
+            )
 
 
 def test_the_model_says_whose_verb_is_meant(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,7 @@ def test_numbers_that_cannot_be_meant_are_errors_of_usage(verb: str, capsys: pyt
         (["--seed", str(2**70)], f"seed lies in 0..2^63 - 1, got {2**70}"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--stepps", "5"], "unrecognized options: --stepps, 5 (perhaps --steps"),
+        (["--training.log_every", "5"], "unrecognized options: --training.log_every, 5 (perhaps --log-every)"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -113,7 +114,9 @@ def test_a_setting_that_cannot_be_meant_is_an_error_of_usage(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--rank", "5000"], ["--rest-std", "-1"], ["--widths"], ["--shape", "1", "30", "30"]], ids=" ".join
+    "arguments",
+    [["--rank", "5000"], ["--rest-std", "-1"], ["--widths"], ["--blocks", "2"], ["--shape", "1", "30", "30"]],
+    ids=" ".join,
 )
 def test_a_model_that_cannot_be_built_is_one_line(arguments: list[str], tmp_path: Path) -> None:
     said = refusal(*TRAIN, *arguments, "--out", tmp_path / "run")

@@ -318,7 +318,7 @@ def test_info_of_a_table_names_what_is_meant_for_vectors(small: Path, tmp_path: 
         )
         shown = [name for name in OF_VECTORS if hasattr(ObjectiveConfig(), name)]
         assert sorted(re.findall(r"^  objective\.(\w+)", said, re.M)) == sorted(shown)
-    with pytest.raises(SystemExit, match="this is a run of `flow-matching`: it has sample$"):
+    with pytest.raises(SystemExit, match="this is a run of `flow-matching`: it has sample, check and export$"):
         command("project", "--run", small)
 
 
