@@ -88,7 +88,7 @@ def check_command(
     if target is None:
         folder = source.folder()
         model, application, name = source.load(nn.Module), owner(folder), str(folder)
-        if source.run is source.pretrained is None:
+        if source.run is None and source.pretrained is None:
             print(f"the model that ships in {folder}:")
     elif replace(source, device="auto") != ModelSource():
         raise InducedError(f"check either the object {target} or the model of a folder, not both")
