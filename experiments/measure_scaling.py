@@ -235,16 +235,13 @@ def planned(row: Row) -> Row:
         "compute, ms": 1e3 * own * row["FLOP"] / (UTILISATION * FLOPS),
         "traffic, ms": 1e3 * own * row["bytes"] / (TRAFFIC * BANDWIDTH),
         "launches, ms": 1e3 * row["operations"] * LAUNCH,
+        "drawing, ms": own * row["drawing"],
     }
     batch, slowest, reduced = GPUS * own, max(bounds.values()), 1e3 * 2 * (GPUS - 1) / GPUS * 4 * weights / LINK
     found = {"images a GPU": own, "GB a GPU": (COPIES * weights + 4 * row["of family"]) / 1e9 + own * row["MB"] / 1e3, **bounds}
-    found |= {"all-reduce, ms": reduced, "drawing, ms": batch * row["drawing"]}
-    for name, drawing in (("", row["drawing"]), (", nothing drawn on the CPU", 0.0)):
-        step, of_one = slowest + reduced + batch * drawing, slowest + own * drawing
-        found[f"images/s{name}"] = 1e3 * batch / step
-        found[f"times one GPU{name}"] = GPUS * of_one / step
-        found[f"hours for {IMAGES / 1e6:.0f} M images{name}"] = IMAGES * step / 1e3 / batch / 3600
-    return found
+    step = slowest + reduced
+    found |= {"all-reduce, ms": reduced, "images/s": 1e3 * batch / step, "times one GPU": GPUS * slowest / step}
+    return found | {f"hours for {IMAGES / 1e6:.0f} M images": IMAGES * step / 1e3 / batch / 3600}
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def batches(
     Raises:
         ShapeError: draws whose first dimension does not divide n, or rows other than those asked for.
     """
-    resident = device.type != "cpu" and any(tensor.device == device for tensor in data.stored().values())
+    resident = not all(tensor.is_cpu for tensor in data.stored().values())
 
     def made(step: int) -> Callable[[], list[Draws]]:
         generator = step_generator(seed, step)

@@ -154,5 +154,9 @@ def _generator(seed: int, stream: int, index: int) -> torch.Generator:
     torch's CPU generator uses the low 32 bits of its seed alone. Hashing (seed, stream) and adding the index keeps the
     indices of a stream apart from each other for certain; hashing all three would let some collide.
     """
-    base = int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
-    return torch.Generator().manual_seed((base + index) % 2**32)
+    return torch.Generator().manual_seed((_hashed(seed, stream) + index) % 2**32)
+
+
+@lru_cache
+def _hashed(seed: int, stream: int) -> int:
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

@@ -103,7 +103,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Asked:
-        """Ask for all randomness of one step of a global batch.
+        """Ask for all randomness of one step of a global batch; a thread does so a step ahead, where a device computes.
 
         Arguments:
             n: Rows in the global batch.
@@ -221,7 +221,7 @@ def fit(
         DomainError: the training diverges, before a checkpoint of that is written (`Watch`); parameters outside
             `objective.model` would be trained; or the launcher would shard by itself.
         CheckpointError: the class of the model is not registered; or as `Run.begin` and `Run.latest` say.
-        KeyboardInterrupt: of SIGTERM, after the step that it came in, which has a checkpoint.
+        KeyboardInterrupt: of SIGTERM, after the step that follows it, which has a checkpoint.
 
     Law:
         A run killed and resumed ends with the weights, average and optimiser state of one never interrupted, bit for

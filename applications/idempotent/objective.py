@@ -30,7 +30,11 @@ def isometry(chart: Bijection, x: Tensor, direction: Tensor) -> Tensor:
     Additive couplings keep volumes: the singular values of J multiply to 1. So the mean over all directions, |J|_F^2 / n - 1, is
     never negative, and 0 for an isometry alone.
     """
-    _, turned, *_ = torch.func.jvp(chart, (x,), (direction,))
+    if torch.compiler.is_compiling():  # J v as the derivative of u -> J^T u: inductor fails at the zero tangents of jvp
+        z, pull, *_ = torch.func.vjp(chart, x)
+        (turned,) = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(z))[1](direction)
+    else:
+        _, turned, *_ = torch.func.jvp(chart, (x,), (direction,))
     ratio: Tensor = turned.flatten(1).square().sum(1) / direction.flatten(1).square().sum(1)
     return ratio.mean() - 1
 

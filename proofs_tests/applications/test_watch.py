@@ -1,7 +1,9 @@
 """A training that diverges stops, with step, learning rate and the checkpoint to go on from; no bad checkpoint is written."""
 
 import math
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +108,39 @@ def test_a_chart_that_refuses_a_diverged_value_is_a_training_that_stopped(tmp_pa
     assert "float64" not in str(caught.value) and "go on from it with --resume --learning-rate" in str(caught.value)
     with pytest.raises(DomainError, match="^the coordinates are so large"):  # at the first step nothing has diverged yet
         toy.train(tmp_path / "b", objective=Changed(1, refuse), config=EVERY)
+
+
+def test_a_loss_that_is_read_a_step_late_is_named_by_its_step(tmp_path: Path) -> None:
+    """Also where a chart refuses what the next step computes from it."""
+
+    def diverge(self: Changed, losses: dict[str, Any]) -> dict[str, Any]:
+        if self.calls > self.from_step:
+            raise DomainError("the chart overflows")
+        return {name: value * math.inf for name, value in losses.items()}
+
+    rare = replace(toy.CONFIG, checkpoint_every=5, sample_every=0)
+    with pytest.raises(DomainError, match=r"stopped at step 7 of 20, at a learning rate of 0\.00964: loss = inf"):
+        toy.train(tmp_path / "a", objective=Changed(7, diverge), config=rare)
+    assert steps(tmp_path / "a") == [5] and [record["step"] for record in Run(tmp_path / "a").metrics()] == [3, 6]
+    overflows = Changed(7, lambda self, losses: diverge(self, losses) if self.calls > 7 else losses)
+    with pytest.raises(DomainError, match=r"stopped at step 8 of 20, .*: the chart overflows"):
+        toy.train(tmp_path / "b", objective=overflows, config=rare)
+
+
+def test_a_signal_that_is_read_a_step_late_leaves_a_checkpoint_of_the_next_step(tmp_path: Path) -> None:
+    def ask(self: Changed, losses: dict[str, Any]) -> dict[str, Any]:
+        if self.calls == self.from_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    config = replace(toy.CONFIG, sample_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(tmp_path / "asked", objective=Changed(7, ask), config=config)
+    assert steps(tmp_path / "asked") == [5, 8]
+    toy.train(tmp_path / "asked", config=config, resume=True)
+    toy.train(tmp_path / "whole", config=config)
+    whole, resumed = (Run(tmp_path / name).latest() for name in ("whole", "asked"))
+    assert all(torch.equal(resumed.average[name], value) for name, value in whole.average.items())
 
 
 def test_a_stopped_training_goes_on_with_a_smaller_learning_rate(tmp_path: Path) -> None:
