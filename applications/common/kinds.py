@@ -107,7 +107,9 @@ def require_place(source: Path, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; a model is a folder: choose another with --out")
     if (folder / STATE).exists() or (folder.exists() and folder.samefile(source)):
-        raise CheckpointError(f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another")
+        raise CheckpointError(
+            f"{folder}: holds what is exported, or a checkpoint, which an export would replace: choose another folder with --out"
+        )
     require_ours(folder, advice="choose another with --out")
 
 

@@ -95,7 +95,7 @@ class ModelFolder:
                 raise CheckpointError(f"no model {self.pretrained!r} ships; there are: {', '.join(shipped) or 'none'}")
             if not shipped:
                 whose = " or ".join(f"`{one.name}`" for one in mine)
-                raise CheckpointError(f"no model of {whose} ships: give --run FOLDER; `induced train` makes one")
+                raise CheckpointError(f"no model of {whose} ships: give --run FOLDER; `induced train {mine[0].name}` makes one")
             return shipped[self.pretrained or next(iter(shipped))]
         if family(kind) and (found := owner(self.run)) is not None and found not in mine:
             what = "run" if (self.run / "checkpoints").exists() else "model"

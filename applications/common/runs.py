@@ -90,7 +90,7 @@ class Run:
         if (self.folder / LOCK).exists():  # before advice to overwrite what another process trains
             with self.locked():
                 pass
-        if resume and not (self.folder / CONFIG).exists():
+        if resume and not ((self.folder / CONFIG).exists() and "newest_of" in read_config(self.folder / CONFIG)):
             raise CheckpointError(f"{self.folder}: holds no run to go on with; start without --resume")
         if overwrite:
             require_within(self.folder)
@@ -292,7 +292,7 @@ class Run:
         if differing:
             name = differing[0]
             raise CheckpointError(
-                f"{path}: is a checkpoint of another run: its {name} is {_shown(found, name)}, that of {self.folder} "
+                f"{path}: is a checkpoint of another run: its {name} is {_shown(found, name)}, but {self.folder} has "
                 f"{_shown(stored, name)}. Put it back, and the run's own checkpoint here; or start anew with --overwrite"
             )
 

@@ -168,7 +168,7 @@ def test_wrong_uses_name_the_right_command(
     assert misuse(capsys, "style_transfer").startswith("induced: style-transfer is an application; its commands are: ")
     bare = f"induced: project takes its model by an option: `induced project --run {run}`{all_}"
     assert misuse(capsys, "project", run) == bare
-    ships = "induced: no model of `idempotent` ships: give --run FOLDER; `induced train` makes one"
+    ships = "induced: no model of `idempotent` ships: give --run FOLDER; `induced train idempotent` makes one"
     assert refusal("project") == ships
     assert refusal("sample", "--pretrained", "faces") == "induced: no model 'faces' ships; there are: mnist"
     both = f"induced: take the model from --run {run} or --pretrained mnist, not both"

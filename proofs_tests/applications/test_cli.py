@@ -20,6 +20,7 @@ from applications import cli, commands
 from applications.common.runs import Run
 from applications.flow_matching.config import Config
 from induced.checks import check_linear
+from induced.errors import CheckpointError
 from proofs_tests.applications.terminal import COMMANDS, TRAIN, command, refusal, size_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +192,9 @@ def test_export_writes_what_load_pretrained_reads(run: Path, tmp_path: Path, cap
     assert load_file(tmp_path / "models" / "mine" / "model.safetensors")["family.offset"].dtype == torch.float16
     command("sample", "--run", tmp_path / "models" / "mine", "--n", 2, "--out", tmp_path / "x.png")
     said = refusal("export", "--run", run, "--out", run)
-    assert "holds what is exported, or a checkpoint, which an export would replace: choose another" in said and "\n" not in said
+    assert "or a checkpoint, which an export would replace: choose another folder with --out" in said and "\n" not in said
+    with pytest.raises(CheckpointError, match="holds no run to go on with; start without --resume"):
+        Run(tmp_path / "models" / "mine").check({}, resume=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- mistakes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from applications.common.data import to_unit
+from applications.common.data import npz, to_unit
 from applications.common.features import MIN_SIDE, SQUEEZENET, SqueezeNet, enlarged, extract, find_weights, squeezenet
 from applications.common.metrics import frechet_distance
 from induced.errors import DataError, DtypeError, ShapeError
@@ -121,7 +121,7 @@ def test_find_weights_looks_in_the_folder_and_its_parent(tmp_path: Path, monkeyp
     assert find_weights(("a", "b")) == tmp_path / "a" / "b"
 
 
-def test_squeezenet_refuses_damaged_or_foreign_weights(tmp_path: Path) -> None:
+def test_squeezenet_refuses_damaged_foreign_or_huge_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / SQUEEZENET[1]
     path.write_bytes(b"no npz")
     with pytest.raises(DataError, match="is no readable npz file"):
@@ -129,6 +129,9 @@ def test_squeezenet_refuses_damaged_or_foreign_weights(tmp_path: Path) -> None:
     weights: dict[str, Any] = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
     np.savez(path, **weights)
     with pytest.raises(DataError, match="does not hold the weights of SqueezeNet"):
+        squeezenet(tmp_path)
+    monkeypatch.setattr(npz, "MEMORY", 1000)
+    with pytest.raises(DataError, match=r"unpacks to 7.04e-06 GB, more than the 1e-06 GB of memory: save fewer rows"):
         squeezenet(tmp_path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match="is no readable npz file"):

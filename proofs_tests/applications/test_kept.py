@@ -284,7 +284,7 @@ def test_other_data_of_the_same_name_and_number_are_refused_on_resume(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [("seed", r"training\.seed is 5, that of .*run 3\. Put"), ("data", r"data\.\w+ is .*")]
+    ("other", "said"), [("seed", r"training\.seed is 5, but .*run has 3\. Put"), ("data", r"data\.\w+ is .*")]
 )
 def test_a_checkpoint_that_was_moved_here_from_another_run_is_refused(other: str, said: str, tmp_path: Path) -> None:
     """Of equal shape, so that its weights would fit."""

@@ -49,7 +49,10 @@ def test_an_export_replaces_neither_a_checkpoint_nor_the_model_itself(tmp_path: 
         (str(tmp_path / "run"), checkpoint),
         (str(tmp_path / "whole"), str(tmp_path / "run" / ".." / "whole")),
     ):
-        with pytest.raises(SystemExit, match="holds what is exported, or a checkpoint, which an export would replace: choose"):
+        with pytest.raises(
+            SystemExit,
+            match="holds what is exported, or a checkpoint, which an export would replace: choose another folder with --out",
+        ):
             cli.main(["export", "--run", source, "--out", out])
     assert listing(tmp_path) == held
 

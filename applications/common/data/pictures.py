@@ -120,7 +120,7 @@ def picture_file(path: Path, *others: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path}: its folder cannot be made ({error})") from error
+        raise DataError(f"{path}: its folder cannot be made ({error.strerror}: {error.filename})") from error
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"{path}: cannot be written; is it another user's, or read-only?")
     return path
