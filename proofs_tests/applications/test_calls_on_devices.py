@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from applications.common import metrics
 from applications.common.classifier import digit_classifier
 from applications.common.data import load, to_uint8, to_unit
+from applications.common.data.table import as_table, csv_text
 from applications.common.features import extract
 from applications.common.perceptual import perceptual
 from applications.flow_matching import evaluate
@@ -21,6 +22,7 @@ from applications.idempotent.evaluate import PrincipalProjection, bits
 from applications.idempotent.inputs import KINDS, inputs
 from applications.style_transfer import algebra
 from applications.style_transfer.new_style import fit_kernel
+from induced.checks import Report
 from proofs_tests.applications.flow_matching import models as flows
 from proofs_tests.applications.idempotent import models as projectors
 from proofs_tests.applications.style_transfer import models as styles
@@ -129,3 +131,25 @@ def test_times_end_when_the_device_has_done_its_work(gpu: StandIn, monkeypatch: 
     with torch.no_grad(), gpu.recording() as log:
         evaluate.timing(model, batch=2, repeats=3)
     assert sum("whole" in event.where for event in log.waits + log.to_host) == 4 * (1 + 3)
+
+
+def test_the_laws_are_asked_at_points_on_the_device(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set[str]()
+
+    def asked(thing: object, *points: Any, **options: object) -> list[Report]:
+        seen.update(str(x.device) for x in points if isinstance(x, Tensor))
+        return []
+
+    for name in ("check_linear", "check_adjoint", "check_penrose", "check_bijection", "check_space", "check_svd", "promises"):
+        monkeypatch.setattr(evaluate, name, asked)
+    evaluate.axioms(flows.ready(flows.SMALL).to(gpu.device), flows.batch_of(flows.SMALL, 2, torch.float32), steps=1)
+    assert seen == {"gpu:0"}
+
+
+def test_rows_on_a_device_are_read_and_written_as_those_of_the_cpu(gpu: StandIn) -> None:
+    rows = flows.batch_of(flows.SMALL, 4).flatten(1)
+    assert as_table(rows.to(gpu.device)).rows.equal(rows)
+    names = [str(k) for k in range(16)]
+    assert csv_text(names, rows.to(gpu.device)) == csv_text(names, rows)
+    with StandIn(float64=False) as apple:
+        assert as_table(rows.float().to(apple.device)).rows.equal(rows.float().double())

@@ -167,7 +167,7 @@ def as_table(rows: object, name: str = "rows") -> Table:
     """
     try:
         # bfloat16 is no dtype of NumPy's, and float64 holds each number of it
-        array = rows.detach().double().cpu().numpy() if isinstance(rows, Tensor) and not rows.is_complex() else np.asarray(rows)
+        array = rows.detach().cpu().double().numpy() if isinstance(rows, Tensor) and not rows.is_complex() else np.asarray(rows)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from error
     if array.dtype.kind not in "biuf":
@@ -182,7 +182,7 @@ def csv_text(columns: Sequence[str], rows: Tensor) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([str(value) for value in row] for row in rows.numpy())
+    writer.writerows([str(value) for value in row] for row in rows.cpu().numpy())
     return text.getvalue()
 
 
