@@ -269,7 +269,8 @@ def fit(
             accelerator, objective, optimizer, config.shard, lambda: objective(*next(made(range(1), few)))["loss"]
         )
         if config.compile:
-            objective.compile(fullgraph=True)
+            # torch 2.13 would write over a saved tensor of another shape that the same kernel still reads
+            objective.compile(fullgraph=True, options={"inplace_buffers": False})
         writer = None
         if accelerator.is_main_process:
             writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start + 1 if resume else None)

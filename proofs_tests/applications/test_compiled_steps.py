@@ -69,7 +69,7 @@ def test_a_training_compiles_if_asked_to_and_records_it(tmp_path: Path, monkeypa
     toy.train(tmp_path / "plain", config=short)
     assert not asked
     toy.train(tmp_path / "compiled", config=replace(short, compile=True))
-    assert asked == [{"of": toy.Denoise, "fullgraph": True}]
+    assert asked == [{"of": toy.Denoise, "fullgraph": True, "options": {"inplace_buffers": False}}]
     assert Run(tmp_path / "compiled").config()["training"]["compile"] is True
     with pytest.raises(CheckpointError, match=r"training\.compile \(config\.json: true, now: false\)"):
         toy.train(tmp_path / "compiled", config=short, resume=True)
