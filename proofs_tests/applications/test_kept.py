@@ -14,9 +14,9 @@ from applications.common import kinds
 from applications.common import runs as runs_module
 from applications.common.data import ImageSet
 from applications.common.manifest import delete_run, stages_of
+from applications.common.options import ModelSource
 from applications.common.runs import Run
 from applications.common.training import fit
-from applications.flow_matching import tour as tour_module
 from applications.flow_matching import train as train_module
 from applications.flow_matching import vectors
 from applications.flow_matching.config import Config
@@ -131,7 +131,7 @@ def test_overwriting_deletes_what_the_run_wrote_and_nothing_else(tmp_path: Path)
 
 
 def test_a_tour_begins_in_its_own_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tour_module, "load_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ModelSource, "load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
     def begin(folder: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
