@@ -9,7 +9,7 @@ flags say, and warns once.
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -111,7 +111,9 @@ def full_precision() -> Iterator[None]:
 
     torch's flags are set and put back as they were, also where something raises. They belong to the process: while one thread is
     inside, all compute in full precision. It is a decorator, too: `@full_precision()`. A backward pass obeys the flags of its own
-    time: for gradients in full precision, call `backward` inside.
+    time: for gradients in full precision, call `backward` inside. autocast still casts inside. From torch 2.9 on, ask
+    `torch.backends.cudnn.conv.fp32_precision` inside: torch raises where `torch.backends.cudnn.allow_tf32` is read, as
+    `torch.backends.cudnn.flags(...)` reads it.
 
     Law:
         the laws of a chart of convolutions, which TF32 breaks, hold inside (laws/test_precision.py)
@@ -149,6 +151,13 @@ def allow_tf32() -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+def same_precision() -> Callable[[], AbstractContextManager[None]]:
+    """What opens the precision of here and now once more: for a backward pass that computes again, in a thread of its own."""
+    if _flags.inside:
+        return full_precision
+    return allow_tf32 if _allowed.get() else nullcontext
 
 
 def exactly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

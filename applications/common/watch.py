@@ -36,7 +36,7 @@ class Watch:
 
     @contextmanager
     def forward(self, step: int, rate: float, before: Callable[[], object]) -> Iterator[None]:
-        """Around the losses of a step, the first being 1: where a chart refuses a value then, it is the training that went wrong.
+        """Around the losses of a step, the first being 1: what fails there may come of a step before that diverged.
 
         Arguments:
             step: The step.
@@ -44,14 +44,16 @@ class Watch:
             before: Looks at the losses of the step before, which may have diverged already.
 
         Raises:
-            DomainError: a chart or operator refused a value, and it is not the first step.
+            DomainError: the step before diverged; or a chart or operator refused a value, and it is not the first step.
         """
         try:
             yield
-        except (DomainError, SingularOperator, NotConverged) as error:
+        except Exception as error:
             if step == 1:
                 raise
             before()
+            if not isinstance(error, DomainError | SingularOperator | NotConverged):
+                raise
             self.step, self.rate = step, rate
             raise self._stop(fact(error)) from error
 

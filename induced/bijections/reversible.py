@@ -12,6 +12,7 @@ from induced._validate import eager
 from induced.bijections.base import Bijection, Inverse
 from induced.bijections.coupling import Coupling
 from induced.errors import InducedError
+from induced.precision import same_precision
 
 
 @final
@@ -110,6 +111,7 @@ class _Recomputed(torch.autograd.Function):
         device = x.device.type
         ctx.layers, ctx.with_log_det = chart.layers(), with_log_det
         ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.precision = same_precision()
         ctx.keys = [id(t) for t in tensors]
         # the tensors are saved so that a change of one before the backward pass is an error, as in ordinary autograd
         ctx.save_for_backward(z, *tensors)
@@ -124,7 +126,7 @@ class _Recomputed(torch.autograd.Function):
         z = ctx.saved_tensors[0]
         grad, grad_log_det = grads[0], grads[1] if ctx.with_log_det else None
         totals: dict[int, Tensor] = {}
-        with torch.autocast(z.device.type, **ctx.autocast):
+        with torch.autocast(z.device.type, **ctx.autocast), ctx.precision():
             for layer in reversed(ctx.layers):
                 own = _trained((layer,))
                 z, grad, found = _pull_back(layer, z, grad, grad_log_det, own)

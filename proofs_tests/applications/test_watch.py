@@ -143,6 +143,25 @@ def test_a_signal_that_is_read_a_step_late_leaves_a_checkpoint_of_the_next_step(
     assert all(torch.equal(resumed.average[name], value) for name, value in whole.average.items())
 
 
+def test_what_fails_after_a_step_that_diverged_is_a_training_that_stopped(tmp_path: Path) -> None:
+    """The losses of a step are read a step late: by then its weights may have broken a factorisation, or worse."""
+
+    def diverge(self: Changed, losses: dict[str, Any]) -> dict[str, Any]:
+        if self.calls == 7:
+            torch.linalg.cholesky(self.model.decoder.weight.detach()[:5, :5] * math.nan)
+        return {name: value * math.nan for name, value in losses.items()}
+
+    def fail(self: Changed, losses: dict[str, Any]) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    rare = replace(toy.CONFIG, checkpoint_every=20, sample_every=0)
+    with pytest.raises(DomainError, match="stopped at step 6 of 20, .*: loss = nan"):
+        toy.train(tmp_path / "a", objective=Changed(6, diverge), config=rare)
+    with pytest.raises(ZeroDivisionError):
+        toy.train(tmp_path / "b", objective=Changed(7, fail), config=rare)
+    assert Run(tmp_path / "a").metrics()[-1]["step"] == 3 and Run(tmp_path / "b").metrics()[-1]["step"] == 6
+
+
 def test_a_stopped_training_goes_on_with_a_smaller_learning_rate(tmp_path: Path) -> None:
     with pytest.raises(DomainError, match="stopped at step 6"):
         toy.train(tmp_path, objective=Changed(6, times(math.inf)), config=EVERY)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from induced import InducedSpace, Linearizer, precision
-from induced.bijections import AdditiveCoupling, Bijection, glow
+from induced.bijections import AdditiveCoupling, Bijection, Reversible, glow
 from induced.bijections.networks import MLP
 from induced.checks import check_bijection
 from induced.operators import Convolution, Dense, LinearOperator, LowRank, pinv
@@ -132,6 +132,24 @@ def test_linear_algebra_runs_in_full_precision_where_a_gpu_is_in_use() -> None:
             assert not torch.equal(pinv(A).matrix(), expected)
 
 
+def test_a_backward_pass_that_computes_again_does_so_in_the_precision_of_its_forward_pass(gpu: StandIn) -> None:
+    """It runs in a thread of its own, where nobody has allowed anything."""
+    chart, x = device_chart(gpu)
+
+    def gradient(g: Bijection) -> Tensor:
+        there = x.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(InducedSpace(g).coords(there).square().sum(), there)
+        return found
+
+    expected = gradient(chart)
+    with EmulatedTF32():
+        assert worst(gradient(chart), expected) > 1e-4, "flags are those of the time"
+        assert worst(gradient(Reversible(chart)), expected) < 1e-5
+        with allow_tf32():
+            assert worst(gradient(Reversible(chart)), expected) > 1e-4
+    assert convolutions_allowed()
+
+
 # ----------------------------------------------------------------------------------------------------------- the warning
 @pytest.mark.usefixtures("unwarned")
 def test_a_bare_chart_of_convolutions_warns_once_a_process(gpu: StandIn) -> None:
@@ -150,6 +168,7 @@ def test_there_is_no_warning_where_the_precision_is_decided(gpu: StandIn) -> Non
         chart(x)
     with allow_tf32():
         chart(x)
+        Reversible(chart)(x.detach().requires_grad_()).sum().backward()  # couplings compute again in another thread
     chart.double()(x.double())
     AdditiveCoupling((4,), MLP(2, 2, 8)).to(gpu.device)(torch.randn(3, 4).to(gpu.device))
 
