@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from proofs_tests.device import StandIn
+from proofs_tests.device import StandIn, register
 from proofs_tests.statements import table
 
 settings.register_profile("dev", max_examples=10, deadline=None)
@@ -53,6 +54,13 @@ ENOUGH = 200
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", help="run the tests of devices on this one, as cuda; by default on a stand-in (device.py)")
     parser.addoption("--statements", action="store_true", help="end with the table of statements, however few tests ran")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the stand-in now: the first backward pass of a process starts the threads of all devices that it will ever know."""
+    if config.getoption("--device") is None:
+        with suppress(NotImplementedError):
+            register()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -103,7 +103,9 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Asked:
-        """Ask for all randomness of one step of a global batch; a thread does so a step ahead, where a device computes.
+        """Ask for all randomness of one step of a global batch, by the arguments alone.
+
+        A thread does so a step ahead where a device computes: what `begin` sets may not count.
 
         Arguments:
             n: Rows in the global batch.
@@ -115,6 +117,8 @@ class Objective(nn.Module, ABC):
 
     def begin(self, step: int) -> None:
         """Get ready for a step, where the losses change in the course of a training; nothing, by default.
+
+        What changes at each step is written into a tensor (`fill_`): with `compile`, another Python number is another graph.
 
         Arguments:
             step: Steps done before.

@@ -9,10 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from induced import InducedSpace, Linearizer, precision
-from induced.bijections import AdditiveCoupling, Bijection, Reversible, glow
+from induced import InducedSpace, Linearizer, checks, precision
+from induced.bijections import AdditiveCoupling, AffineCoupling, Bijection, Reversible, glow, rounding, roundtrip
 from induced.bijections.networks import MLP
-from induced.checks import check_bijection
+from induced.checks import (
+    check,
+    check_adjoint,
+    check_bijection,
+    check_group,
+    check_idempotent,
+    check_linear,
+    check_penrose,
+    check_powers,
+    check_space,
+    check_svd,
+)
 from induced.operators import Convolution, Dense, LinearOperator, LowRank, pinv
 from induced.precision import allow_tf32, full_precision
 from proofs_tests.device import StandIn
@@ -96,6 +107,40 @@ def test_the_checks_hold_laws_that_tf32_breaks() -> None:
         assert all(report.ok for report in check_bijection(chart, x))
     with EmulatedTF32(always=True):
         assert sum(not report.ok for report in check_bijection(chart, x)) >= 5
+
+
+CHECKS: dict[str, Callable[[Linearizer, Tensor], object]] = {
+    "check": lambda f, x: check(f.domain.chart, x),  # type: ignore[attr-defined]
+    "check_adjoint": lambda f, x: check_adjoint(f, x, x),
+    "check_bijection": lambda f, x: check_bijection(f.domain.chart, x),  # type: ignore[attr-defined]
+    "check_group": lambda f, x: check_group(f, x),
+    "check_idempotent": lambda f, x: check_idempotent(f, x),
+    "check_linear": lambda f, x: check_linear(f, x),
+    "check_penrose": lambda f, x: check_penrose(f, x, x),
+    "check_powers": lambda f, x: check_powers(f, x),
+    "check_space": lambda f, x: check_space(f.domain, x),
+    "check_svd": lambda f, x: check_svd(f),
+    "roundtrip": lambda f, x: roundtrip(f.domain.chart, x),  # type: ignore[attr-defined]
+    "rounding": lambda f, x: rounding(f.domain.chart, x),  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_all_that_a_check_computes_it_computes_in_full_precision(name: str) -> None:
+    """Bare charts, their derivatives, spaces and cores alike; on a CPU spaces and cores touch no flag themselves."""
+    seen = list[bool]()
+
+    def noted(*given: object) -> None:
+        seen.append(convolutions_allowed())
+
+    chart = AffineCoupling((2,), MLP(1, 2, 4))
+    chart.conditioner.register_forward_pre_hook(noted)
+    CHECKS[name](Linearizer(Dense(torch.eye(2)), InducedSpace(chart)), torch.randn(2, 2))
+    assert seen and not any(seen)
+
+
+def test_there_is_a_case_for_each_check() -> None:
+    assert {name for name in checks.__all__ if name.startswith("check")} < CHECKS.keys()
 
 
 def test_the_roundings_of_a_chart_are_those_of_full_precision(gpu: StandIn) -> None:
