@@ -103,9 +103,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Asked:
-        """Ask for all randomness of one step of a global batch, by the arguments alone.
-
-        A thread does so a step ahead where a device computes: what `begin` sets may not count.
+        """Ask for all randomness of one step, by the arguments alone: where a device computes, a thread does so a step ahead.
 
         Arguments:
             n: Rows in the global batch.
@@ -116,9 +114,7 @@ class Objective(nn.Module, ABC):
         """
 
     def begin(self, step: int) -> None:
-        """Get ready for a step, where the losses change in the course of a training; nothing, by default.
-
-        What changes at each step is written into a tensor (`fill_`): with `compile`, another Python number is another graph.
+        """Get ready for a step where losses change in the course of a training: with `compile` by `tensor.fill_` alone.
 
         Arguments:
             step: Steps done before.

@@ -27,6 +27,7 @@ from proofs_tests.applications.flow_matching import models as flows
 from proofs_tests.applications.idempotent import models as projectors
 from proofs_tests.applications.style_transfer import models as styles
 from proofs_tests.device import StandIn
+from proofs_tests.tf32 import convolutions_allowed
 
 Call = Callable[[Any, Tensor], Any]
 """Of a model and of points, both on the device."""
@@ -121,6 +122,26 @@ def test_a_call_gives_on_a_device_what_it_gives_on_the_cpu(model: str, call: str
     assert log.kernels + len(log.to_host) > 0 and expected
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+BARE: dict[str, tuple[str, Call]] = {
+    "encode_leading": ("flow", FLOW["encode_leading"]),
+    "bits_per_dimension": ("flow", FLOW["bits_per_dimension"]),
+    "align": ("rotated projector", lambda m, x: m.align(x)),
+}
+
+
+@pytest.mark.parametrize("call", BARE)
+def test_calls_of_bare_charts_compute_in_full_precision(call: str) -> None:
+    model, action = BARE[call]
+    make, x, _ = MADE[model]
+    made, seen = make(), list[bool]()
+    for part in made.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(lambda *given: seen.append(convolutions_allowed()))
+    with torch.no_grad():
+        action(made, x)
+    assert seen and not any(seen)
 
 
 def test_times_end_when_the_device_has_done_its_work(gpu: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """A training step on an accelerator: one copy there, one back, nothing that the host waits for, and the losses of the CPU."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from applications.common import training
 from applications.common.batches import batches
+from applications.common.randomness import Asked
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig, fit
 from proofs_tests.applications import toy
@@ -101,8 +103,12 @@ def test_a_step_is_one_copy_there_and_one_back_and_its_losses_are_those_of_the_c
 def test_rows_that_do_not_fit_are_copied_with_the_randomness(
     name: str, there: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trained(STEPS[name](), tmp_path / "resident")
+    small = max(event.size for event in there.to_device if "batches.py" in event.where)
     monkeypatch.setattr(torch.get_device_module("gpu"), "mem_get_info", lambda device: (0, 0))
     assert counted(STEPS[name], tmp_path, there) == (0, LONG - SHORT, LONG - SHORT), str(there)
+    large = max(event.size for event in there.to_device if "batches.py" in event.where)
+    assert large > small, "of data that lie there only indices are copied"
     if name == "style":  # squares alone, of one style: 16 x 2 x 3 x 16 x 16 bytes and 16 numbers of styles
         assert there.to_device[-1].size == 16 * 2 * 3 * 16 * 16 + 16 * 8
 
@@ -163,6 +169,19 @@ def test_batches_of_a_device_are_those_of_the_cpu(device: torch.device) -> None:
                 for expected, found in zip(a, b, strict=True):
                     assert expected.keys() == found.keys()
                     assert all(torch.equal(found[name].cpu(), value) for name, value in expected.items())
+
+
+def test_the_next_batch_is_made_while_a_step_computes(gpu: StandIn) -> None:
+    objective, data = STEPS["latent"]()
+    asked = list[int]()
+
+    def draw(n: int, generator: torch.Generator) -> Asked:
+        asked.append(threading.get_ident())
+        return objective.draw(n, generator)
+
+    with closing(batches(draw, data, 16, 0, range(3), device=gpu.device)) as rows:
+        next(rows)
+    assert len(asked) == 2 and threading.get_ident() not in asked, "a second one when the first is taken, by another thread"
 
 
 def test_what_fails_while_a_batch_is_made_ahead_is_said(there: Log, tmp_path: Path) -> None:

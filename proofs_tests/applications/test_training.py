@@ -26,6 +26,7 @@ from applications.common.randomness import batch_indices, step_generator
 from applications.common.runs import Run
 from applications.common.training import TrainingConfig, fit, learning_rate, share
 from induced.errors import CheckpointError, DataError, DomainError, ShapeError
+from proofs_tests import tf32
 from proofs_tests.applications import toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,21 @@ def test_samples_become_pictures_of_the_average(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(tmp_path / "samples" / "step-00000020.png"))
     assert picture.shape == (6, 7) and (picture == 20).all()
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_pictures_are_drawn_in_full_precision_and_steps_computed_in_what_torch_chooses(tmp_path: Path) -> None:
+    seen = list[bool]()
+
+    class Looks(toy.Denoise):
+        def forward(self, batch: Batch, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            seen.append(tf32.convolutions_allowed())
+            return super().forward(batch, draws)
+
+    def sample(model: torch.nn.Module, step: int) -> None:
+        seen.append(tf32.convolutions_allowed())
+
+    toy.train(tmp_path, objective=Looks(), config=replace(toy.CONFIG, steps=2), on_sample=sample)
+    assert seen == [True, False, True, False]
 
 
 def test_the_average_is_the_ramped_mean_of_the_weights(tmp_path: Path) -> None:
