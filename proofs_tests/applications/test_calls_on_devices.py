@@ -61,6 +61,7 @@ PROJECTOR: dict[str, Call] = {
     "noise": lambda m, x: projector.noise(m.operator(), 3, like=x),
     "principal_range": lambda m, x: projector.principal_range(m.operator(), x, 3).project(x),
     "RangeGaussian": gaussian,
+    "RangeGaussian of labels there": lambda m, x: projector.RangeGaussian(m.operator(), x, LABELS.to(x.device)).sample(4),
     "align": aligned,
     "bits": lambda m, x: bits(m.operator(), x, (5,)).equal,
     "PrincipalProjection": lambda m, x: PrincipalProjection(x, 3).distance(x),
