@@ -125,6 +125,9 @@ def full_precision() -> Iterator[None]:
         >>> with full_precision():
         ...     z = chart(torch.randn(3, 2))
     """
+    if torch.compiler.is_compiling():  # a graph computes as the flags say when it runs
+        yield
+        return
     _flags.enter()
     try:
         yield
@@ -197,7 +200,7 @@ class _Once:
 
 def warn_of_tf32(x: Tensor, *, convolutions: bool) -> None:
     """Warn, once a process, that a chart runs in TF32; x is on a device other than the CPU, which the caller has found out."""
-    if _Once.given or x.dtype != torch.float32 or torch.compiler.is_compiling() or _allowed.get():
+    if _Once.given or x.dtype != torch.float32 or x.is_meta or torch.compiler.is_compiling() or _allowed.get():
         return
     if _matmul_is_tf32() or (convolutions and _convolution_is_tf32()):
         _Once.given = True

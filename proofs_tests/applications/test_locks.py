@@ -1,10 +1,10 @@
 """Exports write over no run and no strangers' files, and two processes do not write to one run."""
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from applications.flow_matching import train as train_module
 from induced.errors import CheckpointError
 from proofs_tests.applications import toy
 from proofs_tests.applications.kept import listing, pixels, strangers, train
-from proofs_tests.applications.test_cache import in_fork
 
 
 @pytest.fixture(autouse=True)
@@ -57,18 +56,22 @@ def test_an_export_replaces_neither_a_checkpoint_nor_the_model_itself(tmp_path: 
     assert listing(tmp_path) == held
 
 
-def waiting(there: Path) -> Callable[[object, int], None]:
+def hold(run: Path, there: Path) -> None:
+    """Train in a folder, and stay at the eighth step."""
+
     def wait(_: object, step: int) -> None:
         if step == 8:
             there.touch()
-            time.sleep(60)
+            time.sleep(600)
 
-    return wait
+    toy.train(run, on_sample=wait)
 
 
 def test_two_trainings_in_one_folder_are_one_and_a_clear_line(tmp_path: Path) -> None:
     there = tmp_path / "there"
-    other = in_fork(lambda: toy.train(tmp_path / "run", on_sample=waiting(there)))
+    # not a fork, which may not compute gradients where this process has: autograd's threads are not in it
+    other = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "run", there))
+    other.start()
     while not there.exists():
         assert other.is_alive()
         time.sleep(0.01)
