@@ -6,7 +6,7 @@ from induced.linearizer import SVD, Linearizer, LinearizerOperator
 from induced.operators import LinearOperator
 from induced.serialization import load
 from induced.spaces import EuclideanSpace, HilbertSpace, InducedSpace, ProductSpace, Vector
-from induced.subspaces import Subspace, principal_components
+from induced.subspaces import PrincipalComponents, Subspace, principal_components
 
 __version__ = "0.2.0"
 
@@ -19,6 +19,7 @@ __all__ = [
     "LinearOperator",
     "Linearizer",
     "LinearizerOperator",
+    "PrincipalComponents",
     "ProductSpace",
     "Report",
     "Subspace",
