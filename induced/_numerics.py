@@ -9,15 +9,14 @@ from torch import Tensor
 
 from induced._validate import eager
 from induced.errors import explain_float64
-from induced.precision import full_precision as outside_tf32
-from induced.precision import tf32_matmul
+from induced.precision import full_precision, tf32_matmul
 
 F = TypeVar("F", bound=Callable[..., Any])
 HALVES = (torch.float16, torch.bfloat16)
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
-def full_precision(function: F) -> F:
+def linear_algebra(function: F) -> F:
     """The function, run outside autocast and TF32: products keep the precision of their tensors.
 
     Where autocast was on, half-precision arguments are taken in float32: a network may have made them so. Networks inside charts
@@ -35,7 +34,7 @@ def full_precision(function: F) -> F:
                     return outside(*map(widened, arguments), **{name: widened(value) for name, value in keywords.items()})
         try:
             if tf32_matmul():
-                with outside_tf32():
+                with full_precision():
                     return function(*arguments, **keywords)
             return function(*arguments, **keywords)
         except TypeError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import ByValue, reference
-from induced._numerics import full_precision, largest, random_signs, scaled_norm
+from induced._numerics import largest, linear_algebra, random_signs, scaled_norm
 from induced._registry import saved_as
 from induced._validate import eager, require_cutoff, require_like, require_one_kind, require_shape
 from induced.errors import DomainError, ShapeError, SpaceMismatch
@@ -123,7 +123,7 @@ class Subspace(HilbertSpace):
         require_like(x, reference(self), "the point")
         return self.space.coords(x)
 
-    @full_precision
+    @linear_algebra
     def _along(self, z: Tensor) -> Tensor:
         """Q^T z."""
         return self.frame.apply_adjoint(z)
@@ -158,7 +158,7 @@ class Subspace(HilbertSpace):
         """Orthonormal points (k, *shape)."""
         return self.space.point(self.Q.mT)
 
-    @full_precision
+    @linear_algebra
     def projector(self) -> LinearOperator:
         """Q Q^T, the orthogonal projection of the coordinates of the space."""
         return LowRank(self.Q, self.Q) if isinstance(self.frame, Dense) else self.frame @ self.frame.H
@@ -197,7 +197,7 @@ class Subspace(HilbertSpace):
         return inside
 
     # ------------------------------------------------------------------------------------------------------- the lattice
-    @full_precision
+    @linear_algebra
     def complement(self) -> "Subspace":
         """The orthogonal complement, of dimension space.dim - k, known as well; its basis carries no gradient."""
         with torch.no_grad():
@@ -230,7 +230,7 @@ class Subspace(HilbertSpace):
         (A, a), (B, b) = sorted((self._held(), other._held()), key=lambda X: (X[0].shape[1], float(X[0].detach().sum())))
         return A, a, B, b
 
-    @full_precision
+    @linear_algebra
     def angles(self, other: "Subspace") -> Tensor:
         """The principal angles between two subspaces, ascending, min(dim, other.dim) of them in [0, pi/2].
 
@@ -269,7 +269,7 @@ class Subspace(HilbertSpace):
         with torch.no_grad():
             return self._joined(other, "&", rtol, intersection=True)
 
-    @full_precision
+    @linear_algebra
     def _joined(self, other: "Subspace", what: str, rtol: float | None, *, intersection: bool) -> "Subspace":
         if rtol is not None:
             require_cutoff(rtol, "the sine of an angle")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import Module
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._registry import named, recipe, register, saved_as
 from induced._validate import require_floating
 from induced.bijections.base import Bijection, Composition
@@ -183,7 +183,7 @@ class ConditionalActNorm(DataDependent, ConditionalBijection):
         self._require_ready()
         return self._value(0, context), self._value(1, context)
 
-    @full_precision
+    @linear_algebra
     def _value(self, i: int, context: Tensor) -> Tensor:
         return self.offset[i] + context @ self.weight[i].mT
 

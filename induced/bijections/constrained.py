@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from induced._numerics import full_precision, matrix_exp
+from induced._numerics import linear_algebra, matrix_exp
 from induced._registry import saved_as
 from induced._validate import eager, require_domain, require_finite, require_floating, require_precision
 from induced.bijections.base import Bijection
@@ -147,7 +147,7 @@ class PositiveDefinite(Bijection):
     def forward(self, x: Tensor) -> Tensor:
         return self._with_eigenvalues(x)[0]
 
-    @full_precision
+    @linear_algebra
     def inverse(self, z: Tensor) -> Tensor:
         require_precision(z.dtype, "the coordinate vector of a PositiveDefinite chart")
         # in float32 torch's exponential is off by tens of roundings
@@ -179,12 +179,12 @@ class PositiveDefinite(Bijection):
         require_floating(z, "the coordinates of a PositiveDefinite chart")
         return (z / self._lengths(z))[..., self.place]
 
-    @full_precision
+    @linear_algebra
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, values = self._with_eigenvalues(x)
         return z, -self._log_abs_det_of_exp(values.log())
 
-    @full_precision
+    @linear_algebra
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.inverse(z), self._log_abs_det_of_exp(torch.linalg.eigh(self._logarithm(z)).eigenvalues)
 
@@ -195,7 +195,7 @@ class PositiveDefinite(Bijection):
         spread = _log_sinhc((logs[..., i] - logs[..., j]) / 2)
         return (n + 1) / 2 * logs.sum(-1) + spread.sum(-1)
 
-    @full_precision
+    @linear_algebra
     def _with_eigenvalues(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates, and the eigenvalues of x."""
         require_floating(x, "a point of a PositiveDefinite chart")

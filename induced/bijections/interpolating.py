@@ -6,7 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._registry import saved_as
 from induced._validate import eager
 from induced.bijections.base import Bijection
@@ -58,7 +58,7 @@ class Shear(Bijection):
     def inverse_and_log_abs_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.inverse(z), self._batch_zeros(z)
 
-    @full_precision
+    @linear_algebra
     def _shift(self, x: Tensor) -> Tensor:
         u = (x @ self.C).reshape(-1, self.C.shape[1])
         nearest = _nearest(u.detach(), self.centers, self.radii)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from induced._module import reference
-from induced._numerics import full_precision, random_signs
+from induced._numerics import linear_algebra, random_signs
 from induced._registry import saved_as
 from induced._validate import require_floating
 from induced.bijections.base import Bijection
@@ -79,7 +79,7 @@ class _Mixing(Bijection):
         require_floating(x, "what a linear chart takes")
         return x.flatten(1 - len(self.shape)) if len(self.shape) > 1 else x.unsqueeze(-1)
 
-    @full_precision
+    @linear_algebra
     def _mix(self, A: LinearOperator, x: Tensor) -> Tensor:
         columns = self._columns(x)
         applied: Tensor = A.A @ columns.to(A.A.dtype) if isinstance(A, Dense) else A(columns.mT).mT

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._validate import eager, require_like, require_precision, require_shape, require_tensor
 from induced.errors import DomainError, DtypeError, ShapeError, SpaceMismatch
 from induced.fitting.solvers import Rows, leading, minimum
@@ -26,7 +26,7 @@ CHUNK = 2**13
 Blocks = BlockDiagonal | Sequence[int | tuple[int, int]]
 
 
-@full_precision
+@linear_algebra
 def least_squares(
     domain: HilbertSpace,
     codomain: HilbertSpace,
@@ -133,7 +133,7 @@ class LeastSquares:
         tensors = self._tensors() if marks else []
         self._marks = [m.moved(t) for m, t in zip(marks, tensors, strict=True)] if len(marks) == len(tensors) else marks
 
-    @full_precision
+    @linear_algebra
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor, *, weights: Tensor | None = None) -> None:
         """Join a batch of pairs: x (*batch, *domain.shape), y and weights as in `least_squares`, which raises the same."""
@@ -202,7 +202,7 @@ class LeastSquares:
         self.pairs += other.pairs
         self._take(other._marks)
 
-    @full_precision
+    @linear_algebra
     def solve(
         self,
         *,

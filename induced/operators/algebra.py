@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._validate import require_floating, require_precision, require_tensor
 from induced.errors import DomainError, DtypeError, NotSquare, ShapeError
 from induced.operators.rules import Functions, Scalar, is_zero, require_fit
@@ -51,7 +51,7 @@ class Algebra(Functions):
         adjoint._adjoint_of = (self,)  # type: ignore[assignment]
         return adjoint
 
-    @full_precision
+    @linear_algebra
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):
             return NotImplemented
@@ -95,7 +95,7 @@ class Algebra(Functions):
             raise DomainError(f"an operator was divided by 0: {self} / {a}")
         return self._scaled(1.0 / self.multiplier(a))
 
-    @full_precision
+    @linear_algebra
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, Algebra):
             return NotImplemented
@@ -104,7 +104,7 @@ class Algebra(Functions):
         _require_same_kind(self, other, "@")
         return self._times(other)
 
-    @full_precision
+    @linear_algebra
     def __pow__(self, p: float) -> "LinearOperator":
         """A^p: the p-fold product for an integer (0: the identity; negative: of the inverse), else the real power."""
         if self.shape[0] != self.shape[1]:

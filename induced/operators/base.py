@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from induced._module import reference
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._registry import saved_as
 from induced._validate import eager, require_tensor, whole_sides
 from induced.errors import DomainError, DtypeError, ShapeError
@@ -68,7 +68,7 @@ class LinearOperator(Algebra):
         applied: Tensor = super().__call__(z) if z.is_cpu else exactly(super().__call__, z)
         return applied
 
-    @full_precision
+    @linear_algebra
     def matrix(self, limit: int = 4096) -> Tensor:
         """The matrix of A, of shape (*batch, m, n).
 

@@ -7,14 +7,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from induced._numerics import F, full_precision
+from induced._numerics import F, linear_algebra
 from induced._validate import require_finite
 from induced.errors import DtypeError, NotSquare, ShapeError
 from induced.operators.base import LinearOperator
 
 
 def checked(what: str, *, square: bool = False, single: bool = False) -> Callable[[F], F]:
-    """A function of an operator A, its first argument, that asks this of A and runs in at least float32 (`full_precision`).
+    """A function of an operator A, its first argument, that asks this of A and runs in at least float32 (`linear_algebra`).
 
     Raises, before the function starts:
         DtypeError: A is not a LinearOperator, or not in float32 or float64. NotSquare: A is not square, though `square`.
@@ -22,7 +22,7 @@ def checked(what: str, *, square: bool = False, single: bool = False) -> Callabl
     """
 
     def decorate(function: F) -> F:
-        @full_precision
+        @linear_algebra
         @wraps(function)
         def of_checked(A: LinearOperator, *arguments: Any, **keywords: Any) -> Any:
             _require(A, what, square, single)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from induced._numerics import HALVES, full_precision, scaled_norm
+from induced._numerics import HALVES, linear_algebra, scaled_norm
 from induced._validate import visible
 from induced.operators.base import Dense, LinearOperator
 from induced.operators.factors import tracked
@@ -117,7 +117,7 @@ def spread(U: Tensor, V: Tensor) -> Tensor:
     return size
 
 
-@full_precision
+@linear_algebra
 def compress(c: Tensor, U: Tensor, V: Tensor, rtol: float | None = None) -> Triplets:
     """The parts of the same operator with the fewest columns that rounding can tell apart (QR and a small SVD).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from induced._module import reference
-from induced._numerics import full_precision
+from induced._numerics import linear_algebra
 from induced._registry import saved_as
 from induced._validate import eager, require_finite
 from induced.errors import DomainError, ShapeError
@@ -40,7 +40,7 @@ _PRODUCT = (
 METHODS = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4, "magnus4": MAGNUS4}
 
 
-@full_precision
+@linear_algebra
 def propagator(
     family: OperatorFamily,
     t0: float = 0.0,
@@ -101,7 +101,7 @@ def propagator(
     return B
 
 
-@full_precision
+@linear_algebra
 def integrate(
     family: OperatorFamily,
     z: Tensor,

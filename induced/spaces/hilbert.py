@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from induced._module import ByValue, Module, unset
-from induced._numerics import full_precision, longest_product, scaled_norm
+from induced._numerics import linear_algebra, longest_product, scaled_norm
 from induced._validate import innermost, require_shape
 from induced.errors import DtypeError, ShapeError, SpaceMismatch
 from induced.operators.bases import Span, orthonormal_columns
@@ -221,13 +221,13 @@ class HilbertSpace(Module, ABC):
         # 2 atan2(|u - v|, |u + v|) keeps full precision near 0 and pi, where arccos loses half the digits.
         return 2 * torch.atan2(scaled_norm(z - w, -1), scaled_norm(z + w, -1))
 
-    @full_precision
+    @linear_algebra
     def gram(self, points: Tensor) -> Tensor:
         """The Gram matrix (k, k) of points (k, *shape)."""
         z = self.coords(points)
         return z @ z.mT
 
-    @full_precision
+    @linear_algebra
     def orthonormalize(self, points: Tensor, rtol: float | None = None) -> Tensor:
         """Orthonormal points (r, *shape) with the span of points (k, *shape): Gram-Schmidt in coordinates, rank-revealing.
 
@@ -257,7 +257,7 @@ class HilbertSpace(Module, ABC):
         size = float(torch.linalg.vector_norm(added.double().clamp(min=0)))
         return float(FACTOR * torch.finfo(z.dtype).eps * size * math.sqrt(len(z) / max(1, len(z[some]))))
 
-    @full_precision
+    @linear_algebra
     def metric(self, x: Tensor) -> Tensor:
         """The metric tensor G(x) = J^T J, J the Jacobian of the coordinates: the pullback of the Euclidean metric.
 
