@@ -155,7 +155,9 @@ def _spectrum(f: Linearizer, out: Path, say: Callable[[str], None]) -> dict[str,
     say("5. Spectrum of the one-step operator: the standard deviations that it gives the latent coordinates.")
     say(f"   largest {', '.join(f'{v:.2f}' for v in values[:8])}; 64th {values[63]:.3f}, last {values[-1]:.3f}\n")
     figure = Figure(layout="constrained")
-    plot_spectrum(svd, ax=figure.subplots())
+    axes = figure.subplots()
+    plot_spectrum(svd, ax=axes)
+    axes.set(xscale="log", title="singular values of the one-step operator")
     save_figure(figure, out / "spectrum.png")
     k = 8
     domain, codomain = f.domain, f.codomain
