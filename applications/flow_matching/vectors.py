@@ -39,7 +39,7 @@ def fit_flow(
     steps: int | None = None,
     validation: float = 0.1,
     chart: Literal["spline", "real_nvp"] = "spline",
-    blocks: int = 4,
+    blocks: int = 6,
     width: int = 64,
     batch: int = 256,
 ) -> FlowMatching:
