@@ -38,6 +38,13 @@ class ModelConfig:
     """Couplings between all coordinates, after the convolutional part; 0: none."""
     dense_width: int = 128
     """Hidden units of their conditioners."""
+    density_kind: Literal["couplings", "mixture"] = "couplings"
+    """What makes the distribution of the leading coordinates of images Gaussian: couplings, or the map of a Gaussian mixture,
+    fitted to the coordinates of all images before the second stage. Images of separate kinds, such as digits, take the mixture."""
+    components: int = 64
+    """Gaussians of the mixture."""
+    floor: float = 0.1
+    """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
     density_blocks: int = 8
     """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none."""
     density_width: int = 128

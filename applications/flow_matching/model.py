@@ -12,6 +12,7 @@ from applications.common.fitted import Fitted
 from applications.common.kinds import built_from
 from applications.flow_matching.columns import Varying, couplings, standardising
 from applications.flow_matching.config import ModelConfig
+from applications.flow_matching.mixture import GaussianMixture
 from induced import InducedSpace, Linearizer
 from induced.bijections import (
     Affine,
@@ -127,6 +128,8 @@ class FlowMatching(nn.Module):
     def encode_leading(self, images: Tensor, batch: int | None = None) -> Tensor:
         """Leading coordinates (k, rank) of all training images, uint8; h takes the scale of the others from them.
 
+        A mixture in h is fitted to them.
+
         One scale for all of those, the one of most likelihood: each with its own would draw apart what the encoder keeps
         together, and draw worse images.
         """
@@ -138,7 +141,10 @@ class FlowMatching(nn.Module):
         (h,) = cast(list[ConditionalDirectSum], self.density)
         if isinstance(affine := h.charts[1], Affine) and self.config.rest_std is not None:
             affine.scale.fill_(self.config.rest_std / math.sqrt(squares / (len(images) * (self.dim - r))))
-        return torch.cat(leading)
+        c = torch.cat(leading)
+        if isinstance(mixture := h.charts[0], GaussianMixture):
+            mixture.fit(c, self.config.floor)
+        return c
 
     def take(self, latent: "Latent") -> "FlowMatching":
         """Put h and the family of `latent` in the place of this model's own; returns the model."""
@@ -238,6 +244,11 @@ def _require_fitting(config: ModelConfig) -> None:
         raise DomainError(
             f"a rank lies in 1..{math.prod(config.shape)}, the dimension for shape {config.shape}; got {config.rank}"
         )
+    if config.density_kind == "mixture" and (config.vectors or config.noise_space != "euclidean"):
+        raise DomainError(
+            "a mixture is a density of the coordinates of images, and the noise is R^n: expected noise_space 'euclidean', no "
+            f"vectors; got {config.noise_space!r} and points of shape {config.shape}"
+        )
     varying = config.shape[0] - len(config.constant)
     if config.vectors and (config.noise_space != "euclidean" or config.rest_std is None or config.rank != varying):
         raise DomainError(
@@ -279,7 +290,11 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.chart != "glow" or not config.density_blocks or config.rest_std is None:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
-    leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
+    leading: Bijection | ConditionalBijection
+    if config.density_kind == "mixture":
+        leading = GaussianMixture(config.rank, config.components)
+    else:
+        leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
     if config.noise_space != "euclidean":  # the chart of the noise end must not scale
         return [ConditionalDirectSum(leading, Identity(others))]
     return [ConditionalDirectSum(leading, Affine(others))]

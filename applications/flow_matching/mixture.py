@@ -1,0 +1,180 @@
+"""A density of clusters as a chart: a Gaussian mixture, fitted by expectation-maximisation, and its map to N(0, I)."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from induced.bijections import Bijection
+from induced.errors import DomainError, ShapeError
+from induced.serialization import register
+
+STEPS, FLOOR = 64, 1e-12
+"""Most steps of a root, each of Newton or a halving; the relative width of a bracket that ends them."""
+HALF_LOG_2PI = math.log(2 * math.pi) / 2
+
+
+@final
+class GaussianMixture(Bijection):
+    """z_i = Phi^-1(F_i(c_i | c_1 .. c_{i-1})), F_i the conditional distributions of a mixture of `components` Gaussians on R^n.
+
+    This is the Knothe-Rosenblatt map of the mixture: c is distributed as the mixture exactly where z is N(0, I). A chart made of
+    couplings maps one Gaussian to separate clusters by thin bridges between them, whose points are drawn; here there are none.
+    log|det J| = log p(c) - log N(z; 0, I). Forward it is closed; the inverse finds n roots one after the other, each in a bracket
+    that the components give: between their own c with Phi(u_k) = Phi(z). All is computed in float64. A new one is the identity.
+
+    Arguments:
+        n: coordinates.
+        components: how many Gaussians; each has a weight, a mean and a full covariance (P^T P)^-1, P lower triangular.
+
+    Raises:
+        DomainError: there is no component.
+
+    Law:
+        `g.inverse(g(c)) == c`, and p of one component is its Gaussian (applications/flow_matching/test_mixture.py)
+    """
+
+    def __init__(self, n: int, components: int) -> None:
+        super().__init__((n,))
+        if components < 1:
+            raise DomainError(f"a mixture has at least one component, got {components}")
+        self.components = components
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.zeros(components, n))
+        self.log_diagonal = nn.Parameter(torch.zeros(components, n))
+        self.lower = nn.Parameter(torch.zeros(components, n, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_and_log_abs_det(x)[0]
+
+    def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_weight, means, P, log_diagonal = self._values()
+        u = torch.einsum("kij,...kj->...ki", P, x.double().unsqueeze(-2) - means)
+        each = log_diagonal - u.square() / 2 - HALF_LOG_2PI
+        joint = log_weight[:, None] + torch.cat([torch.zeros_like(each[..., :1]), each.cumsum(-1)], -1)
+        z = _quantile(torch.log_softmax(joint[..., :-1], -2), u)
+        log_det = torch.logsumexp(joint[..., -1], -1) + (z.square() / 2 + HALF_LOG_2PI).sum(-1)
+        return z.to(x.dtype), log_det.to(x.dtype)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        log_weight, means, P, log_diagonal = self._values()
+        aim, joint, gone = z.double(), log_weight.expand(*z.shape[:-1], -1), list[Tensor]()
+        for i in range(self.shape[0]):
+            # u_k = a_k + d_k c_i, a_k known from the coordinates before
+            d = log_diagonal[:, i].exp()
+            a = -d * means[:, i]
+            if gone:
+                a = a + torch.einsum("kj,...kj->...k", P[:, i, :i], torch.stack(gone, -1).unsqueeze(-2) - means[:, :i])
+            log_w, t = torch.log_softmax(joint, -1), aim[..., i]
+            start = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
+            u = a + d * start[..., None]  # one step of Newton more carries the derivatives
+            value, slope = _quantile(log_w[..., None], u[..., None])[..., 0], _slope(log_w.detach(), u.detach(), d.detach())
+            c = start - (value - t) / slope
+            u = a + d * c[..., None]
+            joint = joint + log_diagonal[:, i] - u.square() / 2
+            gone.append(c)
+        return torch.stack(gone, -1).to(z.dtype)
+
+    @torch.no_grad()
+    def fit(self, c: Tensor, floor: float = 0.1, rounds: int = 40, seed: int = 0) -> None:
+        """Expectation-maximisation from a k-means++ start.
+
+        Arguments:
+            c: points (N, n), more than `components`.
+            floor: added to each covariance, as a share of the standard deviation of each coordinate: no cluster is a point.
+            rounds: of expectation and maximisation.
+            seed: of the start.
+
+        Raises:
+            ShapeError: there are no more points than components.
+        """
+        if len(c) <= self.components:
+            raise ShapeError(f"a mixture of {self.components} is fitted to more points than that, got {len(c)}")
+        x, n = c.detach().cpu().double(), self.shape[0]
+        sd, mean = torch.std_mean(x, 0)
+        x, generator = (x - mean) / sd, torch.Generator().manual_seed(seed)
+        centres = _spread(x, self.components, generator)
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in x.split(4096)])
+        r = torch.nn.functional.one_hot(nearest, self.components).to(x)
+        for _ in range(rounds):
+            total = r.sum(0).clamp_min(1e-6)
+            means = (r.mT @ x) / total[:, None]
+            scatter = torch.stack([(r[:, k, None] * x).mT @ x / total[k] for k in range(self.components)])
+            cov = scatter - means[:, :, None] * means[:, None] + floor**2 * torch.eye(n, dtype=x.dtype)
+            P = torch.linalg.inv(torch.linalg.cholesky(cov))
+            logs = (total / len(x)).log() + P.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            u = torch.stack([((x - means[k]) @ P[k].mT).square().sum(-1) for k in range(self.components)], -1)
+            r = torch.softmax(logs - u / 2, -1)
+        P = P / sd  # back to the units of c
+        self.logits.copy_((total / len(x)).log())
+        self.means.copy_(mean + sd * means)
+        self.log_diagonal.copy_(P.diagonal(dim1=-2, dim2=-1).log())
+        self.lower.copy_(P.tril(-1))
+
+    def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log weights (K,), means (K, n), P (K, n, n) and the logarithms of its diagonal (K, n), in float64."""
+        log_diagonal = self.log_diagonal.double()
+        P = self.lower.double().tril(-1) + torch.diag_embed(log_diagonal.exp())
+        return self.logits.double().log_softmax(0), self.means.double(), P, log_diagonal
+
+
+register(GaussianMixture, describe=lambda g: {"n": g.shape[0], "components": g.components}, name="flow_matching.GaussianMixture")
+
+
+def _quantile(log_w: Tensor, u: Tensor) -> Tensor:
+    """Phi^-1(sum_k w_k Phi(u_k)), k the second last axis, from the smaller of the two tails."""
+    below = torch.logsumexp(log_w + torch.special.log_ndtr(u), -2)
+    above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), -2)
+    z = _normal_quantile(torch.minimum(below, above).clamp_max(-math.log(2)))
+    return torch.where(below < above, z, -z)
+
+
+def _normal_quantile(log_p: Tensor) -> Tensor:
+    """Phi^-1(p) of log p <= -log 2; one step of Newton on log Phi carries the derivatives."""
+    known = log_p.detach()
+    far = -(-2 * known - (4 * math.pi * -known).log()).clamp_min(1.0).sqrt()
+    z = torch.where(known > -600, torch.special.ndtri(known.clamp_min(-600).exp()), far)
+    for _ in range(2):
+        z = z - (torch.special.log_ndtr(z) - known) * _mills(z)
+    return z - (torch.special.log_ndtr(z) - log_p) * _mills(z)
+
+
+def _mills(z: Tensor) -> Tensor:
+    """Phi(z) / phi(z)."""
+    return (torch.special.log_ndtr(z) + z.square() / 2 + HALF_LOG_2PI).exp()
+
+
+def _slope(log_w: Tensor, u: Tensor, d: Tensor) -> Tensor:
+    """dz/dc of z = Phi^-1(sum_k w_k Phi(a_k + d_k c))."""
+    z = _quantile(log_w[..., None], u[..., None])[..., 0]
+    return (torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + z.square() / 2).exp()
+
+
+def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
+    """The c with Phi^-1(sum_k w_k Phi(a_k + d_k c)) = t: Newton within a bracket, which halves where that would leave it."""
+    at = (t[..., None] - a) / d
+    low, high = at.amin(-1), at.amax(-1)
+    c = (log_w.exp() * at).sum(-1)
+    for _ in range(STEPS):
+        u = a + d * c[..., None]
+        value = _quantile(log_w[..., None], u[..., None])[..., 0]
+        low, high = torch.where(value < t, c, low), torch.where(value < t, high, c)
+        slope = (torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + value.square() / 2).exp()
+        step = c - (value - t) / slope
+        new = torch.where((step > low) & (step < high), step, (low + high) / 2)
+        done = bool(((new - c).abs() <= FLOOR * (1 + c.abs())).all())
+        c = new
+        if done:
+            break
+    return c
+
+
+def _spread(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """k-means++: centres drawn one after the other, by the squared distance to the nearest of those before."""
+    chosen = [int(torch.randint(len(x), (1,), generator=generator))]
+    far = (x - x[chosen[0]]).square().sum(-1)
+    for _ in range(count - 1):
+        chosen.append(int(torch.multinomial(far, 1, generator=generator)))
+        far = torch.minimum(far, (x - x[chosen[-1]]).square().sum(-1))
+    return x[chosen]
