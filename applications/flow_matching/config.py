@@ -40,7 +40,7 @@ class ModelConfig:
     """Hidden units of their conditioners."""
     density_kind: Literal["couplings", "mixture"] = "couplings"
     """What makes the distribution of the leading coordinates of images Gaussian: couplings, or the map of a Gaussian mixture,
-    fitted to the coordinates of all images before the second stage. Images of separate kinds, such as digits, take the mixture."""
+    fitted to the coordinates of all images before the second stage. Images of separate kinds, as digits are, take the mixture."""
     components: int = 64
     """Gaussians of the mixture."""
     floor: float = 0.1
