@@ -10,8 +10,10 @@ from induced.bijections import Bijection
 from induced.errors import DomainError, ShapeError
 from induced.serialization import register
 
-STEPS, FLOOR = 64, 1e-12
-"""Most steps of a root, each of Newton or a halving; the relative width of a bracket that ends them."""
+STEPS, CLOSE = 64, 1e-9
+"""Most steps of a root, each of Newton or a halving; the relative length of a step that ends them."""
+SEEN, LEAST = 50.0, 1e-290
+"""Components whose weight is below exp(-this) of the largest are not seen; the least probability that is not a logarithm."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
@@ -69,8 +71,8 @@ class GaussianMixture(Bijection):
             log_w, t = torch.log_softmax(joint, -1), aim[..., i]
             start = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
             u = a + d * start[..., None]  # one step of Newton more carries the derivatives
-            value, slope = _quantile(log_w[..., None], u[..., None])[..., 0], _slope(log_w.detach(), u.detach(), d.detach())
-            c = start - (value - t) / slope
+            value = _quantile(log_w[..., None], u[..., None])[..., 0]
+            c = start - (value - t) / _slope(log_w, u, d, value).detach()
             u = a + d * c[..., None]
             joint = joint + log_diagonal[:, i] - u.square() / 2
             gone.append(c)
@@ -145,29 +147,44 @@ def _mills(z: Tensor) -> Tensor:
     return (torch.special.log_ndtr(z) + z.square() / 2 + HALF_LOG_2PI).exp()
 
 
-def _slope(log_w: Tensor, u: Tensor, d: Tensor) -> Tensor:
-    """dz/dc of z = Phi^-1(sum_k w_k Phi(a_k + d_k c))."""
-    z = _quantile(log_w[..., None], u[..., None])[..., 0]
+def _slope(log_w: Tensor, u: Tensor, d: Tensor, z: Tensor) -> Tensor:
+    """dz/dc of z = Phi^-1(sum_k w_k Phi(a_k + d_k c)), u_k = a_k + d_k c."""
     return (torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + z.square() / 2).exp()
 
 
 def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
-    """The c with Phi^-1(sum_k w_k Phi(a_k + d_k c)) = t: Newton within a bracket, which halves where that would leave it."""
-    at = (t[..., None] - a) / d
+    """The c with Phi^-1(sum_k w_k Phi(a_k + d_k c)) = t, nearly: Newton within a bracket, which halves where that would leave it.
+
+    Components without weight are left out, and points that are done: the step of Newton that follows counts all.
+    """
+    batch, K = t.shape, log_w.shape[-1]
+    log_w, a, d = (x.expand(*batch, K).reshape(-1, K) for x in (log_w, a, d))
+    t = t.reshape(-1)
+    if len(t) and (count := int((log_w > log_w.amax(-1, keepdim=True) - SEEN).sum(-1).amax())) < K:
+        log_w, kept = log_w.topk(count, -1)
+        a, d = a.gather(-1, kept), d.gather(-1, kept)
+    w, at = log_w.exp(), (t[:, None] - a) / d
     low, high = at.amin(-1), at.amax(-1)
-    c = (log_w.exp() * at).sum(-1)
+    c = ((w * at).sum(-1) / w.sum(-1)).clamp(low, high)
+    found, left = c.clone(), torch.arange(len(t), device=t.device)
     for _ in range(STEPS):
-        u = a + d * c[..., None]
-        value = _quantile(log_w[..., None], u[..., None])[..., 0]
+        u = a + d * c[:, None]
+        below, above = (w * torch.special.ndtr(u)).sum(-1), (w * torch.special.ndtr(-u)).sum(-1)
+        p = torch.minimum(below, above)
+        if bool((p > LEAST).all()):
+            value = torch.special.ndtri(p)
+            value = torch.where(below < above, value, -value)
+        else:
+            value = _quantile(log_w[..., None], u[..., None])[..., 0]
         low, high = torch.where(value < t, c, low), torch.where(value < t, high, c)
-        slope = (torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + value.square() / 2).exp()
-        step = c - (value - t) / slope
+        step = c - (value - t) / _slope(log_w, u, d, value)
         new = torch.where((step > low) & (step < high), step, (low + high) / 2)
-        done = bool(((new - c).abs() <= FLOOR * (1 + c.abs())).all())
-        c = new
-        if done:
+        far = (new - c).abs() > CLOSE * (1 + c.abs())
+        found[left] = c = new
+        if not bool(far.any()):
             break
-    return c
+        left, c, low, high, t, w, log_w, a, d = (x[far] for x in (left, c, low, high, t, w, log_w, a, d))
+    return found.reshape(batch)
 
 
 def _spread(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
