@@ -79,7 +79,7 @@ class Ours(Contender):
         if stage == 0:
             return data
         self.objective = LatentObjective(self.flow, self.config.objective)
-        return Tensors(data.name, {"coordinates": self.flow.encode_leading(data.images)})
+        return Tensors(data.name, {"coordinates": self.flow.encode_leading(data.images, data.labels)})
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         n = len(next(iter(batch.values())))

@@ -41,9 +41,9 @@ class ModelConfig:
     density_kind: Literal["couplings", "mixture"] = "couplings"
     """What makes the distribution of the leading coordinates of images Gaussian: couplings, or the map of a Gaussian mixture,
     fitted to the coordinates of all images before the second stage. Images of separate kinds, as digits are, take the mixture."""
-    components: int = 64
-    """Gaussians of the mixture."""
-    floor: float = 0.1
+    components: int = 200
+    """Gaussians of the mixture, shared out among the classes of the images."""
+    floor: float = 0.2
     """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
     density_blocks: int = 8
     """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none."""

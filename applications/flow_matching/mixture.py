@@ -37,6 +37,8 @@ class GaussianMixture(Bijection):
         `g.inverse(g(c)) == c`, and p of one component is its Gaussian (applications/flow_matching/test_mixture.py)
     """
 
+    classes: Tensor
+
     def __init__(self, n: int, components: int) -> None:
         super().__init__((n,))
         if components < 1:
@@ -46,6 +48,7 @@ class GaussianMixture(Bijection):
         self.means = nn.Parameter(torch.zeros(components, n))
         self.log_diagonal = nn.Parameter(torch.zeros(components, n))
         self.lower = nn.Parameter(torch.zeros(components, n, n))
+        self.register_buffer("classes", torch.zeros(components, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_and_log_abs_det(x)[0]
@@ -79,40 +82,57 @@ class GaussianMixture(Bijection):
         return torch.stack(gone, -1).to(z.dtype)
 
     @torch.no_grad()
-    def fit(self, c: Tensor, floor: float = 0.1, rounds: int = 40, seed: int = 0) -> None:
+    def fit(self, c: Tensor, labels: Tensor | None = None, *, floor: float = 0.1, rounds: int = 40, seed: int = 0) -> None:
         """Expectation-maximisation from a k-means++ start.
 
         Arguments:
             c: points (N, n), more than `components`.
-            floor: added to each covariance, as a share of the standard deviation of each coordinate: no cluster is a point.
+            labels: classes (N,) from 0 on: each gets as many components as any other, and those that are left over are spread
+                over the first. A fit within classes is the quicker, by their number, and component k serves `classes[k]`.
+            floor: least standard deviation of a component, in those of the coordinates: none is a point.
             rounds: of expectation and maximisation.
             seed: of the start.
 
         Raises:
-            ShapeError: there are no more points than components.
+            ShapeError: there are no more points, of a class, than components.
         """
-        if len(c) <= self.components:
-            raise ShapeError(f"a mixture of {self.components} is fitted to more points than that, got {len(c)}")
-        x, n = c.detach().cpu().double(), self.shape[0]
+        x, generator = c.detach().cpu().double(), torch.Generator().manual_seed(seed)
         sd, mean = torch.std_mean(x, 0)
-        x, generator = (x - mean) / sd, torch.Generator().manual_seed(seed)
-        centres = _spread(x, self.components, generator)
-        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in x.split(4096)])
-        r = torch.nn.functional.one_hot(nearest, self.components).to(x)
-        for _ in range(rounds):
-            total = r.sum(0).clamp_min(1e-6)
-            means = (r.mT @ x) / total[:, None]
-            scatter = torch.stack([(r[:, k, None] * x).mT @ x / total[k] for k in range(self.components)])
-            cov = scatter - means[:, :, None] * means[:, None] + floor**2 * torch.eye(n, dtype=x.dtype)
-            P = torch.linalg.inv(torch.linalg.cholesky(cov))
-            logs = (total / len(x)).log() + P.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            u = torch.stack([((x - means[k]) @ P[k].mT).square().sum(-1) for k in range(self.components)], -1)
-            r = torch.softmax(logs - u / 2, -1)
+        x = (x - mean) / sd
+        found = torch.zeros(len(x), dtype=torch.long) if labels is None else labels.cpu()
+        kinds, parts = found.unique(), list[tuple[Tensor, Tensor, Tensor]]()
+        counts = [self.components // len(kinds) + (k < self.components % len(kinds)) for k in range(len(kinds))]
+        for kind, count in zip(kinds, counts, strict=True):
+            part = x[found == kind]
+            if len(part) <= count or not count:
+                raise ShapeError(
+                    f"each of {len(kinds)} classes takes 1 component or more, and more points; got {count} for {len(part)}"
+                )
+            weights, means, P = _maximised(part, count, floor, rounds, generator)
+            parts.append((weights * (len(part) / len(x)), means, P))
+        weights, means, P = (torch.cat(values) for values in zip(*parts, strict=True))
         P = P / sd  # back to the units of c
-        self.logits.copy_((total / len(x)).log())
+        self.logits.copy_(weights.log())
         self.means.copy_(mean + sd * means)
         self.log_diagonal.copy_(P.diagonal(dim1=-2, dim2=-1).log())
         self.lower.copy_(P.tril(-1))
+        self.classes.copy_(torch.repeat_interleave(kinds, torch.tensor(counts)))
+
+    def of_class(self, kind: int) -> "GaussianMixture":
+        """The map of the components of one class alone: N(0, I) to its points.
+
+        Raises:
+            DomainError: no component serves it.
+        """
+        chosen = self.classes == kind
+        if not bool(chosen.any()):
+            raise DomainError(f"no component serves the class {kind}; there are {sorted(set(self.classes.tolist()))}")
+        part = GaussianMixture(self.shape[0], int(chosen.sum())).to(self.logits)
+        with torch.no_grad():
+            for name, value in part.named_parameters():
+                value.copy_(getattr(self, name)[chosen])
+        part.classes.fill_(kind)
+        return part
 
     def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log weights (K,), means (K, n), P (K, n, n) and the logarithms of its diagonal (K, n), in float64."""
@@ -185,6 +205,24 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
             break
         left, c, low, high, t, w, log_w, a, d = (x[far] for x in (left, c, low, high, t, w, log_w, a, d))
     return found.reshape(batch)
+
+
+def _maximised(x: Tensor, count: int, floor: float, rounds: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights (K,), means (K, n) and P (K, n, n) of K = `count` Gaussians, of points of about unit size."""
+    n, centres = x.shape[1], _spread(x, count, generator)
+    nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in x.split(4096)])
+    r = torch.nn.functional.one_hot(nearest, count).to(x)
+    total, means, P = r.sum(0), centres, torch.eye(n).to(x).expand(count, n, n)
+    for _ in range(rounds):
+        total = r.sum(0).clamp_min(1e-6)
+        means = (r.mT @ x) / total[:, None]
+        scatter = torch.stack([(r[:, k, None] * x).mT @ x / total[k] for k in range(count)])
+        cov = scatter - means[:, :, None] * means[:, None] + floor**2 * torch.eye(n).to(x)
+        P = torch.linalg.inv(torch.linalg.cholesky(cov))
+        logs = (total / len(x)).log() + P.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        u = torch.stack([((x - means[k]) @ P[k].mT).square().sum(-1) for k in range(count)], -1)
+        r = torch.softmax(logs - u / 2, -1)
+    return total / len(x), means, P
 
 
 def _spread(x: Tensor, count: int, generator: torch.Generator) -> Tensor:

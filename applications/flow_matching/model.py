@@ -125,10 +125,10 @@ class FlowMatching(nn.Module):
 
     @torch.no_grad()
     @full_precision()
-    def encode_leading(self, images: Tensor, batch: int | None = None) -> Tensor:
+    def encode_leading(self, images: Tensor, labels: Tensor | None = None, *, batch: int | None = None) -> Tensor:
         """Leading coordinates (k, rank) of all training images, uint8; h takes the scale of the others from them.
 
-        A mixture in h is fitted to them.
+        A mixture in h is fitted to them, within the classes where their labels are given.
 
         One scale for all of those, the one of most likelihood: each with its own would draw apart what the encoder keeps
         together, and draw worse images.
@@ -143,7 +143,7 @@ class FlowMatching(nn.Module):
             affine.scale.fill_(self.config.rest_std / math.sqrt(squares / (len(images) * (self.dim - r))))
         c = torch.cat(leading)
         if isinstance(mixture := h.charts[0], GaussianMixture):
-            mixture.fit(c, self.config.floor)
+            mixture.fit(c, labels, floor=self.config.floor)
         return c
 
     def take(self, latent: "Latent") -> "FlowMatching":

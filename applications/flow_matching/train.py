@@ -93,7 +93,9 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
             run.configure(run.config())
         model = cast(FlowMatching, result.average)
         name = f"leading coordinates of {data.name}"
-        coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
+        coordinates = Tensors(
+            name, {"coordinates": model.encode_leading(data.images, data.labels)}, made_from=f"{name} {data.fingerprint()}"
+        )
         known, begin["resume"], begin["overwrite"] = known | {"made_from": run.digest()}, begun, False
         rest = LatentObjective(model, config.objective)
         last = fit(rest, coordinates, second, latent, settings=known, on_sample=shown, **begin)

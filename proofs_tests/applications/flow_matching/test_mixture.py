@@ -7,6 +7,7 @@ import torch
 
 from applications.flow_matching.mixture import GaussianMixture
 from induced.checks import check_bijection
+from induced.errors import DomainError
 
 
 def clusters(n: int, dim: int = 3) -> torch.Tensor:
@@ -55,3 +56,13 @@ def test_noise_becomes_clusters_and_nothing_between_them(fitted: GaussianMixture
     assert distance.max() < 3  # the centres are 11 apart
     torch.testing.assert_close(drawn.mean(0), real.mean(0), rtol=0, atol=0.5)
     torch.testing.assert_close(fitted(drawn), z, rtol=0, atol=1e-3)
+
+
+def test_a_class_draws_its_own_points() -> None:
+    g, c = GaussianMixture(3, 6), clusters(100)
+    g.fit(c, torch.arange(3).repeat_interleave(100))
+    z = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
+    for kind in range(3):
+        assert torch.cdist(g.of_class(kind).inverse(z), 8 * torch.eye(3)).argmin(1).eq(kind).all()
+    with pytest.raises(DomainError, match="no component serves the class 3"):
+        g.of_class(3)
