@@ -100,7 +100,7 @@ class GaussianMixture(Bijection):
         sd, mean = torch.std_mean(x, 0)
         x = (x - mean) / sd
         found = torch.zeros(len(x), dtype=torch.long) if labels is None else labels.cpu()
-        kinds, parts = found.unique(), list[tuple[Tensor, Tensor, Tensor]]()
+        kinds, parts = sorted(set(found.tolist())), list[tuple[Tensor, Tensor, Tensor]]()
         counts = [self.components // len(kinds) + (k < self.components % len(kinds)) for k in range(len(kinds))]
         for kind, count in zip(kinds, counts, strict=True):
             part = x[found == kind]
@@ -116,7 +116,7 @@ class GaussianMixture(Bijection):
         self.means.copy_(mean + sd * means)
         self.log_diagonal.copy_(P.diagonal(dim1=-2, dim2=-1).log())
         self.lower.copy_(P.tril(-1))
-        self.classes.copy_(torch.repeat_interleave(kinds, torch.tensor(counts)))
+        self.classes.copy_(torch.tensor(kinds).repeat_interleave(torch.tensor(counts)))
 
     def of_class(self, kind: int) -> "GaussianMixture":
         """The map of the components of one class alone: N(0, I) to its points.
@@ -164,12 +164,14 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
 
 def _mills(z: Tensor) -> Tensor:
     """Phi(z) / phi(z)."""
-    return (torch.special.log_ndtr(z) + z.square() / 2 + HALF_LOG_2PI).exp()
+    log_ratio: Tensor = torch.special.log_ndtr(z) + z.square() / 2 + HALF_LOG_2PI
+    return log_ratio.exp()
 
 
 def _slope(log_w: Tensor, u: Tensor, d: Tensor, z: Tensor) -> Tensor:
     """dz/dc of z = Phi^-1(sum_k w_k Phi(a_k + d_k c)), u_k = a_k + d_k c."""
-    return (torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + z.square() / 2).exp()
+    log_slope: Tensor = torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + z.square() / 2
+    return log_slope.exp()
 
 
 def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
@@ -210,7 +212,7 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
 def _maximised(x: Tensor, count: int, floor: float, rounds: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (K,), means (K, n) and P (K, n, n) of K = `count` Gaussians, of points of about unit size."""
     n, centres = x.shape[1], _spread(x, count, generator)
-    nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in x.split(4096)])
+    nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in torch.split(x, 4096)])
     r = torch.nn.functional.one_hot(nearest, count).to(x)
     total, means, P = r.sum(0), centres, torch.eye(n).to(x).expand(count, n, n)
     for _ in range(rounds):
