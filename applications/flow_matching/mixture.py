@@ -159,7 +159,8 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
     z = torch.where(known > -600, torch.special.ndtri(known.clamp_min(-600).exp()), far)
     for _ in range(2):
         z = z - (torch.special.log_ndtr(z) - known) * _mills(z)
-    return z - (torch.special.log_ndtr(z) - log_p) * _mills(z)
+    quantile: Tensor = z - (torch.special.log_ndtr(z) - log_p) * _mills(z)
+    return quantile
 
 
 def _mills(z: Tensor) -> Tensor:
