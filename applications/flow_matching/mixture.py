@@ -13,7 +13,7 @@ from induced.serialization import register
 STEPS, CLOSE = 64, 1e-9
 """Most steps of a root, each of Newton or a halving; the relative length of a step that ends them."""
 SEEN, LEAST = 50.0, 1e-290
-"""Components whose weight is below exp(-this) of the largest are not seen; the least probability that is not a logarithm."""
+"""Components whose weight is below exp(-this - t^2) of the largest are not seen; the least probability that is not a logarithm."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
@@ -183,7 +183,8 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     batch, K = t.shape, log_w.shape[-1]
     log_w, a, d = (x.expand(*batch, K).reshape(-1, K) for x in (log_w, a, d))
     t = t.reshape(-1)
-    if len(t) and (count := int((log_w > log_w.amax(-1, keepdim=True) - SEEN).sum(-1).amax())) < K:
+    least = log_w.amax(-1, keepdim=True) - SEEN - t[:, None].square()  # far out a small weight may hold all of the tail
+    if len(t) and (count := int((log_w > least).sum(-1).amax())) < K:
         log_w, kept = log_w.topk(count, -1)
         a, d = a.gather(-1, kept), d.gather(-1, kept)
     w, at = log_w.exp(), (t[:, None] - a) / d
@@ -192,7 +193,8 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     found, left = c.clone(), torch.arange(len(t), device=t.device)
     for _ in range(STEPS):
         u = a + d * c[:, None]
-        below, above = (w * torch.special.ndtr(u)).sum(-1), (w * torch.special.ndtr(-u)).sum(-1)
+        scaled = u / math.sqrt(2)  # torch's ndtr loses the tails
+        below, above = (w * torch.erfc(-scaled)).sum(-1) / 2, (w * torch.erfc(scaled)).sum(-1) / 2
         p = torch.minimum(below, above)
         if bool((p > LEAST).all()):
             value = torch.special.ndtri(p)

@@ -38,6 +38,15 @@ def test_laws_hold(fitted: GaussianMixture, dtype: torch.dtype) -> None:
     assert all(report.ok for report in check_bijection(g.to(dtype), clusters(4).to(dtype)))
 
 
+@pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
+def test_it_is_inverted_far_out(fitted: GaussianMixture, scale: float) -> None:
+    """The probabilities there are of 1e-15 to 1e-1000: their tails must not round to 0, nor a light component be left out."""
+    g = GaussianMixture(3, 3).double()
+    g.load_state_dict(fitted.state_dict())
+    z = scale * torch.randn(50, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(g(g.inverse(z)), z, rtol=0, atol=1e-11 * scale)
+
+
 def test_its_density_is_that_of_the_mixture(fitted: GaussianMixture) -> None:
     parts = torch.distributions
     P = fitted.lower.double().tril(-1) + torch.diag_embed(fitted.log_diagonal.double().exp())
