@@ -13,7 +13,7 @@ from induced.serialization import register
 STEPS, CLOSE = 64, 1e-9
 """Most steps of a root, each of Newton or a halving; the relative length of a step that ends them."""
 SEEN, LEAST = 50.0, 1e-290
-"""Components whose weight is below exp(-this - t^2) of the largest are not seen; the least probability that is not a logarithm."""
+"""Components of less weight than exp(-this - t^2) of the largest are not seen; the least probability that is not a logarithm."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
