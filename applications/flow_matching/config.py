@@ -38,15 +38,14 @@ class ModelConfig:
     """Couplings between all coordinates, after the convolutional part; 0: none."""
     dense_width: int = 128
     """Hidden units of their conditioners."""
-    density_kind: Literal["couplings", "mixture"] = "couplings"
-    """What makes the distribution of the leading coordinates of images Gaussian: couplings, or the map of a Gaussian mixture,
-    fitted to the coordinates of all images before the second stage. Images of separate kinds, as digits are, take the mixture."""
     components: int = 200
-    """Gaussians of the mixture, shared out among the classes of the images."""
+    """At most so many Gaussians, shared out among the classes of the images: their mixture is fitted to the leading coordinates
+    of all images between the two stages, and a chart makes it N(0, I). 0: couplings in its place, trained in both; so where the noise space
+    is not Euclidean."""
     floor: float = 0.2
     """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
     density_blocks: int = 8
-    """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none."""
+    """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none, and no mixture."""
     density_width: int = 128
     """Hidden units of their conditioners."""
     family: Literal["low rank", "shared basis"] = "low rank"
@@ -60,6 +59,7 @@ class ModelConfig:
         """Refuse a family that has no meaning."""
         if self.prediction == "end point" and self.rest_std is not None:
             raise DomainError(f"a family that predicts the end point is of rank r: expected rest_std=None, got {self.rest_std}")
+        at_least(0, self, "components", "floor")
 
     @property
     def vectors(self) -> bool:
@@ -131,8 +131,8 @@ class Config:
     skip_bad: bool = False
     """Leave out pictures of celeba and folder that cannot be decoded; else they are all named, and nothing is trained."""
     latent_steps: int = 3000
-    """Steps of a second stage, which trains density and family alone at the coordinates of the finished encoder; 0: none.
-    Only where the noise space is Euclidean."""
+    """Steps of a second stage, which trains density and family alone at the coordinates of the finished encoder, the family alone
+    where the density is a mixture; 0: none. Only where the noise space is Euclidean."""
     latent_batch: int = 512
     """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)

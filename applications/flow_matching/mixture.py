@@ -10,10 +10,12 @@ from induced.bijections import Bijection
 from induced.errors import DomainError, ShapeError
 from induced.serialization import register
 
-STEPS, CLOSE = 64, 1e-9
-"""Most steps of a root, each of Newton or a halving; the relative length of a step that ends them."""
-SEEN, LEAST = 50.0, 1e-290
-"""Components of less weight than exp(-this - t^2) of the largest are not seen; the least probability that is not a logarithm."""
+STEPS, NEAR, CLOSE, TOGETHER = 64, 1e-4, 1e-8, 128
+"""Most steps of a root, each of Newton or a halving; relative lengths of steps that end them; points at a time."""
+SEEN, LEAST = 14.0, 1e-290
+"""Components of less weight than exp(-this - t^2 / 2) of the largest wait; the least probability that is not a logarithm."""
+UNUSED = -1e4
+"""The logarithm of no weight: that of a component which nothing is fitted to."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
@@ -72,10 +74,8 @@ class GaussianMixture(Bijection):
             if gone:
                 a = a + torch.einsum("kj,...kj->...k", P[:, i, :i], torch.stack(gone, -1).unsqueeze(-2) - means[:, :i])
             log_w, t = torch.log_softmax(joint, -1), aim[..., i]
-            start = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
-            u = a + d * start[..., None]  # one step of Newton more carries the derivatives
-            value = _quantile(log_w[..., None], u[..., None])[..., 0]
-            c = start - (value - t) / _slope(log_w, u, d, value).detach()
+            c = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
+            c = _carrying(c, log_w, a, d, t)
             u = a + d * c[..., None]
             joint = joint + log_diagonal[:, i] - u.square() / 2
             gone.append(c)
@@ -85,38 +85,46 @@ class GaussianMixture(Bijection):
     def fit(self, c: Tensor, labels: Tensor | None = None, *, floor: float = 0.1, rounds: int = 40, seed: int = 0) -> None:
         """Expectation-maximisation from a k-means++ start.
 
+        A fit within classes is the quicker, by their number. Components that nothing is fitted to keep no weight.
+
         Arguments:
-            c: points (N, n), more than `components`.
-            labels: classes (N,) from 0 on: each gets as many components as any other, and those that are left over are spread
-                over the first. A fit within classes is the quicker, by their number, and component k serves `classes[k]`.
+            c: points (N, n).
+            labels: classes (N,); each gets as many components as any other, those left over spread over the first, but one at
+                least and no more than its points can carry: one for each 2 n. Component k serves `classes[k]`, -1 is none.
             floor: least standard deviation of a component, in those of the coordinates: none is a point.
             rounds: of expectation and maximisation.
             seed: of the start.
 
         Raises:
-            ShapeError: there are no more points, of a class, than components.
+            ShapeError: there are fewer than two points, or more classes than components.
         """
         x, generator = c.detach().cpu().double(), torch.Generator().manual_seed(seed)
-        sd, mean = torch.std_mean(x, 0)
-        x = (x - mean) / sd
         found = torch.zeros(len(x), dtype=torch.long) if labels is None else labels.cpu()
-        kinds, parts = sorted(set(found.tolist())), list[tuple[Tensor, Tensor, Tensor]]()
-        counts = [self.components // len(kinds) + (k < self.components % len(kinds)) for k in range(len(kinds))]
-        for kind, count in zip(kinds, counts, strict=True):
+        kinds = sorted(set(found.tolist()))
+        if len(x) < 2 or len(kinds) > self.components:
+            raise ShapeError(
+                f"a mixture is fitted to 2 points or more, of no more classes than its {self.components} components: "
+                f"got {len(x)} points of {len(kinds)} classes"
+            )
+        sd, mean = torch.std_mean(x, 0)
+        sd = torch.where(sd > 0, sd, 1.0)
+        x, parts = (x - mean) / sd, list[tuple[Tensor, Tensor, Tensor]]()
+        shares = [self.components // len(kinds) + (k < self.components % len(kinds)) for k in range(len(kinds))]
+        for kind, share in zip(kinds, shares, strict=True):
             part = x[found == kind]
-            if len(part) <= count or not count:
-                raise ShapeError(
-                    f"each of {len(kinds)} classes takes 1 component or more, and more points; got {count} for {len(part)}"
-                )
-            weights, means, P = _maximised(part, count, floor, rounds, generator)
+            weights, means, P = _maximised(part, max(1, min(share, len(part) // (2 * x.shape[1]))), floor, rounds, generator)
             parts.append((weights * (len(part) / len(x)), means, P))
         weights, means, P = (torch.cat(values) for values in zip(*parts, strict=True))
         P = P / sd  # back to the units of c
-        self.logits.copy_(weights.log())
-        self.means.copy_(mean + sd * means)
-        self.log_diagonal.copy_(P.diagonal(dim1=-2, dim2=-1).log())
-        self.lower.copy_(P.tril(-1))
-        self.classes.copy_(torch.tensor(kinds).repeat_interleave(torch.tensor(counts)))
+        for name, value in self.named_parameters():
+            value.fill_(UNUSED if name == "logits" else 0.0)
+        self.classes.fill_(-1)
+        self.logits[: len(weights)] = weights.log().to(self.logits)
+        self.means[: len(weights)] = (mean + sd * means).to(self.means)
+        self.log_diagonal[: len(weights)] = P.diagonal(dim1=-2, dim2=-1).log().to(self.means)
+        self.lower[: len(weights)] = P.tril(-1).to(self.means)
+        counts = torch.tensor([len(weights) for weights, _, _ in parts])
+        self.classes[: len(weights)] = torch.tensor(kinds).repeat_interleave(counts).to(self.classes)
 
     def of_class(self, kind: int) -> "GaussianMixture":
         """The map of the components of one class alone: N(0, I) to its points.
@@ -125,8 +133,9 @@ class GaussianMixture(Bijection):
             DomainError: no component serves it.
         """
         chosen = self.classes == kind
-        if not bool(chosen.any()):
-            raise DomainError(f"no component serves the class {kind}; there are {sorted(set(self.classes.tolist()))}")
+        if kind < 0 or not bool(chosen.any()):
+            there = sorted(set(self.classes.tolist()) - {-1})
+            raise DomainError(f"no component serves the class {kind}; there are {', '.join(map(str, there))}")
         part = GaussianMixture(self.shape[0], int(chosen.sum())).to(self.logits)
         with torch.no_grad():
             for name, value in part.named_parameters():
@@ -176,40 +185,56 @@ def _slope(log_w: Tensor, u: Tensor, d: Tensor, z: Tensor) -> Tensor:
 
 
 def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
-    """The c with Phi^-1(sum_k w_k Phi(a_k + d_k c)) = t, nearly: Newton within a bracket, which halves where that would leave it.
-
-    Components without weight are left out, and points that are done: the step of Newton that follows counts all.
-    """
+    """The c with Phi^-1(sum_k w_k Phi(a_k + d_k c)) = t: nearly, by the components of weight, then by all."""
     batch, K = t.shape, log_w.shape[-1]
     log_w, a, d = (x.expand(*batch, K).reshape(-1, K) for x in (log_w, a, d))
     t = t.reshape(-1)
-    least = log_w.amax(-1, keepdim=True) - SEEN - t[:, None].square()  # far out a small weight may hold all of the tail
-    if len(t) and (count := int((log_w > least).sum(-1).amax())) < K:
-        log_w, kept = log_w.topk(count, -1)
-        a, d = a.gather(-1, kept), d.gather(-1, kept)
-    w, at = log_w.exp(), (t[:, None] - a) / d
+    least = log_w.amax(-1, keepdim=True) - SEEN - t[:, None].square() / 2
+    count, start = (log_w > least).sum(-1), torch.empty_like(t)
+    for part in count.argsort().split(TOGETHER):  # those that have as many left together
+        weights, kept = log_w[part].topk(int(count[part].amax()), -1)
+        few = weights, a[part].gather(-1, kept), d[part].gather(-1, kept)
+        w, at = weights.exp(), (t[part, None] - few[1]) / few[2]
+        start[part] = _newton(*few, t[part], (w * at).sum(-1) / w.sum(-1), NEAR)
+    return _newton(log_w, a, d, t, start, CLOSE).reshape(batch)
+
+
+def _carrying(c: Tensor, log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
+    """The root c, with its derivatives: a step of Newton on log of the tail of t, of length 0."""
+    side = torch.where(t > 0, -1.0, 1.0).to(t)
+    u = a + d * c[..., None]
+    log_p = torch.logsumexp(log_w + torch.special.log_ndtr(side[..., None] * u), -1)
+    gap = log_p - torch.special.log_ndtr(side * t)
+    log_slope = torch.logsumexp(log_w + d.log() - u.square() / 2, -1) - HALF_LOG_2PI - log_p
+    carried: Tensor = c - (gap - gap.detach()) * side * (-log_slope.detach()).exp()
+    return carried
+
+
+def _newton(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor, start: Tensor, close: float) -> Tensor:
+    """The roots (k,) of `_root`, by Newton within a bracket, which halves where that would leave it."""
+    w, at, side = log_w.exp(), (t[:, None] - a) / d, torch.where(t > 0, -1.0, 1.0).to(t)
     low, high = at.amin(-1), at.amax(-1)
-    c = ((w * at).sum(-1) / w.sum(-1)).clamp(low, high)
+    c = torch.minimum(torch.maximum(start, low), high)
     found, left = c.clone(), torch.arange(len(t), device=t.device)
     for _ in range(STEPS):
         u = a + d * c[:, None]
-        scaled = u / math.sqrt(2)  # torch's ndtr loses the tails
-        below, above = (w * torch.erfc(-scaled)).sum(-1) / 2, (w * torch.erfc(scaled)).sum(-1) / 2
-        p = torch.minimum(below, above)
+        # the tail on the side of t; torch's ndtr loses both
+        p = (w * torch.erfc(u * (side / -math.sqrt(2))[:, None])).sum(-1) / 2
         if bool((p > LEAST).all()):
-            value = torch.special.ndtri(p)
-            value = torch.where(below < above, value, -value)
+            value = side * torch.special.ndtri(p)
+            slope = (w * d * (-u.square() / 2).exp()).sum(-1) * (value.square() / 2).exp()
         else:
             value = _quantile(log_w[..., None], u[..., None])[..., 0]
+            slope = _slope(log_w, u, d, value)
         low, high = torch.where(value < t, c, low), torch.where(value < t, high, c)
-        step = c - (value - t) / _slope(log_w, u, d, value)
-        new = torch.where((step > low) & (step < high), step, (low + high) / 2)
-        far = (new - c).abs() > CLOSE * (1 + c.abs())
+        step = c - (value - t) / slope
+        new = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        far = (new - c).abs() > close * (1 + c.abs())
         found[left] = c = new
         if not bool(far.any()):
             break
-        left, c, low, high, t, w, log_w, a, d = (x[far] for x in (left, c, low, high, t, w, log_w, a, d))
-    return found.reshape(batch)
+        left, c, low, high, t, side, w, log_w, a, d = (x[far] for x in (left, c, low, high, t, side, w, log_w, a, d))
+    return found
 
 
 def _maximised(x: Tensor, count: int, floor: float, rounds: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

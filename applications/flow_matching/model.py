@@ -116,6 +116,14 @@ class FlowMatching(nn.Module):
         chart = whole.at(NOISE if self.config.noise_space == "shared" else end)
         return Reversible(chart) if self.config.reversible else chart
 
+    @property
+    def mixture(self) -> GaussianMixture | None:
+        """The part of h that is fitted, not trained, if it is a mixture."""
+        for part in self.density:
+            if isinstance(part, ConditionalDirectSum) and isinstance(part.charts[0], GaussianMixture):
+                return part.charts[0]
+        return None
+
     def leading_chart(self) -> Bijection:
         """h on leading coordinates (k, rank) alone."""
         if self.config.vectors:
@@ -142,7 +150,7 @@ class FlowMatching(nn.Module):
         if isinstance(affine := h.charts[1], Affine) and self.config.rest_std is not None:
             affine.scale.fill_(self.config.rest_std / math.sqrt(squares / (len(images) * (self.dim - r))))
         c = torch.cat(leading)
-        if isinstance(mixture := h.charts[0], GaussianMixture):
+        if (mixture := self.mixture) is not None:
             mixture.fit(c, labels, floor=self.config.floor)
         return c
 
@@ -166,14 +174,28 @@ class FlowMatching(nn.Module):
         last = self.family.prediction.at(times[-2])
         return last if len(times) == 2 else last @ propagator(self.family, times[0], times[-2], steps=times[:-1], method=method)
 
-    def operator(self, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Linearizer:
+    def operator(
+        self, steps: int | Sequence[float] = 100, method: Method = "rk4", *, of_class: int | None = None
+    ) -> Linearizer:
         """The one-step sampler L(g_0, g_1, B), equal to the sampler of so many steps (eq. 17).
 
         Arguments:
             steps: how many, or the times between them, such as `exact_times(model)`.
             method: integrator of the steps.
+            of_class: the class of images that it draws, with g_1 by the Gaussians of that class; all if None.
+
+        Raises:
+            DomainError: the density of the model has no such class.
         """
-        return Linearizer(self.core(steps, method), self.space(NOISE), self.space(DATA))
+        data = self.space(DATA) if of_class is None else self._class_space(of_class)
+        return Linearizer(self.core(steps, method), self.space(NOISE), data)
+
+    def _class_space(self, kind: int) -> InducedSpace:
+        if (mixture := self.mixture) is None:
+            raise DomainError(f"images of class {kind} alone are drawn by a mixture, and the density of this model is none")
+        (h,) = cast(list[ConditionalDirectSum], self.density)
+        chosen = ConditionalDirectSum(mixture.of_class(kind), h.charts[1])
+        return InducedSpace(self.chart_at(DATA, [*self.encoder, chosen]))
 
     def transport(self, z: Tensor, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Tensor:
         """The same steps taken one by one, on coordinates."""
@@ -189,10 +211,10 @@ class FlowMatching(nn.Module):
         return self.space(DATA).point(self.transport(self.space(NOISE).coords(x), steps, method))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n points, drawn in one step from noise of `generator`, or of torch's own."""
+    def sample(self, n: int, generator: torch.Generator | None = None, *, of_class: int | None = None) -> Tensor:
+        """n points, of one class if it is given, drawn in one step from noise of `generator`, or of torch's own."""
         drawn = torch.randn(n, *self.noise_chart.shape, generator=generator, dtype=torch.float64)
-        return self.operator()(drawn.to(next(self.parameters())))
+        return self.operator(of_class=of_class)(drawn.to(next(self.parameters())))
 
     @torch.no_grad()
     def invert(self, x: Tensor) -> Tensor:
@@ -244,11 +266,6 @@ def _require_fitting(config: ModelConfig) -> None:
         raise DomainError(
             f"a rank lies in 1..{math.prod(config.shape)}, the dimension for shape {config.shape}; got {config.rank}"
         )
-    if config.density_kind == "mixture" and (config.vectors or config.noise_space != "euclidean"):
-        raise DomainError(
-            "a mixture is a density of the coordinates of images, and the noise is R^n: expected noise_space 'euclidean', no "
-            f"vectors; got {config.noise_space!r} and points of shape {config.shape}"
-        )
     varying = config.shape[0] - len(config.constant)
     if config.vectors and (config.noise_space != "euclidean" or config.rest_std is None or config.rank != varying):
         raise DomainError(
@@ -290,11 +307,9 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
     if config.chart != "glow" or not config.density_blocks or config.rest_std is None:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
-    leading: Bijection | ConditionalBijection
-    if config.density_kind == "mixture":
-        leading = GaussianMixture(config.rank, config.components)
-    else:
-        leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
+    if config.components and config.noise_space == "euclidean":
+        return [ConditionalDirectSum(GaussianMixture(config.rank, config.components), Affine(others))]
+    leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
     if config.noise_space != "euclidean":  # the chart of the noise end must not scale
         return [ConditionalDirectSum(leading, Identity(others))]
     return [ConditionalDirectSum(leading, Affine(others))]

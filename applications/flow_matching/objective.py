@@ -116,7 +116,12 @@ class FlowMatchingObjective(Objective):
         self.distance.requires_grad_(False)
         # Made once: a graph that is compiled makes no modules.
         self.g0, self.g1, self.e = model.chart_at(NOISE), model.chart_at(DATA), model.chart_at(DATA, model.encoder)
-        self.h = model.leading_chart() if model.density else None
+        self.h = model.leading_chart() if model.density and model.mixture is None else None  # a mixture is fitted afterwards
+        if model.mixture is not None and (config.end_point_image or config.end_point_perceptual):
+            raise DomainError(
+                "end_point_image and end_point_perceptual are losses of the first stage, and a mixture is fitted after it: "
+                "give components 0 (couplings), or leave them out"
+            )
 
     def draw(self, n: int, generator: torch.Generator) -> Asked:
         share, dim = self.config.noise_share, self.model.dim
@@ -171,6 +176,8 @@ class FlowMatchingObjective(Objective):
         }
         if self.h is None:
             del terms["density"]
+        if model.mixture is not None:  # coordinates are not yet Gaussian
+            del terms["velocity"], terms["end_point"]
         if model.config.noise_space == "euclidean":
             del terms["noise_reconstruction"], terms["noise_likelihood"]
         return weighted(terms, weights)
@@ -179,7 +186,7 @@ class FlowMatchingObjective(Objective):
 class LatentObjective(Objective):
     """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
 
-    `model` is what it trains, h and the family alone; `flow` is the whole, with the encoder as it is.
+    A mixture is fitted, and stays as it is. `model` is what it trains, h and the family alone; `flow` is the whole, with the encoder as it is.
     """
 
     model: Latent
@@ -189,6 +196,8 @@ class LatentObjective(Objective):
         self.flow, self.config, self.model = flow.requires_grad_(False), config, Latent(flow).requires_grad_(True)
         self._average = (copy.deepcopy(flow),)  # in a tuple: no part of this module, whose weights may be shards
         self.g0, self.h = flow.chart_at(NOISE), flow.leading_chart()
+        if flow.mixture is not None:
+            flow.mixture.requires_grad_(False)  # it is fitted
 
     def saved(self, model: nn.Module) -> FlowMatching:
         """The whole model with these parts, h and the family."""
@@ -207,8 +216,13 @@ class LatentObjective(Objective):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, c = self.config, self.flow, batch["coordinates"]
         require_share(len(c), weights.noise_share, "noise_share")
-        noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
-        z1, density = leading_density(model, self.h, noisy, draws["latent_noise"])
-        path = model.family, self.g0(draws["noise"]), z1[:: weights.noise_share], draws["time"]
-        terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
-        return weighted(terms, weights)
+        noise, terms = draws["latent_noise"], dict[str, Callable[[], Tensor]]()
+        if model.mixture is None:
+            z1, density = leading_density(model, self.h, c + weights.latent_noise * noise[:, : model.config.rank], noise)
+            z1, terms["density"] = z1[:: weights.noise_share], lambda: density
+        else:
+            z1, _ = leading_density(model, self.h, c[:: weights.noise_share], noise[:: weights.noise_share])
+        path = model.family, self.g0(draws["noise"]), z1, draws["time"]
+        return weighted(
+            {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path)} | terms, weights
+        )

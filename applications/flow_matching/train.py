@@ -23,7 +23,7 @@ from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
 from applications.flow_matching.vectors import train_table
-from induced.errors import DataError
+from induced.errors import DataError, DomainError
 
 LATENT = "latent"
 """Subfolder of a run that holds its second stage."""
@@ -59,6 +59,10 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
     has_second = bool(config.latent_steps and objective.model.density and config.model.noise_space == "euclidean")
     if has_second:
         run.label = "stage 1 of 2, the encoder: step"
+    if objective.model.mixture is not None and not has_second:
+        raise DomainError(
+            "a mixture is fitted between two stages: give --latent-steps of 1 or more, or --components 0 for couplings"
+        )
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
     accelerator, resume = accelerator_for(begin.get("device", "auto")), begin.get("resume", False)
     for stage in (config.training, second):

@@ -12,7 +12,7 @@ from applications.flow_matching import train as train_module
 from applications.flow_matching.config import Config, ModelConfig, ObjectiveConfig
 
 SMALL = ModelConfig(
-    shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, rank=4
+    shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, components=0, rank=4
 )
 CONFIG = Config(
     model=SMALL,

@@ -22,7 +22,7 @@ from applications.style_transfer.pairs import Crops
 from proofs_tests.applications import toy
 
 FLOW = flow_config.ModelConfig(
-    shape=(1, 8, 8), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, rank=4
+    shape=(1, 8, 8), blocks=1, widths=(4,), dense_blocks=1, dense_width=8, density_blocks=1, density_width=8, components=0, rank=4
 )
 Step = tuple[Objective, Source]
 

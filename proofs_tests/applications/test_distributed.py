@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOY = replace(toy.CONFIG, steps=6, checkpoint_every=3, sample_every=0, log_every=1)
 FLOW = TrainingConfig(steps=3, batch=16, learning_rate=1e-3, warmup=2, log_every=1, checkpoint_every=2)
 MODEL = ModelConfig(
-    shape=(1, 8, 8), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, rank=4
+    shape=(1, 8, 8), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, components=0, rank=4
 )
 CASES: dict[str, dict[str, Any]] = {
     "sharded": {"shard": True},

@@ -73,5 +73,29 @@ def test_a_class_draws_its_own_points() -> None:
     z = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
     for kind in range(3):
         assert torch.cdist(g.of_class(kind).inverse(z), 8 * torch.eye(3)).argmin(1).eq(kind).all()
-    with pytest.raises(DomainError, match="no component serves the class 3"):
+    with pytest.raises(DomainError, match="no component serves the class 3; there are 0, 1, 2"):
         g.of_class(3)
+
+
+def test_derivatives_of_the_inverse_are_those_of_differences(fitted: GaussianMixture) -> None:
+    g = GaussianMixture(3, 3).double()
+    g.load_state_dict(fitted.state_dict())
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
+    names, values = zip(*g.named_parameters(), strict=True)
+
+    class Inverse(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.g = g
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.g.inverse(z)
+
+    module = Inverse()
+
+    def called(z: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        given = {f"g.{name}": value for name, value in zip(names, parameters, strict=True)}
+        found: torch.Tensor = torch.func.functional_call(module, given, (z,))
+        return found
+
+    assert torch.autograd.gradcheck(called, (z, *values), atol=1e-4, rtol=1e-3)
