@@ -170,13 +170,13 @@ def inversion(f: Linearizer, images: Tensor) -> Inversion:
 
 @full_precision()
 def log_likelihood(model: FlowMatching, f: Linearizer, x: Tensor) -> Tensor:
-    """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of the model.
+    """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of the model or of a class.
 
     log p(x) = log N(x_0; 0, I) + log|det J_g1(x)| - log|det B| - log|det J_g0(x_0)| at x_0 = f^-1(x).
     """
     x0 = encode(f, x)
     _, log_det_B = slogdet(f.core)
-    volume1, volume0 = model.chart_at(DATA).log_abs_det(x), model.chart_at(NOISE).log_abs_det(x0)
+    volume1, volume0 = f.codomain.chart.log_abs_det(x), f.domain.chart.log_abs_det(x0)
     prior = -(x0.flatten(1) ** 2 + math.log(2 * math.pi)).sum(1) / 2
     return prior + volume1 - log_det_B - volume0
 

@@ -306,9 +306,9 @@ def test_a_checkpoint_that_was_moved_here_from_another_run_is_refused(other: str
 def test_settings_of_another_release_are_refused_on_resume_in_words(tmp_path: Path) -> None:
     train(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"rest_std"', '"floor"'))
+    path.write_text(path.read_text().replace('"rest_std"', '"ground"'))
     with pytest.raises(
-        CheckpointError, match=r"model\.floor \(config\.json: .*, now: absent\).* is of another release: go on with"
+        CheckpointError, match=r"model\.ground \(config\.json: .*, now: absent\).* is of another release: go on with"
     ):
         train(tmp_path, longer(8), resume=True)
 
