@@ -1,6 +1,7 @@
-"""Generators of digits at an equal training budget: this one-step model, flow matching with a U-Net, and a glow by likelihood.
+"""Generators of images at an equal training budget: this one-step model, flow matching with a U-Net, and a glow by likelihood.
 
-    python -m experiments.compare_generators --minutes 20 --out runs/compare [--models ours base steeper vanilla glow]
+    python -m experiments.compare_generators --minutes 20 --out runs/compare [--models ours couplings vanilla glow]
+    python -m experiments.compare_generators --data avatars64 --minutes 40 --models ours vanilla --out runs/faces
 
 Each is trained for the same CPU time of one thread, on the same data with the same batch, by the same loop (Adam, linear warmup
 and a cosine over the budget, moving average), and judged by the same features (`applications/flow_matching/evaluate.py`) of as
@@ -37,7 +38,7 @@ from applications.flow_matching.train import training_set
 from experiments.ablation import changed
 from induced.bijections.networks import UNet
 
-BATCH, WARMUP, PART = 64, 50, 500
+BATCH, WARMUP, NUMBERS = 64, 50, 500 * 2**10
 Sampler = Callable[[Tensor], Tensor]  # noise images to samples
 
 
@@ -45,7 +46,7 @@ class Contender(nn.Module, ABC):
     """A model, its loss, and how to draw from it."""
 
     rate = 2e-3
-    stages: tuple[tuple[float, int], ...] = ((1.0, BATCH),)  # share of the budget, batch
+    stages: tuple[tuple[float, int], ...] = ((1.0, 0),)  # share of the budget, batch; 0: that of the data
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor: ...
@@ -73,7 +74,8 @@ class Ours(Contender):
         self.flow = build(self.config.model)
         self.objective: Objective = FlowMatchingObjective(self.flow, self.config.objective)
         if self.flow.density and self.config.model.noise_space == "euclidean":
-            self.stages = ((0.8, BATCH), (0.2, self.config.latent_batch))
+            second = 0.2 if self.flow.mixture is None else 0.05  # a mixture is fitted in seconds, once images are encoded
+            self.stages = ((1 - second, 0), (second, self.config.latent_batch))
 
     def enter(self, stage: int, data: ImageSet) -> Source:
         if stage == 0:
@@ -96,9 +98,9 @@ class Ours(Contender):
 class Vanilla(Contender):
     """x' = v(x, t) with a U-Net v of as many parameters; loss |v(x_t, t) - (x_1 - x_0)|^2."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.net = UNet((1, 32, 32), 1, 32, context=9, depth=3)
+        self.net = UNet(shape, shape[0], 32, context=9, depth=3)
 
     def field(self, x: Tensor, t: Tensor) -> Tensor:
         angles = math.pi * t[:, None] * torch.tensor([0.5, 1.0, 2.0, 4.0])
@@ -143,14 +145,19 @@ class Glow(Contender):
         return {f"temperature {s}": partial(at, s) for s in (1.0, 0.7)}
 
 
-BASE = changed(Config(), ({"max_log_scale": 0.25}, {"prior": 10.0, "perceptual": 0.0}))
+COUPLINGS = changed(Config(), ({"components": 0, "rank": 16, "blocks": 6, "dense_width": 128}, {"latent_noise": 0.2}))
+"""Couplings in place of the mixture, and the encoder that was made for them."""
+BASE = changed(COUPLINGS, ({"max_log_scale": 0.25}, {"prior": 10.0, "perceptual": 0.0}))
 """The settings that `ablate_flow_matching.py` varies."""
-CONTENDERS: dict[str, Callable[[], Contender]] = {
+FACES = changed(Config(data="avatars64"), ({"shape": (3, 64, 64), "blocks": 4, "widths": (16, 32, 64, 96)}, {}))
+SETTINGS: dict[str, tuple[Config, int]] = {"avatars64": (FACES, 32)}
+"""What images of other kinds than digits take: settings, and images a step."""
+CONTENDERS: dict[str, Callable[[Config], Contender]] = {
     "ours": Ours,
-    "vanilla": Vanilla,
-    "glow": Glow,
-    "steeper": partial(Ours, changed(Config(), ({"max_log_scale": 0.25}, {}))),
-    "base": partial(Ours, BASE),
+    "vanilla": lambda config: Vanilla(config.model.shape),
+    "glow": lambda _: Glow(),
+    "couplings": lambda _: Ours(COUPLINGS),
+    "base": lambda _: Ours(BASE),
 }
 
 
@@ -159,12 +166,12 @@ def numbers(asked: Asked, n: int, generator: torch.Generator) -> Draws:
     return drawn([asked], n, int(torch.randint(2**31, (), generator=generator)), 0)[0]
 
 
-def train(model: Trained, data: ImageSet, seconds: float, seed: int) -> tuple[Trained, int]:
+def train(model: Trained, data: ImageSet, seconds: float, seed: int, batch: int = BATCH) -> tuple[Trained, int]:
     """The moving average after so much CPU time, and the steps that were done."""
     generator, steps = torch.Generator().manual_seed(seed), 0
     for stage, (share, size) in enumerate(model.stages):
-        model, done = train_stage(model, data, stage, size, share * seconds, generator)
-        print(f"  stage {stage + 1}: {done} steps of {size}", flush=True)
+        model, done = train_stage(model, data, stage, size or batch, share * seconds, generator)
+        print(f"  stage {stage + 1}: {done} steps of {size or batch}", flush=True)
         steps += done
     return model, steps
 
@@ -210,24 +217,24 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    real = load(options.data, "test")
+    real, (config, batch) = load(options.data, "test"), SETTINGS.get(options.data, (Config(data=options.data), BATCH))
     x0 = torch.randn(options.samples, *unit_shape(real.images)[1:], generator=torch.Generator().manual_seed(options.seed))
     rows: list[tuple[str, Tensor]] = []
     for name in options.models:
         torch.manual_seed(options.seed)
-        model, weights = CONTENDERS[name](), options.out / f"{name}.safetensors"
+        model, weights = CONTENDERS[name](config), options.out / f"{name}.safetensors"
         size = sum(p.numel() for p in model.parameters())
         if weights.exists():
             model.load_state_dict(load_file(weights))
             print(f"{name}: {size:,} parameters, from {weights}", flush=True)
         else:
-            model, steps = train(model, training_set(Config(data=options.data)), 60 * options.minutes, options.seed)
+            model, steps = train(model, training_set(config), 60 * options.minutes, options.seed, batch)
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
             print(f"{name}: {size:,} parameters, {steps} steps in {options.minutes:g} minutes of CPU time", flush=True)
         model.eval().requires_grad_(False)
         for how, sampler in model.samplers().items():
             began = time.process_time()
-            images = torch.cat([sampler(part) for part in x0.split(PART)])
+            images = torch.cat([sampler(part) for part in x0.split(NUMBERS // x0[0].numel())])
             taken = 1e3 * (time.process_time() - began) / len(x0)
             found = quality(images, real)
             scores = (f"{key} {getattr(found, key):.3f}" for key in ("frechet", "precision", "recall", "confident", "imbalance"))

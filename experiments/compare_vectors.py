@@ -80,7 +80,7 @@ def ours(train: Table, seconds: float, seed: int) -> Fit:
     return Fit(
         {OURS: lambda n: f(torch.randn(n, flow.dim, generator=generator))},
         flow.fitted,
-        lambda x: log_likelihood(flow, f, x.float()),
+        lambda x: log_likelihood(f, x.float()),
     )
 
 

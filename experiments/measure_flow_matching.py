@@ -104,7 +104,7 @@ def likelihood(model: FlowMatching, real: ImageSet, n: int) -> None:
     def bits(images: Tensor) -> Tensor:
         parts = images.split(250)
         u = [torch.rand(unit_shape(part), generator=generator) for part in parts]
-        return torch.cat([evaluate.bits_per_dimension(model, f, part, v) for part, v in zip(parts, u, strict=True)])
+        return torch.cat([evaluate.bits_per_dimension(f, part, v) for part, v in zip(parts, u, strict=True)])
 
     inside = bits(real.spread(min(n, len(real))).images)
     print(f"likelihood of {len(inside)} images of {real.name}: {float(inside.mean()):.3f} bits per dimension")

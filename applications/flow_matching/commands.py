@@ -168,7 +168,7 @@ def judge(
         if likelihood:
             chosen = real.spread(likelihood).images
             u = torch.rand(unit_shape(chosen), generator=generator)
-            bits = evaluate.bits_per_dimension(model, model.operator(), chosen, u)
+            bits = evaluate.bits_per_dimension(model.operator(), chosen, u)
             print(f"{float(bits.mean()):.3f} bits per dimension over {likelihood} held-out images")
 
 

@@ -40,8 +40,8 @@ class ModelConfig:
     """Hidden units of their conditioners."""
     components: int = 200
     """At most so many Gaussians, shared out among the classes of the images: their mixture is fitted to the leading coordinates
-    of all images between the two stages, and a chart makes it N(0, I). 0: couplings in its place, trained in both; so where the noise space
-    is not Euclidean."""
+    of all images between the two stages, and a chart makes it N(0, I). 0: couplings in its place, trained in both stages; so
+    where the noise space is not Euclidean."""
     floor: float = 0.2
     """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
     density_blocks: int = 8

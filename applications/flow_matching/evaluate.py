@@ -6,6 +6,7 @@ import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from applications.common.data import to_unit
 from applications.common.metrics import psnr
 from applications.flow_matching.model import DATA, NOISE, FlowMatching, Method
 from applications.flow_matching.sampling import encode, noise
-from induced import Linearizer
+from induced import InducedSpace, Linearizer
 from induced.checks import Report, check_adjoint, check_bijection, check_linear, check_penrose, check_space, check_svd
 from induced.checks.measure import compare, longest, noises, not_applicable
 from induced.operators import slogdet
@@ -169,29 +170,30 @@ def inversion(f: Linearizer, images: Tensor) -> Inversion:
 
 
 @full_precision()
-def log_likelihood(model: FlowMatching, f: Linearizer, x: Tensor) -> Tensor:
-    """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of the model or of a class.
+def log_likelihood(f: Linearizer, x: Tensor) -> Tensor:
+    """log p(x) (k,) of the density of f(x_0), x_0 ~ N(0, I), in nats, for the one-step operator f of a model or of a class.
 
     log p(x) = log N(x_0; 0, I) + log|det J_g1(x)| - log|det B| - log|det J_g0(x_0)| at x_0 = f^-1(x).
     """
     x0 = encode(f, x)
     _, log_det_B = slogdet(f.core)
-    volume1, volume0 = f.codomain.chart.log_abs_det(x), f.domain.chart.log_abs_det(x0)
+    data, start = cast(InducedSpace, f.codomain).chart, cast(InducedSpace, f.domain).chart
+    volume1, volume0 = data.log_abs_det(x), start.log_abs_det(x0)
     prior = -(x0.flatten(1) ** 2 + math.log(2 * math.pi)).sum(1) / 2
     return prior + volume1 - log_det_B - volume0
 
 
-def bits_per_dimension(model: FlowMatching, f: Linearizer, images: Tensor, u: Tensor) -> Tensor:
+def bits_per_dimension(f: Linearizer, images: Tensor, u: Tensor) -> Tensor:
     """-log2 p(v) / D (k,) for bytes v, from dequantised images x = 2 (v + u) / 256 - 1: an upper bound on average over u.
 
     Arguments:
-        model, f: the model and its one-step operator.
+        f: the one-step operator of a model.
         images: uint8 (k, C, H, W).
         u: in [0, 1), of the shape of the padded images; D counts the padding.
     """
     x = to_unit(images, u).to(f.device)
     D = math.prod(x.shape[1:])
-    return -(log_likelihood(model, f, x) / D + math.log(2 / 256)) / math.log(2)
+    return -(log_likelihood(f, x) / D + math.log(2 / 256)) / math.log(2)
 
 
 def timing(model: FlowMatching, *, batch: int = TIMED, repeats: int = 3) -> dict[str, float]:

@@ -37,7 +37,7 @@ def report(model: FlowMatching, train: Table, held_out: Table, picture: Path, se
     return {
         "rows": {"trained on": len(train.rows), "held out": len(held_out.rows), "compared": len(real)},
         "nats": {
-            name: -float(log_likelihood(model, f, rows.to(next(model.parameters()))).double().mean())
+            name: -float(log_likelihood(f, rows.to(next(model.parameters()))).double().mean())
             for name, rows in (("trained on", seen), ("held out", real))
         },
         "energy_distance": {"samples": energy_distance(a, b), "data": energy_distance(a, c)},

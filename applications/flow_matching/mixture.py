@@ -191,7 +191,7 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     t = t.reshape(-1)
     least = log_w.amax(-1, keepdim=True) - SEEN - t[:, None].square() / 2
     count, start = (log_w > least).sum(-1), torch.empty_like(t)
-    for part in count.argsort().split(TOGETHER):  # those that have as many left together
+    for part in torch.split(count.argsort(), TOGETHER):  # those that have as many left together
         weights, kept = log_w[part].topk(int(count[part].amax()), -1)
         few = weights, a[part].gather(-1, kept), d[part].gather(-1, kept)
         w, at = weights.exp(), (t[part, None] - few[1]) / few[2]

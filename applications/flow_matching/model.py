@@ -36,6 +36,8 @@ from induced.propagators.families import Restriction
 
 NOISE, DATA = 0.0, 1.0
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
+CONDITIONERS: dict[str, Any] = {"unet": UNet}
+"""Networks of the couplings of images, beside the convolutions that they have by default."""
 NetworkFamily = LowRankFamily | SharedBasisFamily
 FAMILIES: dict[str, type[LowRankFamily] | type[SharedBasisFamily]] = {
     "low rank": LowRankFamily,
@@ -174,9 +176,7 @@ class FlowMatching(nn.Module):
         last = self.family.prediction.at(times[-2])
         return last if len(times) == 2 else last @ propagator(self.family, times[0], times[-2], steps=times[:-1], method=method)
 
-    def operator(
-        self, steps: int | Sequence[float] = 100, method: Method = "rk4", *, of_class: int | None = None
-    ) -> Linearizer:
+    def operator(self, steps: int | Sequence[float] = 100, method: Method = "rk4", *, of_class: int | None = None) -> Linearizer:
         """The one-step sampler L(g_0, g_1, B), equal to the sampler of so many steps (eq. 17).
 
         Arguments:
@@ -194,7 +194,7 @@ class FlowMatching(nn.Module):
         if (mixture := self.mixture) is None:
             raise DomainError(f"images of class {kind} alone are drawn by a mixture, and the density of this model is none")
         (h,) = cast(list[ConditionalDirectSum], self.density)
-        chosen = ConditionalDirectSum(mixture.of_class(kind), h.charts[1])
+        chosen = ConditionalDirectSum(mixture.of_class(kind), cast(Bijection, h.charts[1]))
         return InducedSpace(self.chart_at(DATA, [*self.encoder, chosen]))
 
     def transport(self, z: Tensor, steps: int | Sequence[float] = 100, method: Method = "rk4") -> Tensor:
@@ -288,7 +288,7 @@ def _encoder(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
         return [Flatten(config.shape), Linear(LU(math.prod(config.shape)))]
     label = int(config.noise_space == "labelled")
     options: dict[str, Any] = {"context": label, "max_log_scale": config.max_log_scale}
-    nets: dict[str, Any] = {"conditioner": UNet} if config.conditioner == "unet" else {}
+    nets: dict[str, Any] = {} if config.conditioner == "conv" else {"conditioner": CONDITIONERS[config.conditioner]}
     if not 1 <= len(config.widths) <= config.blocks:
         raise DomainError(
             f"--widths has a number for each resolution, --blocks at least as many: got {config.widths}, {config.blocks}"

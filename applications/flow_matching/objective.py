@@ -186,7 +186,8 @@ class FlowMatchingObjective(Objective):
 class LatentObjective(Objective):
     """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
 
-    A mixture is fitted, and stays as it is. `model` is what it trains, h and the family alone; `flow` is the whole, with the encoder as it is.
+    A mixture is fitted, and stays as it is. `model` is what it trains, h and the family alone; `flow` is the whole, with the
+    encoder as it is.
     """
 
     model: Latent
@@ -223,6 +224,4 @@ class LatentObjective(Objective):
         else:
             z1, _ = leading_density(model, self.h, c[:: weights.noise_share], noise[:: weights.noise_share])
         path = model.family, self.g0(draws["noise"]), z1, draws["time"]
-        return weighted(
-            {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path)} | terms, weights
-        )
+        return weighted({"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path)} | terms, weights)

@@ -50,7 +50,7 @@ FLOW: dict[str, Call] = {
     "convergence_order": lambda m, x: evaluate.convergence_order(m, "euler", (2, 4)),
     "promises": lambda m, x: [r.residual <= r.tolerance for r in evaluate.promises(m, m.operator(2), flow.noise(m, 2), x[:2], 2)],
     "inversion": lambda m, x: evaluate.inversion(m.operator(4), x).encoding_std,
-    "bits_per_dimension": lambda m, x: evaluate.bits_per_dimension(m, m.operator(4), to_uint8(x.cpu()), 0 * x.cpu()),
+    "bits_per_dimension": lambda m, x: evaluate.bits_per_dimension(m.operator(4), to_uint8(x.cpu()), 0 * x.cpu()),
     "exact_times": lambda m, x: flow.exact_times(m, 1e-2),
     "move": lambda m, x: flow.move(m.operator(4), x[0], flow.direction(m.operator(4), x[:3], x[3:]), torch.linspace(-1, 1, 3)),
     "multi_step": lambda m, x: m.multi_step(flow.noise(m, 3), 4),

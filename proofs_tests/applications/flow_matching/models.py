@@ -9,7 +9,9 @@ from applications.common.training import Objective, TrainingConfig
 from applications.flow_matching.config import ModelConfig
 from applications.flow_matching.model import DATA, NOISE, FlowMatching, build
 
-TINY = ModelConfig(blocks=3, widths=(4, 4, 4), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, components=0, rank=4)
+TINY = ModelConfig(
+    blocks=3, widths=(4, 4, 4), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, components=0, rank=4
+)
 SMALL = ModelConfig(
     shape=(1, 4, 4), blocks=1, widths=(4,), dense_blocks=2, dense_width=8, density_blocks=2, density_width=8, components=0, rank=4
 )

@@ -80,8 +80,8 @@ def test_the_density_is_the_sum_of_those_of_the_classes(fitted: FlowMatching) ->
     """p(x) = sum_k p(k) p(x | k); by Bayes the classes of images are recovered."""
     images, labels = images_of(20)
     x = to_unit(images).double()
-    each = torch.stack([evaluate.log_likelihood(fitted, fitted.operator(of_class=k), x) for k in range(3)])
-    whole = evaluate.log_likelihood(fitted, fitted.operator(), x)
+    each = torch.stack([evaluate.log_likelihood(fitted.operator(of_class=k), x) for k in range(3)])
+    whole = evaluate.log_likelihood(fitted.operator(), x)
     torch.testing.assert_close((each - torch.tensor(3.0).log()).logsumexp(0), whole, rtol=1e-6, atol=1e-6)
     assert each.argmax(0).eq(labels).float().mean() > 0.95
 

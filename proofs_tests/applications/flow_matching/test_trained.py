@@ -54,13 +54,13 @@ def test_the_likelihood_is_that_of_the_change_of_variables() -> None:
     model, x = ready(SMALL), batch_of(SMALL, 3)
     f = model.operator()
     inverse = f.pinv()
-    for point, found in zip(x, evaluate.log_likelihood(model, f, x).tolist(), strict=True):
+    for point, found in zip(x, evaluate.log_likelihood(f, x).tolist(), strict=True):
         x0 = inverse(point[None])[0]
         with torch.enable_grad():
             J = torch.autograd.functional.jacobian(lambda p: inverse(p[None])[0].flatten(), point).reshape(16, 16)
         expected = float(torch.distributions.Normal(0.0, 1.0).log_prob(x0).sum() + torch.linalg.slogdet(J)[1])
         assert found == pytest.approx(expected, rel=1e-9)
-    assert float(evaluate.log_likelihood(model, f, x).std()) > 0
+    assert float(evaluate.log_likelihood(f, x).std()) > 0
 
 
 @torch.no_grad()
@@ -69,8 +69,8 @@ def test_bits_per_dimension_count_a_byte_as_its_bin_of_pixels() -> None:
     model = ready(SMALL)
     images = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
     u, f = torch.rand(2, 1, 4, 4, dtype=torch.float64), model.operator()
-    bits = evaluate.bits_per_dimension(model, f, images, u)
-    excess = -(evaluate.log_likelihood(model, f, to_unit(images, u)) + 16 * math.log(2)) / 16 / math.log(2)
+    bits = evaluate.bits_per_dimension(f, images, u)
+    excess = -(evaluate.log_likelihood(f, to_unit(images, u)) + 16 * math.log(2)) / 16 / math.log(2)
     torch.testing.assert_close(bits, 8 + excess, rtol=1e-9, atol=1e-9)
 
 

@@ -135,7 +135,8 @@ def test_the_second_stage_leaves_the_encoder_as_the_first_one_left_it(uninterrup
 
 def test_a_run_that_starts_anew_leaves_no_second_stage_of_the_old_one(uninterrupted: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
-    command("train", "flow-matching", *FLAGS, "--steps", "2", "--latent-steps", "0", "--components", "0", "--out", folder, "--overwrite")
+    changes = "--steps", "2", "--latent-steps", "0", "--components", "0"
+    command("train", "flow-matching", *FLAGS, *changes, "--out", folder, "--overwrite")
     assert not (folder / "latent").exists() and Run(folder).latest().step == 2
 
 
