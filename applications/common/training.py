@@ -236,8 +236,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(allow_tf32())
         if accelerator.is_main_process:
-            record = {"name": data.name, "rows": len(data), "sha256": data.fingerprint()}
-            begun = {"training": asdict(config), "data": record} | dict(settings or {})
+            begun = {"training": asdict(config), "data": data.record()} | dict(settings or {})
             needed = room(objective.model, config)
             run.check(begun, resume=resume, overwrite=overwrite, needed=needed)
             stack.enter_context(run.locked())

@@ -1,6 +1,6 @@
 """A set of images with their classes, and attributes where they have some; a source of images in [-1, 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -78,6 +78,10 @@ class ImageSet(Source):
         """The images, which are what a training sees."""
         return {"images": self.images}
 
+    def record(self) -> dict[str, Any]:
+        """The same, with the names of the classes if they have some."""
+        return super().record() | ({"classes": list(self.class_names)} if self.class_names else {})
+
     def on(self, device: torch.device) -> "ImageSet":
         """The images on a device, if they fit."""
         return replace(self, images=self.images.to(device)) if fits(self.stored(), device) else self
@@ -88,11 +92,7 @@ class ImageSet(Source):
         Raises:
             DomainError: no image is of it; the message lists the classes.
         """
-        names = self.class_names
-        there: dict[str, int] = {names[k] if k < len(names) else str(k): k for k in sorted(set(self.labels.tolist()))}
-        if name not in there:
-            raise DomainError(f"{self.name} has no images of a class {name!r}; its classes are {', '.join(there)}")
-        return there[name]
+        return class_named(name, set(self.labels.tolist()), self.class_names, self.name)
 
     def spread(self, n: int) -> "ImageSet":
         """n images spread evenly over the set, first and last included: many sets are sorted by class.
@@ -105,6 +105,18 @@ class ImageSet(Source):
         chosen = torch.linspace(0, len(self) - 1, n).round().long()
         attributes = None if self.attributes is None else self.attributes[chosen]
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], attributes=attributes)
+
+
+def class_named(name: str, kinds: Iterable[int], names: Sequence[str], whose: str) -> int:
+    """Which of the classes `kinds` has a name: one of `names`, those of the classes 0, 1, ..., or its number beyond them.
+
+    Raises:
+        DomainError: none has; the message says whose classes they are, and lists them.
+    """
+    there = {names[k] if k < len(names) else str(k): k for k in sorted(kinds)}
+    if name not in there:
+        raise DomainError(f"{whose} has no images of a class {name!r}; its classes are {', '.join(there)}")
+    return there[name]
 
 
 def image_set(name: str, images: np.ndarray, labels: np.ndarray, *more: Any, **named: Any) -> ImageSet:

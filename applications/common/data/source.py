@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class Source(ABC):
     def on(self, device: torch.device) -> "Source":
         """This source with its data on a device; itself where they are there, or do not fit (see `SHARE`)."""
         return self
+
+    def record(self) -> dict[str, Any]:
+        """What a run records of its data: name, number of rows, fingerprint."""
+        return {"name": self.name, "rows": len(self), "sha256": self.fingerprint()}
 
     def fingerprint(self) -> str:
         """SHA-256 of names, dtypes, shapes and bytes of the stored tensors, or of all rows; a resumed run compares it.
