@@ -1,6 +1,8 @@
 """Drawing, encoding and editing with a trained model: linear algebra on its one-step operator."""
 
 import copy
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,14 +11,59 @@ from applications.common.data import to_uint8
 from applications.common.figures import grid
 from applications.flow_matching.model import FlowMatching, at_a_time
 from induced import Linearizer
-from induced.errors import ShapeError
+from induced.errors import DomainError, ShapeError
 from induced.propagators import adaptive_grid
 
 
-def noise(model: FlowMatching, n: int, seed: int = 0) -> Tensor:
-    """n noise images, drawn on the CPU so that a seed means the same pictures everywhere."""
-    drawn = torch.randn(n, *model.noise_chart.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn.to(next(model.parameters()))
+def noise(model: FlowMatching, n: int, seed: int = 0, *, temperature: float = 1.0, truncation: float = math.inf) -> Tensor:
+    """n noise images, drawn on the CPU so that a seed means the same pictures everywhere.
+
+    Arguments:
+        model: whose noise it is.
+        n: how many.
+        seed: of the generator.
+        temperature: standard deviation of the noise, above 0, before it is truncated.
+        truncation: the noise is distributed as if each number z were drawn anew until |z| <= truncation * temperature. It is a
+            growing function of z, so that a seed means nearly the same pictures as without.
+
+    Raises:
+        DomainError: temperature or truncation is not above 0, or the temperature not finite.
+
+    Law:
+        `torch.cat(list(noises(model, n, seed)))`, bit for bit (applications/flow_matching/test_sampling.py)
+    """
+    parts = list(noises(model, n, seed, temperature=temperature, truncation=truncation))
+    return torch.cat(parts) if parts else next(model.parameters()).new_empty(0, *model.noise_chart.shape)
+
+
+def noises(
+    model: FlowMatching, n: int, seed: int = 0, *, temperature: float = 1.0, truncation: float = math.inf
+) -> Iterator[Tensor]:
+    """The rows of `noise` in order, in batches that go through the chart together; some 100 MB at a time, however large n is."""
+    if not 0 < temperature < math.inf:
+        raise DomainError(f"a temperature is a finite number above 0, got {temperature}")
+    if not truncation > 0:
+        raise DomainError(f"noise is truncated at a number of standard deviations above 0, got {truncation}")
+
+    def batches(left: int) -> Iterator[Tensor]:
+        generator, size, like = torch.Generator().manual_seed(seed), at_a_time(model.dim), next(model.parameters())
+        while left:
+            # torch makes normal numbers by sixteens: parts of 16 k rows and a last one of more than 16 have the bits of one draw
+            count = left if left < 16 * size + 16 else 16 * size
+            z = torch.randn(count, *model.noise_chart.shape, generator=generator, dtype=torch.float64)
+            left -= count
+            yield from torch.split((temperature * _truncated(z, truncation)).to(like), size)
+
+    return batches(n)
+
+
+def _truncated(z: Tensor, most: float) -> Tensor:
+    """Phi^-1(Phi(-most) + Phi(z) (1 - 2 Phi(-most))), N(0, 1) on [-most, most] of z ~ N(0, 1); computed in the tail of z."""
+    if most == math.inf:
+        return z
+    cut = math.erfc(most / math.sqrt(2)) / 2
+    tail = torch.special.ndtri(cut + torch.erfc(z.abs() / math.sqrt(2)) * (0.5 - cut))
+    return torch.copysign(tail.abs().clamp_max(most), z)
 
 
 def sample(f: Linearizer, x0: Tensor, *, batch: int | None = None) -> Tensor:
