@@ -1,9 +1,10 @@
-"""Progress of a training on a terminal (a bar) or in a log file (a line now and then)."""
+"""Progress of a training, or of other long work, on a terminal (a bar) or in a log file (a line now and then)."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from torch import Tensor
 from tqdm import tqdm
 
 
@@ -65,3 +66,22 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""
         self._bar.close()
+
+
+def counted(batches: Iterable[Tensor], total: int, what: str) -> Iterator[Tensor]:
+    """Batches as they are made, with a bar on a terminal; in a log, a line for each tenth of all rows.
+
+    Arguments:
+        batches: Tensors (k, ...).
+        total: Rows of all together.
+        what: What a row is, in the plural.
+    """
+    terminal, done, began = sys.stderr.isatty(), 0, time.perf_counter()
+    with tqdm(total=total, unit=f" {what}", disable=not terminal, delay=1) as bar:
+        for batch in batches:
+            yield batch
+            before, done = done, done + len(batch)
+            bar.update(len(batch))
+            if not terminal and 10 * before // total < 10 * done // total < 10:
+                left = (time.perf_counter() - began) / done * (total - done)
+                print(f"{done} of {total} {what}, {left:.0f} s left", flush=True)

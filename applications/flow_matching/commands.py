@@ -1,25 +1,32 @@
 """The commands of the `induced` command line that train and use one-step flow matching."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from tyro.conf import arg
 
 from applications.common.classifier import digit_classifier
 from applications.common.data import to_uint8, to_unit
-from applications.common.data.pictures import picture_file
+from applications.common.data.image_set import class_named
+from applications.common.data.pictures import FORMATS, picture_file
 from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
 from applications.common.options import IMAGES, Count, DataSource, Device, Many, ModelSource, Number, Seed
+from applications.common.progress import counted
 from applications.common.quality import is_of_digits, quality
+from applications.common.written import place_of, write_images
 from applications.flow_matching import evaluate
 from applications.flow_matching.model import FlowMatching
-from applications.flow_matching.sampling import direction, encode, interpolate, move, noise
+from applications.flow_matching.sampling import direction, encode, interpolate, move, noise, noises
 from applications.flow_matching.sampling import sample as draw
 from applications.flow_matching.tour import BRIEF, tour
 from applications.flow_matching.vectors import ROWS, write_rows
 from induced.errors import DomainError
+from induced.serialization import notes
 
 Method = Literal["euler", "midpoint", "rk4", "magnus4"]
 
@@ -30,6 +37,9 @@ def sample(
     integrator_steps: Many = 100,
     method: Method = "rk4",
     seed: Seed = 0,
+    of_class: Annotated[str | None, arg(name="class", metavar="NAME", help_behavior_hint="")] = None,
+    temperature: float = 1.0,
+    truncation: float = math.inf,
     out: Path = Path("samples.png"),
 ) -> None:
     """Draw images, or rows of a table, in ONE step with the collapsed operator.
@@ -39,18 +49,35 @@ def sample(
         integrator_steps: Steps of the integrator that the one step stands for.
         method: Integrator.
         seed: Seed of the noise.
-        out: Picture to write, .png or .jpg; of a model of vectors, a .csv in the units of its table, or a corner plot.
+        of_class: Draw images of this class alone: its number, or the name of its folder in the data of the training.
+        temperature: Standard deviation of the noise.
+        truncation: Numbers of the noise lie within so many standard deviations of 0, as if drawn anew until they do.
+        out: Picture to write, .png or .jpg; a folder, for a file each; or a file .npz, for an array "images" of uint8
+            (N, C, H, W), as large as the model draws them, padding included, and with --class an array "labels". Of a model of
+            vectors, a .csv in the units of its table, or a corner plot.
     """
-    model = source.load(FlowMatching)
-    out = picture_file(out, *(ROWS if model.config.vectors else ()))
-    if n > IMAGES and not model.config.vectors:
-        raise DomainError(f"a picture shows up to {IMAGES} images, got --n {n}")
+    model, folder = source.load(FlowMatching), source.folder(FlowMatching)
+    kind = None if of_class is None else class_of(model, folder, of_class)
+    inputs = noises(model, n, seed, temperature=temperature, truncation=truncation)
+    out = picture_file(out, ROWS) if model.config.vectors else place_of(out, n)
+    is_picture = out.suffix.lower() in FORMATS
+    if is_picture and n > IMAGES and not model.config.vectors:
+        raise DomainError(f"a picture shows up to {IMAGES} images, got --n {n}: give --out a folder or a file .npz")
     with torch.no_grad():
-        images = draw(model.operator(integrator_steps, method), noise(model, n, seed))
-    if model.config.vectors:
-        return print(f"wrote {write_rows(out, images, source.folder(FlowMatching))}")
-    caption = f"{n} samples of seed {seed}, each in one step, which stands for {integrator_steps} of {method}"
-    print(f"wrote {save_picture(out, grid(to_uint8(images), columns=8, scale=2, caption=caption))}")
+        f = model.operator(integrator_steps, method, of_class=kind)
+        drawn = (f(x0) for x0 in inputs)
+        if model.config.vectors:
+            return print(f"wrote {write_rows(out, torch.cat(list(drawn)), folder)}")
+        images = counted((to_uint8(x).cpu() for x in drawn), n, "images")
+        if not is_picture:
+            labels = None if kind is None else np.full(n, kind, np.int64)
+            return print(f"wrote {write_images(out, images, (n, *model.config.shape), labels)}, {n} images")
+        pixels = torch.cat(list(images))
+    named = "" if of_class is None else f" of class {of_class}"
+    caption = f"{n} samples{named} of seed {seed}, each in one step, which stands for {integrator_steps} of {method}"
+    if (temperature, truncation) != (1, math.inf):
+        caption += f"; noise of temperature {temperature:g}, truncated at {truncation:g}"
+    print(f"wrote {save_picture(out, grid(pixels, columns=8, scale=2, caption=caption))}")
 
 
 def invert(source: ModelSource, images_from: DataSource, n: Count = 100, out: Path = Path("inversion.png")) -> None:
@@ -184,6 +211,23 @@ def tour_command(
         device: Where to compute: cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if it has float64.
     """
     tour(out, config=replace(BRIEF, training=replace(BRIEF.training, steps=steps)), overwrite=overwrite, device=device)
+
+
+def class_of(model: FlowMatching, folder: Path, name: str) -> int:
+    """The number of a class that a model draws alone, by its name in the data that the notes of its folder record, if it has one.
+
+    Raises:
+        DomainError: the density of the model is no mixture, or there is no such class.
+    """
+    if (mixture := model.mixture) is None:
+        raise DomainError(
+            f"{folder}: --class is for models of images whose density is a mixture, as a training with --components of 1 or more "
+            "makes them; the density of this one is none"
+        )
+    data = notes(folder).get("data")
+    names = data.get("classes") if isinstance(data, dict) else None
+    kinds = set(mixture.classes.tolist()) - {-1}
+    return class_named(name, kinds, list(map(str, names)) if isinstance(names, list) else (), f"the model of {folder}")
 
 
 def of_images(source: ModelSource) -> FlowMatching:

@@ -25,8 +25,8 @@ from induced.errors import DomainError
 from induced.serialization import notes
 from induced.serialization.disk import replace_file
 
-ROWS = (".csv",)
-"""Suffixes of tables that are written."""
+ROWS = {".csv": "rows as .csv"}
+"""Suffix of tables that are written, in words."""
 SHOWN = 2000
 """Rows that figures compare and draw, at most."""
 

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from induced.errors import CheckpointError
 
@@ -35,17 +35,27 @@ def replace_file(path: Path, content: bytes) -> Path:
     Raises:
         CheckpointError: it cannot be written; nothing is left of it then, and what was there stays.
     """
+    with replacing(path, f"{len(content)} bytes were to be stored") as file:
+        file.write(content)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path, hint: str) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when all is written and on disk; errors as of `replace_file`."""
     partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}-{threading.get_ident()}")
-    with cannot("be written", path, f"{len(content)} bytes were to be stored"):
+    with cannot("be written", path, hint):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_synced(partial, content)
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
-    return path
 
 
 def write_synced(path: Path, content: bytes) -> None:

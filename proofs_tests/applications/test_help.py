@@ -44,7 +44,14 @@ def test_help_explains_the_command_and_every_option(name: str, capsys: pytest.Ca
     assert prose(summary(function)) in shown
     told, parameters = explanations(function), inspect.signature(function).parameters.keys()
     assert told.keys() | ({"source", "images_from"} & parameters) == parameters  # these two explain their own options
-    options = {"target": "[MODULE:OBJECT]", "folder": "[FOLDER]", "config": "--batch", "source": "--run", "images_from": "--data"}
+    options = {
+        "target": "[MODULE:OBJECT]",
+        "folder": "[FOLDER]",
+        "of_class": "--class",
+        "config": "--batch",
+        "source": "--run",
+        "images_from": "--data",
+    }
     for parameter, text in told.items():
         assert options.get(parameter, f"--{parameter.replace('_', '-')}") in shown, parameter
         assert parameter in ("config", "source", "images_from") or text in shown, (parameter, text)

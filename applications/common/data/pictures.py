@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -106,8 +106,12 @@ def leave_out(reasons: Sequence[str], total: int, skip_bad: bool) -> None:
         print(f"{len(reasons)} of {total} pictures are left out: they cannot be decoded", flush=True)
 
 
-def picture_file(path: Path, *others: str) -> Path:
-    """The file that a picture will be written to, checked before the work begins; or one with another suffix that is allowed.
+def picture_file(path: Path, others: Mapping[str, str] | None = None) -> Path:
+    """The file that a picture will be written to, checked before the work begins.
+
+    Arguments:
+        path: The file.
+        others: Other suffixes that are allowed, and what is written so, in words.
 
     Raises:
         DataError: the suffix is of no format that is written, or the path is a folder or cannot be written.
@@ -115,8 +119,9 @@ def picture_file(path: Path, *others: str) -> Path:
     path = path.expanduser()
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it, such as {path / 'picture.png'}")
+    others = others or {}
     if path.suffix.lower() not in (*FORMATS, *others):
-        raise DataError(f"{path}: pictures are written as {', '.join(FORMATS)}" + "".join(f", rows as {one}" for one in others))
+        raise DataError(f"{path}: pictures are written as {', '.join([*FORMATS, *others.values()])}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,8 +147,10 @@ def write_picture(path: Path, picture: Picture | Image.Image) -> Path:
             image.putalpha(picture.alpha)
     else:
         image = picture
+    content = io.BytesIO()
     try:
-        image.save(path, format=form, **options)
+        image.save(content, format=form, **options)
+        path.write_bytes(content.getvalue())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error})") from error
     return path

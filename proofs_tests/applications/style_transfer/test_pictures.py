@@ -83,3 +83,10 @@ def test_pictures_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="its folder cannot be made"):
         write_picture(tmp_path / "file" / "x.png", Picture(Image.new("RGB", (16, 16))))
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_the_one_before(tmp_path: Path) -> None:
+    before = write_picture(tmp_path / "x.png", Image.new("RGB", (4, 4), "red")).read_bytes()
+    with pytest.raises(DataError, match=r"x\.png: cannot be written \(cannot write mode F as PNG\)"):
+        write_picture(tmp_path / "x.png", Image.new("F", (4, 4)))
+    assert (tmp_path / "x.png").read_bytes() == before
