@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from applications import cli
 from applications.common import devices, parallel
 from applications.common.devices import pick
 from applications.common.parallel import accelerator_for
+from applications.flow_matching.model import FlowMatching
 from applications.style_transfer.config import Config, ObjectiveConfig
 from applications.style_transfer.pairs import pairs
 from induced.bijections import Affine
@@ -32,6 +34,7 @@ from proofs_tests.device import StandIn
 
 CASES = {
     "sample": ("flow", "--n 5 --integrator-steps 4"),
+    "sample, of a class": ("mixture", "--n 2 --class 1 --temperature 0.8 --truncation 2"),
     "invert": ("flow", "--n 4"),
     "interpolate": ("flow", "--n 4"),
     "edit": ("flow", "--n 2"),
@@ -52,8 +55,16 @@ def chart() -> Affine:
     return Affine((2,), torch.tensor([2.0, 3.0]))
 
 
+def mixture() -> FlowMatching:
+    model = flow.ready(replace(flow.SMALL, components=2), torch.float32)
+    images = torch.arange(40 * 16).reshape(40, 1, 4, 4) % 251
+    model.encode_leading(images.to(torch.uint8), torch.arange(40) % 2)
+    return model
+
+
 MADE: dict[str, Callable[[], nn.Module]] = {
     "flow": lambda: flow.ready(flow.TINY, torch.float32),
+    "mixture": mixture,
     "chart": chart,
     "projector": lambda: projectors.made(projectors.config_of_a_run().model),
     "styles": lambda: styles.made().float(),

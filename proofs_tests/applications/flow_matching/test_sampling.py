@@ -13,7 +13,9 @@ import scipy.stats
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from applications.common import progress
 from applications.common.data import to_uint8
 from applications.common.figures import grid, save_picture
 from applications.common.progress import counted
@@ -258,7 +260,9 @@ def test_progress_is_a_line_for_each_tenth_in_a_log_and_a_bar_on_a_terminal(
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "tqdm", lambda **how: tqdm(**{**how, "delay": 0, "mininterval": 0}))
     assert len(list(counted(batches, 60, "images"))) == 20 and capsys.readouterr().out == ""
+    assert [f" {k}/60 [" in terminal.getvalue() for k in (3, 30, 60)] == 3 * [True]
 
 
 def test_noise_of_a_table_has_a_temperature_too(tmp_path: Path) -> None:
