@@ -75,8 +75,7 @@ def sample(
         pixels = torch.cat(list(images))
     named = "" if of_class is None else f" of class {of_class}"
     caption = f"{n} samples{named} of seed {seed}, each in one step, which stands for {integrator_steps} of {method}"
-    if (temperature, truncation) != (1, math.inf):
-        caption += f"; noise of temperature {temperature:g}, truncated at {truncation:g}"
+    caption += f"; temperature {temperature:g}" * (temperature != 1) + f"; truncation {truncation:g}" * (truncation != math.inf)
     print(f"wrote {save_picture(out, grid(pixels, columns=8, scale=2, caption=caption))}")
 
 

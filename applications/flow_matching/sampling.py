@@ -48,7 +48,7 @@ def noises(
     def batches(left: int) -> Iterator[Tensor]:
         generator, size, like = torch.Generator().manual_seed(seed), at_a_time(model.dim), next(model.parameters())
         while left:
-            # torch makes normal numbers by sixteens: parts of 16 k rows and a last one of more than 16 have the bits of one draw
+            # torch makes normal numbers by sixteens: parts of 16 k rows, and a last one of 16 or more, are one draw
             count = left if left < 16 * size + 16 else 16 * size
             z = torch.randn(count, *model.noise_chart.shape, generator=generator, dtype=torch.float64)
             left -= count

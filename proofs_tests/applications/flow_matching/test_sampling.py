@@ -175,7 +175,7 @@ def test_a_seed_means_the_same_images_in_a_picture_a_folder_and_an_array(
     files = sorted((tmp_path / "folder").iterdir())
     assert images.shape == (101, 1, 4, 4) and [path.name for path in files] == [f"{k:06}.png" for k in range(101)]
     assert all(np.array_equal(np.asarray(Image.open(path)), image[0]) for path, image in zip(files, images, strict=True))
-    caption = "101 samples of seed 3, each in one step, which stands for 100 of rk4; noise of temperature 0.9, truncated at 2"
+    caption = "101 samples of seed 3, each in one step, which stands for 100 of rk4; temperature 0.9; truncation 2"
     save_picture(tmp_path / "b.png", grid(torch.from_numpy(images), columns=8, scale=2, caption=caption))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     monkeypatch.undo()
