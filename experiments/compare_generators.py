@@ -149,7 +149,10 @@ COUPLINGS = changed(Config(), ({"components": 0, "rank": 16, "blocks": 6, "dense
 """Couplings in place of the mixture, and the encoder that was made for them."""
 BASE = changed(COUPLINGS, ({"max_log_scale": 0.25}, {"prior": 10.0, "perceptual": 0.0}))
 """The settings that `ablate_flow_matching.py` varies."""
-FACES = changed(Config(data="avatars64"), ({"shape": (3, 64, 64), "blocks": 4, "widths": (16, 32, 64, 96)}, {}))
+FACES = changed(
+    Config(data="avatars64"),
+    ({"shape": (3, 64, 64), "blocks": 4, "widths": (16, 32, 64, 96), "dense_width": 128, "rank": 64}, {"latent_noise": 0.3}),
+)
 SETTINGS: dict[str, tuple[Config, int]] = {"avatars64": (FACES, 32)}
 """What images of other kinds than digits take: settings, and images a step."""
 CONTENDERS: dict[str, Callable[[Config], Contender]] = {
