@@ -7,12 +7,15 @@ Needs the data folder for all but mnist5k; what it lacks is said and left out.
 
 import argparse
 import math
+from itertools import permutations
 from pathlib import Path
+from statistics import mean
 
 import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from applications.common.classifier import digit_classifier
 from applications.common.data import ImageSet, load, to_uint8, to_unit
 from applications.common.data.pixels import unit_shape
 from applications.common.figures import captioned_rows, grid, save_picture
@@ -78,8 +81,8 @@ def spectrum(model: FlowMatching, images: Tensor) -> None:
     trained, start = (float(velocity_loss(family, z0, z1[order], t)) for family in (model.family, oracle))
     gaussian, lead = float(std.mean()) * math.pi / 2, z1[:, : model.config.rank]
     print(f"velocity loss: trained {trained:.4f}, oracle's family {start:.4f}, of Gaussian coordinates {gaussian:.4f}")
-    mean, off = float(lead.mean(0).abs().max()), float((torch.cov(lead.T) - torch.eye(lead.shape[1])).abs().max())
-    print(f"leading coordinates: largest mean {mean:.2f}, covariance within {off:.2f} of I")
+    centre, off = float(lead.mean(0).abs().max()), float((torch.cov(lead.T) - torch.eye(lead.shape[1])).abs().max())
+    print(f"leading coordinates: largest mean {centre:.2f}, covariance within {off:.2f} of I")
 
 
 def samples(model: FlowMatching, real: ImageSet, n: int) -> None:
@@ -96,6 +99,31 @@ def samples(model: FlowMatching, real: ImageSet, n: int) -> None:
             f"confident {found.confident:.3f}  imbalance {found.imbalance:.3f}  ({found.samples}, {found.features}); "
             f"PSNR to the exact sampler's {apart:.1f} dB"
         )
+
+
+def guidance(model: FlowMatching, real: ImageSet, train: ImageSet, n: int) -> None:
+    """Samples of one class, edits along differences of class means, and noise that is hotter, colder or truncated.
+
+    The digit classifier judges samples and edits; it has no part in either.
+    """
+    judge, f = digit_classifier(), model.operator()
+    for temperature, truncation in ((0.9, math.inf), (1.0, 2.0)):
+        x0 = noise(model, min(n, len(real)), temperature=temperature, truncation=truncation)
+        print(f"samples at temperature {temperature}, truncation {truncation}: {quality(sample(f, x0), real)}")
+    if model.mixture is not None:
+        drawn = [model.sample(300, torch.Generator().manual_seed(k), of_class=k) for k in range(10)]
+        hits = [float(judge(x).argmax(-1).eq(k).float().mean()) for k, x in enumerate(drawn)]
+        print(
+            f"300 samples of each class: the classifier agrees with {mean(hits):.3f}; {', '.join(f'{hit:.2f}' for hit in hits)}"
+        )
+    means = [f.codomain.mean(to_unit(train.images[train.labels == k][:500])) for k in range(10)]
+    found = {}
+    for a, b in permutations(range(10), 2):
+        x = to_unit(real.images[real.labels == a][:20])
+        moved = f.codomain.add(x, f.codomain.sub(means[b][None], means[a][None]).expand_as(x))
+        found[a, b] = float(judge(moved).argmax(-1).eq(b).float().mean())
+    worst = min(found, key=found.__getitem__)
+    print(f"20 edits for each of 90 pairs of classes, share that hits: {mean(found.values()):.3f}; {worst}: {found[worst]:.2f}")
 
 
 def likelihood(model: FlowMatching, real: ImageSet, n: int) -> None:
@@ -192,6 +220,7 @@ def main() -> None:
     inversion(model, to_unit(real.spread(100).images), real.name)
     spectrum(model, to_unit(real.spread(1000).images))
     samples(model, real, options.samples)
+    guidance(model, real, train, options.samples)
     likelihood(model, real, options.likelihood)
     copies(model, train, real, options.out)
     pictures(model, real, train, options.out)
