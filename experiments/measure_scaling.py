@@ -2,7 +2,7 @@
 
     python -m experiments.measure_scaling [--sides 32 64 128 256] [--channels 3]
 
-The model is `ModelConfig` with one level more, since colours are not squeezed first, and two blocks a level; the same network at
+The model has two blocks a level, and a level more for colours, which are not squeezed first; the same network at
 every side. Times are CPU milliseconds an image of one thread, those of training user time. Memory of an image is the difference
 of two peaks, of a batch and of half of it, each in a process of its own (Linux). The plan for 8 GPUs is arithmetic from these
 figures, a data sheet, and the assumptions that stand below.
@@ -93,9 +93,10 @@ def alone(function: Callable[..., Row], *arguments: object) -> Row:
 
 
 def config_of(channels: int, side: int, **changes: Any) -> ModelConfig:
-    """The default with another level for colours, and with two blocks a level."""
+    """Two blocks a level, and another level for colours."""
     levels = 3 + (channels > 1)
-    return ModelConfig(shape=(channels, side, side), blocks=2 * levels, widths=(32, 48, 96, 192)[:levels], **changes)
+    sizes: Any = {"blocks": 2 * levels, "widths": (32, 48, 96, 192)[:levels], "dense_width": 128, "rank": 16, "components": 0}
+    return ModelConfig(shape=(channels, side, side), **sizes, **changes)
 
 
 def batch_of(config: ModelConfig) -> int:
