@@ -51,6 +51,11 @@ class Contender(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor: ...
 
+    @property
+    def kept(self) -> nn.Module:
+        """What samples are drawn with."""
+        return self
+
     @abstractmethod
     def samplers(self) -> dict[str, Sampler]: ...
 
@@ -91,6 +96,10 @@ class Ours(Contender):
         n = len(next(iter(batch.values())))
         self.objective.initialize(batch, numbers(self.objective.draw(n, generator), n, generator))
 
+    @property
+    def kept(self) -> nn.Module:
+        return self.flow
+
     def samplers(self) -> dict[str, Sampler]:
         return {"one step": self.flow.operator()}
 
@@ -128,7 +137,7 @@ class Glow(Contender):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chart = build(replace(Config().model, max_log_scale=1.0)).chart
+        self.chart = build(replace(COUPLINGS.model, max_log_scale=1.0)).chart
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         z, volume = self.chart.at(DATA).forward_and_log_abs_det(batch["images"])
@@ -226,13 +235,13 @@ def main() -> None:
     for name in options.models:
         torch.manual_seed(options.seed)
         model, weights = CONTENDERS[name](config), options.out / f"{name}.safetensors"
-        size = sum(p.numel() for p in model.parameters())
+        size = sum(p.numel() for p in model.kept.parameters())
         if weights.exists():
-            model.load_state_dict(load_file(weights))
+            model.kept.load_state_dict(load_file(weights))
             print(f"{name}: {size:,} parameters, from {weights}", flush=True)
         else:
             model, steps = train(model, training_set(config), 60 * options.minutes, options.seed, batch)
-            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+            save_file({key: value.contiguous() for key, value in model.kept.state_dict().items()}, weights)
             print(f"{name}: {size:,} parameters, {steps} steps in {options.minutes:g} minutes of CPU time", flush=True)
         model.eval().requires_grad_(False)
         for how, sampler in model.samplers().items():
