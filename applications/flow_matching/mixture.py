@@ -15,7 +15,7 @@ STEPS, NEAR, CLOSE, TOGETHER = 64, 1e-4, 1e-8, 128
 SEEN, LEAST = 14.0, 1e-290
 """Components of less weight than exp(-this - t^2 / 2) of the largest wait; the least probability that is not a logarithm."""
 UNUSED = -1e4
-"""The logarithm of no weight: that of a component which nothing is fitted to."""
+"""The logarithm of no weight, which half precision holds: that of a component which nothing is fitted to."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
@@ -27,6 +27,7 @@ class GaussianMixture(Bijection):
     couplings maps one Gaussian to separate clusters by thin bridges between them, whose points are drawn; here there are none.
     log|det J| = log p(c) - log N(z; 0, I). Forward it is closed; the inverse finds n roots one after the other, each in a bracket
     that the components give: between their own c with Phi(u_k) = Phi(z). All is computed in float64. A new one is the identity.
+    It has derivatives to the second order, wrong ones beyond. Of log|det J| rounding leaves 1e-16 z^2: nothing where |z| is 1e8.
 
     Arguments:
         n: coordinates.
@@ -85,19 +86,33 @@ class GaussianMixture(Bijection):
     def fit(self, c: Tensor, labels: Tensor | None = None, *, floor: float = 0.1, rounds: int = 40, seed: int = 0) -> None:
         """Expectation-maximisation from a k-means++ start.
 
-        A fit within classes is the quicker, by their number. Components that nothing is fitted to keep no weight.
+        A fit within classes is quicker, by their number. Components that nothing is fitted to are the first again, unused.
 
         Arguments:
             c: points (N, n).
             labels: classes (N,); each gets as many components as any other, those left over spread over the first, but one at
-                least and no more than its points can carry: one for each 2 n. Component k serves `classes[k]`, -1 is none.
-            floor: least standard deviation of a component, in those of the coordinates: none is a point.
+                least and no more than its points can carry: one for each 2 n. Component k serves `classes[k]`. A negative number
+                is no class that `of_class` could draw.
+            floor: least standard deviation of a component, above 0, in those of the coordinates; 1 where those are constant.
             rounds: of expectation and maximisation.
             seed: of the start.
 
         Raises:
-            ShapeError: there are fewer than two points, or more classes than components.
+            ShapeError: points are not (N, n), labels not (N,), there are fewer than two points, or more classes than components.
+            DomainError: a point is not finite, or `floor` not above 0.
         """
+        if c.dim() != 2 or c.shape[1:] != self.shape:
+            raise ShapeError(
+                f"a mixture in {self.shape[0]} coordinates is fitted to points (N, {self.shape[0]}), got {tuple(c.shape)}"
+            )
+        if labels is not None and labels.shape != (len(c),):
+            raise ShapeError(f"{len(c)} points have labels ({len(c)},), got {tuple(labels.shape)}")
+        if not 0 < floor < math.inf:
+            raise DomainError(f"the least standard deviation of a component is a finite number above 0, got floor {floor}")
+        if bad := int((~c.isfinite().all(1)).sum()):
+            raise DomainError(
+                f"a mixture is fitted to finite points: {bad} of {len(c)} have coordinates that are NaN or infinite"
+            )
         x, generator = c.detach().cpu().double(), torch.Generator().manual_seed(seed)
         found = torch.zeros(len(x), dtype=torch.long) if labels is None else labels.cpu()
         kinds = sorted(set(found.tolist()))
@@ -116,15 +131,18 @@ class GaussianMixture(Bijection):
             parts.append((weights * (len(part) / len(x)), means, P))
         weights, means, P = (torch.cat(values) for values in zip(*parts, strict=True))
         P = P / sd  # back to the units of c
-        for name, value in self.named_parameters():
-            value.fill_(UNUSED if name == "logits" else 0.0)
-        self.classes.fill_(-1)
-        self.logits[: len(weights)] = weights.log().to(self.logits)
-        self.means[: len(weights)] = (mean + sd * means).to(self.means)
-        self.log_diagonal[: len(weights)] = P.diagonal(dim1=-2, dim2=-1).log().to(self.means)
-        self.lower[: len(weights)] = P.tril(-1).to(self.means)
         counts = torch.tensor([len(weights) for weights, _, _ in parts])
-        self.classes[: len(weights)] = torch.tensor(kinds).repeat_interleave(counts).to(self.classes)
+        served = torch.tensor(kinds).clamp_min(-1).repeat_interleave(counts)
+        log_diagonal, K = P.diagonal(dim1=-2, dim2=-1).log(), len(weights)
+        for place, values, first in (
+            (self.logits, weights.log(), UNUSED),
+            (self.means, mean + sd * means, None),
+            (self.log_diagonal, log_diagonal, None),
+            (self.lower, P.tril(-1), None),
+            (self.classes, served, -1),
+        ):
+            place[:K] = values.to(place)
+            place[K:] = place[0].clone() if first is None else first  # far out a Gaussian of its own would have all the weight
 
     def of_class(self, kind: int) -> "GaussianMixture":
         """The map of the components of one class alone: N(0, I) to its points.
@@ -134,8 +152,8 @@ class GaussianMixture(Bijection):
         """
         chosen = self.classes == kind
         if kind < 0 or not bool(chosen.any()):
-            there = sorted(set(self.classes.tolist()) - {-1})
-            raise DomainError(f"no component serves the class {kind}; there are {', '.join(map(str, there))}")
+            there = ", ".join(map(str, sorted(set(self.classes.tolist()) - {-1})))
+            raise DomainError(f"no component serves the class {kind}; there {'are ' + there if there else 'is none'}")
         part = GaussianMixture(self.shape[0], int(chosen.sum())).to(self.logits)
         with torch.no_grad():
             for name, value in part.named_parameters():
@@ -162,26 +180,27 @@ def _quantile(log_w: Tensor, u: Tensor) -> Tensor:
 
 
 def _normal_quantile(log_p: Tensor) -> Tensor:
-    """Phi^-1(p) of log p <= -log 2; one step of Newton on log Phi carries the derivatives."""
+    """Phi^-1(p) of log p <= -log 2; steps of Newton on log Phi, the last two of length 0, carry the first two derivatives."""
     known = log_p.detach()
     far = -(-2 * known - (4 * math.pi * -known).log()).clamp_min(1.0).sqrt()
     z = torch.where(known > -600, torch.special.ndtri(known.clamp_min(-600).exp()), far)
     for _ in range(2):
         z = z - (torch.special.log_ndtr(z) - known) * _mills(z)
-    quantile: Tensor = z - (torch.special.log_ndtr(z) - log_p) * _mills(z)
-    return quantile
+    ratio = _mills(z)
+    for _ in range(2):
+        z = z - (torch.special.log_ndtr(z) - log_p) * ratio
+    return z
 
 
 def _mills(z: Tensor) -> Tensor:
     """Phi(z) / phi(z)."""
-    log_ratio: Tensor = torch.special.log_ndtr(z) + z.square() / 2 + HALF_LOG_2PI
-    return log_ratio.exp()
+    ratio: Tensor = math.sqrt(math.pi / 2) * torch.special.erfcx(z / -math.sqrt(2))
+    return ratio
 
 
-def _slope(log_w: Tensor, u: Tensor, d: Tensor, z: Tensor) -> Tensor:
-    """dz/dc of z = Phi^-1(sum_k w_k Phi(a_k + d_k c)), u_k = a_k + d_k c."""
-    log_slope: Tensor = torch.logsumexp(log_w + d.log() - u.square() / 2, -1) + z.square() / 2
-    return log_slope.exp()
+def _rate(logs: Tensor, u: Tensor, d: Tensor) -> Tensor:
+    """dlog p/dc of p = sum_k exp(logs_k) = sum_k w_k Phi(u_k), du_k/dc = d_k; in differences of squares digits would drown."""
+    return (torch.softmax(logs, -1) * d / _mills(u)).sum(-1)
 
 
 def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
@@ -189,8 +208,10 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     batch, K = t.shape, log_w.shape[-1]
     log_w, a, d = (x.expand(*batch, K).reshape(-1, K) for x in (log_w, a, d))
     t = t.reshape(-1)
+    if not len(t):
+        return t.reshape(batch)
     least = log_w.amax(-1, keepdim=True) - SEEN - t[:, None].square() / 2
-    count, start = (log_w > least).sum(-1), torch.empty_like(t)
+    count, start = (log_w > least).sum(-1).clamp_min(1), torch.empty_like(t)  # one where all is NaN
     for part in torch.split(count.argsort(), TOGETHER):  # those that have as many left together
         weights, kept = log_w[part].topk(int(count[part].amax()), -1)
         few = weights, a[part].gather(-1, kept), d[part].gather(-1, kept)
@@ -200,14 +221,16 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 
 def _carrying(c: Tensor, log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
-    """The root c, with its derivatives: a step of Newton on log of the tail of t, of length 0."""
+    """The root c, with its first two derivatives: two steps of Newton on log of the tail of t, of length 0."""
     side = torch.where(t > 0, -1.0, 1.0).to(t)
-    u = a + d * c[..., None]
-    log_p = torch.logsumexp(log_w + torch.special.log_ndtr(side[..., None] * u), -1)
-    gap = log_p - torch.special.log_ndtr(side * t)
-    log_slope = torch.logsumexp(log_w + d.log() - u.square() / 2, -1) - HALF_LOG_2PI - log_p
-    carried: Tensor = c - (gap - gap.detach()) * side * (-log_slope.detach()).exp()
-    return carried
+    aim, rate = torch.special.log_ndtr(side * t), None
+    for _ in range(2):
+        u = side[..., None] * (a + d * c[..., None])
+        logs = log_w + torch.special.log_ndtr(u)
+        rate = side * _rate(logs.detach(), u.detach(), d.detach()) if rate is None else rate
+        gap = torch.logsumexp(logs, -1) - aim
+        c = c - (gap - gap.detach()) / rate
+    return c
 
 
 def _newton(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor, start: Tensor, close: float) -> Tensor:
@@ -225,11 +248,14 @@ def _newton(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor, start: Tensor, close
             slope = (w * d * (-u.square() / 2).exp()).sum(-1) * (value.square() / 2).exp()
         else:
             value = _quantile(log_w[..., None], u[..., None])[..., 0]
-            slope = _slope(log_w, u, d, value)
+            outward = u * side[:, None]
+            slope = _mills(side * value) * _rate(log_w + torch.special.log_ndtr(outward), outward, d)
         low, high = torch.where(value < t, c, low), torch.where(value < t, high, c)
         step = c - (value - t) / slope
-        new = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-        far = (new - c).abs() > close * (1 + c.abs())
+        near = close * (1 + c.abs())  # where one component has all, the root is an end of the bracket, and rounds to either side
+        inside = (step >= low - near) & (step <= high + near)
+        new = torch.where(inside, torch.minimum(torch.maximum(step, low), high), (low + high) / 2)
+        far = (new - c).abs() > near
         found[left] = c = new
         if not bool(far.any()):
             break
@@ -238,8 +264,9 @@ def _newton(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor, start: Tensor, close
 
 
 def _maximised(x: Tensor, count: int, floor: float, rounds: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (K,), means (K, n) and P (K, n, n) of K = `count` Gaussians, of points of about unit size."""
+    """Weights (K,), means (K, n) and P (K, n, n) of K = `count` Gaussians or as many as points differ, all of about unit size."""
     n, centres = x.shape[1], _spread(x, count, generator)
+    count = len(centres)
     nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in torch.split(x, 4096)])
     r = torch.nn.functional.one_hot(nearest, count).to(x)
     total, means, P = r.sum(0), centres, torch.eye(n).to(x).expand(count, n, n)
@@ -256,10 +283,12 @@ def _maximised(x: Tensor, count: int, floor: float, rounds: int, generator: torc
 
 
 def _spread(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """k-means++: centres drawn one after the other, by the squared distance to the nearest of those before."""
+    """k-means++: centres drawn one after the other, by the squared distance to the nearest of those before, if any has one."""
     chosen = [int(torch.randint(len(x), (1,), generator=generator))]
     far = (x - x[chosen[0]]).square().sum(-1)
     for _ in range(count - 1):
+        if not bool(far.any()):
+            break
         chosen.append(int(torch.multinomial(far, 1, generator=generator)))
         far = torch.minimum(far, (x - x[chosen[-1]]).square().sum(-1))
     return x[chosen]

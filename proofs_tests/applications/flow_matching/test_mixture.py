@@ -1,13 +1,15 @@
 """The map of a Gaussian mixture: its law, an independent density, and that it draws the clusters and nothing between them."""
 
 import math
+from typing import Any
 
+import mpmath
 import pytest
 import torch
 
 from applications.flow_matching.mixture import GaussianMixture
 from induced.checks import check_bijection
-from induced.errors import DomainError
+from induced.errors import DomainError, ShapeError
 
 
 def clusters(n: int, dim: int = 3) -> torch.Tensor:
@@ -99,3 +101,84 @@ def test_derivatives_of_the_inverse_are_those_of_differences(fitted: GaussianMix
         return found
 
     assert torch.autograd.gradcheck(called, (z, *values), atol=1e-4, rtol=1e-3)
+
+
+def test_roots_far_out_are_those_of_exact_arithmetic() -> None:
+    g = GaussianMixture(1, 2).double()
+    weights, means, sds = (0.9, 0.1), (-2.0, 3.0), (0.5, 2.0)
+    with torch.no_grad():
+        g.logits.copy_(torch.tensor(weights, dtype=torch.float64).log())
+        g.means[:, 0], g.log_diagonal[:, 0] = (
+            torch.tensor(means, dtype=torch.float64),
+            -torch.tensor(sds, dtype=torch.float64).log(),
+        )
+    for z in (-1e12, -1e8, -50.0, 50.0, 1e8, 1e20):
+        c = g.inverse(torch.tensor([z], dtype=torch.float64))
+        # the wide component has all of both tails, and there Phi^-1(w Phi(u)) = u + log(w) / u
+        assert float(c.detach()) == pytest.approx(3 + 2 * (z + math.log(0.1) / z), rel=1e-3 / z**2 + 1e-14)
+        assert float(g(c).detach()) == pytest.approx(z, rel=1e-14)
+    with mpmath.workdps(60):
+        for z in (-300.0, -38.0, -9.0, 0.5, 9.0, 38.0, 300.0):
+            c, side = mpmath.mpf(float(g.inverse(torch.tensor([z], dtype=torch.float64)).detach())), mpmath.sign(z)
+            tail = sum(
+                mpmath.mpf(w) * mpmath.erfc(side * (c - m) / (s * mpmath.sqrt(2)))
+                for w, m, s in zip(g.logits.softmax(0).tolist(), means, sds, strict=True)
+            )
+            assert float(mpmath.log(tail / mpmath.erfc(side * z / mpmath.sqrt(2)))) == pytest.approx(0, abs=1e-14 * (1 + z**2))
+
+
+def test_empty_batches_and_numbers_that_are_none(fitted: GaussianMixture) -> None:
+    """A row of NaN or infinity is NaN, from its coordinate on, and spoils no other."""
+    assert fitted.inverse(torch.zeros(0, 2, 3)).shape == (0, 2, 3)
+    for bad in (math.nan, math.inf, -math.inf):
+        z = torch.tensor([[0.5, 0.5, 0.5], [0.5, bad, 0.5]])
+        c = fitted.inverse(z)
+        assert c[1, 1:].isnan().all() and torch.equal(c[0], fitted.inverse(z[:1])[0]) and fitted(z)[1, 1:].isnan().all()
+
+
+def test_second_derivatives_are_those_of_differences(fitted: GaussianMixture) -> None:
+    g = GaussianMixture(3, 3).double()
+    g.load_state_dict(fitted.state_dict())
+    c = clusters(1).double()[:2] + 0.3
+    for x, map_ in ((c, g), (c, g.log_abs_det), (g(c).detach(), g.inverse)):
+        assert torch.autograd.gradgradcheck(map_, (x.requires_grad_(),), atol=1e-4, rtol=1e-3)
+
+
+def test_a_component_without_points_has_no_tail() -> None:
+    """The second class has one component fewer than its share: beyond 141 standard deviations it would be all of the density."""
+    c = 0.01 * torch.randn(40, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    g = GaussianMixture(1, 9).double()
+    g.fit(c[:3])
+    x = torch.tensor([[0.02], [3.0], [-40.0]], dtype=torch.float64)
+    mean, sd = c[:3].mean(), (c[:3].var(correction=0) + 0.01 * c[:3].var()).sqrt()
+    torch.testing.assert_close(g(x), (x - mean) / sd)
+
+
+def test_points_that_coincide_are_fitted() -> None:
+    g, c = GaussianMixture(2, 6), torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(50, 1)
+    g.fit(c)
+    assert g.classes.tolist() == [0, 0, -1, -1, -1, -1]
+    torch.testing.assert_close(g.means[:2].sort(0).values, c[:2])
+    torch.testing.assert_close(g.inverse(g(c)), c, rtol=0, atol=1e-5)
+    g.fit(torch.ones(20, 2))
+    torch.testing.assert_close(g(torch.tensor([[1.0, 1.1]])), torch.tensor([[0.0, 1.0]]))  # a floor of 0.1, in units
+    g.fit(c, torch.tensor([-3] * 50 + [-1] * 50))
+    with pytest.raises(DomainError, match="no component serves the class -3; there is none"):
+        g.of_class(-3)
+
+
+@pytest.mark.parametrize(
+    ("points", "options", "error", "message"),
+    [
+        (torch.zeros(5, 3), {}, ShapeError, r"a mixture in 2 coordinates is fitted to points \(N, 2\), got \(5, 3\)"),
+        (torch.zeros(5), {}, ShapeError, r"a mixture in 2 coordinates is fitted to points \(N, 2\), got \(5,\)"),
+        (torch.zeros(5, 2), {"labels": torch.zeros(4)}, ShapeError, r"5 points have labels \(5,\), got \(4,\)"),
+        (torch.zeros(5, 2), {"floor": 0.0}, DomainError, "is a finite number above 0, got floor 0.0"),
+        (torch.tensor([[0.0, 1.0], [math.nan, 1.0]]), {}, DomainError, "1 of 2 have coordinates that are NaN or infinite"),
+    ],
+)
+def test_what_cannot_be_fitted(points: torch.Tensor, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    g = GaussianMixture(2, 2)
+    with pytest.raises(error, match=message):
+        g.fit(points, **options)
+    assert torch.equal(g(torch.eye(2)), torch.eye(2))  # as it was
