@@ -1,5 +1,6 @@
 """Every option of flow matching, as typed dataclasses; `Config()` is a working default."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
@@ -59,7 +60,9 @@ class ModelConfig:
         """Refuse a family that has no meaning."""
         if self.prediction == "end point" and self.rest_std is not None:
             raise DomainError(f"a family that predicts the end point is of rank r: expected rest_std=None, got {self.rest_std}")
-        at_least(0, self, "components", "floor")
+        at_least(0, self, "components")
+        if not 0 < self.floor < math.inf:
+            raise DomainError(f"floor is a finite number above 0, or a component could be a point; got {self.floor}")
 
     @property
     def vectors(self) -> bool:

@@ -132,3 +132,9 @@ def test_few_points_take_few_components() -> None:
         g.fit(c, torch.arange(45))
     with pytest.raises(DomainError, match="no component serves the class -1; there are 0, 1, 5"):
         g.of_class(-1)
+
+
+@pytest.mark.parametrize("floor", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_floor_that_no_fit_takes_is_refused_before_the_first_stage(floor: float) -> None:
+    with pytest.raises(DomainError, match="floor is a finite number above 0"):
+        replace(MIXED, floor=floor)
