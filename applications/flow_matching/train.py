@@ -51,7 +51,7 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
             f"--data {config.data}: neither images ({', '.join(NAMES)}) nor a table ({', '.join(EXAMPLES)}, or a file that "
             f"ends in {', '.join(SUFFIXES)})"
         )
-    latent, known = Run(run.folder / LATENT, label="stage 2 of 2, the flow of the coordinates: step"), settings(config)
+    latent, known = Run(run.folder / LATENT, label="stage 2 of 2, the coordinates: step"), settings(config)
     torch.manual_seed(config.training.seed)
     distance = perceptual(data_dir, config.objective.distance)
     objective = FlowMatchingObjective(build(config.model), config.objective, distance)
