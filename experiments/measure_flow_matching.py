@@ -161,7 +161,7 @@ def copies(model: FlowMatching, train: ImageSet, real: ImageSet, out: Path) -> N
 
 
 def quartiles(values: Tensor) -> str:
-    low, middle, high = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    low, middle, high = torch.quantile(values.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
