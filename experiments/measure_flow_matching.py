@@ -107,7 +107,7 @@ def guidance(model: FlowMatching, real: ImageSet, train: ImageSet, n: int) -> No
 
     The digit classifier judges samples and edits; it has no part in either.
     """
-    judge, f = digit_classifier(), model.operator()
+    judge, f, X = digit_classifier(), model.operator(), model.codes()
     for temperature, truncation in ((0.9, math.inf), (1.0, 2.0)):
         x0 = noise(model, min(n, len(real)), temperature=temperature, truncation=truncation)
         print(f"samples at temperature {temperature}, truncation {truncation}: {quality(sample(f, x0), real)}")
@@ -117,11 +117,11 @@ def guidance(model: FlowMatching, real: ImageSet, train: ImageSet, n: int) -> No
         print(
             f"300 samples of each class: the classifier agrees with {mean(hits):.3f}; {', '.join(f'{hit:.2f}' for hit in hits)}"
         )
-    means = [f.codomain.mean(to_unit(train.images[train.labels == k][:500])) for k in range(10)]
+    means = [X.mean(to_unit(train.images[train.labels == k][:500])) for k in range(10)]
     found = {}
     for a, b in permutations(range(10), 2):
         x = to_unit(real.images[real.labels == a][:20])
-        moved = f.codomain.add(x, f.codomain.sub(means[b][None], means[a][None]).expand_as(x))
+        moved = X.add(x, X.sub(means[b][None], means[a][None]).expand_as(x))
         found[a, b] = float(judge(moved).argmax(-1).eq(b).float().mean())
     worst = min(found, key=found.__getitem__)
     print(f"20 edits for each of 90 pairs of classes, share that hits: {mean(found.values()):.3f}; {worst}: {found[worst]:.2f}")
@@ -180,9 +180,13 @@ def pictures(model: FlowMatching, real: ImageSet, train: ImageSet, out: Path) ->
     strips = torch.cat([interpolate(f, images[k], images[k + 37], 10) for k in (1, 11, 21, 31)])
     save_picture(out / "interpolation.png", grid(to_uint8(strips), columns=10, scale=scale, caption=WALK))
     classes = [to_unit(train.images[train.labels == c][:500]) for c in (4, 9)]
-    along, chosen = direction(f, *classes), to_unit(real.images[real.labels == 4][:4])
+    X, chosen = model.codes(), to_unit(real.images[real.labels == 4][:4])
+    along = direction(X, *classes)
     amounts = torch.linspace(-0.5, 1.5, 9)
-    edited, heads = to_uint8(torch.cat([move(f, x, along, amounts) for x in chosen])), [f"{a:g}" for a in amounts.tolist()]
+    edited, heads = (
+        to_uint8(torch.cat([move(X, x, along, amounts) for x in chosen])),
+        [f"{a:g}" for a in amounts.tolist()],
+    )
     save_picture(out / "edit.png", grid(edited, columns=9, scale=scale, caption=EDIT, heads=heads))
     ranks = [(f"rank {k}", f.svd(k).reconstruct()(noise(model, 10))) for k in (1, 2, 4, 8, model.config.rank)]
     captioned_rows(out / "ranks.png", [(name, to_uint8(row)) for name, row in ranks])

@@ -149,9 +149,9 @@ def edit(
     images = to_unit(held_out.images[held_out.labels == held_out.class_of(from_class)][:n])
     amounts = torch.linspace(-0.5, 1.5, 9)
     with torch.no_grad():
-        f = model.operator()
-        along = direction(f, *(part.to(f.device) for part in classes))
-        rows = torch.stack([move(f, x, along, amounts) for x in images.to(f.device)]).cpu()
+        X, device = model.codes(), next(model.parameters()).device
+        along = direction(X, *(part.to(device) for part in classes))
+        rows = torch.stack([move(X, x, along, amounts) for x in images.to(device)]).cpu()
     if is_of_digits(held_out):
         there = digit_classifier()(rows[:, amounts == 1].flatten(0, 1)).argmax(-1) == known.class_of(to_class)
         print(f"at 1.0 a network of its own, the digit classifier, takes {int(there.sum())} of {len(there)} for a {to_class}")

@@ -165,6 +165,10 @@ class FlowMatching(nn.Module):
         """The induced space of an end point."""
         return InducedSpace(self.chart_at(end))
 
+    def codes(self) -> InducedSpace:
+        """The induced space of the encoder e, in whose coordinates the classes lie apart: that of edits."""
+        return InducedSpace(self.chart_at(DATA, self.encoder))
+
     def core(self, steps: int | Sequence[float] = 100, method: Method = "rk4") -> LinearOperator:
         """B, the operator that the steps apply to coordinates (eqs. 14-17).
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from applications.common.data import to_uint8
 from applications.common.figures import grid
 from applications.flow_matching.model import FlowMatching, at_a_time
-from induced import Linearizer
+from induced import InducedSpace, Linearizer
 from induced.errors import DomainError, ShapeError
 from induced.propagators import adaptive_grid
 
@@ -91,22 +91,20 @@ def interpolate(f: Linearizer, first: Tensor, second: Tensor, count: int) -> Ten
     return f(f.domain.segment(ends[0], ends[1], t))
 
 
-def direction(f: Linearizer, without: Tensor, with_: Tensor) -> Tensor:
-    """A semantic direction: the difference of the induced means of two sets of images, itself a point (*shape) of the codomain.
+def direction(X: InducedSpace, without: Tensor, with_: Tensor) -> Tensor:
+    """A semantic direction: the difference of the induced means of two sets of images, itself a point (*shape) of the space.
 
     Arguments:
-        f: the one-step operator; its codomain holds the images.
+        X: the space of the images, `model.codes()`: where h makes all classes one Gaussian, differences of means say little.
         without, with_: images (k, *shape) and (l, *shape), k, l >= 1.
     """
-    X = f.codomain
     if min(len(without), len(with_)) == 0:
         raise ShapeError(f"a direction is the difference of two means; got {len(without)} and {len(with_)} images")
     return X.sub(X.mean(with_)[None], X.mean(without)[None])[0]
 
 
-def move(f: Linearizer, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
+def move(X: InducedSpace, x: Tensor, along: Tensor, amounts: Tensor) -> Tensor:
     """x (+) a (.) v for each amount a: an edit of one image, of shape (len(amounts), *shape); a = 0 gives x back."""
-    X = f.codomain
     return X.point(X.coords(x) + amounts.to(x)[:, None] * X.coords(along))
 
 

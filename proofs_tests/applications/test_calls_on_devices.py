@@ -52,7 +52,7 @@ FLOW: dict[str, Call] = {
     "inversion": lambda m, x: evaluate.inversion(m.operator(4), x).encoding_std,
     "bits_per_dimension": lambda m, x: evaluate.bits_per_dimension(m.operator(4), to_uint8(x.cpu()), 0 * x.cpu()),
     "exact_times": lambda m, x: flow.exact_times(m, 1e-2),
-    "move": lambda m, x: flow.move(m.operator(4), x[0], flow.direction(m.operator(4), x[:3], x[3:]), torch.linspace(-1, 1, 3)),
+    "move": lambda m, x: flow.move(m.codes(), x[0], flow.direction(m.codes(), x[:3], x[3:]), torch.linspace(-1, 1, 3)),
     "multi_step": lambda m, x: m.multi_step(flow.noise(m, 3), 4),
     "encode_leading": lambda m, x: m.encode_leading(to_uint8(x.cpu())),
     "svd": lambda m, x: m.operator(4).svd().values,

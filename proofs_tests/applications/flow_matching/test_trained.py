@@ -12,7 +12,7 @@ from applications.common.data import load, to_unit
 from applications.common.quality import quality
 from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config
-from applications.flow_matching.model import DATA, FlowMatching
+from applications.flow_matching.model import FlowMatching
 from applications.flow_matching.record import APPLICATION
 from applications.flow_matching.sampling import direction, encode, exact_times, interpolate, move
 from applications.flow_matching.train import training_set
@@ -26,15 +26,15 @@ from proofs_tests.applications.flow_matching.models import DTYPES, SMALL, batch_
 @torch.no_grad()
 def test_an_edit_moves_by_a_multiple_of_a_difference_of_means() -> None:
     model, x = ready(SMALL), batch_of(SMALL, 6)
-    f, X = model.operator(), model.space(DATA)
-    v = direction(f, x[:2], x[2:])
+    X = model.codes()
+    v = direction(X, x[:2], x[2:])
     torch.testing.assert_close(X.coords(v), X.coords(x[2:]).mean(0) - X.coords(x[:2]).mean(0), rtol=1e-9, atol=1e-9)
-    moved = move(f, x[0], v, torch.tensor([0.0, 0.5, -1.0], dtype=torch.float64))
+    moved = move(X, x[0], v, torch.tensor([0.0, 0.5, -1.0], dtype=torch.float64))
     torch.testing.assert_close(moved[0], x[0], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(moved[2], X.sub(x[:1], v[None])[0], rtol=1e-9, atol=1e-9)
-    assert move(f, x[0], v, torch.zeros(0, dtype=torch.float64)).shape == (0, 1, 4, 4)
+    assert move(X, x[0], v, torch.zeros(0, dtype=torch.float64)).shape == (0, 1, 4, 4)
     with pytest.raises(ShapeError, match="difference of two means; got 0 and 6 images"):
-        direction(f, x[:0], x)
+        direction(X, x[:0], x)
 
 
 @torch.no_grad()
