@@ -217,7 +217,8 @@ class LatentObjective(Objective):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, c = self.config, self.flow, batch["coordinates"]
         require_share(len(c), weights.noise_share, "noise_share")
-        noise, terms = draws["latent_noise"], dict[str, Callable[[], Tensor]]()
+        noise = draws["latent_noise"]
+        terms: dict[str, Callable[[], Tensor]] = {}  # not dict[...](), which a compiler does not trace
         if model.mixture is None:
             z1, density = leading_density(model, self.h, c + weights.latent_noise * noise[:, : model.config.rank], noise)
             z1, terms["density"] = z1[:: weights.noise_share], lambda: density

@@ -24,7 +24,7 @@ from proofs_tests.applications.terminal import COMMANDS, OURS, TRAIN, command, r
         ("applications.common.data.sets.load_mnist5k", ["train", "flow-matching"]),
         ("applications.common.data.squares.read_square", ["project", "--run", "projector", "--pictures", "pictures"]),
         ("applications.style_transfer.photographs.read_picture", ["train", "style-transfer", "--photographs", "pictures"]),
-        ("applications.flow_matching.commands.draw", ["sample"]),
+        ("applications.flow_matching.model.propagator", ["sample"]),
         ("applications.flow_matching.commands.grid", ["sample"]),
     ],
     ids=["reading", "reading for a training", "decoding", "decoding for a training", "computing", "drawing"],
