@@ -1,6 +1,6 @@
 """What each choice of one-step flow matching is worth: the default with one thing changed, at an equal training budget.
 
-    python -m experiments.ablate_flow_matching --minutes 5 --out runs/ablation [--only "rank 16" "rank 48"]
+    python -m experiments.ablate_flow_matching --minutes 5 --out runs/ablation [--only "rank 16" "rank 32"]
 
 Variants of `CHOICES` change the default, those of `VARIANTS` the base of an earlier design, with couplings for the density.
 
@@ -34,9 +34,10 @@ CHOICES: Variants = {
     "the default": ({}, {}),
     "couplings for the mixture": ({"components": 0}, {}),
     "one Gaussian a class": ({"components": 10}, {}),
+    "200 Gaussians": ({"components": 200}, {}),
+    "a floor of 0.1": ({"floor": 0.1}, {}),
     "rank 16": ({"rank": 16}, {}),
-    "rank 24": ({"rank": 24}, {}),
-    "rank 48": ({"rank": 48}, {}),
+    "rank 32": ({"rank": 32}, {}),
     "six blocks": ({"blocks": 6}, {}),
     "dense couplings of width 128": ({"dense_width": 128}, {}),
     "noise of 0.2 on latents": ({}, {"latent_noise": 0.2}),

@@ -24,7 +24,7 @@ class ModelConfig:
     """Space of the noise: R^n, or that of the chart: told by a label which end it serves, as in the paper, or not told."""
     prediction: Literal["velocity", "end point"] = "velocity"
     """What A_t z_t stands for; "end point" is the other choice of the paper: B is of rank r, and `rest_std` must be None."""
-    blocks: int = 6
+    blocks: int = 3
     """Blocks of the convolutional part of the chart: ActNorm, two affine couplings, 1x1 convolution."""
     widths: tuple[int, ...] = (32, 48, 96)
     """Hidden channels of its conditioners, one number a resolution."""
@@ -37,21 +37,24 @@ class ModelConfig:
     """Recompute activations by inversion in the backward pass: memory that depth does not cost, for about one more pass."""
     dense_blocks: int = 4
     """Couplings between all coordinates, after the convolutional part; 0: none."""
-    dense_width: int = 128
+    dense_width: int = 192
     """Hidden units of their conditioners."""
-    components: int = 200
+    components: int = 400
     """At most so many Gaussians, shared out among the classes of the images: their mixture is fitted to the leading coordinates
-    of all images between the two stages, and a chart makes it N(0, I). 0: couplings in its place, trained in both stages; so
-    where the noise space is not Euclidean."""
+    of all images when training ends, and a chart makes it N(0, I). 0: couplings in its place, trained in two stages; so where the
+    noise space is not Euclidean."""
     floor: float = 0.2
     """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
+    tail: float = 0.02
+    """Probability with which a coordinate of a Gaussian's noise is three times as wide: it fills gaps, in which codes of images
+    would not come back from float32."""
     density_blocks: int = 8
     """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none, and no mixture."""
     density_width: int = 128
     """Hidden units of their conditioners."""
     family: Literal["low rank", "shared basis"] = "low rank"
     """Factors U_t V_t^T that turn with the time, or one trained basis for all times, Q K_t Q^T."""
-    rank: int = 16
+    rank: int = 24
     """Rank of U_t V_t^T, and number of leading coordinates that carry the image."""
     rest_std: float | None = 0.03
     """Standard deviation of the other coordinates at the data end; None: the paper's family U_t V_t^T, whose spectrum is flat."""
@@ -108,7 +111,7 @@ class ObjectiveConfig:
     """Negative log-likelihood of the noise end under N(0, I): forbids collapse, and keeps g_0 volume preserving on average."""
     distance: Literal["pyramid", "st-lpips", "auto"] = "pyramid"
     """The perceptual distance; "st-lpips" needs its weights in the data folder, "auto" takes it where they are."""
-    latent_noise: float = 0.2
+    latent_noise: float = 0.3
     """Standard deviation of the noise added to coordinates of images before reconstruction, relative to theirs."""
     noise_share: int = 4
     """One in this many images is paired with a noise image."""
@@ -134,8 +137,8 @@ class Config:
     skip_bad: bool = False
     """Leave out pictures of celeba and folder that cannot be decoded; else they are all named, and nothing is trained."""
     latent_steps: int = 3000
-    """Steps of a second stage, which trains density and family alone at the coordinates of the finished encoder, the family alone
-    where the density is a mixture; 0: none. Only where the noise space is Euclidean."""
+    """Of couplings: steps of a second stage, which trains density and family alone at the coordinates of the finished encoder;
+    0: none. Only where the noise space is Euclidean."""
     latent_batch: int = 512
     """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)

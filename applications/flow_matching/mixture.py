@@ -14,6 +14,8 @@ STEPS, NEAR, CLOSE, TOGETHER = 64, 1e-4, 1e-8, 128
 """Most steps of a root, each of Newton or a halving; relative lengths of steps that end them; points at a time."""
 SEEN, LEAST = 14.0, 1e-290
 """Components of less weight than exp(-this - t^2 / 2) of the largest wait; the least probability that is not a logarithm."""
+WIDE = 3.0
+"""Standard deviation of the noise in the tails of a component, where 1 is its own."""
 UNUSED = -1e4
 """The logarithm of no weight, which half precision holds: that of a component which nothing is fitted to."""
 HALF_LOG_2PI = math.log(2 * math.pi) / 2
@@ -26,15 +28,18 @@ class GaussianMixture(Bijection):
     This is the Knothe-Rosenblatt map of the mixture: c is distributed as the mixture exactly where z is N(0, I). A chart made of
     couplings maps one Gaussian to separate clusters by thin bridges between them, whose points are drawn; here there are none.
     log|det J| = log p(c) - log N(z; 0, I). Forward it is closed; the inverse finds n roots one after the other, each in a bracket
-    that the components give: between their own c with Phi(u_k) = Phi(z). All is computed in float64. A new one is the identity.
+    that the components give: between their own c with Phi(u_k) = Phi(z). All is computed in float64. A new one without
+    tails is the identity.
     It has derivatives to the second order, wrong ones beyond. Of log|det J| rounding leaves 1e-16 z^2: nothing where |z| is 1e8.
 
     Arguments:
         n: coordinates.
-        components: how many Gaussians; each has a weight, a mean and a full covariance (P^T P)^-1, P lower triangular.
+        components: how many; each has a weight, a mean and a full covariance (P^T P)^-1, P lower triangular.
+        tail: probability with which a coordinate of a component's noise u = P (c - m) is N(0, 9) in place of N(0, 1). It fills
+            gaps between components, where the map would be so flat that a float32 z cannot tell c.
 
     Raises:
-        DomainError: there is no component.
+        DomainError: there is no component, or `tail` is not in [0, 1).
 
     Law:
         `g.inverse(g(c)) == c`, and p of one component is its Gaussian (applications/flow_matching/test_mixture.py)
@@ -42,11 +47,11 @@ class GaussianMixture(Bijection):
 
     classes: Tensor
 
-    def __init__(self, n: int, components: int) -> None:
+    def __init__(self, n: int, components: int, tail: float = 0.0) -> None:
         super().__init__((n,))
-        if components < 1:
-            raise DomainError(f"a mixture has at least one component, got {components}")
-        self.components = components
+        if components < 1 or not 0 <= tail < 1:
+            raise DomainError(f"a mixture has at least one component, and a tail in [0, 1): got {components} and {tail}")
+        self.components, self.tail = components, tail
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.zeros(components, n))
         self.log_diagonal = nn.Parameter(torch.zeros(components, n))
@@ -59,9 +64,9 @@ class GaussianMixture(Bijection):
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_weight, means, P, log_diagonal = self._values()
         u = torch.einsum("kij,...kj->...ki", P, x.double().unsqueeze(-2) - means)
-        each = log_diagonal - u.square() / 2 - HALF_LOG_2PI
+        each = log_diagonal + self._log_density(u)
         joint = log_weight[:, None] + torch.cat([torch.zeros_like(each[..., :1]), each.cumsum(-1)], -1)
-        z = _quantile(torch.log_softmax(joint[..., :-1], -2), u)
+        z = _quantile(*self._with_tails(torch.log_softmax(joint[..., :-1], -2), u, axis=-2))
         log_det = torch.logsumexp(joint[..., -1], -1) + (z.square() / 2 + HALF_LOG_2PI).sum(-1)
         return z.to(x.dtype), log_det.to(x.dtype)
 
@@ -75,10 +80,10 @@ class GaussianMixture(Bijection):
             if gone:
                 a = a + torch.einsum("kj,...kj->...k", P[:, i, :i], torch.stack(gone, -1).unsqueeze(-2) - means[:, :i])
             log_w, t = torch.log_softmax(joint, -1), aim[..., i]
-            c = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
-            c = _carrying(c, log_w, a, d, t)
-            u = a + d * c[..., None]
-            joint = joint + log_diagonal[:, i] - u.square() / 2
+            log_w, wide, steep = self._with_tails(log_w, a, d.expand_as(a))
+            c = _root(log_w.detach(), wide.detach(), steep.detach(), t.detach())
+            c = _carrying(c, log_w, wide, steep, t)
+            joint = joint + log_diagonal[:, i] + self._log_density(a + d * c[..., None])
             gone.append(c)
         return torch.stack(gone, -1).to(z.dtype)
 
@@ -154,12 +159,27 @@ class GaussianMixture(Bijection):
         if kind < 0 or not bool(chosen.any()):
             there = ", ".join(map(str, sorted(set(self.classes.tolist()) - {-1})))
             raise DomainError(f"no component serves the class {kind}; there {'are ' + there if there else 'is none'}")
-        part = GaussianMixture(self.shape[0], int(chosen.sum())).to(self.logits)
+        part = GaussianMixture(self.shape[0], int(chosen.sum()), self.tail).to(self.logits)
         with torch.no_grad():
             for name, value in part.named_parameters():
                 value.copy_(getattr(self, name)[chosen])
         part.classes.fill_(kind)
         return part
+
+    def _log_density(self, u: Tensor) -> Tensor:
+        """log of the density of a coordinate of a component's noise."""
+        log_density = -u.square() / 2 - HALF_LOG_2PI
+        if not self.tail:
+            return log_density
+        wide = -(u / WIDE).square() / 2 - HALF_LOG_2PI - math.log(WIDE)
+        return torch.logaddexp(log_density + math.log1p(-self.tail), wide + math.log(self.tail))
+
+    def _with_tails(self, log_w: Tensor, *values: Tensor, axis: int = -1) -> list[Tensor]:
+        """Log-weights, and u or what makes it, of components whose noise is N(0, 1): twice as many where there are tails."""
+        if not self.tail:
+            return [log_w, *values]
+        weights = torch.cat([log_w + math.log1p(-self.tail), log_w + math.log(self.tail)], axis)
+        return [weights, *(torch.cat([u, u / WIDE], axis) for u in values)]
 
     def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log weights (K,), means (K, n), P (K, n, n) and the logarithms of its diagonal (K, n), in float64."""
@@ -168,7 +188,11 @@ class GaussianMixture(Bijection):
         return self.logits.double().log_softmax(0), self.means.double(), P, log_diagonal
 
 
-register(GaussianMixture, describe=lambda g: {"n": g.shape[0], "components": g.components}, name="flow_matching.GaussianMixture")
+register(
+    GaussianMixture,
+    describe=lambda g: {"n": g.shape[0], "components": g.components, "tail": g.tail},
+    name="flow_matching.GaussianMixture",
+)
 
 
 def _quantile(log_w: Tensor, u: Tensor) -> Tensor:

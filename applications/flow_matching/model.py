@@ -92,8 +92,12 @@ class FlowMatching(nn.Module):
         self._encoders = len(encoder)
         self.chart = ConditionalComposition(*encoder, *density)
         self.noise_chart = Flatten((self.dim,) if config.vectors else config.shape)
-        family = FAMILIES[config.family](self.dim, config.rank, rest_std=config.rest_std)
+        sizes = {"width": 1, "features": 1} if self.mixture is not None else {}
+        family = FAMILIES[config.family](self.dim, config.rank, rest_std=config.rest_std, **sizes)
         self.family = EndPointRate(family) if config.prediction == "end point" else family
+        if self.mixture is not None:  # both ends are Gaussian: the oracle is exact, and the family stays at it
+            family.requires_grad_(False).factors.zero_()
+            nn.ModuleList(density).requires_grad_(False)
 
     @property
     def keeps_digits(self) -> bool:
@@ -312,7 +316,7 @@ def _density(config: ModelConfig) -> list[Bijection | ConditionalBijection]:
         return []
     label, others = int(config.noise_space == "labelled"), (math.prod(config.shape) - config.rank,)
     if config.components and config.noise_space == "euclidean":
-        return [ConditionalDirectSum(GaussianMixture(config.rank, config.components), Affine(others))]
+        return [ConditionalDirectSum(GaussianMixture(config.rank, config.components, config.tail), Affine(others))]
     leading = real_nvp(config.rank, config.density_blocks, config.density_width, context=label)
     if config.noise_space != "euclidean":  # the chart of the noise end must not scale
         return [ConditionalDirectSum(leading, Identity(others))]

@@ -17,6 +17,8 @@ from induced.bijections import Bijection
 from induced.errors import DomainError
 from induced.propagators import OperatorFamily
 
+SOME = 5000
+"""Images that a mixture is fitted to before the training ends."""
 SAME_TIME, MOST_TIMES = 16, 8
 """At least so many consecutive images of a batch share a time, and a batch has at most so many: A_t is formed for each."""
 
@@ -119,9 +121,26 @@ class FlowMatchingObjective(Objective):
         self.h = model.leading_chart() if model.density and model.mixture is None else None  # a mixture is fitted afterwards
         if model.mixture is not None and (config.end_point_image or config.end_point_perceptual):
             raise DomainError(
-                "end_point_image and end_point_perceptual are losses of the first stage, and a mixture is fitted after it: "
+                "end_point_image and end_point_perceptual train a family, and that of a mixture stays at the Gaussian oracle: "
                 "give components 0 (couplings), or leave them out"
             )
+        self._known: tuple[Tensor, Tensor, int] | None = None
+        self._step = self._fitted = 0
+
+    def fits(self, images: Tensor, labels: Tensor, last: int) -> None:
+        """Fit a mixture to these images whenever weights are saved or shown: to `SOME` of them before the step `last`."""
+        self._known = images, labels, last
+
+    def begin(self, step: int) -> None:
+        self._step = step + 1
+
+    def saved(self, model: nn.Module) -> nn.Module:
+        if self.model.mixture is not None and self._known is not None and self._fitted != self._step:
+            images, labels, last = self._known
+            few = slice(None, None, 1 if self._step >= last else max(1, len(images) // SOME))
+            cast(FlowMatching, model).encode_leading(images[few], labels[few])
+            self._fitted = self._step
+        return model
 
     def draw(self, n: int, generator: torch.Generator) -> Asked:
         share, dim = self.config.noise_share, self.model.dim
@@ -176,7 +195,7 @@ class FlowMatchingObjective(Objective):
         }
         if self.h is None:
             del terms["density"]
-        if model.mixture is not None:  # coordinates are not yet Gaussian
+        if model.mixture is not None:  # the family is not trained
             del terms["velocity"], terms["end_point"]
         if model.config.noise_space == "euclidean":
             del terms["noise_reconstruction"], terms["noise_likelihood"]
@@ -186,8 +205,7 @@ class FlowMatchingObjective(Objective):
 class LatentObjective(Objective):
     """The second stage: density and velocity, at the leading coordinates of the finished encoder in place of images.
 
-    A mixture is fitted, and stays as it is. `model` is what it trains, h and the family alone; `flow` is the whole, with the
-    encoder as it is.
+    `model` is what it trains, h and the family alone; `flow` is the whole, with the encoder as it is.
     """
 
     model: Latent
@@ -197,8 +215,6 @@ class LatentObjective(Objective):
         self.flow, self.config, self.model = flow.requires_grad_(False), config, Latent(flow).requires_grad_(True)
         self._average = (copy.deepcopy(flow),)  # in a tuple: no part of this module, whose weights may be shards
         self.g0, self.h = flow.chart_at(NOISE), flow.leading_chart()
-        if flow.mixture is not None:
-            flow.mixture.requires_grad_(False)  # it is fitted
 
     def saved(self, model: nn.Module) -> FlowMatching:
         """The whole model with these parts, h and the family."""
@@ -217,12 +233,8 @@ class LatentObjective(Objective):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         weights, model, c = self.config, self.flow, batch["coordinates"]
         require_share(len(c), weights.noise_share, "noise_share")
-        noise = draws["latent_noise"]
-        terms: dict[str, Callable[[], Tensor]] = {}  # not dict[...](), which a compiler does not trace
-        if model.mixture is None:
-            z1, density = leading_density(model, self.h, c + weights.latent_noise * noise[:, : model.config.rank], noise)
-            z1, terms["density"] = z1[:: weights.noise_share], lambda: density
-        else:
-            z1, _ = leading_density(model, self.h, c[:: weights.noise_share], noise[:: weights.noise_share])
-        path = model.family, self.g0(draws["noise"]), z1, draws["time"]
-        return weighted({"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path)} | terms, weights)
+        noisy = c + weights.latent_noise * draws["latent_noise"][:, : model.config.rank]
+        z1, density = leading_density(model, self.h, noisy, draws["latent_noise"])
+        path = model.family, self.g0(draws["noise"]), z1[:: weights.noise_share], draws["time"]
+        terms = {"velocity": lambda: velocity_loss(*path), "end_point": lambda: end_point_loss(*path), "density": lambda: density}
+        return weighted(terms, weights)

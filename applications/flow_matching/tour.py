@@ -27,7 +27,7 @@ from induced.errors import CheckpointError
 from induced.plot import plot_spectrum
 from induced.serialization.disk import write_json
 
-BRIEF = Config(latent_steps=300, training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
+BRIEF = Config(training=TrainingConfig(steps=1000, batch=64, learning_rate=2e-3, warmup=50, log_every=25))
 """Five to ten minutes on two cores."""
 
 
@@ -55,8 +55,8 @@ def tour(
         what = "holds other files than a tour" if out.is_dir() else "is a file"
         raise CheckpointError(f"{out}: {what}: nothing is written over; choose another folder with --out")
     run.check({}, overwrite=overwrite)
-    say(f"1. Training on 4,500 embedded MNIST digits (500 are held out): the encoder for {config.training.steps} steps, then")
-    say(f"   the density of its coordinates, then the family of operators for {config.latent_steps}.")
+    say(f"1. Training an encoder for {config.training.steps} steps on 4,500 embedded MNIST digits (500 are held out),")
+    say("   and fitting a density to its coordinates.")
     result = train(config, run, overwrite=overwrite, device=device)
     model = ModelSource(run.folder, device=device).load(FlowMatching)
     say(f"   {result.seconds:.0f} s, {result.rows_per_second:.0f} rows/s, loss {result.losses['loss']:.3f}\n")

@@ -23,7 +23,7 @@ from applications.flow_matching.model import FlowMatching, build
 from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective
 from applications.flow_matching.sampling import sample_grid
 from applications.flow_matching.vectors import train_table
-from induced.errors import DataError, DomainError
+from induced.errors import DataError
 
 LATENT = "latent"
 """Subfolder of a run that holds its second stage."""
@@ -36,11 +36,12 @@ def training_set(config: Config, data_dir: Folder | None = None) -> ImageSet:
 
 
 def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: Unpack[Start]) -> TrainingResult:
-    """Train a model from its seed in two stages, the whole and then the latent part, into `run` and its subfolder `latent`.
+    """Train a model from its seed into `run`; with couplings for the density the latent part again, into the subfolder `latent`.
 
-    The second stage holds h and the family alone, and names the hash of the model that it was made from. Where a resumed run has
-    another one, since the first stage went on, the second is trained anew, and says so; until then the model of the run is that
-    of the first. The result is that of the last stage, with the time of both and the rows a second of the first.
+    A mixture is fitted to the coordinates of all images when training ends. The second stage of couplings holds h and the family
+    alone, and names the hash of the model that it was made from. Where a resumed run has another one, since the first stage went
+    on, the second is trained anew, and says so; until then the model of the run is that of the first. The result is that of the
+    last stage, with the time of both and the rows a second of the first.
 
     A table (`is_table(config.data)`) has no image to encode, and one stage: `train_table`.
     """
@@ -56,13 +57,10 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
     distance = perceptual(data_dir, config.objective.distance)
     objective = FlowMatchingObjective(build(config.model), config.objective, distance)
     # where both ends share h, it would forget the noise end while it learns the other
-    has_second = bool(config.latent_steps and objective.model.density and config.model.noise_space == "euclidean")
+    trained = bool(objective.model.density) and objective.model.mixture is None
+    has_second = bool(config.latent_steps and trained and config.model.noise_space == "euclidean")
     if has_second:
         run.label = "stage 1 of 2, the encoder: step"
-    if objective.model.mixture is not None and not has_second:
-        raise DomainError(
-            "a mixture is fitted between two stages: give --latent-steps of 1 or more, or --components 0 for couplings"
-        )
     second = replace(config.training, steps=config.latent_steps, batch=config.latent_batch) if has_second else config.training
     accelerator, resume = accelerator_for(begin.get("device", "auto")), begin.get("resume", False)
     for stage in (config.training, second):
@@ -74,6 +72,7 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
         ready(latent, second, known | {"made_from": run.digest()}, **begin)
     run.later = (LATENT,) if kept or (has_second and not resume) else ()
     data = training_set(config, data_dir)
+    objective.fits(data.images, data.labels, config.training.steps)
 
     def shown(model: nn.Module, step: int) -> Tensor | None:
         return sample_grid(model, step) if isinstance(model, FlowMatching) else None
@@ -97,9 +96,7 @@ def train(config: Config, run: Run, *, data_dir: Folder | None = None, **begin: 
             run.configure(run.config())
         model = cast(FlowMatching, result.average)
         name = f"leading coordinates of {data.name}"
-        coordinates = Tensors(
-            name, {"coordinates": model.encode_leading(data.images, data.labels)}, made_from=f"{name} {data.fingerprint()}"
-        )
+        coordinates = Tensors(name, {"coordinates": model.encode_leading(data.images)}, made_from=f"{name} {data.fingerprint()}")
         known, begin["resume"], begin["overwrite"] = known | {"made_from": run.digest()}, begun, False
         rest = LatentObjective(model, config.objective)
         last = fit(rest, coordinates, second, latent, settings=known, on_sample=shown, **begin)

@@ -1,5 +1,6 @@
-"""The model whose density is a mixture: fitted between the stages, of each class alone, and a density by classes."""
+"""The model whose density is a mixture: fitted when training ends, of each class alone, and a density by classes."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,17 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from applications.common.data import to_unit
+from applications.common.data import load, to_unit
 from applications.common.kinds import load_model
 from applications.common.runs import Run
 from applications.flow_matching import evaluate
 from applications.flow_matching.config import Config, ObjectiveConfig
 from applications.flow_matching.mixture import GaussianMixture
-from applications.flow_matching.model import DATA, FlowMatching
-from applications.flow_matching.objective import FlowMatchingObjective, LatentObjective, velocity_loss
+from applications.flow_matching.model import DATA, FlowMatching, build
+from applications.flow_matching.objective import FlowMatchingObjective
 from applications.flow_matching.train import train
 from induced.errors import DomainError, ShapeError
-from induced.propagators import LowRankFamily
 from proofs_tests.applications.flow_matching.models import BRIEF, SMALL, TINY, batch_of, draws_of, ready
 
 MIXED = replace(SMALL, components=7, floor=0.02, rest_std=0.5)
@@ -35,9 +35,7 @@ def images_of(n: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def fitted() -> FlowMatching:
     model = ready(MIXED)
-    model.family = LowRankFamily(model.dim, MIXED.rank, rest_std=MIXED.rest_std).double()
-    with torch.no_grad():
-        model.family.factors.zero_()  # the oracle, exact for Gaussian coordinates
+    model.family = build(MIXED).family.double()  # `ready` moved it away from the oracle
     model.encode_leading(*images_of(100))
     return model
 
@@ -83,41 +81,41 @@ def test_the_density_is_the_sum_of_those_of_the_classes(fitted: FlowMatching) ->
     each = torch.stack([evaluate.log_likelihood(fitted.operator(of_class=k), x) for k in range(3)])
     whole = evaluate.log_likelihood(fitted.operator(), x)
     torch.testing.assert_close((each - torch.tensor(3.0).log()).logsumexp(0), whole, rtol=1e-6, atol=1e-6)
-    assert each.argmax(0).eq(labels).float().mean() > 0.95
+    assert each.argmax(0).eq(labels).float().mean() > 0.9
 
 
-def test_the_first_stage_leaves_velocity_and_density_to_the_second() -> None:
-    objective = FlowMatchingObjective(ready(MIXED), ObjectiveConfig())
-    losses = objective({"images": batch_of(MIXED, 8)}, draws_of(objective, 8))
+def test_training_leaves_the_family_at_the_oracle_and_the_mixture_to_the_end() -> None:
+    objective = FlowMatchingObjective(build(MIXED), ObjectiveConfig())
+    with torch.no_grad():
+        objective.initialize({"images": batch_of(MIXED, 8, torch.float32)}, draws_of(objective, 8, torch.float32))
+    losses = objective({"images": batch_of(MIXED, 8, torch.float32)}, draws_of(objective, 8, torch.float32))
     assert set(losses) == {"loss", "reconstruction", "perceptual", "prior", "residual"}
-    with pytest.raises(DomainError, match="end_point_image and end_point_perceptual are losses of the first stage"):
+    losses["loss"].backward()
+    trained = {name.split(".")[2] for name, p in objective.model.named_parameters() if p.grad is not None}
+    assert trained == {str(k) for k, part in enumerate(objective.model.encoder) if [*part.parameters()]}
+    oracle = torch.cat([torch.ones(MIXED.rank), torch.full((16 - MIXED.rank,), 0.5)]).diag()
+    torch.testing.assert_close(objective.model.core().matrix(), oracle, rtol=1e-5, atol=1e-6)
+    with pytest.raises(DomainError, match="that of a mixture stays at the Gaussian oracle: give components 0"):
         FlowMatchingObjective(ready(MIXED), ObjectiveConfig(end_point_image=1.0))
 
 
-def test_the_second_stage_trains_the_family_alone() -> None:
-    model = ready(MIXED)
-    c = model.encode_leading(*images_of(100))[:8]
-    objective = LatentObjective(model, ObjectiveConfig(noise_share=2))
-    draws = draws_of(objective, 8)
-    losses = objective({"coordinates": c}, draws)
-    assert set(losses) == {"loss", "velocity"}
-    rest = model.latent_std()[MIXED.rank :] * draws["latent_noise"][::2, MIXED.rank :]
-    z1 = torch.cat([model.leading_chart()(c[::2]), rest], -1)
-    by_hand = velocity_loss(model.family, draws["noise"].flatten(1), z1, draws["time"])
-    assert float(losses["velocity"].detach()) == pytest.approx(float(by_hand.detach()), rel=1e-9)
-    losses["loss"].backward()
-    moved = {name for name, p in objective.model.named_parameters() if p.grad is not None}
-    assert moved and all(name.startswith("family.") for name in moved)
-
-
-def test_a_run_fits_the_mixture_between_its_stages(tmp_path: Path) -> None:
-    config = Config(model=replace(TINY, components=20), training=BRIEF, latent_steps=2, latent_batch=16)
+def test_a_run_fits_the_mixture_when_it_ends(tmp_path: Path) -> None:
+    config = Config(model=replace(TINY, components=20), training=replace(BRIEF, checkpoint_every=2, keep=2))
     train(config, Run(tmp_path / "run"), device="cpu")
+    assert not (tmp_path / "run" / "latent").exists()
     model = load_model(tmp_path / "run", FlowMatching)
     assert isinstance(model.mixture, GaussianMixture) and set(model.mixture.classes.tolist()) == set(range(10))
     assert model.sample(2, torch.Generator().manual_seed(0), of_class=7).shape == (2, 1, 32, 32)
-    with pytest.raises(DomainError, match="a mixture is fitted between two stages: give --latent-steps of 1 or more"):
-        train(replace(config, latent_steps=0), Run(tmp_path / "none"), device="cpu")
+    data = load("mnist5k", "train")
+    z = model.leading_chart()(model.encode_leading(data.images, data.labels))
+    again = load_model(tmp_path / "run", FlowMatching).leading_chart()
+    torch.testing.assert_close(again(model.encode_leading(data.images, data.labels)), z, rtol=0, atol=1e-4)
+    # killed after step 2 and resumed: the same bits
+    killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    shutil.rmtree(Run(killed).checkpoints()[-1])
+    train(config, Run(killed), device="cpu", resume=True)
+    for name, value in Run(tmp_path / "run").latest().average.items():
+        assert torch.equal(value, Run(killed).latest().average[name]), name
 
 
 def test_few_points_take_few_components() -> None:
