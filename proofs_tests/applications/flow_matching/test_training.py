@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from applications.common.data import load, to_unit
 from applications.common.kinds import load_model
 from applications.common.runs import Run
 from applications.flow_matching import evaluate
@@ -29,25 +30,9 @@ from proofs_tests.applications.terminal import command
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-FLAGS = [
-    *(
-        "--blocks",
-        "3",
-        "--widths",
-        "4",
-        "4",
-        "4",
-        "--dense-blocks",
-        "2",
-        "--dense-width",
-        "8",
-        "--rank",
-        "4",
-        "--density-blocks",
-        "2",
-    ),
-    *("--batch", "16", "--sample-every", "0", "--log-every", "1", "--latent-steps", "8", "--latent-batch", "32"),
-]
+NARROW = "--blocks 3 --widths 4 4 4 --dense-blocks 2 --dense-width 8 --rank 4 --density-blocks 2 --batch 16".split()
+SHORT = ["--sample-every", "0", "--log-every", "1", "--latent-steps", "8", "--latent-batch", "32"]
+FLAGS = [*NARROW, *SHORT, "--components", "0"]
 LONG = [*FLAGS, "--steps", "40", "--checkpoint-every", "4", "--device", "cpu"]
 ENDINGS = (".png", ".json", "run/")
 
@@ -135,7 +120,7 @@ def test_the_second_stage_leaves_the_encoder_as_the_first_one_left_it(uninterrup
 
 def test_a_run_that_starts_anew_leaves_no_second_stage_of_the_old_one(uninterrupted: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
-    changes = "--steps", "2", "--latent-steps", "0", "--components", "0"
+    changes = "--steps", "2", "--latent-steps", "0"
     command("train", "flow-matching", *FLAGS, *changes, "--out", folder, "--overwrite")
     assert not (folder / "latent").exists() and Run(folder).latest().step == 2
 
@@ -159,8 +144,9 @@ def test_a_damaged_newest_checkpoint_is_refused_and_the_fallback_ends_the_same(
         assert metrics_of(folder / stage) == metrics_of(uninterrupted / stage)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    few = [*FLAGS, "--steps", "5", "--device", "cpu"]
+@pytest.mark.parametrize("components", [0, 20], ids=["couplings", "mixture"])
+def test_two_processes_train_as_one(components: int, tmp_path: Path) -> None:
+    few = [*NARROW, *SHORT, "--components", str(components), "--steps", "5", "--device", "cpu"]
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     train_two = ["--module", "applications.cli", "train", "flow-matching", *few, "--out", str(tmp_path / "two")]
     both = subprocess.run(
@@ -174,10 +160,14 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     )
     assert both.returncode == 0, both.stderr[-3000:]
     command("train", "flow-matching", *few, "--out", tmp_path / "one")
-    one, two = ([*metrics_of(tmp_path / name), *metrics_of(tmp_path / name / "latent")] for name in ("one", "two"))
-    assert len(one) == len(two) == 5 + 8
+    stages = (".",) if components else (".", "latent")
+    one, two = ([record for stage in stages for record in metrics_of(tmp_path / name / stage)] for name in ("one", "two"))
+    assert len(one) == len(two) == (5 if components else 5 + 8)
     for alone, shared in zip(one, two, strict=True):
         assert shared == pytest.approx(alone, rel=1e-5)
+    digits = to_unit(load("mnist5k", "test").images[:100])
+    volume = [evaluate.log_likelihood(load_model(tmp_path / name, FlowMatching).operator(), digits) for name in ("one", "two")]
+    torch.testing.assert_close(volume[1].mean(), volume[0].mean(), rtol=1e-2, atol=0)
 
 
 # --------------------------------------------------------------------------------------------------------------------- tour
