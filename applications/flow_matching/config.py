@@ -46,7 +46,7 @@ class ModelConfig:
     floor: float = 0.2
     """Least standard deviation of each, in those of the coordinates; more draws with more variety, and less care."""
     tail: float = 0.02
-    """Probability with which a coordinate of a Gaussian's noise is three times as wide: it fills gaps, in which codes of images
+    """Share of the weight of each that a second one about its mean has, 1.8 times as wide: it reaches codes between them, which
     would not come back from float32."""
     density_blocks: int = 8
     """Couplings that act on the leading coordinates alone and make their distribution Gaussian; 0: none, and no mixture."""

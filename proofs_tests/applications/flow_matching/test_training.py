@@ -30,7 +30,10 @@ from proofs_tests.applications.terminal import command
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-NARROW = "--blocks 3 --widths 4 4 4 --dense-blocks 2 --dense-width 8 --rank 4 --density-blocks 2 --batch 16".split()
+NARROW = [
+    *("--blocks", "3", "--widths", "4", "4", "4", "--dense-blocks", "2", "--dense-width", "8"),
+    *("--rank", "4", "--density-blocks", "2", "--batch", "16"),
+]
 SHORT = ["--sample-every", "0", "--log-every", "1", "--latent-steps", "8", "--latent-batch", "32"]
 FLAGS = [*NARROW, *SHORT, "--components", "0"]
 LONG = [*FLAGS, "--steps", "40", "--checkpoint-every", "4", "--device", "cpu"]
