@@ -70,6 +70,13 @@ def inversion(model: FlowMatching, images: Tensor, data: str) -> None:
         )
 
 
+def worst_inversions(model: FlowMatching, images: Tensor, data: str) -> None:
+    f = model.operator()
+    found = torch.cat([psnr(f(encode(f, part)), part) for part in images.split(250)]).sort().values
+    low = ", ".join(f"{value:.1f}" for value in found[:5].tolist())
+    print(f"inversion of {len(found)} images ({data}), float32: {int((found < 90).sum())} below 90 dB; the lowest {low}")
+
+
 def spectrum(model: FlowMatching, images: Tensor) -> None:
     """The trained family beside the Gaussian oracle it starts at, whose velocity loss is pi/2 s for a coordinate N(0, s^2)."""
     values = model.operator().svd().values
@@ -249,6 +256,7 @@ def main() -> None:
     laws(model, to_unit(real.spread(100).images))
     one_step(model)
     inversion(model, to_unit(real.spread(100).images), real.name)
+    worst_inversions(model, to_unit(real.spread(1000).images), real.name)
     spectrum(model, to_unit(real.spread(1000).images))
     samples(model, real, options.samples)
     guidance(model, real, train, options.samples)

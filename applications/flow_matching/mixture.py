@@ -5,6 +5,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from induced.bijections import Bijection
 from induced.errors import DomainError, ShapeError
@@ -63,7 +64,7 @@ class GaussianMixture(Bijection):
 
     def forward_and_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_weight, means, P, log_diagonal = self._values()
-        u = torch.einsum("kij,...kj->...ki", P, x.double().unsqueeze(-2) - means)
+        u = self._both(torch.einsum("kij,...kj->...ki", P, x.double().unsqueeze(-2) - means), -2)
         each = log_diagonal - u.square() / 2 - HALF_LOG_2PI
         joint = log_weight[:, None] + torch.cat([torch.zeros_like(each[..., :1]), each.cumsum(-1)], -1)
         z = _quantile(torch.log_softmax(joint[..., :-1], -2), u)
@@ -75,10 +76,10 @@ class GaussianMixture(Bijection):
         aim, joint, gone = z.double(), log_weight.expand(*z.shape[:-1], -1), list[Tensor]()
         for i in range(self.shape[0]):
             # u_k = a_k + d_k c_i, a_k known from the coordinates before
-            d = log_diagonal[:, i].exp()
-            a = -d * means[:, i]
+            d, a = log_diagonal[:, i].exp(), -P[:, i, i] * means[:, i]
             if gone:
                 a = a + torch.einsum("kj,...kj->...k", P[:, i, :i], torch.stack(gone, -1).unsqueeze(-2) - means[:, :i])
+            a = self._both(a, -1)
             log_w, t = torch.log_softmax(joint, -1), aim[..., i]
             c = _root(log_w.detach(), a.detach(), d.detach(), t.detach())
             c = _carrying(c, log_w, a, d, t)
@@ -167,14 +168,17 @@ class GaussianMixture(Bijection):
         return part
 
     def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log weights, means (k, n), P (k, n, n) and the logarithms of its diagonal, in float64; with tails k is 2 K."""
-        log_weight, means, log_diagonal = self.logits.double().log_softmax(0), self.means.double(), self.log_diagonal.double()
+        """In float64 the log weights, those of tails last; means (K, n) and P (K, n, n); the logarithms of all diagonals of P."""
+        log_weight, log_diagonal = self.logits.double().log_softmax(0), self.log_diagonal.double()
         P = self.lower.double().tril(-1) + torch.diag_embed(log_diagonal.exp())
-        if not self.tail:
-            return log_weight, means, P, log_diagonal
-        log_weight = torch.cat([log_weight + math.log1p(-self.tail), log_weight + math.log(self.tail)])
-        wide = log_diagonal - math.log(WIDE)
-        return log_weight, torch.cat([means, means]), torch.cat([P, P / WIDE]), torch.cat([log_diagonal, wide])
+        if self.tail:
+            log_weight = torch.cat([log_weight + math.log1p(-self.tail), log_weight + math.log(self.tail)])
+            log_diagonal = torch.cat([log_diagonal, log_diagonal - math.log(WIDE)])
+        return log_weight, self.means.double(), P, log_diagonal
+
+    def _both(self, u: Tensor, axis: int) -> Tensor:
+        """u = P (c - m) of the components, or what makes it, and after them that of the tails."""
+        return torch.cat([u, u / WIDE], axis) if self.tail else u
 
 
 register(
@@ -186,11 +190,6 @@ register(
 
 def _quantile(log_w: Tensor, u: Tensor) -> Tensor:
     """Phi^-1(sum_k w_k Phi(u_k)), k the second last axis, from the smaller of the two tails."""
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a third of the time of logarithms
-        w = log_w.exp()
-        p, q = ((w * torch.erfc(u * sign)).sum(-2) / 2 for sign in (-math.sqrt(0.5), math.sqrt(0.5)))
-        if bool((torch.minimum(p, q) > LEAST).all()):
-            return torch.where(p < q, torch.special.ndtri(p), -torch.special.ndtri(q))
     below = torch.logsumexp(log_w + torch.special.log_ndtr(u), -2)
     above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), -2)
     z = _normal_quantile(torch.minimum(below, above).clamp_max(-math.log(2)))
@@ -240,6 +239,8 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 def _carrying(c: Tensor, log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     """The root c, with its first two derivatives: two steps of Newton on log of the tail of t, of length 0."""
+    if not torch.is_grad_enabled() and all(unpack_dual(x).tangent is None for x in (log_w, a, d, t)):
+        return c  # nothing asks for them, and they are most of the time
     side = torch.where(t > 0, -1.0, 1.0).to(t)
     aim, rate = torch.special.log_ndtr(side * t), None
     for _ in range(2):

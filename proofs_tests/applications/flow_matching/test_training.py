@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,7 +99,9 @@ def test_the_second_stage_resumes_as_well(
     for path in kept[left:]:
         shutil.rmtree(path)
     command("train", "flow-matching", *LONG, "--out", folder, "--resume")
-    assert " 0 images/s" not in capsys.readouterr().out  # the first stage was finished, and has no speed
+    said = capsys.readouterr().out
+    assert " 0 images/s" not in said  # the first stage was finished, and has no speed
+    assert re.search(r"^steps +40 of 40; .*^latent +8 of 8; ", said, re.M | re.S), "the last lines report every stage"
     assert files_of(folder / "latent") == files_of(uninterrupted / "latent")
     assert metrics_of(folder / "latent") == metrics_of(uninterrupted / "latent")
 
