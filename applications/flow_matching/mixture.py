@@ -239,7 +239,8 @@ def _root(log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
 
 def _carrying(c: Tensor, log_w: Tensor, a: Tensor, d: Tensor, t: Tensor) -> Tensor:
     """The root c, with its first two derivatives: two steps of Newton on log of the tail of t, of length 0."""
-    if not torch.is_grad_enabled() and all(unpack_dual(x).tangent is None for x in (log_w, a, d, t)):
+    tangents = (unpack_dual(x).tangent for x in (log_w, a, d, t))  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled() and all(tangent is None for tangent in tangents):
         return c  # nothing asks for them, and they are most of the time
     side = torch.where(t > 0, -1.0, 1.0).to(t)
     aim, rate = torch.special.log_ndtr(side * t), None
