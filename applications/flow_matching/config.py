@@ -137,8 +137,8 @@ class Config:
     skip_bad: bool = False
     """Leave out pictures of celeba and folder that cannot be decoded; else they are all named, and nothing is trained."""
     latent_steps: int = 3000
-    """Of couplings: steps of a second stage, which trains density and family alone at the coordinates of the finished encoder;
-    0: none. Only where the noise space is Euclidean."""
+    """Of couplings: steps of a second stage, which trains density and family alone at the coordinates of the finished encoder,
+    or none if 0. Only where the noise space is Euclidean."""
     latent_batch: int = 512
     """Images a step in that stage."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -71,6 +71,12 @@ class GaussianMixture(Bijection):
         log_det = torch.logsumexp(joint[..., -1], -1) + (z.square() / 2 + HALF_LOG_2PI).sum(-1)
         return z.to(x.dtype), log_det.to(x.dtype)
 
+    def roundoff(self, x: Tensor) -> Tensor:
+        """Of float64, which it computes in: that of logarithms too, of k weights, of their sum and of n densities."""
+        z = super().roundoff(x)
+        added = 2 * math.log(2 * self.components) + self.shape[0] / 2
+        return z + added if x.dtype == torch.float64 else z
+
     def inverse(self, z: Tensor) -> Tensor:
         log_weight, means, P, log_diagonal = self._values()
         aim, joint, gone = z.double(), log_weight.expand(*z.shape[:-1], -1), list[Tensor]()

@@ -114,7 +114,7 @@ def test_the_digits_that_judge_a_model_are_left_out_of_full_mnist() -> None:
     assert len(everything) == 60_000 and left < contents(everything.images)
     kept = training_set(Config(data="mnist"))
     assert not left & contents(kept.images)
-    assert notes(APPLICATION.shipped()["mnist"])["data"] == {"name": kept.name, "images": len(kept)}
+    assert notes(APPLICATION.shipped()["mnist"])["data"] == {"name": kept.name, "rows": len(kept), "sha256": kept.fingerprint()}
 
 
 @DTYPES
