@@ -71,6 +71,12 @@ def test_its_density_is_that_of_the_mixture(fitted: GaussianMixture) -> None:
     torch.testing.assert_close(found.detach(), torch.tensor(density).log())
 
 
+@pytest.mark.parametrize("tail", [-0.1, 1.0, math.nan])
+def test_a_tail_is_a_share_below_one(tail: float) -> None:
+    with pytest.raises(DomainError, match=rf"a tail in \[0, 1\): got 2 and {tail}"):
+        GaussianMixture(3, 2, tail)
+
+
 def test_tails_keep_the_map_steep_enough_for_float32() -> None:
     """Codes between components, whose z has few digits left where there are no tails."""
     generator = torch.Generator().manual_seed(0)
